@@ -1,0 +1,37 @@
+# syntax=docker/dockerfile:1
+
+FROM python:3.13-slim-trixie AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/millrace
+WORKDIR /src
+# Dependencies change seldom: their layer is kept while the code changes.
+COPY requirements.lock ./
+RUN /opt/millrace/bin/pip install --requirement requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY app app
+COPY migrations migrations
+RUN pip wheel --no-deps --wheel-dir /dist . \
+    && /opt/millrace/bin/pip install --no-deps /dist/*.whl
+
+FROM python:3.13-slim-trixie
+LABEL org.opencontainers.image.title="Millrace" \
+      org.opencontainers.image.description="Kafka's event log over plain HTTP, on SQLite or PostgreSQL." \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="MIT"
+# The number is fixed, so that a volume keeps its owner from one image to the next.
+RUN groupadd --system --gid 10400 millrace \
+    && useradd --system --uid 10400 --gid millrace --home-dir /data --shell /usr/sbin/nologin millrace \
+    && install --directory --owner=millrace --group=millrace --mode=0750 /data
+COPY --from=build /opt/millrace /opt/millrace
+ENV PATH=/opt/millrace/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    MILLRACE_HOST=0.0.0.0 \
+    MILLRACE_DATABASE_URL=sqlite:////data/millrace.db
+USER 10400:10400
+WORKDIR /data
+VOLUME /data
+EXPOSE 8400
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 CMD ["millrace", "health"]
+ENTRYPOINT ["millrace"]
+CMD ["serve"]

@@ -1,0 +1,88 @@
+# Everything a developer types. `make` lists it.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTHON_FILES := $(wildcard app tests bench examples migrations)
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate
+
+.PHONY: help install install-dev run test lint format lock openapi bench torture fuzz clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## Create .venv with Millrace and what it needs to run
+
+install-dev: $(VENV)/.installed-dev ## … and what its tests and benchmarks need
+
+run: install ## Install, then serve on http://127.0.0.1:8400
+	@exec $(BIN)/millrace serve
+
+test: install-dev ## Format, lint, types, import rules, tests: all that must pass
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+lint: install-dev ## The same without the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install-dev ## Let ruff format the code and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: install-dev ## Resolve the two lock files anew
+	$(PIP) install --quiet uv
+	$(COMPILE) --upgrade pyproject.toml --output-file requirements.lock
+	$(COMPILE) --upgrade --extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
+
+openapi: install ## Export openapi/openapi.json
+	@mkdir -p openapi
+	$(BIN)/millrace openapi > openapi/openapi.json.new
+	mv openapi/openapi.json.new openapi/openapi.json
+
+bench: install-dev ## Run the benchmarks (minutes)
+	$(BIN)/python -m bench
+
+torture: install-dev ## Kill the server in long loops and look for lost records
+	MILLRACE_TORTURE=long $(BIN)/python -m pytest -m slow tests/e2e
+
+fuzz: install-dev ## Fuzz the API for long
+	MILLRACE_FUZZ=long $(BIN)/python -m pytest -m "slow or not slow" -k fuzz
+
+clean: ## Remove .venv, caches and build output; never data
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
+	find $(PYTHON_FILES) -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# A candidate must run and be able to make a venv: a pyenv shim may stand for nothing, and Debian packs venv apart.
+$(BIN)/python:
+	@rm -rf $(VENV); \
+	for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3); do \
+	    $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	    echo "Creating $(VENV) with $$($$python --version)"; \
+	    $$python -m venv $(VENV) && exit 0; \
+	    rm -rf $(VENV); \
+	done; \
+	echo "Millrace needs Python 3.11 or newer that can create a virtual environment; none was found." >&2; \
+	echo "Debian, Ubuntu:  apt install python3 python3-venv" >&2; \
+	echo "Fedora:          dnf install python3" >&2; \
+	echo "macOS:           brew install python" >&2; \
+	echo "Or name one:     make install PYTHON=/path/to/python3" >&2; \
+	exit 1
+
+$(VENV)/.installed: requirements.lock pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --requirement requirements.lock
+	$(PIP) install --quiet --no-deps --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
+	$(PIP) install --quiet --requirement requirements-dev.lock
+	@touch $@

@@ -1,0 +1,61 @@
+"""Bodies and headers of produce for the OpenAPI document, each an example that runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LINES = '{"key":"alice","value":{"item":"book"}}\n{"key":"bob","value":{"item":"lamp"}}\n'
+
+PRODUCE_BODIES: dict[str, dict[str, Any]] = {
+    "application/json": {
+        "schema": {"$ref": "#/components/schemas/ProduceBody"},
+        "example": {
+            "records": [
+                {
+                    "key": "alice",
+                    "value": {"item": "book", "price": 12.5},
+                    "headers": [{"name": "source", "value": "web"}],
+                }
+            ]
+        },
+    },
+    "application/x-ndjson": {
+        "schema": {"type": "string", "description": "One record object a line."},
+        "example": _LINES,
+    },
+    "application/jsonl": {
+        "schema": {"type": "string", "description": "One record object a line."},
+        "example": _LINES,
+    },
+    "text/plain": {
+        "schema": {"type": "string", "description": "The value of one record, stored as text."},
+        "example": "hello",
+    },
+    "application/octet-stream": {
+        "schema": {"type": "string", "format": "binary", "description": "The value of one record, byte for byte."}
+    },
+}
+
+PRODUCE_HEADERS: dict[str, dict[str, Any]] = {
+    "Idempotency-Key": {
+        "schema": {"type": "string", "minLength": 1},
+        "description": "A repeat with the same key within 24 hours is answered as the first request was.",
+    },
+    "Producer-Id": {
+        "schema": {"type": "string", "pattern": "^[a-zA-Z0-9._-]{1,249}$"},
+        "description": "Idempotent producer; together with Producer-Epoch and Producer-Sequence.",
+    },
+    "Producer-Epoch": {
+        "schema": {"type": "integer", "minimum": 0},
+        "description": "From POST /v1/producers/{producer_id}.",
+    },
+    "Producer-Sequence": {
+        "schema": {"type": "integer", "minimum": 0},
+        "description": "Counts the requests of the producer to the topic, from 0.",
+    },
+    "Prefer": {
+        "schema": {"type": "string", "enum": ["return=minimal", "return=representation"]},
+        "description": "`return=minimal` answers one entry per partition.",
+    },
+    "Content-Encoding": {"schema": {"type": "string", "enum": ["gzip", "identity"]}, "description": "gzip is read."},
+}

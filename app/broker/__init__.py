@@ -1,0 +1,1 @@
+"""What the service does: transaction scripts, waiting and waking."""

@@ -1,0 +1,143 @@
+"""Fetch: read, and where that is not enough, wait for an append and read again.
+
+A waiting read holds no database connection. Streams are the same loop.
+"""
+
+from __future__ import annotations
+
+from app.broker.patience import Patience
+from app.broker.reading import (
+    OffsetReset,
+    PageSize,
+    PartitionPage,
+    TopicChanged,
+    TopicPage,
+    read_partition,
+    read_topic,
+)
+from app.broker.signals import Signals
+from app.broker.topics import Topics, partition_id_of
+from app.domain.cursor import Cursor
+from app.domain.position import At, Position
+from app.domain.topic import TopicInfo
+from app.errors import CursorExpired, UnknownTopicOrPartition
+from app.storage.engine import Storage
+
+
+class Fetcher:
+    """Reads partitions and topics, waiting for records where asked."""
+
+    def __init__(self, storage: Storage, topics: Topics, signals: Signals) -> None:
+        self._storage = storage
+        self._topics = topics
+        self._signals = signals
+
+    async def fetch(
+        self,
+        topic: str,
+        partition: int,
+        position: Position,
+        size: PageSize,
+        reset: OffsetReset | None = None,
+        patience: Patience | None = None,
+    ) -> PartitionPage:
+        """Return a page of a partition, once it has `min_bytes` or the patience is over.
+
+        The position is resolved once, before any wait.
+
+        Raises:
+            UnknownTopicOrPartition: There is none, or it was deleted during the wait.
+            OffsetBelowLogStart, OffsetAboveLogEnd: Without `reset`, with the bounds.
+        """
+        info = await self._with_partition(topic, partition)
+        resolved = False
+        while True:
+            partition_id = info.partition_ids[partition]
+            with self._signals.watch([partition_id]) as watch:
+                while True:
+                    watch.arm()
+                    try:
+                        page = await self._storage.read(read_partition, info, partition, position, size, reset)
+                    except UnknownTopicOrPartition:
+                        if resolved:
+                            self._topics.forget(info)
+                            raise
+                        info = await self._instead_of(info, partition)
+                        break
+                    if page.enough or patience is None or patience.over or self._signals.closed:
+                        return page
+                    position, resolved = At(page.start_offset), True
+                    watch.seen[partition_id] = page.log_end_offset
+                    await patience.wait(watch)
+
+    async def fetch_topic(
+        self,
+        topic: str,
+        start: Position | Cursor,
+        size: PageSize,
+        reset: OffsetReset | None = None,
+        patience: Patience | None = None,
+    ) -> tuple[TopicPage, Cursor]:
+        """Return a page of all partitions, merged by time, and the cursor to go on with.
+
+        The order within each partition is kept, and each partition with unread records has a share of the page.
+
+        Raises:
+            UnknownTopicOrPartition: There is none, or it was deleted during the wait.
+            CursorExpired: The topic of the cursor is gone.
+            OffsetBelowLogStart, OffsetAboveLogEnd: Without `reset`, with the partition and its bounds.
+        """
+        info = await self._of_cursor(topic, start)
+        resolved = False
+        while True:
+            with self._signals.watch(info.partition_ids) as watch:
+                while True:
+                    watch.arm()
+                    try:
+                        page = await self._storage.read(read_topic, info, start, size, reset)
+                    except TopicChanged:
+                        info = await self._changed(info, start, resolved=resolved)
+                        break
+                    if page.enough or patience is None or patience.over or self._signals.closed:
+                        return page, Cursor(info.topic_id, page.next_offsets)
+                    start, resolved = Cursor(info.topic_id, page.starts), True
+                    watch.seen.update(zip(info.partition_ids, page.log_end_offsets, strict=True))
+                    await patience.wait(watch)
+
+    async def _with_partition(self, topic: str, partition: int) -> TopicInfo:
+        info = await self._topics.get(topic)
+        if not 0 <= partition < info.partitions:
+            info = await self._topics.refresh(topic)
+        partition_id_of(info, partition)
+        return info
+
+    async def _instead_of(self, old: TopicInfo, partition: int) -> TopicInfo:
+        """Return the topic that has the name of one that is gone."""
+        info = await self._topics.refresh(old.name)
+        partition_id_of(info, partition)
+        return info
+
+    async def _of_cursor(self, topic: str, start: Position | Cursor) -> TopicInfo:
+        if not isinstance(start, Cursor):
+            return await self._topics.get(topic)
+        info = await self._topics.find(topic)
+        if info is not None and info.topic_id != start.topic_id:
+            info = await self._topics.refresh(topic)
+        if info is None or info.topic_id != start.topic_id:
+            raise CursorExpired("the topic of this cursor was deleted; start again with offset=earliest")
+        return info
+
+    async def _changed(self, old: TopicInfo, start: Position | Cursor, *, resolved: bool) -> TopicInfo:
+        """Return the topic as it is now: with more partitions, or another one if no read has begun."""
+        try:
+            info = await self._topics.refresh(old.name)
+        except UnknownTopicOrPartition:
+            if isinstance(start, Cursor) and not resolved:
+                raise CursorExpired("the topic of this cursor was deleted") from None
+            raise
+        if info.topic_id != old.topic_id:
+            if resolved:
+                raise UnknownTopicOrPartition("the topic was deleted")
+            if isinstance(start, Cursor):
+                raise CursorExpired("the topic of this cursor was deleted; start again with offset=earliest")
+        return info

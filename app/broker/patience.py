@@ -1,0 +1,38 @@
+"""How long a read waits, and who may give up."""
+
+from __future__ import annotations
+
+import asyncio
+
+from app.broker.signals import Watch
+
+
+class Patience:
+    """A deadline, and the client that may go away before it.
+
+    Args:
+        max_wait_ms: Longest wait from now on.
+        gone: Done when the client has gone; None if that is not watched.
+    """
+
+    def __init__(self, max_wait_ms: int, gone: asyncio.Future[None] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + max_wait_ms / 1000
+        self._gone = gone
+
+    @property
+    def over(self) -> bool:
+        """Whether the deadline has passed or the client has gone."""
+        return self._loop.time() >= self._deadline or (self._gone is not None and self._gone.done())
+
+    async def wait(self, watch: Watch) -> None:
+        """Return at an announcement, at the deadline or when the client has gone."""
+        timer = self._loop.call_at(self._deadline, watch.fire)
+        if self._gone is not None:
+            self._gone.add_done_callback(watch.fire)
+        try:
+            await watch.wait()
+        finally:
+            timer.cancel()
+            if self._gone is not None:
+                self._gone.remove_done_callback(watch.fire)

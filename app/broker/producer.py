@@ -1,0 +1,180 @@
+"""Produce: topic, limits and partitions of the records, then the append."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import NamedTuple
+
+from app.broker.appender import Appender
+from app.broker.topics import TopicRequest, Topics, partition_id_of
+from app.domain.append import Accepted, Append, IdempotencyKey, TopicChanged
+from app.domain.partitioner import partition_for_key
+from app.domain.producer import ProducerStamp
+from app.domain.record import MAX_TIMESTAMP_AHEAD_MS, Record
+from app.domain.topic import TopicInfo
+from app.errors import (
+    BrokerError,
+    InvalidRecord,
+    InvalidTimestamp,
+    MessageTooLarge,
+    ServiceUnavailable,
+    UnknownPartitionInRecord,
+    UnknownTopicOrPartition,
+)
+from app.storage import producers
+from app.storage.engine import Storage
+
+_ATTEMPTS = 5
+
+
+class ProduceRequest(NamedTuple):
+    """Records for a topic and the conditions of their append.
+
+    Attributes:
+        partition: The partition of the path, or None.
+        size_bytes: Bytes of the records.
+    """
+
+    topic: str
+    partition: int | None
+    records: list[Record]
+    size_bytes: int
+    expected_offset: int | None = None
+    key: IdempotencyKey | None = None
+    stamp: ProducerStamp | None = None
+
+
+class Producer:
+    """Appends records to topics, creating a topic where that is on.
+
+    Args:
+        auto_create_topics: Whether an unknown topic is created.
+        clock: Wall clock in milliseconds.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        topics: Topics,
+        appender: Appender,
+        *,
+        auto_create_topics: bool,
+        clock: Callable[[], int],
+    ) -> None:
+        self._storage = storage
+        self._topics = topics
+        self._appender = appender
+        self._auto_create_topics = auto_create_topics
+        self._clock = clock
+        self._turns = count()
+
+    async def produce(self, request: ProduceRequest) -> Accepted:
+        """Append all records of a request or none.
+
+        Raises:
+            BrokerError: What the request breaks; nothing is written.
+        """
+        for _ in range(_ATTEMPTS):
+            topic = await self._topic(request)
+            try:
+                append = self._prepare(topic, request)
+            except BrokerError:
+                if (await self._topics.refresh(topic.name)).version == topic.version:
+                    raise
+                continue
+            outcome = await self._appender.append(append, request.size_bytes)
+            if isinstance(outcome, Accepted):
+                return outcome
+            if not isinstance(outcome, TopicChanged | UnknownTopicOrPartition):
+                raise outcome
+            self._topics.forget(topic)
+        raise ServiceUnavailable("the topic changes too often; try again")
+
+    async def raise_epoch(self, producer_id: str) -> int:
+        """Raise a producer's epoch by one and return it: older instances are fenced."""
+        return await self._storage.write(producers.raise_epoch, producer_id, self._clock())
+
+    async def _topic(self, request: ProduceRequest) -> TopicInfo:
+        topic = await self._topics.find(request.topic)
+        if topic is None:
+            if not self._auto_create_topics:
+                raise UnknownTopicOrPartition("there is no topic of this name; PUT /v1/topics/{topic} creates it")
+            topic, _ = await self._topics.create(request.topic, TopicRequest(None, {}))
+        return topic
+
+    def _prepare(self, topic: TopicInfo, request: ProduceRequest) -> Append:
+        stamp_time = topic.config.message_timestamp_type == "LogAppendTime"
+        _check_records(topic, request.records, None if stamp_time else self._clock() + MAX_TIMESTAMP_AHEAD_MS)
+        return Append(
+            topic.topic_id,
+            topic.name,
+            topic.version,
+            topic.partition_ids,
+            request.records,
+            self._partitions(topic, request),
+            stamp_time,
+            request.expected_offset,
+            request.key,
+            request.stamp,
+        )
+
+    def _partitions(self, topic: TopicInfo, request: ProduceRequest) -> list[int]:
+        """Choose each record's partition: the path's, its own, its key's, or the request's turn."""
+        if request.partition is not None:
+            partition_id_of(topic, request.partition)
+            _check_agreement(request.records, request.partition)
+            return [request.partition] * len(request.records)
+        partitions = topic.partitions
+        turn = -1
+        chosen = []
+        for index, record in enumerate(request.records):
+            partition = record.partition
+            if partition < 0:
+                if record.key is not None:
+                    partition = partition_for_key(record.key, partitions)
+                else:
+                    if turn < 0:
+                        turn = next(self._turns) % partitions
+                    partition = turn
+            elif partition >= partitions:
+                raise UnknownPartitionInRecord(
+                    f"the topic has the partitions 0 to {partitions - 1}",
+                    errors=[{"index": index, "field": "partition", "detail": f"must be below {partitions}"}],
+                )
+            chosen.append(partition)
+        return chosen
+
+
+def _check_records(topic: TopicInfo, records: list[Record], latest_ms: int | None) -> None:
+    """Refuse records that the topic's configuration does not allow, naming the first by its index."""
+    max_bytes, compacted = topic.config.max_message_bytes, topic.config.compacted
+    for index, record in enumerate(records):
+        key, value, headers = record.key, record.value, record.headers
+        size = (len(key) if key else 0) + (len(value) if value else 0) + (len(headers) if headers else 0)
+        if size > max_bytes:
+            detail = f"key, value and headers have {size} bytes, and max_message_bytes is {max_bytes}"
+            raise MessageTooLarge(
+                f"record {index} is too large: {detail}",
+                max_message_bytes=max_bytes,
+                errors=[{"index": index, "field": "value", "detail": detail}],
+            )
+        if compacted and key is None:
+            raise InvalidRecord(
+                "records of a compacted topic need a key",
+                errors=[{"index": index, "field": "key", "detail": "is required on a compacted topic"}],
+            )
+        if latest_ms is not None and record.timestamp_ms > latest_ms:
+            raise InvalidTimestamp(
+                "a timestamp_ms is more than one hour ahead of the server's clock",
+                errors=[{"index": index, "field": "timestamp_ms", "detail": f"must be at most {latest_ms}"}],
+            )
+
+
+def _check_agreement(records: list[Record], partition: int) -> None:
+    for index, record in enumerate(records):
+        if record.partition not in {-1, partition}:
+            raise InvalidRecord(
+                f"a record names another partition than the path, which says {partition}",
+                errors=[{"index": index, "field": "partition", "detail": f"must be {partition} or left out"}],
+            )

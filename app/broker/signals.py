@@ -1,0 +1,117 @@
+"""Who waits for which partition, and waking them. Used on the event loop only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Self
+
+
+class Watch:
+    """One reader's interest in some partitions, from before its first read.
+
+    An announcement between a read and the wait that follows it is not lost: it ends that wait at once.
+    """
+
+    __slots__ = ("_future", "_signals", "partition_ids", "seen")
+
+    def __init__(self, signals: Signals, partition_ids: Iterable[int]) -> None:
+        self._signals = signals
+        self._future: asyncio.Future[None] | None = None
+        self.partition_ids = tuple(partition_ids)
+        self.seen: dict[int, int] = {}
+        """Log end of each partition as last read, for the poll that finds lost notices."""
+
+    def __enter__(self) -> Self:
+        self._signals._add(self)  # noqa: SLF001 - the two are one piece
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._signals._remove(self)  # noqa: SLF001
+
+    def arm(self) -> None:
+        """Forget announcements so far; to be called before each read."""
+        self._future = None if self._future is None or self._future.done() else self._future
+
+    def fire(self, *_: object) -> None:
+        """Wake the reader."""
+        if self._future is None:
+            self._future = asyncio.get_running_loop().create_future()
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> None:
+        """Return at the first announcement since `arm`."""
+        if self._future is None:
+            self._future = asyncio.get_running_loop().create_future()
+        await self._future
+
+
+class Signals:
+    """Announces appends and changes of partitions to those who watch them.
+
+    Args:
+        forward: Called with the partitions announced on this node, to tell other nodes.
+    """
+
+    def __init__(self, forward: Callable[[Iterable[int]], None] | None = None) -> None:
+        self._watches: dict[int, set[Watch]] = {}
+        self._forward = forward
+        self.closed = False
+
+    def watch(self, partition_ids: Iterable[int]) -> Watch:
+        """Return a watch, to be entered with `with`."""
+        return Watch(self, partition_ids)
+
+    def announce(self, partition_ids: Iterable[int]) -> None:
+        """Wake the readers of partitions that this node changed, here and on other nodes."""
+        if self._forward is not None:
+            self._forward(partition_ids)
+        self.wake(partition_ids)
+
+    def wake(self, partition_ids: Iterable[int]) -> None:
+        """Wake the readers of this node."""
+        for partition_id in partition_ids:
+            if watches := self._watches.get(partition_id):
+                for watch in watches:
+                    watch.fire()
+
+    def wake_all(self) -> None:
+        """Wake every reader, after notices may have been lost."""
+        self.wake(tuple(self._watches))
+
+    def wake_behind(self, log_ends: Mapping[int, int]) -> None:
+        """Wake the readers that have seen another log end than the one given, or whose partition is missing."""
+        for partition_id, watches in self._watches.items():
+            end = log_ends.get(partition_id)
+            for watch in watches:
+                if partition_id in watch.seen and watch.seen[partition_id] != end:
+                    watch.fire()
+
+    def watched(self) -> list[int]:
+        """Return the ids of the partitions that somebody watches."""
+        return list(self._watches)
+
+    @property
+    def waiting(self) -> int:
+        """Number of readers that watch a partition."""
+        return len({watch for watches in self._watches.values() for watch in watches})
+
+    def close(self) -> None:
+        """End all waits, now and from now on."""
+        self.closed = True
+        self.wake_all()
+
+    def _add(self, watch: Watch) -> None:
+        for partition_id in watch.partition_ids:
+            self._watches.setdefault(partition_id, set()).add(watch)
+
+    def _remove(self, watch: Watch) -> None:
+        for partition_id in watch.partition_ids:
+            watches = self._watches[partition_id]
+            watches.discard(watch)
+            if not watches:
+                del self._watches[partition_id]

@@ -1,0 +1,213 @@
+"""Topics: create, change, delete, and the cache of what this node knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from app.broker.signals import Signals
+from app.domain import topic as rules
+from app.domain.topic import TopicConfig, TopicInfo
+from app.errors import OffsetAboveLogEnd, TopicAlreadyExists, UnknownTopicOrPartition
+from app.storage import pages, retention, topics
+from app.storage.engine import Storage, Tx
+from app.storage.pages import Bounds
+from app.storage.topics import Overrides, StoredTopic
+
+
+class TopicRequest(NamedTuple):
+    """What a caller wants a topic to be.
+
+    Attributes:
+        partitions: Their number, or None for what is there or the server's default.
+        given: Configuration values to set.
+        restored: Configuration fields to give their defaults back.
+    """
+
+    partitions: int | None
+    given: Overrides
+    restored: frozenset[str] = frozenset()
+
+
+class Topics:
+    """The topics of the log.
+
+    What is cached may be old: every append and read compares the topic's version in its own transaction.
+
+    Args:
+        defaults: The configuration of a topic that sets none.
+        default_partitions: Partitions of a topic that names none.
+        clock: Wall clock in milliseconds.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        signals: Signals,
+        *,
+        defaults: TopicConfig,
+        default_partitions: int,
+        clock: Callable[[], int],
+    ) -> None:
+        self._storage = storage
+        self._signals = signals
+        self._defaults = defaults
+        self._default_partitions = default_partitions
+        self._clock = clock
+        self._cache: dict[str, TopicInfo] = {}
+
+    async def get(self, name: str) -> TopicInfo:
+        """Return a topic as this node knows it.
+
+        Raises:
+            UnknownTopicOrPartition: There is none of this name.
+        """
+        return self._cache.get(name) or await self.refresh(name)
+
+    async def find(self, name: str) -> TopicInfo | None:
+        """Return a topic as this node knows it, or None."""
+        if (known := self._cache.get(name)) is not None:
+            return known
+        try:
+            return await self.refresh(name)
+        except UnknownTopicOrPartition:
+            return None
+
+    async def refresh(self, name: str) -> TopicInfo:
+        """Load a topic from the database.
+
+        Raises:
+            UnknownTopicOrPartition: There is none of this name.
+        """
+        found = await self._storage.read(topics.find, name, self._defaults)
+        if found is None:
+            self._cache.pop(name, None)
+            raise UnknownTopicOrPartition("there is no topic of this name; PUT /v1/topics/{topic} creates it")
+        self._cache[name] = found.info
+        return found.info
+
+    def forget(self, info: TopicInfo) -> None:
+        """Drop a topic from the cache if it is still what this node knows."""
+        if self._cache.get(info.name) is info:
+            del self._cache[info.name]
+
+    async def list_(self, after: str, limit: int) -> list[TopicInfo]:
+        """Return up to `limit` topics by name, from the first above `after`."""
+        return [found.info for found in await self._storage.read(topics.list_, after, limit, self._defaults)]
+
+    async def create(self, name: str, request: TopicRequest) -> tuple[TopicInfo, bool]:
+        """Create a topic, or confirm one that is as asked. Return it and whether it is new.
+
+        Raises:
+            InvalidTopicName, InvalidPartitions, InvalidConfig: The request breaks a bound.
+            TopicAlreadyExists: It is there and a given field differs.
+        """
+        rules.check_topic_name(name)
+        rules.check_overrides(request.given)
+        count = self._default_partitions if request.partitions is None else request.partitions
+        rules.check_partitions(count)
+        made = await self._storage.write(topics.create, name, count, request.given, self._clock())
+        info = await self.refresh(name)
+        if not made:
+            _confirm(info, request)
+        return info, made
+
+    async def change(self, name: str, request: TopicRequest) -> TopicInfo:
+        """Change a topic's configuration and let it grow.
+
+        Raises:
+            UnknownTopicOrPartition, InvalidPartitions, InvalidConfig
+        """
+        rules.check_overrides(request.given)
+        before = await self._storage.write(_change, name, request, self._defaults)
+        info = await self.refresh(name)
+        self._signals.announce(before.partition_ids)
+        return info
+
+    async def delete(self, name: str) -> None:
+        """Delete a topic at once; its records are removed in the background.
+
+        Raises:
+            UnknownTopicOrPartition: There is none of this name.
+        """
+        info = await self._storage.write(_delete, name, self._defaults)
+        self._cache.pop(name, None)
+        self._signals.announce(info.partition_ids)
+
+    async def delete_before(self, name: str, partition: int, offset: int) -> int:
+        """Remove the records of a partition before an offset; return its `log_start_offset`.
+
+        Raises:
+            UnknownTopicOrPartition: There is no such topic or partition.
+            OffsetAboveLogEnd: The offset is above `log_end_offset`.
+        """
+        info = await self.refresh(name)
+        partition_id = partition_id_of(info, partition)
+        return await self._storage.write(_delete_before, partition_id, offset)
+
+    async def bounds(self, name: str) -> tuple[TopicInfo, dict[int, Bounds]]:
+        """Return a topic as it stands, with the bounds of its partitions by id.
+
+        Raises:
+            UnknownTopicOrPartition: There is none of this name.
+        """
+        info = await self.refresh(name)
+        return info, await self._storage.read(pages.bounds, info.partition_ids)
+
+
+def partition_id_of(info: TopicInfo, partition: int) -> int:
+    """Return the storage's id of a partition.
+
+    Raises:
+        UnknownTopicOrPartition: The topic has no such partition.
+    """
+    if not 0 <= partition < info.partitions:
+        raise UnknownTopicOrPartition(f"the topic has the partitions 0 to {info.partitions - 1}")
+    return info.partition_ids[partition]
+
+
+def _confirm(info: TopicInfo, request: TopicRequest) -> None:
+    differing = [field for field, value in request.given.items() if getattr(info.config, field) != value]
+    if request.partitions not in {None, info.partitions}:
+        differing.insert(0, "partitions")
+    if differing:
+        raise TopicAlreadyExists(
+            f"the topic exists and differs in {', '.join(differing)}; PATCH /v1/topics/{{topic}} changes it",
+            differing=differing,
+        )
+
+
+def _locked(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic:
+    found = topics.find_locked(tx, name, defaults)
+    if found is None:
+        raise UnknownTopicOrPartition("there is no topic of this name")
+    return found
+
+
+def _change(tx: Tx, name: str, request: TopicRequest, defaults: TopicConfig) -> TopicInfo:
+    found = _locked(tx, name, defaults)
+    count = found.info.partitions if request.partitions is None else request.partitions
+    rules.check_partitions(count, found.info.partitions)
+    kept = {field: value for field, value in found.overrides.items() if field not in request.restored}
+    topics.change(tx, found.info, count, {**kept, **request.given})
+    return found.info
+
+
+def _delete(tx: Tx, name: str, defaults: TopicConfig) -> TopicInfo:
+    info = _locked(tx, name, defaults).info
+    topics.delete_(tx, info)
+    return info
+
+
+def _delete_before(tx: Tx, partition_id: int, offset: int) -> int:
+    bounds = pages.lock(tx, partition_id)
+    if bounds is None:
+        raise UnknownTopicOrPartition("the topic was deleted")
+    if offset > bounds.log_end_offset:
+        raise OffsetAboveLogEnd(
+            f"log_end_offset is {bounds.log_end_offset}",
+            log_start_offset=bounds.log_start_offset,
+            log_end_offset=bounds.log_end_offset,
+        )
+    retention.delete_before(tx, partition_id, offset)
+    return max(offset, bounds.log_start_offset)

@@ -1,0 +1,219 @@
+"""Judging a batch of appends: each request in order of arrival against what the batch has already changed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from app.domain.producer import ProducerStamp, ProducerState, advance, replay
+from app.domain.record import Record
+from app.errors import BrokerError, IdempotencyKeyReused, OffsetMismatch, UnknownTopicOrPartition
+
+
+class IdempotencyKey(msgspec.Struct, frozen=True):
+    """An Idempotency-Key as it is stored: SHA-256 of the key, SHA-256 of the request."""
+
+    key_hash: bytes
+    fingerprint: bytes
+
+
+class Append(msgspec.Struct, frozen=True):
+    """One request to append records to a topic: all of them or none.
+
+    Attributes:
+        version: Version of the topic that the records were checked against.
+        partition_ids: Id of each of the topic's partitions, by number.
+        records: In request order.
+        partitions: The partition chosen for each record.
+        stamp_time: Whether every record gets the time of the append (LogAppendTime).
+        expected_offset: The log end that the one partition of the records must have, or None.
+    """
+
+    topic_id: int
+    topic: str
+    version: int
+    partition_ids: tuple[int, ...]
+    records: list[Record]
+    partitions: list[int]
+    stamp_time: bool = False
+    expected_offset: int | None = None
+    key: IdempotencyKey | None = None
+    stamp: ProducerStamp | None = None
+
+
+class Appended(msgspec.Struct, frozen=True, array_like=True):
+    """Where the records of a request lie, one entry per record in request order."""
+
+    partitions: list[int]
+    offsets: list[int]
+    timestamps_ms: list[int]
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """The request is appended, now or by an earlier request that it repeats."""
+
+    appended: Appended
+    duplicate: bool
+
+
+class TopicChanged(msgspec.Struct, frozen=True):
+    """The topic has another version than the one the records were checked against: prepare again."""
+
+
+Outcome = Accepted | TopicChanged | BrokerError
+
+Row = tuple[int, int, int, int, bytes | None, bytes | None, bytes | None, int, int]
+"""partition_id, offset, timestamp_ms, encoding, key, value, headers, start_bytes, max_timestamp_ms."""
+
+
+class PartitionEnd(msgspec.Struct):
+    """The end of a partition: where the next record goes.
+
+    Attributes:
+        size_bytes: Bytes of all records ever appended, as far as they are counted in the rows.
+        max_timestamp_ms: Largest timestamp so far.
+    """
+
+    topic_id: int
+    version: int
+    log_end_offset: int
+    size_bytes: int
+    max_timestamp_ms: int
+
+
+class StoredKey(msgspec.Struct, frozen=True):
+    """What is stored under an Idempotency-Key."""
+
+    fingerprint: bytes
+    result: bytes
+
+
+KeyId = tuple[int, bytes]
+"""Topic id and key hash."""
+
+ProducerId = tuple[str, int]
+"""Producer id and topic id."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Appended)
+
+
+class Batch:
+    """The state that a batch of appends meets and changes.
+
+    Args:
+        ends: End of each partition the appends name, by partition id; one that is missing is deleted.
+        keys: What is stored under the Idempotency-Keys of the appends.
+        fences: Highest epoch of each producer.
+        producers: State of each producer and topic.
+        now_ms: Time of the append.
+
+    Attributes:
+        rows: Rows to insert.
+        keys_written: Idempotency-Keys with their request and result.
+        producers_written: Producers and topics with their new state.
+    """
+
+    def __init__(
+        self,
+        ends: Mapping[int, PartitionEnd],
+        keys: Mapping[KeyId, StoredKey],
+        fences: Mapping[str, int],
+        producers: Mapping[ProducerId, ProducerState],
+        now_ms: int,
+    ) -> None:
+        self._ends = ends
+        self._keys = dict(keys)
+        self._fences = dict(fences)
+        self._producers = dict(producers)
+        self._now_ms = now_ms
+        self.rows: list[Row] = []
+        self.keys_written: dict[KeyId, StoredKey] = {}
+        self.producers_written: dict[ProducerId, ProducerState] = {}
+
+    def judge(self, append: Append) -> Outcome:
+        """Accept, replay or refuse one request. A refusal changes nothing."""
+        try:
+            return self._judge(append)
+        except BrokerError as refusal:
+            return refusal
+
+    def _judge(self, append: Append) -> Outcome:
+        version = self._version(append)
+        if (stored := self._stored(append)) is not None:
+            return Accepted(_decoder.decode(stored), duplicate=True)
+        if version != append.version:
+            return TopicChanged()
+        if append.expected_offset is not None:
+            self._expect(append, append.expected_offset)
+        appended = self._place(append)
+        self._remember(append, appended)
+        return Accepted(appended, duplicate=False)
+
+    def _version(self, append: Append) -> int:
+        version = -1
+        for partition in set(append.partitions):
+            end = self._ends.get(append.partition_ids[partition])
+            if end is None or end.topic_id != append.topic_id:
+                raise UnknownTopicOrPartition("the topic was deleted")
+            version = end.version
+        return version
+
+    def _stored(self, append: Append) -> bytes | None:
+        if append.key is not None:
+            stored = self._keys.get((append.topic_id, append.key.key_hash))
+            if stored is None:
+                return None
+            if stored.fingerprint != append.key.fingerprint:
+                raise IdempotencyKeyReused(
+                    "this Idempotency-Key was used on this topic for another request; use a new key"
+                )
+            return stored.result
+        if append.stamp is not None:
+            stamp = append.stamp
+            state = self._producers.get((stamp.producer_id, append.topic_id))
+            return replay(state, self._fences.get(stamp.producer_id, -1), stamp)
+        return None
+
+    def _expect(self, append: Append, expected_offset: int) -> None:
+        end = self._ends[append.partition_ids[append.partitions[0]]].log_end_offset
+        if end != expected_offset:
+            raise OffsetMismatch(f"log_end_offset is {end}, not {expected_offset}", log_end_offset=end)
+
+    def _place(self, append: Append) -> Appended:
+        offsets: list[int] = []
+        timestamps: list[int] = []
+        now_ms, stamp_time = self._now_ms, append.stamp_time
+        for record, partition in zip(append.records, append.partitions, strict=True):
+            partition_id = append.partition_ids[partition]
+            end = self._ends[partition_id]
+            timestamp_ms = now_ms if stamp_time or record.timestamp_ms < 0 else record.timestamp_ms
+            end.max_timestamp_ms = max(end.max_timestamp_ms, timestamp_ms)
+            offset = end.log_end_offset
+            key, value, headers = record.key, record.value, record.headers
+            self.rows.append(
+                (partition_id, offset, timestamp_ms, record.encoding, key, value, headers, end.size_bytes,
+                 end.max_timestamp_ms)
+            )  # fmt: skip
+            end.log_end_offset = offset + 1
+            end.size_bytes += (len(key) if key else 0) + (len(value) if value else 0) + (len(headers) if headers else 0)
+            offsets.append(offset)
+            timestamps.append(timestamp_ms)
+        return Appended(append.partitions, offsets, timestamps)
+
+    def _remember(self, append: Append, appended: Appended) -> None:
+        if append.key is not None:
+            key_id = (append.topic_id, append.key.key_hash)
+            entry = StoredKey(append.key.fingerprint, _encoder.encode(appended))
+            self._keys[key_id] = self.keys_written[key_id] = entry
+        if append.stamp is not None:
+            producer = (append.stamp.producer_id, append.topic_id)
+            state = advance(self._producers.get(producer), append.stamp, _encoder.encode(appended))
+            self._producers[producer] = self.producers_written[producer] = state
+            self._fences[append.stamp.producer_id] = append.stamp.epoch
+
+
+def partition_ids_of(appends: Sequence[Append]) -> list[int]:
+    """Return the ids of the partitions that the appends write to, ascending: the order of their locks."""
+    return sorted({append.partition_ids[partition] for append in appends for partition in set(append.partitions)})

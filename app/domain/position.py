@@ -1,0 +1,93 @@
+"""Where a read starts: an offset, earliest, latest, the last N, or a time. Pure."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from app.domain.topic import MAX_INT64
+from app.errors import InvalidRequest
+
+_NUMBER = re.compile(r"-?[0-9]{1,19}")
+
+
+class At(NamedTuple):
+    """An offset."""
+
+    offset: int
+
+
+class Earliest(NamedTuple):
+    """The first record kept."""
+
+
+class Latest(NamedTuple):
+    """The next record to be written."""
+
+
+class Last(NamedTuple):
+    """The last `records` records."""
+
+    records: int
+
+
+class Since(NamedTuple):
+    """The first record at or after a time."""
+
+    timestamp_ms: int
+
+
+Position = At | Earliest | Latest | Last | Since
+
+_RULE = (
+    "an offset, earliest, latest, -N for the last N records, or @ with epoch milliseconds or RFC 3339, "
+    "such as @2018-02-01T00:00:00Z"
+)
+
+
+def parse_position(text: str, field: str = "offset") -> Position:
+    """Read a position as users write it.
+
+    Raises:
+        InvalidRequest: With the forms there are.
+    """
+    if text == "earliest":
+        return Earliest()
+    if text == "latest":
+        return Latest()
+    if text.startswith("@"):
+        return Since(parse_time(text[1:], field))
+    if _NUMBER.fullmatch(text):
+        number = int(text)
+        if text.startswith("-"):
+            return Last(-number)
+        if number <= MAX_INT64:
+            return At(number)
+    raise _refusal(field)
+
+
+def parse_time(text: str, field: str) -> int:
+    """Read epoch milliseconds or RFC 3339 (a blank counts as +) as epoch milliseconds.
+
+    Raises:
+        InvalidRequest: With the forms there are.
+    """
+    if _NUMBER.fullmatch(text):
+        if 0 <= (number := int(text)) <= MAX_INT64:
+            return number
+        raise _refusal(field)
+    try:
+        moment = datetime.fromisoformat(text.replace(" ", "+"))
+    except ValueError:
+        raise _refusal(field) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    milliseconds = round(moment.timestamp() * 1000)
+    if milliseconds < 0:
+        raise _refusal(field)
+    return milliseconds
+
+
+def _refusal(field: str) -> InvalidRequest:
+    return InvalidRequest(f"{field} must be {_RULE}", errors=[{"field": field, "detail": f"must be {_RULE}"}])

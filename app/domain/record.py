@@ -1,0 +1,62 @@
+"""The record: what is appended, what is stored, and the bounds of both. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+MAX_KEY_BYTES = 4096
+MAX_HEADERS = 50
+MAX_HEADER_BYTES = 16 * 1024
+MAX_TIMESTAMP_AHEAD_MS = 3_600_000
+
+VALUE_JSON = 0
+VALUE_TEXT = 1
+VALUE_BASE64 = 2
+VALUE_MASK = 3
+KEY_BASE64 = 4
+"""Bit of `Record.encoding`: the key was given as base64. The low two bits say what the value is."""
+
+VALUE_ENCODINGS = ("json", "text", "base64")
+
+
+class Record(msgspec.Struct, gc=False):
+    """A record ready to be appended.
+
+    Attributes:
+        partition: The partition asked for, or -1.
+        timestamp_ms: Unix epoch in milliseconds; -1 stands for the time of the append.
+        key: Key bytes, or None.
+        value: Value bytes, or None for a tombstone.
+        headers: JSON list of header objects as they are fetched, or None without headers.
+        encoding: VALUE_* plus KEY_BASE64: how key and value are spelled in JSON answers.
+    """
+
+    partition: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: bytes | None
+    encoding: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of key, value and headers as they will be stored."""
+        return len(self.key or b"") + len(self.value or b"") + len(self.headers or b"")
+
+
+class StoredRecord(NamedTuple):
+    """A record as it lies in the log, in the order of the columns that a page reads."""
+
+    offset: int
+    timestamp_ms: int
+    encoding: int
+    key: bytes | None
+    value: bytes | None
+    headers: bytes | None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of key, value and headers as stored."""
+        return len(self.key or b"") + len(self.value or b"") + len(self.headers or b"")

@@ -1,0 +1,124 @@
+"""Topics: names, configuration and what a request may change. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+
+from app.errors import InvalidConfig, InvalidPartitions, InvalidTopicName
+
+MAX_PARTITIONS = 1_000
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+MAX_INT64 = 2**63 - 1
+_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+CleanupPolicy = Literal["delete", "compact", "compact,delete"]
+TimestampType = Literal["CreateTime", "LogAppendTime"]
+
+
+class TopicConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A topic's configuration, with Kafka's defaults."""
+
+    cleanup_policy: CleanupPolicy = "delete"
+    retention_ms: int = 604_800_000
+    retention_bytes: int = -1
+    max_message_bytes: int = 1_048_576
+    message_timestamp_type: TimestampType = "CreateTime"
+    delete_retention_ms: int = 86_400_000
+    min_compaction_lag_ms: int = 0
+
+    @property
+    def compacted(self) -> bool:
+        """Whether the highest offset of each key is kept."""
+        return self.cleanup_policy != "delete"
+
+    @property
+    def deleted(self) -> bool:
+        """Whether retention by time and size removes records."""
+        return self.cleanup_policy != "compact"
+
+
+_BOUNDS: dict[str, tuple[int, int]] = {
+    "retention_ms": (-1, MAX_INT64),
+    "retention_bytes": (-1, MAX_INT64),
+    "max_message_bytes": (1, MAX_MESSAGE_BYTES),
+    "delete_retention_ms": (0, MAX_INT64),
+    "min_compaction_lag_ms": (0, MAX_INT64),
+}
+
+
+class TopicInfo(msgspec.Struct, frozen=True):
+    """A topic as a node knows it; `version` rises with every change of it.
+
+    Attributes:
+        partition_ids: The storage's id of each partition, by partition number.
+    """
+
+    topic_id: int
+    name: str
+    version: int
+    created_at_ms: int
+    config: TopicConfig
+    partition_ids: tuple[int, ...]
+
+    @property
+    def partitions(self) -> int:
+        """Number of partitions."""
+        return len(self.partition_ids)
+
+
+def check_name(name: str, noun: str) -> None:
+    """Refuse a name that is not one.
+
+    Raises:
+        InvalidTopicName: With the rule of names.
+    """
+    if not _NAME.fullmatch(name) or name in {".", ".."}:
+        raise InvalidTopicName(f"a {noun} name is 1 to 249 characters of a-z A-Z 0-9 . _ - and not '.' or '..'")
+
+
+def check_topic_name(name: str) -> None:
+    """Refuse a topic name that users may not give.
+
+    Raises:
+        InvalidTopicName: With the rule of topic names.
+    """
+    check_name(name, "topic")
+    if name.startswith("__"):
+        raise InvalidTopicName("names that start with '__' are kept for the server itself")
+
+
+def check_partitions(partitions: int, present: int = 0) -> None:
+    """Refuse a number of partitions out of bounds or below the number present.
+
+    Raises:
+        InvalidPartitions: Naming the bound.
+    """
+    if not 1 <= partitions <= MAX_PARTITIONS:
+        raise InvalidPartitions(f"partitions must be from 1 to {MAX_PARTITIONS}")
+    if partitions < present:
+        raise InvalidPartitions(
+            f"the topic has {present} partitions and their number can only grow", partitions=present
+        )
+
+
+def check_overrides(overrides: dict[str, object]) -> None:
+    """Refuse configuration values out of their bounds.
+
+    Raises:
+        InvalidConfig: With one entry in `errors` per field.
+    """
+    errors = [
+        {"field": f"config.{name}", "detail": f"must be from {low} to {high}"}
+        for name, (low, high) in _BOUNDS.items()
+        if isinstance(value := overrides.get(name), int) and not low <= value <= high
+    ]
+    if errors:
+        raise InvalidConfig("a configuration value is out of its bounds", errors=errors)
+
+
+def with_overrides(defaults: TopicConfig, overrides: dict[str, object]) -> TopicConfig:
+    """Return the full configuration: the server's defaults, then what the topic sets itself."""
+    return msgspec.structs.replace(defaults, **overrides)

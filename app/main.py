@@ -1,0 +1,174 @@
+"""The application: the only place where things are built."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException as RouterException  # noqa: TID251 - what the router raises
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from app import __version__
+from app.api import docs, manual, openapi, operations, producers, records, topics
+from app.api.call import Reply, request_id
+from app.api.services import Services
+from app.api.shell import Shell, allowed_hosts
+from app.broker.appender import Appender
+from app.broker.fetcher import Fetcher
+from app.broker.producer import Producer
+from app.broker.signals import Signals
+from app.broker.topics import Topics
+from app.domain.topic import TopicConfig
+from app.errors import BrokerError, MethodNotAllowed, NotFound
+from app.settings import Settings
+from app.storage import schema
+from app.storage.engine import Storage
+from app.storage.notices import Notices
+from app.storage.opening import open_storage
+from app.tasks.notices import Outbox, hear_notices, poll_watched, send_notices
+from app.tasks.retention import Retention
+from app.tasks.runner import TaskRunner
+
+_GIL_SWITCH_S = 0.0005
+_PURGE_INTERVAL_MS = 1_000
+_FORGET_INTERVAL_MS = 600_000
+_SPACE_INTERVAL_MS = 1_000
+
+
+def wall_clock_ms() -> int:
+    """Return the Unix epoch in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class Application:
+    """The application: `asgi` is what a server runs, `api` the FastAPI inside it."""
+
+    asgi: ASGIApp
+    api: FastAPI
+    services: Services
+
+    def stop(self) -> None:
+        """End all waits, so that parked reads answer and the server can close."""
+        self.services.signals.close()
+
+
+def create_app(settings: Settings) -> Application:
+    """Build the application.
+
+    Raises:
+        ValueError, DatabaseInUse: The database cannot be opened.
+        SchemaNotCurrent: PostgreSQL's tables are not current; the message has the command.
+    """
+    storage = open_storage(settings.database_url, ballast_bytes=settings.ballast_bytes)
+    try:
+        if storage.dialect.shared:
+            storage.read_now(schema.check)
+        else:
+            storage.write_now(schema.upgrade)
+    except BaseException:
+        storage.close()
+        raise
+    runner = TaskRunner()
+    outbox = Outbox()
+    services = _services(settings, storage, runner, outbox)
+    api = FastAPI(title="Millrace", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    api.router.lifespan_context = lambda _: _lifespan(settings, services, runner, outbox)
+    api.state.services = services
+    for router in (topics.router, records.router, topics.partitions, producers.router, operations.router):
+        api.include_router(router)
+    api.router.routes.extend([*docs.docs_routes(), *manual.manual_routes(lambda: openapi.document(api))])
+    api.add_exception_handler(RouterException, _not_served)
+    shell: ASGIApp = Shell(
+        api,
+        services,
+        openapi.operations(api),
+        hosts=allowed_hosts(settings.host, settings.allowed_hosts),
+        origins=settings.cors_origins,
+    )
+    if settings.cors_origins:
+        shell = CORSMiddleware(
+            shell,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Link", "Retry-After", "X-Request-ID"],
+        )
+    return Application(shell, api, services)
+
+
+def _services(settings: Settings, storage: Storage, runner: TaskRunner, outbox: Outbox) -> Services:
+    clock = wall_clock_ms
+    signals = Signals(outbox.put if storage.dialect.shared else None)
+    catalogue = Topics(
+        storage,
+        signals,
+        defaults=_defaults(settings),
+        default_partitions=settings.default_partitions,
+        clock=clock,
+    )
+    appender = Appender(storage, signals, clock=clock, max_pending_bytes=settings.max_pending_bytes)
+    producer = Producer(storage, catalogue, appender, auto_create_topics=settings.auto_create_topics, clock=clock)
+    return Services(
+        storage=storage,
+        signals=signals,
+        topics=catalogue,
+        appender=appender,
+        producer=producer,
+        fetcher=Fetcher(storage, catalogue, signals),
+        clock=clock,
+        tasks_failing=runner.failing,
+        max_body_bytes=settings.max_body_bytes,
+        max_records=settings.max_records,
+        max_wait_ms=settings.max_wait_ms,
+    )
+
+
+def _defaults(settings: Settings) -> TopicConfig:
+    return TopicConfig(max_message_bytes=settings.max_message_bytes)
+
+
+@asynccontextmanager
+async def _lifespan(settings: Settings, services: Services, runner: TaskRunner, outbox: Outbox) -> AsyncIterator[None]:
+    sys.setswitchinterval(_GIL_SWITCH_S)
+    storage = services.storage
+    retention = Retention(storage, _defaults(settings), services.clock)
+    runner.every("retention", settings.retention_interval_ms, retention.raise_starts)
+    runner.every("compaction", settings.retention_interval_ms, retention.compact)
+    runner.every("purge", min(_PURGE_INTERVAL_MS, settings.retention_interval_ms), retention.purge)
+    runner.every("forget", _FORGET_INTERVAL_MS, retention.forget)
+    notices = Notices(settings.database_url) if storage.dialect.shared else None
+    if notices is not None:
+        runner.forever("notices-out", lambda: send_notices(outbox, notices, settings.notify_interval_ms))
+        runner.forever("notices-in", lambda: hear_notices(services.signals, notices))
+        runner.every("poll", settings.poll_interval_ms, lambda: poll_watched(storage, services.signals))
+    else:
+        runner.every("space", _SPACE_INTERVAL_MS, storage.look_for_space)
+    try:
+        yield
+    finally:
+        services.signals.close()
+        await services.appender.drain()
+        await runner.stop()
+        if notices is not None:
+            await notices.close()
+        storage.close()
+
+
+async def _not_served(request: Request, error: Exception) -> Response:
+    """Answer what no route serves: 404 and 405 of the router."""
+    assert isinstance(error, RouterException)  # noqa: S101 - registered for this class
+    refusal: BrokerError = NotFound("there is nothing at this path; see /docs")
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        refusal = MethodNotAllowed(f"this path allows {allow}", allow=allow)
+    reply = Reply.problem(refusal, request_id(request.scope))
+    headers = {name.decode(): value.decode() for name, value in reply.headers}
+    return Response(reply.body, reply.status, headers, reply.content_type.decode())

@@ -1,0 +1,61 @@
+"""Everything an operator may set: `MILLRACE_` and the field's name, or a line in `.env`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read once, in `main`, and handed down in parts. Durations are in milliseconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MILLRACE_", env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore"
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8400, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    database_url: str = Field(
+        "sqlite:///millrace.db",
+        description="`sqlite:///path` or `postgresql://user:password@host/database`.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Comma-separated `Host` names accepted besides localhost; `*` accepts all."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Comma-separated origins whose web pages may call the API."
+    )
+    auto_create_topics: bool = Field(default=True, description="Whether producing to an unknown topic creates it.")
+    default_partitions: int = Field(4, ge=1, le=1_000, description="Partitions of a topic that names none.")
+    max_body_bytes: int = Field(33_554_432, ge=1_024, le=33_554_432, description="Request body, compressed or not.")
+    max_message_bytes: int = Field(
+        1_048_576, ge=1, le=33_554_432, description="Default of the topics' `max_message_bytes`."
+    )
+    max_records: int = Field(10_000, ge=1, le=10_000, description="Records in a request and in a page.")
+    max_wait_ms: int = Field(60_000, ge=0, le=60_000, description="Longest wait of a read.")
+    poll_interval_ms: int = Field(
+        500,
+        ge=10,
+        le=600_000,
+        description="PostgreSQL: how often a node looks for appends whose notice was lost.",
+    )
+    notify_interval_ms: int = Field(
+        10, ge=1, le=1_000, description="PostgreSQL: least time between two notices to the other nodes."
+    )
+    retention_interval_ms: int = Field(
+        30_000, ge=10, le=3_600_000, description="Time between two looks at retention and compaction."
+    )
+    ballast_bytes: int = Field(
+        16_777_216,
+        ge=0,
+        le=1_073_741_824,
+        description="SQLite: file kept beside the database for deletions on a full disk.",
+    )
+    max_pending_bytes: int = Field(268_435_456, ge=1_048_576, description="Bodies of appends that may wait before 503.")
+
+    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

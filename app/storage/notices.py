@@ -1,0 +1,64 @@
+"""Notices between nodes on one PostgreSQL: NOTIFY and LISTEN on connections of their own.
+
+The one place of this package that waits on the event loop: a notice is waited for, not queried. A notice is never
+sent inside a produce transaction, where it would take a lock on the whole cluster until the flush.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from uuid import uuid4
+
+from psycopg import AsyncConnection
+from sqlalchemy import make_url
+
+_CHANNEL = "millrace"
+_IDS_A_NOTICE = 500
+
+
+class Notices:
+    """Tells other nodes which partitions changed, and hears it from them."""
+
+    def __init__(self, database_url: str) -> None:
+        url = make_url(database_url).set(drivername="postgresql")
+        self._conninfo = url.render_as_string(hide_password=False)
+        self._node = uuid4().hex[:12]
+        self._sender: AsyncConnection | None = None
+
+    async def send(self, partition_ids: Iterable[int]) -> None:
+        """Tell the other nodes of changed partitions.
+
+        Raises:
+            psycopg.Error: The connection is lost; the next call opens another.
+        """
+        ids = [str(partition_id) for partition_id in partition_ids]
+        try:
+            if self._sender is None:
+                self._sender = await self._connect()
+            for i in range(0, len(ids), _IDS_A_NOTICE):
+                payload = f"{self._node} {','.join(ids[i : i + _IDS_A_NOTICE])}"
+                await self._sender.execute("SELECT pg_notify(%s, %s)", (_CHANNEL, payload))
+        except BaseException:
+            await self.close()
+            raise
+
+    async def listen(self) -> AsyncIterator[list[int]]:
+        """Yield an empty list once listening, then the partitions that other nodes tell of."""
+        async with await self._connect() as connection:
+            await connection.execute(f"LISTEN {_CHANNEL}")
+            yield []
+            async for notice in connection.notifies():
+                node, _, ids = notice.payload.partition(" ")
+                if node != self._node:
+                    yield [int(partition_id) for partition_id in ids.split(",")]
+
+    async def close(self) -> None:
+        """Close the sender's connection."""
+        if self._sender is not None:
+            sender, self._sender = self._sender, None
+            await sender.close()
+
+    async def _connect(self) -> AsyncConnection:
+        return await AsyncConnection.connect(
+            self._conninfo, autocommit=True, application_name="millrace-notices", connect_timeout=5
+        )

@@ -1,0 +1,35 @@
+"""From a database URL to a Storage with current tables."""
+
+from __future__ import annotations
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from app.storage.engine import Storage
+from app.storage.postgres import Postgres
+from app.storage.space import Ballast
+from app.storage.sqlite import Sqlite
+
+
+def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
+    """Open the database; its tables are not looked at.
+
+    Args:
+        database_url: sqlite:///path, or postgresql://user:password@host/name.
+        ballast_bytes: Size of the file kept beside an SQLite database for deletions on a full disk.
+
+    Raises:
+        ValueError: The URL is not one of these.
+        DatabaseInUse: Another process has the SQLite file.
+    """
+    try:
+        url = make_url(database_url)
+    except ArgumentError:
+        raise ValueError("MILLRACE_DATABASE_URL is not a URL: use sqlite:///millrace.db or postgresql://…") from None
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        dialect = Sqlite(url)
+        return Storage(dialect, Ballast(dialect.path, ballast_bytes))
+    if backend == "postgresql":
+        return Storage(Postgres(url.set(drivername="postgresql+psycopg")))
+    raise ValueError(f"the database {backend} is not known: use sqlite:///millrace.db or postgresql://…")

@@ -1,0 +1,117 @@
+"""PostgreSQL 14 and later: several nodes on one database, over psycopg 3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import errors
+from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+
+from app.storage.engine import Fault, RecordRow
+
+_LANES = 4
+_SPARE_WRITERS = 2
+_READERS = 4
+
+_LOCK_CLASS = 0x4D52
+"""First half of the advisory locks' keys ("MR"), apart from other users of the database."""
+
+_APPEND = (
+    "INSERT INTO records (record_id, timestamp_ms, encoding, key, value, headers, start_bytes, max_timestamp_ms)"
+    " SELECT * FROM unnest(%b::int8[], %b::int8[], %b::int2[], %b::bytea[], %b::bytea[], %b::bytea[],"
+    " %b::int8[], %b::int8[])"
+)
+
+_LOCK_PARTITIONS = "SELECT pg_advisory_xact_lock(%s, id) FROM unnest(%s::int4[]) AS id"
+
+_SESSION = """
+SELECT set_config('lock_timeout', '5s', false),
+       set_config('idle_in_transaction_session_timeout', '5s', false),
+       set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
+                  THEN 'on' ELSE current_setting('synchronous_commit') END, false)
+"""
+
+_CONNECT_ARGS: dict[str, object] = {
+    "application_name": "millrace",
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+
+
+class Postgres:
+    """The dialect of PostgreSQL.
+
+    Appends lock their partitions by advisory locks, in ascending order, until they commit; the offset is read
+    in a statement of its own after that, since a statement sees what was committed when it began.
+    """
+
+    name = "postgresql"
+    readers = _READERS
+    writers = _LANES + _SPARE_WRITERS
+    lanes = _LANES
+    shared = True
+
+    def __init__(self, url: URL) -> None:
+        self.write_engine = _engine(url, self.writers, reads=False)
+        self.read_engine = _engine(url, self.readers, reads=True)
+
+    def insert(self, table: Table) -> Insert:
+        """Return PostgreSQL's INSERT, which knows ON CONFLICT."""
+        return insert(table)
+
+    def append_records(self, connection: Connection, rows: Sequence[RecordRow]) -> None:
+        """Insert rows of `records` from one array per column: one plan for every size."""
+        columns = tuple(list(column) for column in zip(*rows, strict=True))
+        connection.exec_driver_sql(_APPEND, columns)
+
+    def lock_partitions(self, connection: Connection, partition_ids: Sequence[int]) -> None:
+        """Take an advisory lock on each partition, in the order given."""
+        connection.exec_driver_sql(_LOCK_PARTITIONS, (_LOCK_CLASS, list(partition_ids)))
+
+    def fault(self, error: DBAPIError) -> Fault:
+        """Classify by SQLSTATE."""
+        cause = error.orig
+        if isinstance(cause, errors.SerializationFailure | errors.DeadlockDetected):
+            return Fault.CONFLICT
+        if isinstance(cause, errors.LockNotAvailable | errors.QueryCanceled):
+            return Fault.BUSY
+        if isinstance(cause, errors.DiskFull):
+            return Fault.DISK_FULL
+        if isinstance(cause, psycopg.OperationalError | errors.IdleInTransactionSessionTimeout):
+            return Fault.DISCONNECTED
+        return Fault.OTHER
+
+    def tidy(self, connection: Connection) -> None:
+        """Do nothing: autovacuum does."""
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.read_engine.dispose()
+        self.write_engine.dispose()
+
+
+def _engine(url: URL, size: int, *, reads: bool) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=size,
+        max_overflow=0,
+        isolation_level="REPEATABLE READ" if reads else "READ COMMITTED",
+        connect_args=_CONNECT_ARGS,
+    )
+
+    def set_up(connection: psycopg.Connection, _: object) -> None:
+        connection.autocommit = True
+        connection.execute(_SESSION)
+        connection.autocommit = False
+        connection.read_only = reads
+
+    event.listen(engine, "connect", set_up)
+    return engine

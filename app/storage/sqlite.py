@@ -1,0 +1,143 @@
+"""SQLite: one file, one process, one connection that writes and checkpoints, several that read."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
+
+from app.storage.engine import Fault, RecordRow
+
+_READERS = 4
+_CHECKPOINT_PAGES = 4_000
+_WAL_LIMIT_BYTES = 64 * 1024 * 1024
+_TIDY_PAGES = 256
+_SPARE_BYTES = 1024 * 1024
+
+_APPEND = (
+    "INSERT INTO records (record_id, timestamp_ms, encoding, key, value, headers, start_bytes, max_timestamp_ms)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+class DatabaseInUse(Exception):
+    """Another process has the database file."""
+
+
+class Sqlite:
+    """The dialect of SQLite.
+
+    One connection writes and checkpoints: versions before 3.51.3 can corrupt the log when two do. A second
+    process is refused by a lock beside the file that the system frees at once when this process ends.
+    """
+
+    name = "sqlite"
+    readers = _READERS
+    writers = 1
+    lanes = 1
+    shared = False
+
+    def __init__(self, url: URL) -> None:
+        if not url.database or url.database == ":memory:":
+            raise ValueError("an SQLite database needs a file: sqlite:///millrace.db")
+        self.path = Path(url.database).resolve()
+        self._lock = _lock(self.path)
+        self.write_engine = _engine(self.path, writes=True)
+        self.read_engine = _engine(self.path, writes=False)
+        with self.write_engine.connect():
+            """The first connection makes the file, so that readers may open it read-only."""
+
+    def insert(self, table: Table) -> Insert:
+        """Return SQLite's INSERT, which knows ON CONFLICT."""
+        return insert(table)
+
+    def append_records(self, connection: Connection, rows: Sequence[RecordRow]) -> None:
+        """Insert rows of `records` by executemany."""
+        connection.exec_driver_sql(_APPEND, rows)
+
+    def lock_partitions(self, connection: Connection, partition_ids: Sequence[int]) -> None:
+        """Do nothing: there is one writer."""
+
+    def fault(self, error: DBAPIError) -> Fault:
+        """Classify by SQLite's result code."""
+        code = getattr(error.orig, "sqlite_errorcode", 0)
+        primary = code & 0xFF
+        if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and self._disk_is_full()):
+            return Fault.DISK_FULL
+        return Fault.BUSY if primary in _BUSY else Fault.OTHER
+
+    def tidy(self, connection: Connection) -> None:
+        """Give some free pages of the file back to the system."""
+        connection.exec_driver_sql(f"PRAGMA incremental_vacuum({_TIDY_PAGES})").close()
+
+    def close(self) -> None:
+        """Close the readers, then the writer (which checkpoints), then free the lock."""
+        self.read_engine.dispose()
+        self.write_engine.dispose()
+        os.close(self._lock)
+
+    def _disk_is_full(self) -> bool:
+        space = os.statvfs(self.path.parent)
+        return space.f_bavail * space.f_frsize < _SPARE_BYTES
+
+
+def _lock(path: Path) -> int:
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ValueError(f"cannot write beside the database file {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise DatabaseInUse(
+            f"another millrace process has {path} open; stop it, give this one another file with "
+            "--database-url sqlite:///other.db, or use PostgreSQL for several nodes"
+        ) from None
+    return descriptor
+
+
+def _engine(path: Path, *, writes: bool) -> Engine:
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)),
+        poolclass=QueuePool,
+        pool_size=1 if writes else _READERS,
+        max_overflow=0,
+        pool_reset_on_return="rollback",
+        connect_args={"check_same_thread": False, "timeout": 5.0, "cached_statements": 256},
+    )
+
+    def set_up(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None
+        pragmas = _WRITER_PRAGMAS if writes else _READER_PRAGMAS
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    event.listen(engine, "connect", set_up)
+    event.listen(engine, "begin", begin)
+    return engine
+
+
+_WRITER_PRAGMAS = (
+    "auto_vacuum = INCREMENTAL",
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
+    f"journal_size_limit = {_WAL_LIMIT_BYTES}",
+    "cache_size = -16384",
+)
+_READER_PRAGMAS = ("query_only = ON", "wal_autocheckpoint = 0", "cache_size = -4096")

@@ -1,0 +1,146 @@
+"""All tables, one definition for both databases.
+
+A record's place is one integer, `record_id`: the id of its partition above OFFSET_BITS bits of offset. One
+b-tree then serves SQLite (its rowid) and PostgreSQL, and a partition is a range of it. The view `log` spells
+it out for people.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+OFFSET_BITS = 42
+"""4.4 * 10^12 offsets in a partition."""
+
+PARTITION_ID_BITS = 21
+"""2,097,151 partitions in the life of a database."""
+
+OFFSET_MASK = (1 << OFFSET_BITS) - 1
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+_Name = Text().with_variant(Text(collation="C"), "postgresql")
+"""Ordered by bytes, so that lists have the same order in both databases."""
+
+topics = Table(
+    "topics",
+    metadata,
+    Column("topic_id", _Id, primary_key=True, autoincrement=True),
+    Column("name", _Name, nullable=False, unique=True),
+    Column("version", BigInteger, nullable=False),
+    Column("config", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+partitions = Table(
+    "partitions",
+    metadata,
+    Column("partition_id", _Id, primary_key=True, autoincrement=True),
+    Column("topic_id", BigInteger, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("log_start_offset", BigInteger, nullable=False),
+    Column("start_bytes", BigInteger, nullable=False),
+    Column("compacted_bytes", BigInteger, nullable=False),
+    UniqueConstraint("topic_id", "partition"),
+    CheckConstraint(f"partition_id < {1 << PARTITION_ID_BITS}", name="partition_id_bits"),
+    sqlite_autoincrement=True,
+)
+"""`start_bytes`: bytes of all records before `log_start_offset`. `compacted_bytes`: what compaction took out since."""
+
+records = Table(
+    "records",
+    metadata,
+    Column("record_id", _Id, primary_key=True, autoincrement=False),
+    Column("timestamp_ms", BigInteger, nullable=False),
+    Column("encoding", SmallInteger, nullable=False),
+    Column("key", LargeBinary),
+    Column("value", LargeBinary),
+    Column("headers", LargeBinary),
+    Column("start_bytes", BigInteger, nullable=False),
+    Column("max_timestamp_ms", BigInteger, nullable=False),
+)
+"""Append-only. `start_bytes` is the size of the partition before the record, `max_timestamp_ms` the largest
+timestamp up to and with it: both rise with the offset, so sizes and times are found by bisection, without an
+index or a counter row that every append would update."""
+
+purges = Table(
+    "purges",
+    metadata,
+    Column("partition_id", _Id, primary_key=True, autoincrement=False),
+    Column("before_offset", BigInteger, nullable=False),
+)
+"""Rows below `before_offset` are no longer in the log and wait for their removal in the background."""
+
+compactions = Table(
+    "compactions",
+    metadata,
+    Column("partition_id", _Id, primary_key=True, autoincrement=False),
+    Column("cleaned_offset", BigInteger, nullable=False),
+)
+"""Below `cleaned_offset` each key has one record."""
+
+compacted_keys = Table(
+    "compacted_keys",
+    metadata,
+    Column("partition_id", _Id, primary_key=True, autoincrement=False),
+    Column("key_hash", LargeBinary, primary_key=True),
+    Column("offset", BigInteger, nullable=False),
+    Column("tombstone_seen_at_ms", BigInteger),
+    Index("ix_compacted_keys_offset", "partition_id", "offset"),
+    Index("ix_compacted_keys_tombstone", "partition_id", "tombstone_seen_at_ms"),
+)
+"""The latest record of each key (SHA-256: a key may be longer than an index entry) below `cleaned_offset`."""
+
+producers = Table(
+    "producers",
+    metadata,
+    Column("producer_id", _Name, primary_key=True),
+    Column("producer_epoch", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Index("ix_producers_updated", "updated_at_ms"),
+)
+
+producer_topics = Table(
+    "producer_topics",
+    metadata,
+    Column("producer_id", _Name, primary_key=True),
+    Column("topic_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("producer_epoch", BigInteger, nullable=False),
+    Column("next_sequence", BigInteger, nullable=False),
+    Column("window", LargeBinary, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Index("ix_producer_topics_topic", "topic_id"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("topic_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("key_hash", LargeBinary, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("result", LargeBinary),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("ix_idempotency_keys_created", "created_at_ms"),
+)

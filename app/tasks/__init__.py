@@ -1,0 +1,1 @@
+"""Loops started by the lifespan; each step is one small function."""

@@ -1,0 +1,62 @@
+"""Waking readers across nodes: debounced notices out, notices in, and a poll for those that were lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from app.broker.signals import Signals
+from app.storage import pages
+from app.storage.engine import Storage
+from app.storage.notices import Notices
+
+_POLLED_AT_ONCE = 1_000
+
+
+class Outbox:
+    """Partitions that changed here and that other nodes are yet to hear of."""
+
+    def __init__(self) -> None:
+        self._partition_ids: set[int] = set()
+        self._filled = asyncio.Event()
+
+    def put(self, partition_ids: Iterable[int]) -> None:
+        """Add partitions."""
+        self._partition_ids.update(partition_ids)
+        if self._partition_ids:
+            self._filled.set()
+
+    async def take(self) -> set[int]:
+        """Wait until there are partitions, and return them all."""
+        await self._filled.wait()
+        self._filled.clear()
+        taken, self._partition_ids = self._partition_ids, set()
+        return taken
+
+
+async def send_notices(outbox: Outbox, notices: Notices, interval_ms: int) -> None:
+    """Send what the outbox has, at once after a pause and then at most every `interval_ms`."""
+    while True:
+        await notices.send(await outbox.take())
+        await asyncio.sleep(interval_ms / 1000)
+
+
+async def hear_notices(signals: Signals, notices: Notices) -> None:
+    """Wake the readers of the partitions that other nodes tell of; all of them after a (re)connection."""
+    async for partition_ids in notices.listen():
+        if partition_ids:
+            signals.wake(partition_ids)
+        else:
+            signals.wake_all()
+
+
+async def poll_watched(storage: Storage, signals: Signals) -> bool:
+    """Wake the readers of partitions whose end is not the one they have seen."""
+    watched = signals.watched()
+    log_ends: dict[int, int] = {}
+    for start in range(0, len(watched), _POLLED_AT_ONCE):
+        bounds = await storage.read(pages.bounds, watched[start : start + _POLLED_AT_ONCE])
+        log_ends.update({partition_id: one.log_end_offset for partition_id, one in bounds.items()})
+    if watched:
+        signals.wake_behind(log_ends)
+    return False

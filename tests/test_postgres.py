@@ -1,0 +1,77 @@
+"""The PostgreSQL the other tests stand on."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from tests.postgres import PostgresServer, find_installations
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.postgres
+
+
+def ask(url: str, statement: str) -> Any:
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(statement)
+        row = cursor.fetchone() if cursor.description else None
+        return row[0] if row else None
+
+
+def test_the_server_is_a_supported_version(postgres: PostgresServer) -> None:
+    assert int(ask(postgres.url, "SHOW server_version_num")) >= 140_000
+
+
+def test_the_server_flushes_as_in_production(postgres: PostgresServer) -> None:
+    assert ask(postgres.url, "SHOW fsync") == "on"
+    assert ask(postgres.url, "SHOW synchronous_commit") == "on"
+
+
+def test_fresh_databases_are_independent(postgres: PostgresServer, postgres_url: str) -> None:
+    with postgres.fresh_database() as other:
+        ask(postgres_url, "CREATE TABLE seen (id int)")
+
+        assert ask(postgres_url, "SELECT to_regclass('seen')::text") == "seen"
+        assert ask(other, "SELECT to_regclass('seen')::text") is None
+
+
+def test_a_database_can_be_copied_from_a_template(postgres: PostgresServer, postgres_url: str) -> None:
+    ask(postgres_url, "CREATE TABLE seen AS SELECT 7 AS id")
+
+    with postgres.fresh_database(template=postgres_url.rpartition("/")[2]) as copy:
+        assert ask(copy, "SELECT id FROM seen") == 7
+
+
+def test_a_dropped_database_is_gone_even_while_someone_is_connected(postgres: PostgresServer) -> None:
+    url = postgres.create_database()
+    with psycopg.connect(url):
+        postgres.drop_database(url)
+    with pytest.raises(psycopg.OperationalError, match="does not exist"):
+        psycopg.connect(url)
+
+
+@pytest.mark.skipif("MILLRACE_TEST_POSTGRES_URL" in os.environ, reason="would start a second server")
+@pytest.mark.parametrize("version", sorted(find_installations()))
+def test_a_server_of_our_own_survives_a_crash_and_leaves_nothing_behind(version: int) -> None:
+    with PostgresServer(version=version) as server:
+        directory = server.socket_directory
+        url = server.create_database("orders")
+        ask(url, "CREATE TABLE kept AS SELECT 7 AS id")
+        server.restart("immediate")
+
+        assert ask(url, "SELECT id FROM kept") == 7
+        assert ask(url, "SHOW server_version").startswith(str(version))
+    assert directory is not None
+    assert not directory.exists()
+
+
+def test_both_engines_give_an_empty_database(database_url: str, tmp_path: Path) -> None:
+    if database_url.startswith("sqlite"):
+        assert database_url == f"sqlite:///{tmp_path}/millrace.db"
+    else:
+        assert ask(database_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
