@@ -32,7 +32,7 @@ class BrokerError(Exception):
 
 class BadRequest(BrokerError):
     code = "BAD_REQUEST"
-    title = "Malformed request"
+    title = "Bad request"
     cause = "The request could not be read: broken JSON, invalid UTF-8, a bad header or an unreadable parameter."
     cure = "Send valid UTF-8 JSON (no NaN, no lone surrogates, no excessive nesting); see the detail for the place."
 
@@ -105,6 +105,20 @@ class NotFound(BrokerError):
     title = "Not found"
     cause = "There is nothing at this path."
     cure = "See /docs for the operations."
+
+
+class UriTooLong(BrokerError):
+    code = "URI_TOO_LONG"
+    title = "URL too long"
+    cause = "The path and query of the request are longer than the server reads."
+    cure = "Send what is long in the body, or use fewer parameters."
+
+
+class HeaderFieldsTooLarge(BrokerError):
+    code = "REQUEST_HEADER_FIELDS_TOO_LARGE"
+    title = "Request headers too large"
+    cause = "The request has too many headers, or headers that are together too large."
+    cure = "Send fewer or shorter headers; record headers belong in the body."
 
 
 class MethodNotAllowed(BrokerError):
@@ -248,9 +262,12 @@ class LockTimeout(ServiceUnavailable):
 
 class OutcomeUnknown(BrokerError):
     code = "REQUEST_TIMED_OUT"
-    title = "Outcome unknown"
-    cause = "The connection to the database was lost while the transaction committed: it may or may not be written."
-    cure = "Send it again with the same Idempotency-Key or Producer-Sequence, which never writes twice."
+    title = "Request timed out"
+    cause = (
+        "504: the connection to the database was lost while the transaction committed, so that it may or may not be "
+        "written. 408: the rest of a request did not arrive in time, and nothing of it was read."
+    )
+    cure = "Send it again; after a 504 with the same Idempotency-Key or Producer-Sequence, which never writes twice."
 
 
 class DiskFull(BrokerError):

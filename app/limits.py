@@ -27,7 +27,7 @@ class ProtocolLimits:
 
     header_bytes: int = 32 * 1024
     header_count: int = 100
-    url_bytes: int = 8 * 1024
+    url_bytes: int = 16 * 1024
     header_timeout_ms: int = 10_000
     body_timeout_ms: int = 30_000
     body_bytes_per_s: int = 1024

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.api import docs, manual, openapi, operations, producers, records, topics
+from app.api import docs, fetch, manual, openapi, operations, produce, producers, topics
 from app.api.call import Reply, request_id
 from app.api.services import Services
 from app.api.shell import Shell, allowed_hosts
@@ -36,7 +36,7 @@ from app.tasks.notices import Outbox, hear_notices, poll_watched, send_notices
 from app.tasks.retention import Retention
 from app.tasks.runner import TaskRunner
 
-_GIL_SWITCH_S = 0.0005
+_GIL_SWITCH_S = 0.0001
 _PURGE_INTERVAL_MS = 1_000
 _FORGET_INTERVAL_MS = 600_000
 _SPACE_INTERVAL_MS = 1_000
@@ -79,13 +79,16 @@ def create_app(settings: Settings) -> Application:
     runner = TaskRunner()
     outbox = Outbox()
     services = _services(settings, storage, runner, outbox)
-    api = FastAPI(title="Millrace", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    api = FastAPI(
+        title="Millrace", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
     api.router.lifespan_context = lambda _: _lifespan(settings, services, runner, outbox)
     api.state.services = services
-    for router in (topics.router, records.router, topics.partitions, producers.router, operations.router):
+    for router in (topics.router, produce.router, fetch.router, topics.partitions, producers.router, operations.router):
         api.include_router(router)
     api.router.routes.extend([*docs.docs_routes(), *manual.manual_routes(lambda: openapi.document(api))])
     api.add_exception_handler(RouterException, _not_served)
+    api.add_exception_handler(MethodNotAllowed, _not_served)
     shell: ASGIApp = Shell(
         api,
         services,
@@ -163,10 +166,11 @@ async def _lifespan(settings: Settings, services: Services, runner: TaskRunner, 
 
 
 async def _not_served(request: Request, error: Exception) -> Response:
-    """Answer what no route serves: 404 and 405 of the router."""
-    assert isinstance(error, RouterException)  # noqa: S101 - registered for this class
+    """Answer what no route serves."""
     refusal: BrokerError = NotFound("there is nothing at this path; see /docs")
-    if error.status_code == 405:
+    if isinstance(error, MethodNotAllowed):
+        refusal = error
+    elif isinstance(error, RouterException) and error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "")
         refusal = MethodNotAllowed(f"this path allows {allow}", allow=allow)
     reply = Reply.problem(refusal, request_id(request.scope))

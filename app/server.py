@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from typing_extensions import override
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
+    from starlette.types import ASGIApp
     from uvicorn._types import ASGIApplication
 
 __all__ = ["LimitedProtocol", "ProtocolLimits", "Server", "limited_protocol", "serve"]
@@ -78,7 +79,6 @@ class Server(uvicorn.Server):
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self.stop)
 
-    @override
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle SIGINT and SIGTERM and, unlike uvicorn, do not raise them again: the exit code is 0."""
@@ -156,7 +156,7 @@ def _not_cancelled(record: logging.LogRecord) -> bool:
 
 
 def serve(
-    app: ASGIApplication,
+    app: ASGIApp,
     *,
     host: str,
     port: int,
@@ -186,7 +186,7 @@ def serve(
     """
     sockets = _listen(host.removeprefix("[").removesuffix("]"), port)
     config = uvicorn.Config(
-        app,
+        cast("ASGIApplication", app),
         loop="uvloop",
         http=limited_protocol(limits or ProtocolLimits()),
         ws="none",

@@ -91,12 +91,13 @@ class Call:
         parameters: The path's parameters, decoded.
     """
 
-    __slots__ = ("_receive", "_send", "parameters", "request_id", "scope", "services")
+    __slots__ = ("_headers", "_receive", "_send", "parameters", "request_id", "scope", "services")
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, services: Services, parameters: Mapping[str, str]
     ) -> None:
         self.scope = scope
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._send = send
         self.services = services
@@ -104,11 +105,8 @@ class Call:
         self.request_id = request_id(scope)
 
     def header(self, name: bytes) -> bytes | None:
-        """Return the first header of a lower-case name, or None."""
-        for key, value in self.scope["headers"]:
-            if key == name:
-                return bytes(value)
-        return None
+        """Return the last header of a lower-case name, or None."""
+        return self._headers.get(name)
 
     def query(self) -> dict[str, str]:
         """Return the query's parameters.
@@ -140,7 +138,7 @@ class Call:
         """
         limit = self.services.max_body_bytes
         length = self.header(b"content-length")
-        if length is not None and int(length) > limit:
+        if length is not None and length.isdigit() and int(length) > limit:
             raise _too_large(limit)
         message = await self._receive()
         body = _part(message)
@@ -185,7 +183,7 @@ class Call:
         answered = (operation.name, reply.status)
         answers = self.services.answers
         answers[answered] = answers.get(answered, 0) + 1
-        await send_reply(self._send, reply, self.request_id)
+        await send_reply(self.scope, self._send, reply)
 
 
 def request_id(scope: Scope) -> str:
@@ -207,21 +205,16 @@ def request_id(scope: Scope) -> str:
     return known
 
 
-async def send_reply(send: Send, reply: Reply, request_id: str) -> None:
-    """Send an answer with the headers that every answer has."""
-    await send(
-        {
-            "type": "http.response.start",
-            "status": reply.status,
-            "headers": [
-                (b"content-type", reply.content_type),
-                (b"content-length", b"%d" % len(reply.body)),
-                (b"cache-control", b"no-store"),
-                (b"x-request-id", request_id.encode()),
-                *reply.headers,
-            ],
-        }
-    )
+async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:
+    """Send an answer with the headers that every answer has, in one piece where the server can."""
+    fields: list[Header] = [(b"cache-control", b"no-store"), (b"x-request-id", request_id(scope).encode())]
+    if reply.status != 204:
+        fields += (b"content-type", reply.content_type), (b"content-length", b"%d" % len(reply.body))
+    fields += reply.headers
+    answer = scope.get("millrace.answer")
+    if answer is not None and answer(reply.status, b"".join([b"%b: %b\r\n" % field for field in fields]), reply.body):
+        return
+    await send({"type": "http.response.start", "status": reply.status, "headers": fields})
     await send({"type": "http.response.body", "body": reply.body})
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from app.api.wire import MAX_INT64, decode_json, depth
+from app.api.wire import MAX_INT64, decode_json, decode_lines, depth
 from app.domain.position import parse_time
 from app.domain.record import (
     KEY_BASE64,
@@ -93,8 +93,8 @@ def decode_json_body(body: bytes) -> list[Record]:
                 errors=[{"field": "records", "detail": "is required"}],
             )
         return _records([request], body)
-    if request.value is not UNSET or request.key is not None or request.headers is not None:
-        raise InvalidRequest("send either records or a single record, not both")
+    if request != ProduceBody(records=request.records):
+        raise InvalidRequest("send either records or the fields of a single record, not both")
     return _records(request.records, body)
 
 
@@ -105,7 +105,7 @@ def decode_record_lines(body: bytes) -> list[Record]:
         BadRequest: It is not JSON.
         InvalidRequest, InvalidRecord, InvalidTimestamp: With the record's index.
     """
-    return _records(decode_json(_record, body, lines=True), body)
+    return _records(decode_lines(_record, body), body)
 
 
 def decode_value_lines(body: bytes, key_from: str | None, timestamp_from: str | None) -> list[Record]:
@@ -120,7 +120,7 @@ def decode_value_lines(body: bytes, key_from: str | None, timestamp_from: str | 
         BadRequest: It is not JSON.
         InvalidRequest, InvalidRecord, InvalidTimestamp: With the record's index.
     """
-    values: list[Raw] = decode_json(_raw, body, lines=True)
+    values: list[Raw] = decode_lines(_raw, body)
     deep = body.count(b"[") + body.count(b"{") > MAX_VALUE_DEPTH
     records = []
     for index, raw in enumerate(values):

@@ -55,7 +55,7 @@ class Problem(NamedTuple):
         slug: The last part of its type, `/problems/{slug}`.
         code: The symbolic name, Kafka's where Kafka has one.
         title: A few words.
-        status: The HTTP status.
+        status: The HTTP status; several, where one code has several: `410 or 416`.
         cause: Why the server refuses. What stands between backticks is set as code, here and in the cure.
         cure: What to do.
     """
@@ -83,7 +83,7 @@ def problem_page(slug: str, code: str, title: str, status: str, cause: str, cure
         title,
         '<nav><a href="/problems">All problems</a> · <a href="/docs">API</a></nav>\n'
         f"<h1>{html.escape(title)}</h1>\n"
-        f'<p class="name"><code>{html.escape(code)}</code> · HTTP {status} · '
+        f'<p class="name"><code>{html.escape(code)}</code> · HTTP {html.escape(status)} · '
         f"<code>/problems/{html.escape(slug)}</code></p>\n"
         f"<h2>Cause</h2>\n<p>{_prose(cause)}</p>\n"
         f"<h2>Cure</h2>\n<p>{_prose(cure)}</p>",
@@ -93,7 +93,7 @@ def problem_page(slug: str, code: str, title: str, status: str, cause: str, cure
 def problem_index(problems: Iterable[Problem]) -> str:
     """Render the list of all problem types in the order given; send it with `PAGE_HEADERS`."""
     rows = "\n".join(
-        f'<tr><td>{problem.status}</td><td><a href="/problems/{html.escape(problem.slug)}">'
+        f'<tr><td>{html.escape(problem.status)}</td><td><a href="/problems/{html.escape(problem.slug)}">'
         f"{html.escape(problem.title)}</a></td><td><code>{html.escape(problem.code)}</code></td></tr>"
         for problem in problems
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import zstandard
@@ -61,9 +61,30 @@ _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 
 
+def records_out(partition: int, records: Sequence[StoredRecord]) -> list[RecordOut | RecordWithHeadersOut]:
+    """Return the records of a partition in the shape of the answer."""
+    return [
+        RecordOut(partition, offset, timestamp_ms, None if key is None else key.decode(), Raw(value))
+        if not encoding and headers is None and value is not None
+        else _record_out(partition, offset, timestamp_ms, encoding, key, value, headers)
+        for offset, timestamp_ms, encoding, key, value, headers, _ in records
+    ]
+
+
 def record_out(partition: int, record: StoredRecord) -> RecordOut | RecordWithHeadersOut:
     """Return a stored record in the shape of the answer: bytes, text and JSON exactly as they were sent."""
-    offset, timestamp_ms, encoding, key, value, headers = record
+    return _record_out(partition, *record[:6])
+
+
+def _record_out(
+    partition: int,
+    offset: int,
+    timestamp_ms: int,
+    encoding: int,
+    key: bytes | None,
+    value: bytes | None,
+    headers: bytes | None,
+) -> RecordOut | RecordWithHeadersOut:
     name = "json"
     if value is None:
         raw = _NULL

@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 
 from app.api.decoding import ProduceBody
 from app.api.problems import MEDIA_TYPE, STATUS, Problem
-from app.api.wire import Description, WireOperation, WireRoute
+from app.api.wire import Description, WireOperation, WireRoute, wire_routes
 from app.errors import BrokerError
 
 Schema = dict[str, Any]
@@ -40,16 +40,7 @@ TAGS = [
 
 def operations(app: FastAPI) -> Iterator[WireRoute]:
     """Return the routes that are operations, in the order of the document."""
-    return (route for route in iter_routes(app.router.routes) if isinstance(route, WireRoute))
-
-
-def iter_routes(routes: list[Any]) -> Iterator[Any]:
-    """Return routes and those of included routers."""
-    for route in routes:
-        if isinstance(route, WireRoute):
-            yield route
-        elif (inner := getattr(route, "original_router", None)) is not None:
-            yield from iter_routes(inner.routes)
+    return wire_routes(app.router.routes)
 
 
 def document(app: FastAPI) -> Schema:

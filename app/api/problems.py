@@ -45,6 +45,8 @@ STATUS: dict[type[BrokerError], int] = {
     errors.UnknownServerError: 500,
     errors.UnknownTopicOrPartition: 404,
     errors.UnsupportedMediaType: 415,
+    errors.UriTooLong: 414,
+    errors.HeaderFieldsTooLarge: 431,
     errors.WrongHost: 421,
 }
 

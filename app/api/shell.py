@@ -59,8 +59,7 @@ class Shell:
         try:
             self._admit(scope)
         except BrokerError as refusal:
-            identity = request_id(scope)
-            await send_reply(send, Reply.problem(refusal, identity), identity)
+            await send_reply(scope, send, Reply.problem(refusal, request_id(scope)))
             return
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}

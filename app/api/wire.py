@@ -9,16 +9,25 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_type_hints
+from itertools import accumulate
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from app.api.call import Call, Reply
-from app.errors import BadRequest, BrokerError, InvalidRequest, UnknownTopicOrPartition, UnsupportedMediaType
+from app.api.media import form_refused, media_type_of
+from app.errors import (
+    BadRequest,
+    BrokerError,
+    InvalidRequest,
+    MethodNotAllowed,
+    UnknownTopicOrPartition,
+    UnsupportedMediaType,
+)
 
 Handler = Callable[..., Awaitable[Reply]]
 Binder = Callable[[Call], Any]
@@ -29,14 +38,10 @@ MAX_BODY_DEPTH = 32
 MAX_INT64 = 2**63 - 1
 
 _REF = "#/components/schemas/{name}"
-_FORMS = {b"application/x-www-form-urlencoded", b"multipart/form-data"}
 _PLACE = re.compile(r"^(?P<detail>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
-_INDEX = re.compile(r"\[(\d+)\]")
-
-CURL_HINT = (
-    "the body has a form type, which is what curl -d sends; use: curl --json '{…}' URL, "
-    "or with a curl before 7.82: curl -H 'Content-Type: application/json' -d '{…}' URL"
-)
+_RECORD = re.compile(r"^\.records\[(\d+)\]")
+_INDEX = re.compile(r"\[\d+\]")
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +74,6 @@ def describe(description: Description) -> Callable[[H], H]:
         return handler
 
     return attach
-
-
-def form_refused(media_type: bytes) -> None:
-    """Refuse form types.
-
-    Raises:
-        UnsupportedMediaType: With the commands that work.
-    """
-    if media_type in _FORMS:
-        raise UnsupportedMediaType(CURL_HINT)
-
-
-def media_type_of(call: Call) -> bytes:
-    """Return the Content-Type without its parameters, in lower case; empty without one."""
-    value = call.header(b"content-type")
-    return b"" if value is None else value.partition(b";")[0].strip().lower()
 
 
 class WireOperation:
@@ -138,10 +127,24 @@ class WireRoute(APIRoute):
         super().__init__(path, documented, **options)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the operation; the scope has been matched."""
+        """Run the operation, if the method is the route's: the path has been matched."""
+        if scope["method"] not in (self.methods or ()):
+            routes = [route for route in wire_routes(scope["app"].router.routes) if route.path == self.path]
+            allowed = {method for route in routes for method in route.methods or ()}
+            allow = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
+            raise MethodNotAllowed(f"this path allows {allow}", allow=allow)
         parameters = {name: str(value) for name, value in scope["path_params"].items()}
         call = Call(scope, receive, send, scope["app"].state.services, parameters)
         await call.run(self.operation)
+
+
+def wire_routes(routes: Iterable[Any]) -> Iterator[WireRoute]:
+    """Return the operations' routes among routes and those of included routers, in order."""
+    for route in routes:
+        if isinstance(route, WireRoute):
+            yield route
+        elif (inner := getattr(route, "original_router", None)) is not None:
+            yield from wire_routes(inner.routes)
 
 
 def _binder(name: str, hint: object) -> Binder:
@@ -153,40 +156,32 @@ def _binder(name: str, hint: object) -> Binder:
 
 
 def _partition_number(name: str, text: str) -> int:
-    try:
-        number = int(text) if len(text) < 20 and text.isascii() else None
-    except ValueError:
-        number = None
-    if number is None:
+    if not _INTEGER.fullmatch(text):
         raise InvalidRequest(
             f"{name} in the path must be an integer", errors=[{"field": name, "detail": "must be an integer"}]
         )
-    if number < 0:
-        raise UnknownTopicOrPartition("partitions are numbered from 0")
-    return number
+    if text.startswith("-") or len(text) > 9:
+        raise UnknownTopicOrPartition(f"there is no {name} of this number")
+    return int(text)
 
 
 def _query_binder(struct: Any) -> Binder:  # noqa: ANN401 - a struct type
     empty = struct()
+    numbers = {name for name, hint in get_type_hints(struct).items() if hint is int or int in get_args(hint)}
 
     def bind(call: Call) -> Any:  # noqa: ANN401 - the struct
         if not call.scope["query_string"]:
             return empty
-        return convert(call.query(), struct)
+        given: dict[str, Any] = call.query()
+        for name in numbers & given.keys():
+            if _INTEGER.fullmatch(given[name]):
+                given[name] = int(given[name])
+        try:
+            return msgspec.convert(given, struct)
+        except msgspec.ValidationError as error:
+            raise invalid(error, "parameter") from None
 
     return bind
-
-
-def convert(parameters: Mapping[str, str], struct: Any) -> Any:  # noqa: ANN401 - a struct type
-    """Turn parameters, all of them text, into a struct.
-
-    Raises:
-        InvalidRequest: Naming the parameter and its bound.
-    """
-    try:
-        return msgspec.convert(parameters, struct, strict=False)
-    except msgspec.ValidationError as error:
-        raise invalid(error, "parameter") from None
 
 
 def _body_decoder(struct: Any) -> Callable[[Call, bytes], Any]:  # noqa: ANN401 - a struct type
@@ -199,14 +194,15 @@ def _body_decoder(struct: Any) -> Callable[[Call, bytes], Any]:  # noqa: ANN401 
         form_refused(media_type)
         if media_type and media_type != b"application/json" and not media_type.endswith(b"+json"):
             raise UnsupportedMediaType("the body must be application/json; use: curl --json '{…}' URL")
-        if body.count(b"[") + body.count(b"{") > MAX_BODY_DEPTH and depth(body) > MAX_BODY_DEPTH:
+        decoded = decode_json(decoder, body)
+        if depth(body) > MAX_BODY_DEPTH:
             raise BadRequest(f"the JSON is nested more than {MAX_BODY_DEPTH} levels deep")
-        return decode_json(decoder, body)
+        return decoded
 
     return decode
 
 
-def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes, *, lines: bool = False) -> Any:  # noqa: ANN401
+def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:  # noqa: ANN401 - what it decodes
     """Decode UTF-8 JSON.
 
     Raises:
@@ -216,7 +212,7 @@ def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes, *, lines: bool 
     try:
         if not body.isascii():
             body.decode()
-        return decoder.decode_lines(body) if lines else decoder.decode(body)
+        return decoder.decode(body)
     except UnicodeDecodeError as error:
         raise BadRequest(f"the body is not valid UTF-8 (byte {error.start})") from None
     except RecursionError:
@@ -227,15 +223,41 @@ def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes, *, lines: bool 
         raise BadRequest(f"the body is not valid JSON: {_plain(str(error))}") from None
 
 
+def decode_lines(decoder: msgspec.json.Decoder[Any], body: bytes) -> list[Any]:
+    """Decode one JSON value a line; blank lines are skipped and do not count.
+
+    Raises:
+        BadRequest, InvalidRequest: As `decode_json`, with the index of the line.
+    """
+    lines = [line for line in body.split(b"\n") if line and not line.isspace()]
+    decode = decoder.decode
+    try:
+        if body.isascii():
+            return [decode(line) for line in lines]
+    except (RecursionError, msgspec.DecodeError):
+        """The first line that fails is named below."""
+    return [_decode_line(index, decoder, line) for index, line in enumerate(lines)]
+
+
+def _decode_line(index: int, decoder: msgspec.json.Decoder[Any], line: bytes) -> Any:  # noqa: ANN401
+    try:
+        return decode_json(decoder, line)
+    except BrokerError as refusal:
+        entry = {"detail": refusal.detail}
+        if isinstance(found := refusal.facts.get("errors"), list):
+            entry = found[0]
+        raise type(refusal)(f"record {index}: {refusal.detail}", errors=[{**entry, "index": index}]) from None
+
+
 def invalid(error: msgspec.ValidationError, noun: str) -> InvalidRequest:
     """Turn msgspec's words into a refusal with index and field."""
     match = _PLACE.match(str(error))
     detail = _plain(match["detail"] if match else "is invalid")
     path = (match["path"] if match else None) or ""
     entry: dict[str, object] = {"detail": detail}
-    if index := _INDEX.search(path):
+    if index := _RECORD.match(path):
         entry["index"] = int(index[1])
-    if name := _INDEX.sub("", path.removeprefix(".records")).strip("."):
+    if name := _INDEX.sub("", _RECORD.sub("", path)).strip("."):
         entry["field"] = _plain(name)
     place = f"{noun} {entry['field']}: " if "field" in entry else ""
     record = f"record {entry['index']}: " if "index" in entry else ""
@@ -250,17 +272,13 @@ def _plain(text: str) -> str:
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_UP = bytes(b in b"[{" for b in range(256))
+_STEP = [1 if b in b"[{" else -1 for b in range(256)]
 
 
-def depth(body: bytes) -> int:
-    """Return how deeply valid JSON is nested."""
-    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
-    level = deepest = 0
-    for is_open in brackets.translate(_UP):
-        level += 1 if is_open else -1
-        deepest = max(deepest, level)
-    return deepest
+def depth(json: bytes) -> int:
+    """Return how deeply JSON is nested; it must be valid, or this may take long."""
+    brackets = _STRING.sub(b"", json).translate(None, _NOT_BRACKETS)
+    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
 
 
 def check_bound(name: str, value: int, bound: int) -> None:

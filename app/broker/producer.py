@@ -18,6 +18,7 @@ from app.errors import (
     InvalidRecord,
     InvalidTimestamp,
     MessageTooLarge,
+    OffsetMismatch,
     ServiceUnavailable,
     UnknownPartitionInRecord,
     UnknownTopicOrPartition,
@@ -26,6 +27,8 @@ from app.storage import producers
 from app.storage.engine import Storage
 
 _ATTEMPTS = 5
+_HEADERS_OVERHEAD = 2_048
+"""More than what 50 headers gain when they are stored as a list: no record is larger than this and its request."""
 
 
 class ProduceRequest(NamedTuple):
@@ -33,7 +36,7 @@ class ProduceRequest(NamedTuple):
 
     Attributes:
         partition: The partition of the path, or None.
-        size_bytes: Bytes of the records.
+        size_bytes: Bytes of the request that the records came in.
     """
 
     topic: str
@@ -100,12 +103,15 @@ class Producer:
         if topic is None:
             if not self._auto_create_topics:
                 raise UnknownTopicOrPartition("there is no topic of this name; PUT /v1/topics/{topic} creates it")
+            self._prepare(self._topics.draft(request.topic), request)
+            if request.expected_offset:
+                raise OffsetMismatch(f"log_end_offset is 0, not {request.expected_offset}", log_end_offset=0)
             topic, _ = await self._topics.create(request.topic, TopicRequest(None, {}))
         return topic
 
     def _prepare(self, topic: TopicInfo, request: ProduceRequest) -> Append:
         stamp_time = topic.config.message_timestamp_type == "LogAppendTime"
-        _check_records(topic, request.records, None if stamp_time else self._clock() + MAX_TIMESTAMP_AHEAD_MS)
+        _check_records(topic, request, self._clock() + MAX_TIMESTAMP_AHEAD_MS)
         return Append(
             topic.topic_id,
             topic.name,
@@ -146,29 +152,35 @@ class Producer:
         return chosen
 
 
-def _check_records(topic: TopicInfo, records: list[Record], latest_ms: int | None) -> None:
+def _check_records(topic: TopicInfo, request: ProduceRequest, latest_ms: int) -> None:
     """Refuse records that the topic's configuration does not allow, naming the first by its index."""
-    max_bytes, compacted = topic.config.max_message_bytes, topic.config.compacted
+    config = topic.config
+    if request.size_bytes + _HEADERS_OVERHEAD > config.max_message_bytes:
+        _check_sizes(request.records, config.max_message_bytes)
+    if config.compacted:
+        for index, record in enumerate(request.records):
+            if record.key is None:
+                raise _at(InvalidRecord, index, "key", "is required on a compacted topic")
+    if config.message_timestamp_type == "CreateTime":
+        for index, record in enumerate(request.records):
+            if record.timestamp_ms > latest_ms:
+                detail = f"must be at most one hour ahead of the server's clock, {latest_ms}"
+                raise _at(InvalidTimestamp, index, "timestamp_ms", detail)
+
+
+def _check_sizes(records: list[Record], max_bytes: int) -> None:
     for index, record in enumerate(records):
-        key, value, headers = record.key, record.value, record.headers
-        size = (len(key) if key else 0) + (len(value) if value else 0) + (len(headers) if headers else 0)
-        if size > max_bytes:
+        if (size := record.size_bytes) > max_bytes:
             detail = f"key, value and headers have {size} bytes, and max_message_bytes is {max_bytes}"
             raise MessageTooLarge(
                 f"record {index} is too large: {detail}",
                 max_message_bytes=max_bytes,
                 errors=[{"index": index, "field": "value", "detail": detail}],
             )
-        if compacted and key is None:
-            raise InvalidRecord(
-                "records of a compacted topic need a key",
-                errors=[{"index": index, "field": "key", "detail": "is required on a compacted topic"}],
-            )
-        if latest_ms is not None and record.timestamp_ms > latest_ms:
-            raise InvalidTimestamp(
-                "a timestamp_ms is more than one hour ahead of the server's clock",
-                errors=[{"index": index, "field": "timestamp_ms", "detail": f"must be at most {latest_ms}"}],
-            )
+
+
+def _at(kind: type[BrokerError], index: int, field: str, detail: str) -> BrokerError:
+    return kind(f"record {index}: {field} {detail}", errors=[{"index": index, "field": field, "detail": detail}])
 
 
 def _check_agreement(records: list[Record], partition: int) -> None:

@@ -81,7 +81,7 @@ def read_partition(
     records = pages.read(tx, bounds, start, size.max_records, size.max_bytes)
     next_offset = records[-1].offset + 1 if records else start
     more = next_offset < bounds.log_end_offset
-    enough = (more and bool(records)) or _weight(records) >= size.min_bytes
+    enough = _is_enough(records, size.min_bytes, more=more)
     return PartitionPage(partition, records, start, next_offset, bounds.log_start_offset, bounds.log_end_offset, enough)
 
 
@@ -111,7 +111,7 @@ def read_topic(
         starts,
         next_offsets,
         [one.log_end_offset for one in bounds],
-        (more and bool(records)) or _weight([record for _, record in records]) >= size.min_bytes,
+        _is_enough([record for _, record in records], size.min_bytes, more=more),
     )
 
 
@@ -150,9 +150,11 @@ def _resolve(tx: Tx, bounds: Bounds, position: Position, reset: OffsetReset | No
     )
 
 
-def _weight(records: Sequence[StoredRecord]) -> int:
-    """Return the bytes of records as `min_bytes` counts them: a record without any counts as one."""
-    return max(len(records), sum(record.size_bytes for record in records))
+def _is_enough(records: Sequence[StoredRecord], min_bytes: int, *, more: bool) -> bool:
+    """Return whether a page has `min_bytes`, or is as full as it may be. Each record counts as one byte at least."""
+    if not records:
+        return min_bytes == 0
+    return more or len(records) >= min_bytes or sum(record.size_bytes for record in records) >= min_bytes
 
 
 def _shares(

@@ -77,8 +77,10 @@ class Topics:
         """Load a topic from the database.
 
         Raises:
+            InvalidTopicName: Nothing can have this name.
             UnknownTopicOrPartition: There is none of this name.
         """
+        rules.check_topic_name(name)
         found = await self._storage.read(topics.find, name, self._defaults)
         if found is None:
             self._cache.pop(name, None)
@@ -90,6 +92,10 @@ class Topics:
         """Drop a topic from the cache if it is still what this node knows."""
         if self._cache.get(info.name) is info:
             del self._cache[info.name]
+
+    def draft(self, name: str) -> TopicInfo:
+        """Return what a topic would be that is created without any wish, to judge a request before that."""
+        return TopicInfo(0, name, 0, 0, self._defaults, tuple(range(self._default_partitions)))
 
     async def list_(self, after: str, limit: int) -> list[TopicInfo]:
         """Return up to `limit` topics by name, from the first above `after`."""

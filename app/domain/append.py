@@ -63,8 +63,8 @@ class TopicChanged(msgspec.Struct, frozen=True):
 
 Outcome = Accepted | TopicChanged | BrokerError
 
-Row = tuple[int, int, int, int, bytes | None, bytes | None, bytes | None, int, int]
-"""partition_id, offset, timestamp_ms, encoding, key, value, headers, start_bytes, max_timestamp_ms."""
+Row = tuple[int, int, int, bytes | None, bytes | None, bytes | None, int, int]
+"""Id, timestamp_ms, encoding, key, value, headers, start_bytes and max_timestamp_ms of a record."""
 
 
 class PartitionEnd(msgspec.Struct):
@@ -73,6 +73,7 @@ class PartitionEnd(msgspec.Struct):
     Attributes:
         size_bytes: Bytes of all records ever appended, as far as they are counted in the rows.
         max_timestamp_ms: Largest timestamp so far.
+        first_id: The storage's id of offset 0; ids rise with the offset.
     """
 
     topic_id: int
@@ -80,6 +81,7 @@ class PartitionEnd(msgspec.Struct):
     log_end_offset: int
     size_bytes: int
     max_timestamp_ms: int
+    first_id: int = 0
 
 
 class StoredKey(msgspec.Struct, frozen=True):
@@ -182,22 +184,28 @@ class Batch:
             raise OffsetMismatch(f"log_end_offset is {end}, not {expected_offset}", log_end_offset=end)
 
     def _place(self, append: Append) -> Appended:
+        """Give each record its offset, and make its row."""
+        ends = {partition: self._ends[append.partition_ids[partition]] for partition in set(append.partitions)}
+        now_ms, stamp_time, add_row = self._now_ms, append.stamp_time, self.rows.append
         offsets: list[int] = []
         timestamps: list[int] = []
-        now_ms, stamp_time = self._now_ms, append.stamp_time
         for record, partition in zip(append.records, append.partitions, strict=True):
-            partition_id = append.partition_ids[partition]
-            end = self._ends[partition_id]
+            end = ends[partition]
             timestamp_ms = now_ms if stamp_time or record.timestamp_ms < 0 else record.timestamp_ms
             end.max_timestamp_ms = max(end.max_timestamp_ms, timestamp_ms)
-            offset = end.log_end_offset
+            offset, size = end.log_end_offset, end.size_bytes
             key, value, headers = record.key, record.value, record.headers
-            self.rows.append(
-                (partition_id, offset, timestamp_ms, record.encoding, key, value, headers, end.size_bytes,
-                 end.max_timestamp_ms)
-            )  # fmt: skip
+            add_row(
+                (end.first_id + offset, timestamp_ms, record.encoding, key, value, headers, size, end.max_timestamp_ms)
+            )
             end.log_end_offset = offset + 1
-            end.size_bytes += (len(key) if key else 0) + (len(value) if value else 0) + (len(headers) if headers else 0)
+            if key is not None:
+                size += len(key)
+            if value is not None:
+                size += len(value)
+            if headers is not None:
+                size += len(headers)
+            end.size_bytes = size
             offsets.append(offset)
             timestamps.append(timestamp_ms)
         return Appended(append.partitions, offsets, timestamps)

@@ -47,7 +47,11 @@ class Record(msgspec.Struct, gc=False):
 
 
 class StoredRecord(NamedTuple):
-    """A record as it lies in the log, in the order of the columns that a page reads."""
+    """A record as it lies in the log, in the order of the columns that a page reads.
+
+    Attributes:
+        start_bytes: Bytes of the partition's records before it.
+    """
 
     offset: int
     timestamp_ms: int
@@ -55,6 +59,7 @@ class StoredRecord(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: bytes | None
+    start_bytes: int
 
     @property
     def size_bytes(self) -> int:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, Table
+from sqlalchemy import Connection, Engine, Select, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
+from app.domain.append import Row
 from app.errors import BrokerError, DiskFull, LockTimeout, OutcomeUnknown, ServiceUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-RecordRow = tuple[int, int, int, bytes | None, bytes | None, bytes | None, int, int]
-"""A row of `records` in the order of its columns."""
 
 _ATTEMPTS = 3
 
@@ -51,17 +50,18 @@ class Dialect(Protocol):
     shared: bool
     read_engine: Engine
     write_engine: Engine
+    driver_error: type[Exception]
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
         """Return the dialect's INSERT, which knows ON CONFLICT."""
 
-    def append_records(self, connection: Connection, rows: Sequence[RecordRow]) -> None:
+    def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
         """Insert rows of `records` in bulk."""
 
-    def lock_partitions(self, connection: Connection, partition_ids: Sequence[int]) -> None:
+    def lock_partitions(self, tx: Tx, partition_ids: Sequence[int]) -> None:
         """Lock partitions, given in ascending order, until the transaction ends."""
 
-    def fault(self, error: DBAPIError) -> Fault:
+    def fault(self, error: Exception) -> Fault:
         """Classify a database error."""
 
     def tidy(self, connection: Connection) -> None:
@@ -79,6 +79,57 @@ class Tx:
     def __init__(self, connection: Connection, dialect: Dialect) -> None:
         self.connection = connection
         self.dialect = dialect
+
+    def driver(self) -> Any:  # noqa: ANN401 - a connection of sqlite3 or psycopg
+        """Return the driver's connection, in the same transaction: for hot paths."""
+        return self.connection.connection.driver_connection
+
+
+class Query:
+    """A SELECT for hot paths: compiled once, run on the driver's connection in the same transaction.
+
+    One parameter may be a list (`expanding`). Lists are filled up to the next power of two by repeating their
+    last entry, so that there are few statements to prepare.
+    """
+
+    def __init__(self, statement: Select[*tuple[Any, ...]], *, expanding: str = "") -> None:
+        self._statement = statement
+        self._expanding = expanding
+        self._compiled: dict[tuple[str, int], _Compiled] = {}
+
+    def rows(self, tx: Tx, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """Return all rows."""
+        length = 0
+        if self._expanding:
+            entries = parameters[self._expanding]
+            length = 1 << (len(entries) - 1).bit_length()
+        compiled = self._compiled.get((tx.dialect.name, length)) or self._compile(tx, length, parameters)
+        if self._expanding:
+            parameters = dict(zip(compiled.names, (*entries, *(entries[-1:] * (length - len(entries)))), strict=True))
+        given: Any = compiled.constants | parameters
+        if compiled.order is not None:
+            given = [given[name] for name in compiled.order]
+        found: list[tuple[Any, ...]] = tx.driver().execute(compiled.sql, given).fetchall()
+        return found
+
+    def _compile(self, tx: Tx, length: int, parameters: dict[str, Any]) -> _Compiled:
+        compiled = self._statement.compile(dialect=tx.connection.dialect)
+        sample = parameters | ({self._expanding: [0] * length} if length else {})
+        state = compiled.construct_expanded_state(sample, escape_names=False)
+        names = list(state.parameter_expansion.get(self._expanding, ()))
+        constants = {name: value for name, value in state.parameters.items() if name not in names}
+        result = _Compiled(state.statement, constants, names, state.positiontup)
+        self._compiled[tx.dialect.name, length] = result
+        return result
+
+
+class _Compiled(NamedTuple):
+    """SQL of the driver: its constants, the names of the list's entries, and the order where it is by position."""
+
+    sql: str
+    constants: dict[str, Any]
+    names: list[str]
+    order: Sequence[str] | None
 
 
 class Space(Protocol):
@@ -104,8 +155,11 @@ class Storage:
     def __init__(self, dialect: Dialect, space: Space | None = None) -> None:
         self.dialect = dialect
         self._space = space
-        self._readers = ThreadPoolExecutor(dialect.readers, "millrace-read")
-        self._writers = ThreadPoolExecutor(dialect.writers, "millrace-write")
+        self._readers = ThreadPoolExecutor(dialect.readers, "millrace-read", self._begin_worker)
+        self._writers = ThreadPoolExecutor(dialect.writers, "millrace-write", self._begin_worker)
+        self._errors = (DBAPIError, dialect.driver_error)
+        self._worker = threading.local()
+        self._connections: list[Connection] = []
 
     async def read(self, query: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `query(tx, ...)` on one snapshot.
@@ -135,9 +189,13 @@ class Storage:
         """Run a read in this thread."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with self.dialect.read_engine.connect() as connection:
+                connection = self._connection(self.dialect.read_engine)
+                try:
+                    connection.begin()
                     return query(Tx(connection, self.dialect), *args, **kwargs)
-            except DBAPIError as error:
+                finally:
+                    self._release(connection)
+            except self._errors as error:
                 self._refuse(error, last=attempt == _ATTEMPTS)
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
@@ -146,12 +204,16 @@ class Storage:
         for attempt in range(1, _ATTEMPTS + 1):
             committing = False
             try:
-                with self.dialect.write_engine.connect() as connection, connection.begin() as transaction:
+                connection = self._connection(self.dialect.write_engine)
+                try:
+                    connection.begin()
                     result = query(Tx(connection, self.dialect), *args, **kwargs)
                     committing = True
-                    transaction.commit()
-                return result
-            except DBAPIError as error:
+                    connection.commit()
+                    return result
+                finally:
+                    self._release(connection)
+            except self._errors as error:
                 if committing and self.dialect.fault(error) is Fault.DISCONNECTED:
                     raise OutcomeUnknown(
                         "the connection to the database was lost during COMMIT; repeat the request with the "
@@ -160,6 +222,29 @@ class Storage:
                     ) from error
                 self._refuse(error, last=attempt == _ATTEMPTS)
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
+
+    def _connection(self, engine: Engine) -> Connection:
+        """Return a connection; a worker thread keeps its own: to take one from the pool costs as much as a read."""
+        kept: dict[Any, Connection] | None = getattr(self._worker, "connections", None)
+        if kept is None:
+            return engine.connect()
+        if (connection := kept.get(engine)) is None:
+            connection = kept[engine] = engine.connect()
+            self._connections.append(connection)
+        return connection
+
+    def _release(self, connection: Connection) -> None:
+        """End the transaction if it is still open; drop a connection that cannot even do that."""
+        try:
+            if connection.in_transaction():
+                connection.rollback()
+        except self._errors:
+            connection.invalidate()
+        if not hasattr(self._worker, "connections"):
+            connection.close()
+
+    def _begin_worker(self) -> None:
+        self._worker.connections = {}
 
     @property
     def full(self) -> bool:
@@ -176,9 +261,11 @@ class Storage:
         """Wait for running queries and release the database."""
         self._readers.shutdown()
         self._writers.shutdown()
+        for connection in self._connections:
+            connection.close()
         self.dialect.close()
 
-    def _refuse(self, error: DBAPIError, *, last: bool) -> None:
+    def _refuse(self, error: Exception, *, last: bool) -> None:
         """Raise what the error means, or return if the transaction is worth another attempt."""
         fault = self.dialect.fault(error)
         if fault in {Fault.CONFLICT, Fault.DISCONNECTED} and not last:

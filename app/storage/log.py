@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, func, select
 
 from app.domain.append import Append, Batch, Outcome, PartitionEnd, partition_ids_of
 from app.storage import idempotency, producers
-from app.storage.engine import Tx
+from app.storage.engine import Query, Tx
 from app.storage.tables import OFFSET_BITS, OFFSET_MASK, partitions, records, topics
 
 first_record_id = partitions.c.partition_id * (1 << OFFSET_BITS)
@@ -29,7 +29,7 @@ size_of_record = (
 )
 """Bytes of key, value and headers as stored."""
 
-_ENDS = (
+_ENDS = Query(
     select(
         partitions.c.partition_id,
         partitions.c.topic_id,
@@ -41,7 +41,8 @@ _ENDS = (
     )
     .join(topics, topics.c.topic_id == partitions.c.topic_id)
     .outerjoin(records, records.c.record_id == last_record_id)
-    .where(partitions.c.partition_id.in_(bindparam("ids", expanding=True)))
+    .where(partitions.c.partition_id.in_(bindparam("ids", expanding=True))),
+    expanding="ids",
 )
 
 
@@ -58,7 +59,7 @@ def append(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Outcome]:
     batch = Batch(_lock_ends(tx, partition_ids_of(appends)), stored, fences, states, now_ms)
     outcomes = [batch.judge(a) for a in appends]
     if batch.rows:
-        tx.dialect.append_records(tx.connection, [(row[0] << OFFSET_BITS | row[1], *row[2:]) for row in batch.rows])
+        tx.dialect.append_records(tx, batch.rows)
     if key_ids:
         idempotency.settle(tx, [k for k in key_ids if k not in stored], batch.keys_written, now_ms)
     if producer_ids:
@@ -66,10 +67,10 @@ def append(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Outcome]:
     return outcomes
 
 
-def _lock_ends(tx: Tx, partition_ids: Sequence[int]) -> dict[int, PartitionEnd]:
+def _lock_ends(tx: Tx, partition_ids: list[int]) -> dict[int, PartitionEnd]:
     """Lock partitions and then, in a statement of its own, read where they end."""
-    tx.dialect.lock_partitions(tx.connection, partition_ids)
-    rows = tx.connection.execute(_ENDS, {"ids": partition_ids})
+    tx.dialect.lock_partitions(tx, partition_ids)
+    rows = _ENDS.rows(tx, {"ids": partition_ids})
     return {
         partition_id: PartitionEnd(
             topic_id,
@@ -77,6 +78,7 @@ def _lock_ends(tx: Tx, partition_ids: Sequence[int]) -> dict[int, PartitionEnd]:
             log_start_offset if last_id is None else max(log_start_offset, (last_id & OFFSET_MASK) + 1),
             size_bytes,
             max_timestamp_ms,
+            partition_id << OFFSET_BITS,
         )
         for partition_id, topic_id, version, log_start_offset, last_id, size_bytes, max_timestamp_ms in rows
     }

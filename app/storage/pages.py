@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy import BigInteger, bindparam, select
 
 from app.domain.record import StoredRecord
-from app.storage.engine import Tx
+from app.storage.engine import Query, Tx
 from app.storage.log import last_record_id
 from app.storage.tables import OFFSET_BITS, OFFSET_MASK, partitions, records, topics
 
@@ -31,7 +32,7 @@ class Bounds(NamedTuple):
     sparse: bool
 
 
-_BOUNDS = (
+_BOUNDS = Query(
     select(
         partitions.c.partition_id,
         partitions.c.topic_id,
@@ -42,7 +43,8 @@ _BOUNDS = (
         last_record_id.label("last_id"),
     )
     .join(topics, topics.c.topic_id == partitions.c.topic_id)
-    .where(partitions.c.partition_id.in_(bindparam("ids", expanding=True)))
+    .where(partitions.c.partition_id.in_(bindparam("ids", expanding=True))),
+    expanding="ids",
 )
 
 _LOCK = select(partitions.c.partition_id).where(partitions.c.partition_id == bindparam("id")).with_for_update()
@@ -55,7 +57,9 @@ _columns = (
     records.c.key,
     records.c.value,
     records.c.headers,
+    records.c.start_bytes,
 )
+_record = partial(tuple.__new__, StoredRecord)
 _first_start_bytes = (
     select(records.c.start_bytes)
     .where(records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high"))
@@ -64,7 +68,7 @@ _first_start_bytes = (
     .correlate(None)
     .scalar_subquery()
 )
-_PAGE = (
+_PAGE = Query(
     select(*_columns)
     .where(records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high"))
     .where(records.c.start_bytes < _first_start_bytes + bindparam("max_bytes", type_=BigInteger))
@@ -85,7 +89,7 @@ def bounds(tx: Tx, partition_ids: Sequence[int]) -> dict[int, Bounds]:
             row[4] if row[6] is None else max(row[4], (row[6] & OFFSET_MASK) + 1),
             row[5] > 0,
         )
-        for row in tx.connection.execute(_BOUNDS, {"ids": partition_ids})
+        for row in _BOUNDS.rows(tx, {"ids": list(partition_ids)})
     }
 
 
@@ -116,22 +120,23 @@ def read(tx: Tx, bounds: Bounds, offset: int, max_records: int, max_bytes: int) 
     while offset < bounds.log_end_offset and len(page) < max_records and left_bytes > 0:
         end = min(offset + step, bounds.log_end_offset)
         rows = _range(tx, bounds.partition_id, offset, end, max_records - len(page), left_bytes)
-        for record in rows:
-            if page and record.size_bytes > left_bytes:
+        if rows:
+            left_bytes -= rows[-1].start_bytes + rows[-1].size_bytes - rows[0].start_bytes
+            if left_bytes < 0 and (page or len(rows) > 1):
+                return page + rows[:-1]
+            page += rows
+            if not bounds.sparse:
                 return page
-            left_bytes -= record.size_bytes
-            page.append(record)
-        if page and not bounds.sparse:
-            return page
         offset = rows[-1].offset + 1 if rows else end
         step = min(step * 4, _WIDEST_STEP)
     return page
 
 
 def _range(tx: Tx, partition_id: int, start: int, end: int, max_records: int, max_bytes: int) -> list[StoredRecord]:
+    """Return the records of a range of offsets that begin within `max_bytes`: the last may end beyond."""
     base = partition_id << OFFSET_BITS
-    rows = tx.connection.execute(
-        _PAGE,
+    rows = _PAGE.rows(
+        tx,
         {
             "base": base,
             "low": base + start,
@@ -140,4 +145,4 @@ def _range(tx: Tx, partition_id: int, start: int, end: int, max_records: int, ma
             "max_records": max_records,
         },
     )
-    return [StoredRecord._make(row) for row in rows]
+    return list(map(_record, rows))

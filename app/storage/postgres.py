@@ -11,7 +11,8 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from app.storage.engine import Fault, RecordRow
+from app.domain.append import Row
+from app.storage.engine import Fault, Tx
 
 _LANES = 4
 _SPARE_WRITERS = 2
@@ -58,6 +59,7 @@ class Postgres:
     writers = _LANES + _SPARE_WRITERS
     lanes = _LANES
     shared = True
+    driver_error: type[Exception] = psycopg.Error
 
     def __init__(self, url: URL) -> None:
         self.write_engine = _engine(url, self.writers, reads=False)
@@ -67,18 +69,17 @@ class Postgres:
         """Return PostgreSQL's INSERT, which knows ON CONFLICT."""
         return insert(table)
 
-    def append_records(self, connection: Connection, rows: Sequence[RecordRow]) -> None:
+    def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
         """Insert rows of `records` from one array per column: one plan for every size."""
-        columns = tuple(list(column) for column in zip(*rows, strict=True))
-        connection.exec_driver_sql(_APPEND, columns)
+        tx.driver().execute(_APPEND, [list(column) for column in zip(*rows, strict=True)])
 
-    def lock_partitions(self, connection: Connection, partition_ids: Sequence[int]) -> None:
+    def lock_partitions(self, tx: Tx, partition_ids: Sequence[int]) -> None:
         """Take an advisory lock on each partition, in the order given."""
-        connection.exec_driver_sql(_LOCK_PARTITIONS, (_LOCK_CLASS, list(partition_ids)))
+        tx.driver().execute(_LOCK_PARTITIONS, (_LOCK_CLASS, list(partition_ids)))
 
-    def fault(self, error: DBAPIError) -> Fault:
+    def fault(self, error: Exception) -> Fault:
         """Classify by SQLSTATE."""
-        cause = error.orig
+        cause = error.orig if isinstance(error, DBAPIError) else error
         if isinstance(cause, errors.SerializationFailure | errors.DeadlockDetected):
             return Fault.CONFLICT
         if isinstance(cause, errors.LockNotAvailable | errors.QueryCanceled):

@@ -75,7 +75,7 @@ def find_locked(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic | None:
     """Lock a topic and all its partitions until the transaction ends, and return it, or None."""
     found = next(iter(_load(tx, tx.connection.execute(_FIND_LOCKED, {"name": name}).all(), defaults)), None)
     if found is not None:
-        tx.dialect.lock_partitions(tx.connection, sorted(found.info.partition_ids))
+        tx.dialect.lock_partitions(tx, sorted(found.info.partition_ids))
     return found
 
 

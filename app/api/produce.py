@@ -1,26 +1,21 @@
-"""Produce and fetch."""
+"""Produce."""
 
 from __future__ import annotations
 
-import asyncio
 from hashlib import sha256
-from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import quote, urlencode
+from typing import Annotated, Literal
 
 import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
 from app import errors
-from app.api import decoding, encoding, examples
-from app.api.call import JSON, Call, Header, Reply
-from app.api.wire import MAX_INT64, Description, WireRoute, check_bound, describe, form_refused, media_type_of
-from app.broker.patience import Patience
+from app.api import decoding, examples
+from app.api.call import Call, Reply
+from app.api.media import LINE_TYPES, charset_of, form_refused, media_type_of
+from app.api.wire import MAX_INT64, Description, WireRoute, describe
 from app.broker.producer import ProduceRequest
-from app.broker.reading import PageSize
 from app.domain.append import Accepted, Appended, IdempotencyKey
-from app.domain.cursor import Cursor, decode_cursor, encode_cursor
-from app.domain.position import Position, parse_position
 from app.domain.producer import MAX_EPOCH, MAX_SEQUENCE, ProducerStamp
 from app.domain.record import Record
 from app.domain.topic import check_name
@@ -28,7 +23,6 @@ from app.errors import BadRequest, InvalidRequest, UnsupportedMediaType
 
 router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=WireRoute)
 
-_LINE_TYPES = {b"application/x-ndjson", b"application/jsonl", b"application/ndjson"}
 Natural = Annotated[int, Meta(ge=0, le=MAX_INT64)]
 Short = Annotated[str, Meta(max_length=512)]
 
@@ -92,68 +86,6 @@ class MinimalProduceAnswer(msgspec.Struct, omit_defaults=True):
     duplicate: bool = False
 
 
-class FetchQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Where to read, how much, and how long to wait for it."""
-
-    offset: Annotated[
-        str,
-        Meta(
-            max_length=64,
-            description="An offset, `earliest`, `latest`, `-N` (the last N), or `@` and epoch ms or RFC 3339.",
-        ),
-    ] = "earliest"
-    max_records: Annotated[int, Meta(ge=1, le=10_000)] = 500
-    max_bytes: Annotated[int, Meta(ge=1, le=33_554_432)] = 1_048_576
-    min_bytes: Annotated[int, Meta(ge=0, le=33_554_432, description="Wait for as many bytes.")] = 1
-    max_wait_ms: Annotated[int, Meta(ge=0, le=60_000, description="Longest wait for min_bytes.")] = 0
-    offset_reset: Annotated[
-        Literal["earliest", "latest"] | None, Meta(description="Where to go on instead of 410 or 416.")
-    ] = None
-
-
-class FetchTopicQuery(FetchQuery, forbid_unknown_fields=True, kw_only=True):
-    """As for a partition; `cursor` goes on where a page ended."""
-
-    cursor: Annotated[str | None, Meta(description="next_cursor of a page; instead of offset.")] = None
-
-
-class FetchedHeader(msgspec.Struct, omit_defaults=True):
-    """A header; `encoding` is `base64` where the value is bytes."""
-
-    name: str
-    value: str | None
-    encoding: Literal["text", "base64"] = "text"
-
-
-class FetchedRecord(msgspec.Struct, omit_defaults=True):
-    """A record; `encoding`, `key_encoding` and `headers` are left out where they are the default."""
-
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: str | None
-    value: Any
-    headers: list[FetchedHeader] = []
-    encoding: Literal["json", "text", "base64"] = "json"
-    key_encoding: Literal["text", "base64"] = "text"
-
-
-class FetchAnswer(msgspec.Struct):
-    """A page of a partition and its bounds, of one moment."""
-
-    records: list[FetchedRecord]
-    next_offset: int
-    log_start_offset: int
-    log_end_offset: int
-
-
-class FetchTopicAnswer(msgspec.Struct):
-    """A page of all partitions, merged by time."""
-
-    records: list[FetchedRecord]
-    next_cursor: str
-
-
 _PRODUCE_REFUSALS = (
     errors.UnknownTopicOrPartition,
     errors.InvalidTopicName,
@@ -191,46 +123,6 @@ async def produce(call: Call, topic: str, query: ProduceQuery) -> Reply:
     return await _produce(call, topic, None, query, None)
 
 
-@router.get("/records")
-@describe(
-    Description(
-        answers={200: FetchTopicAnswer},
-        refusals=(errors.UnknownTopicOrPartition, errors.OffsetBelowLogStart, errors.InvalidCursor),
-        examples={"topic": "orders"},
-        media=("application/x-ndjson",),
-        hot=True,
-    )
-)
-async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
-    """Read all partitions of a topic, merged by time.
-
-    The order within a partition is kept, and each partition with unread records has a share of the page.
-    `next_cursor` goes on where the page ended. With `Accept: application/x-ndjson` one record a line.
-    """
-    start: Position | Cursor
-    if query.cursor is not None:
-        if query.offset != "earliest":
-            raise InvalidRequest("send either cursor or offset, not both")
-        start = decode_cursor(query.cursor)
-    else:
-        start = parse_position(query.offset)
-    services = call.services
-    size = _size(call, query)
-    waiting = _waiting(call, query)
-    try:
-        page, cursor = await services.fetcher.fetch_topic(
-            topic, start, size, query.offset_reset, waiting and waiting.patience
-        )
-    finally:
-        _stop(waiting)
-    word = encode_cursor(cursor)
-    link = _link(call, query, {"cursor": word})
-    if _wants_lines(call):
-        return _page(call, encoding.ndjson(page.records), b"application/x-ndjson", link)
-    records = [encoding.record_out(partition, record) for partition, record in page.records]
-    return _page(call, encoding.encode(encoding.TopicPageOut(records, word)) + b"\n", JSON, link)
-
-
 @router.post("/partitions/{partition}/records")
 @describe(
     Description(
@@ -251,40 +143,6 @@ async def produce_to_partition(call: Call, topic: str, partition: int, query: Pr
     return await _produce(call, topic, partition, query, query.expected_offset)
 
 
-@router.get("/partitions/{partition}/records")
-@describe(
-    Description(
-        answers={200: FetchAnswer},
-        refusals=(errors.UnknownTopicOrPartition, errors.OffsetBelowLogStart, errors.OffsetAboveLogEnd),
-        examples={"topic": "orders", "partition": 0},
-        media=("application/x-ndjson",),
-        hot=True,
-    )
-)
-async def fetch(call: Call, topic: str, partition: int, query: FetchQuery) -> Reply:
-    """Read a partition from an offset, the start, the end or a time.
-
-    `records` is empty only at `log_end_offset` or when the wait ran out. With `max_wait_ms` the answer comes as
-    soon as `min_bytes` are there. With `Accept: application/x-ndjson` one record a line.
-    """
-    position = parse_position(query.offset)
-    size = _size(call, query)
-    waiting = _waiting(call, query)
-    try:
-        page = await call.services.fetcher.fetch(
-            topic, partition, position, size, query.offset_reset, waiting and waiting.patience
-        )
-    finally:
-        _stop(waiting)
-    link = _link(call, query, {"offset": str(page.next_offset)})
-    if _wants_lines(call):
-        lines = encoding.ndjson([(partition, record) for record in page.records])
-        return _page(call, lines, b"application/x-ndjson", link)
-    records = [encoding.record_out(partition, record) for record in page.records]
-    answer = encoding.PartitionPageOut(records, page.next_offset, page.log_start_offset, page.log_end_offset)
-    return _page(call, encoding.encode(answer) + b"\n", JSON, link)
-
-
 async def _produce(
     call: Call, topic: str, partition: int | None, query: ProduceQuery, expected_offset: int | None
 ) -> Reply:
@@ -299,16 +157,15 @@ async def _produce(
     if not 1 <= len(records) <= max_records:
         detail = f"must be 1 to {max_records} records, not {len(records)}"
         raise InvalidRequest(f"records {detail}", errors=[{"field": "records", "detail": detail}])
-    size_bytes = len(body) + sum(record.size_bytes for record in records) if len(records) < 2 else len(body)
     accepted = await call.services.producer.produce(
-        ProduceRequest(topic, partition, records, size_bytes, expected_offset, key, stamp)
+        ProduceRequest(topic, partition, records, len(body), expected_offset, key, stamp)
     )
     return _answer(call, accepted)
 
 
 def _decode(call: Call, media_type: bytes, body: bytes, query: ProduceQuery) -> list[Record]:
-    lines = query.lines or ("records" if media_type in _LINE_TYPES else None)
-    is_json = media_type == b"application/json" or media_type.endswith(b"+json") or media_type in _LINE_TYPES
+    lines = query.lines or ("records" if media_type in LINE_TYPES else None)
+    is_json = media_type == b"application/json" or media_type.endswith(b"+json") or media_type in LINE_TYPES
     if lines is not None and not is_json:
         raise UnsupportedMediaType("lines needs a JSON type; use: curl --json @file 'URL?lines=values'")
     if (query.key_from is not None or query.timestamp_from is not None) and lines != "values":
@@ -321,7 +178,7 @@ def _decode(call: Call, media_type: bytes, body: bytes, query: ProduceQuery) -> 
             decoding.decode_raw(
                 body,
                 media_type,
-                _charset(call),
+                charset_of(call),
                 key=query.key,
                 partition=query.partition,
                 timestamp_ms=query.timestamp_ms,
@@ -338,14 +195,6 @@ def _pointer(text: str | None) -> str | None:
     if text is not None and not text.startswith("/"):
         raise InvalidRequest("key_from and timestamp_from are JSON pointers, such as /network")
     return text
-
-
-def _charset(call: Call) -> str:
-    for part in (call.header(b"content-type") or b"").decode("latin-1").lower().split(";")[1:]:
-        name, _, value = part.partition("=")
-        if name.strip() == "charset":
-            return value.strip().strip('"')
-    return ""
 
 
 def _idempotence(call: Call, media_type: bytes, body: bytes) -> tuple[IdempotencyKey | None, ProducerStamp | None]:
@@ -406,54 +255,3 @@ def _by_partition(appended: Appended) -> list[PartitionPlace]:
         else:
             place.count += 1
     return list(places.values())
-
-
-class _Waiting(NamedTuple):
-    patience: Patience
-    gone: asyncio.Task[None]
-
-
-def _waiting(call: Call, query: FetchQuery) -> _Waiting | None:
-    """Return the patience of a read that may wait, ended by its client's going."""
-    check_bound("max_wait_ms", query.max_wait_ms, call.services.max_wait_ms)
-    if query.max_wait_ms == 0:
-        return None
-    gone = asyncio.create_task(call.gone())
-    return _Waiting(Patience(query.max_wait_ms, gone), gone)
-
-
-def _stop(waiting: _Waiting | None) -> None:
-    if waiting is not None:
-        waiting.gone.cancel()
-
-
-def _size(call: Call, query: FetchQuery) -> PageSize:
-    check_bound("max_records", query.max_records, call.services.max_records)
-    if query.min_bytes > query.max_bytes:
-        detail = f"must be at most max_bytes, {query.max_bytes}"
-        raise InvalidRequest(f"min_bytes {detail}", errors=[{"field": "min_bytes", "detail": detail}])
-    return PageSize(query.max_records, query.max_bytes, query.min_bytes)
-
-
-def _wants_lines(call: Call) -> bool:
-    accept = call.header(b"accept")
-    return accept is not None and any(name in accept for name in _LINE_TYPES)
-
-
-def _link(call: Call, query: FetchQuery, place: dict[str, str]) -> Header:
-    """Return the Link to the next page: the same request from where this one ended."""
-    same = {
-        name: value
-        for name, value in msgspec.structs.asdict(query).items()
-        if value is not None and name not in {"offset", "cursor"} and value != getattr(FetchTopicQuery(), name)
-    }
-    path = quote(call.scope["path"], safe="/")
-    return b"link", f'<{path}?{urlencode(place | same)}>; rel="next"'.encode()
-
-
-def _page(call: Call, body: bytes, content_type: bytes, link: Header) -> Reply:
-    body, coding = encoding.compress(body, call.header(b"accept-encoding"))
-    headers = [link, (b"vary", b"accept, accept-encoding")]
-    if coding is not None:
-        headers.append((b"content-encoding", coding))
-    return Reply(body, 200, content_type, headers)

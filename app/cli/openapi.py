@@ -1,0 +1,35 @@
+"""`millrace openapi`: the API's document, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from app.cli.migrate import read_settings
+
+
+def openapi() -> None:
+    """Print the OpenAPI document."""
+    with TemporaryDirectory() as folder:
+        print(json.dumps(asyncio.run(_document(Path(folder))), ensure_ascii=False, indent=2))
+
+
+async def _document(folder: Path) -> Any:  # noqa: ANN401 - JSON
+    """Ask an application that nobody serves, on a database that nobody needs."""
+    import httpx2  # noqa: PLC0415
+
+    from app.main import create_app  # noqa: PLC0415 - FastAPI and SQLAlchemy
+
+    settings = read_settings(
+        {"host": "127.0.0.1", "database_url": f"sqlite:///{folder / 'millrace.db'}", "ballast_bytes": 0}
+    )
+    application = create_app(settings)
+    try:
+        transport = httpx2.ASGITransport(application.asgi)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return (await client.get("/openapi.json")).raise_for_status().json()
+    finally:
+        application.services.storage.close()

@@ -1,0 +1,66 @@
+"""What commands print: data on standard output (tables on a terminal, else JSON lines), words on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def to_terminal() -> bool:
+    """Return whether people read standard output."""
+    return sys.stdout.isatty()
+
+
+def emit(data: bytes) -> None:
+    """Write to standard output, at once.
+
+    Raises:
+        Exit: Nobody reads any more, which is no error: `… | head`.
+    """
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from None
+
+
+def emit_json(value: object) -> None:
+    """Write a value as one line."""
+    emit(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+
+
+def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table; columns of integers are aligned right."""
+    from rich.console import Console  # noqa: PLC0415 - 50 ms that a pipe need not pay
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    cells = [list(row) for row in rows]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(columns):
+        numeric = bool(cells) and all(isinstance(row[number], int) for row in cells)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*[Text(f"{cell:,}" if isinstance(cell, int) else printable(str(cell))) for cell in row])
+    Console().print(table)
+
+
+def tell(sentence: str) -> None:
+    """Say something to people, on standard error."""
+    print(f"millrace: {sentence}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Return text that cannot steer a terminal: control characters as JSON would escape them."""
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -1,0 +1,57 @@
+"""Fetched records as people or other programs want to see them."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+from app.cli.output import printable
+
+
+class _Record(msgspec.Struct):
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: str | None
+    value: msgspec.Raw
+    encoding: Literal["json", "text", "base64"] = "json"
+    key_encoding: Literal["text", "base64"] = "text"
+
+
+_decoder = msgspec.json.Decoder(_Record)
+_string = msgspec.json.Decoder(str)
+
+
+def values(lines: bytes) -> bytes:
+    """Return the JSON of each value, a line each, as it was sent."""
+    return b"".join(bytes(record.value) + b"\n" for record in _decoder.decode_lines(lines))
+
+
+def text(lines: bytes) -> bytes:
+    """Return the text or the bytes of each value, a line each; nothing for a tombstone."""
+    return b"".join(_value_bytes(record) + b"\n" for record in _decoder.decode_lines(lines))
+
+
+def readable(lines: bytes) -> bytes:
+    """Return a line for people of each record: place, time, key, value."""
+    return "".join(map(_line, _decoder.decode_lines(lines))).encode()
+
+
+def _value_bytes(record: _Record) -> bytes:
+    raw = bytes(record.value)
+    if raw == b"null":
+        return b""
+    if record.encoding == "json":
+        return raw
+    characters: str = _string.decode(raw)
+    return characters.encode() if record.encoding == "text" else b64decode(characters)
+
+
+def _line(record: _Record) -> str:
+    time = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    key = "null" if record.key is None else printable(record.key)
+    value = printable(bytes(record.value).decode())
+    return f"{record.partition}/{record.offset}  {time[:-6]}Z  {key}  {value}\n"

@@ -1,0 +1,84 @@
+"""`millrace serve`: the API and its background tasks in this process."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app import __version__
+from app.cli.migrate import read_settings, told_in_one_sentence
+
+if TYPE_CHECKING:
+    from app.main import Application
+    from app.settings import Settings
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_ALL_ADDRESSES = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not listened on
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (MILLRACE_HOST; 127.0.0.1).")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one (MILLRACE_PORT; 8400).")
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            help="sqlite:///path or postgresql://user:password@host/db (MILLRACE_DATABASE_URL; sqlite:///millrace.db).",
+        ),
+    ] = None,
+) -> None:
+    """Run the server.
+
+    Options win over MILLRACE_ variables, which win over lines of a `.env` file.
+    """
+    given = {"host": host, "port": port, "database_url": database_url}
+    settings = read_settings({name: value for name, value in given.items() if value is not None})
+    _log_to_stderr()
+    application = _build(settings)
+    from app.server import serve as run_server  # noqa: PLC0415 - only this command needs uvicorn
+
+    run_server(
+        application.asgi,
+        host=settings.host,
+        port=settings.port,
+        on_stop=application.stop,
+        on_ready=lambda bound: print(_banner(settings.host, bound, _data(application)), flush=True),
+    )
+
+
+def _build(settings: Settings) -> Application:
+    from app.main import create_app  # noqa: PLC0415 - FastAPI and SQLAlchemy
+
+    with told_in_one_sentence():
+        return create_app(settings)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.WARNING, format=_LOG_FORMAT)
+    logging.getLogger("app").setLevel(logging.INFO)
+
+
+def _banner(host: str, port: int, data: str) -> str:
+    name = host.removeprefix("[").removesuffix("]")
+    name = _ALL_ADDRESSES.get(name, name)
+    url = f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+    return f"""\
+millrace {__version__} is ready
+  API    {url}/v1
+  docs   {url}/docs
+  data   {data}
+
+Try: curl --json '{{"value":"hi"}}' {url}/v1/topics/orders/records"""
+
+
+def _data(application: Application) -> str:
+    """Return where the data lies, without password or parameters."""
+    url = application.services.storage.dialect.write_engine.url
+    if url.get_backend_name() == "sqlite":
+        return f"{url.database} (SQLite)"
+    user = f"{url.username}@" if url.username else ""
+    port = f":{url.port}" if url.port else ""
+    return f"postgresql://{user}{url.host or ''}{port}/{url.database or ''}"

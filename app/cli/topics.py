@@ -1,0 +1,140 @@
+"""`millrace topics`: list, create, describe, alter and delete."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from app.cli.client import Client, Url, Verbose
+from app.cli.output import emit_json, emit_table, tell, to_terminal
+
+topics = typer.Typer(no_args_is_help=True, help="List, create, describe, alter and delete topics.")
+
+Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="Name of the topic.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON lines, as when piped.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Partitions = Annotated[int | None, typer.Option("--partitions", "-p", min=1, max=1_000, help="How many partitions.")]
+Config = Annotated[
+    list[str] | None,
+    typer.Option("--config", "-c", metavar="NAME=VALUE", help="A configuration value; `NAME=` is the default. Repeat."),
+]
+
+_INTEGER = re.compile(r"-?\d{1,19}")
+
+
+def topic_path(topic: str) -> str:
+    """Return the path of a topic."""
+    return f"/v1/topics/{quote(topic, safe='')}"
+
+
+@topics.command("list")
+def list_(url: Url, as_json: Json = False, verbose: Verbose = False) -> None:
+    """List the topics."""
+    with Client(url, verbose=verbose) as client:
+        if not to_terminal() or as_json:
+            for topic in client.pages("/v1/topics"):
+                emit_json(topic)
+            return
+        rows = [_row(topic) for topic in client.pages("/v1/topics")]
+    if rows:
+        emit_table(("topic", "partitions", "cleanup_policy", "retention_ms"), rows)
+    else:
+        tell("there are no topics yet")
+
+
+@topics.command()
+def create(
+    topic: Topic, url: Url, partitions: Partitions = None, config: Config = None, verbose: Verbose = False
+) -> None:
+    """Create a topic, or confirm that it is there as asked."""
+    with Client(url, verbose=verbose) as client:
+        response = client.send("PUT", topic_path(topic), body=_change(partitions, config))
+    tell(f"created {topic}" if response.status_code == 201 else f"{topic} is there already")
+    _show(response.json())
+
+
+@topics.command()
+def alter(
+    topic: Topic, url: Url, partitions: Partitions = None, config: Config = None, verbose: Verbose = False
+) -> None:
+    """Change a topic's configuration, or add partitions; keys then map to other partitions."""
+    if partitions is None and not config:
+        raise typer.BadParameter("give --partitions or --config")
+    with Client(url, verbose=verbose) as client:
+        _show(client.send("PATCH", topic_path(topic), body=_change(partitions, config)).json())
+
+
+@topics.command()
+def describe(topic: Topic, url: Url, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Show a topic's configuration, and the offsets and sizes of its partitions."""
+    with Client(url, verbose=verbose) as client:
+        found = client.send("GET", topic_path(topic)).json()
+        partitions = client.send("GET", f"{topic_path(topic)}/partitions").json()["items"]
+    if not to_terminal() or as_json:
+        emit_json({"topic": found, "partitions": partitions})
+        return
+    emit_table(("config", "value"), [(name, str(value)) for name, value in found["config"].items()])
+    print()
+    columns = ("partition", "log_start_offset", "log_end_offset", "size_bytes")
+    emit_table(columns, [[each[name] for name in columns] for each in partitions])
+
+
+@topics.command()
+def delete(topic: Topic, url: Url, yes: Yes = False, verbose: Verbose = False) -> None:
+    """Delete a topic and all its records."""
+    _ask(f"Delete {topic} and all its records?", yes=yes)
+    with Client(url, verbose=verbose) as client:
+        client.send("DELETE", topic_path(topic))
+    tell(f"deleted {topic}")
+
+
+@topics.command("delete-records")
+def delete_records(
+    topic: Topic,
+    partition: Annotated[int, typer.Argument(metavar="PARTITION", min=0, help="Number of the partition.")],
+    before_offset: Annotated[int, typer.Argument(metavar="BEFORE_OFFSET", min=0, help="First offset to keep.")],
+    url: Url,
+    yes: Yes = False,
+    verbose: Verbose = False,
+) -> None:
+    """Delete the records of a partition before an offset."""
+    _ask(f"Delete the records of {topic}, partition {partition}, before offset {before_offset}?", yes=yes)
+    path = f"{topic_path(topic)}/partitions/{partition}/records"
+    with Client(url, verbose=verbose) as client:
+        emit_json(client.send("DELETE", path, params={"before_offset": before_offset}).json())
+
+
+def _ask(question: str, *, yes: bool) -> None:
+    if not yes and sys.stdin.isatty():
+        typer.confirm(question, abort=True, err=True)
+
+
+def _show(topic: dict[str, Any]) -> None:
+    if to_terminal():
+        emit_table(("topic", "partitions", "cleanup_policy", "retention_ms"), [_row(topic)])
+    else:
+        emit_json(topic)
+
+
+def _row(topic: dict[str, Any]) -> tuple[object, ...]:
+    config = topic["config"]
+    return topic["name"], topic["partitions"], config["cleanup_policy"], config["retention_ms"]
+
+
+def _change(partitions: int | None, config: list[str] | None) -> bytes:
+    change: dict[str, object] = {} if partitions is None else {"partitions": partitions}
+    if config:
+        change["config"] = dict(map(_setting, config))
+    return json.dumps(change).encode()
+
+
+def _setting(text: str) -> tuple[str, int | str | None]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE")
+    return name, int(value) if _INTEGER.fullmatch(value) else value or None
