@@ -48,6 +48,12 @@ _TIMES = (
     .order_by(records.c.record_id)
     .limit(_SCAN_RECORDS)
 )
+_SIZES = (
+    select(records.c.record_id, size_of_record)
+    .where(records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high"))
+    .order_by(records.c.record_id)
+    .limit(_SCAN_RECORDS)
+)
 _LAST_BEFORE = select(func.max(records.c.record_id)).where(
     records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high")
 )
@@ -100,7 +106,12 @@ def offset_for_time(tx: Tx, bounds: Bounds, timestamp_ms: int) -> int:
 
 
 def offset_for_size(tx: Tx, bounds: Bounds, keep_bytes: int) -> int:
-    """Return the highest offset from which the records to the end still have `keep_bytes` or more."""
+    """Return the highest offset from which the records to the end still have `keep_bytes` or more.
+
+    Where compaction made gaps, what it removed no longer counts: the records to pass are then added up one by one.
+    """
+    if bounds.sparse:
+        return _offset_after(tx, bounds, extents(tx, [bounds.partition_id])[0].size_bytes - keep_bytes)
     base = bounds.partition_id << OFFSET_BITS
     low, end = base + bounds.log_start_offset, base + bounds.log_end_offset
     end_bytes = tx.connection.execute(_END_BYTES, {"low": low, "high": end}).scalar_one_or_none()
@@ -109,6 +120,19 @@ def offset_for_size(tx: Tx, bounds: Bounds, keep_bytes: int) -> int:
     beyond = _search(tx, _REACHING_BYTES, low, end, end_bytes - keep_bytes + 1)
     last = tx.connection.execute(_LAST_BEFORE, {"low": low, "high": beyond}).scalar_one()
     return bounds.log_start_offset if last is None else int(last - base)
+
+
+def _offset_after(tx: Tx, bounds: Bounds, excess_bytes: int) -> int:
+    """Return the offset after as many records from the start as have at most `excess_bytes` together."""
+    base = bounds.partition_id << OFFSET_BITS
+    low, end = base + bounds.log_start_offset, base + bounds.log_end_offset
+    while rows := tx.connection.execute(_SIZES, {"low": low, "high": end}).all():
+        for record_id, size_bytes in rows:
+            excess_bytes -= size_bytes
+            if excess_bytes < 0:
+                return int(record_id - base)
+        low = rows[-1][0] + 1
+    return bounds.log_end_offset
 
 
 def extents(tx: Tx, partition_ids: Sequence[int]) -> list[Extent]:

@@ -14,18 +14,19 @@ from sqlalchemy.exc import DBAPIError
 from app.domain.append import Row
 from app.storage.engine import Fault, Tx
 
-_LANES = 4
+_LANES = 2
 _SPARE_WRITERS = 2
 _READERS = 4
 
 _LOCK_CLASS = 0x4D52
 """First half of the advisory locks' keys ("MR"), apart from other users of the database."""
 
-_APPEND = (
-    "INSERT INTO records (record_id, timestamp_ms, encoding, key, value, headers, start_bytes, max_timestamp_ms)"
-    " SELECT * FROM unnest(%b::int8[], %b::int8[], %b::int2[], %b::bytea[], %b::bytea[], %b::bytea[],"
-    " %b::int8[], %b::int8[])"
-)
+_COLUMNS = "record_id, timestamp_ms, encoding, key, value, headers, start_bytes, max_timestamp_ms"
+_TYPES = ["int8", "int8", "int2", "bytea", "bytea", "bytea", "int8", "int8"]
+_ARRAYS = ", ".join(f"%b::{name}[]" for name in _TYPES)
+_APPEND = f"INSERT INTO records ({_COLUMNS}) SELECT * FROM unnest({_ARRAYS})"  # noqa: S608 - constants
+_COPY = f"COPY records ({_COLUMNS}) FROM STDIN (FORMAT BINARY)"
+_COPIED_ROWS = 32
 
 _LOCK_PARTITIONS = "SELECT pg_advisory_xact_lock(%s, id) FROM unnest(%s::int4[]) AS id"
 
@@ -70,8 +71,14 @@ class Postgres:
         return insert(table)
 
     def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
-        """Insert rows of `records` from one array per column: one plan for every size."""
-        tx.driver().execute(_APPEND, [list(column) for column in zip(*rows, strict=True)])
+        """Insert rows of `records`: few from one array per column, which is one round trip, many by COPY."""
+        if len(rows) < _COPIED_ROWS:
+            tx.driver().execute(_APPEND, [list(column) for column in zip(*rows, strict=True)])
+            return
+        with tx.driver().cursor().copy(_COPY) as copy:
+            copy.set_types(_TYPES)
+            for row in rows:
+                copy.write_row(row)
 
     def lock_partitions(self, tx: Tx, partition_ids: Sequence[int]) -> None:
         """Take an advisory lock on each partition, in the order given."""

@@ -19,7 +19,7 @@ from sqlalchemy.pool import QueuePool
 from app.domain.append import Row
 from app.storage.engine import Fault, Tx
 
-_READERS = 4
+_READERS = 2
 _CHECKPOINT_PAGES = 4_000
 _WAL_LIMIT_BYTES = 64 * 1024 * 1024
 _TIDY_PAGES = 256
@@ -88,8 +88,10 @@ class Sqlite:
         return Fault.BUSY if primary in _BUSY else Fault.OTHER
 
     def tidy(self, connection: Connection) -> None:
-        """Give some free pages of the file back to the system."""
-        connection.exec_driver_sql(f"PRAGMA incremental_vacuum({_TIDY_PAGES})").close()
+        """Give some free pages of the file back to the system, one a statement: a step of it frees one."""
+        driver: Any = connection.connection.driver_connection
+        for _ in range(_TIDY_PAGES):
+            driver.execute("PRAGMA incremental_vacuum(1)").close()
 
     def close(self) -> None:
         """Close the readers, then the writer (which checkpoints), then free the lock."""

@@ -37,17 +37,22 @@ class Outbox:
 async def send_notices(outbox: Outbox, notices: Notices, interval_ms: int) -> None:
     """Send what the outbox has, at once after a pause and then at most every `interval_ms`."""
     while True:
-        await notices.send(await outbox.take())
+        partition_ids = await outbox.take()
+        try:
+            await notices.send(partition_ids)
+        except BaseException:
+            outbox.put(partition_ids)
+            raise
         await asyncio.sleep(interval_ms / 1000)
 
 
 async def hear_notices(signals: Signals, notices: Notices) -> None:
-    """Wake the readers of the partitions that other nodes tell of; all of them after a (re)connection."""
+    """Wake the readers of the partitions that other nodes tell of; all of them where notices may be missed."""
     async for partition_ids in notices.listen():
-        if partition_ids:
-            signals.wake(partition_ids)
-        else:
+        if partition_ids is None:
             signals.wake_all()
+        else:
+            signals.wake(partition_ids)
 
 
 async def poll_watched(storage: Storage, signals: Signals) -> bool:
