@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import NamedTuple
 
@@ -81,9 +81,10 @@ class Producer:
         for _ in range(_ATTEMPTS):
             topic = await self._topic(request)
             try:
-                append = self._prepare(topic, request)
+                append = self._prepare(topic, request, self._turns)
             except BrokerError:
-                if (await self._topics.refresh(topic.name)).version == topic.version:
+                self._topics.forget(topic)
+                if await self._topics.find(topic.name) == topic:
                     raise
                 continue
             outcome = await self._appender.append(append, request.size_bytes)
@@ -103,13 +104,13 @@ class Producer:
         if topic is None:
             if not self._auto_create_topics:
                 raise UnknownTopicOrPartition("there is no topic of this name; PUT /v1/topics/{topic} creates it")
-            self._prepare(self._topics.draft(request.topic), request)
+            self._prepare(self._topics.draft(request.topic), request, count())
             if request.expected_offset:
                 raise OffsetMismatch(f"log_end_offset is 0, not {request.expected_offset}", log_end_offset=0)
             topic, _ = await self._topics.create(request.topic, TopicRequest(None, {}))
         return topic
 
-    def _prepare(self, topic: TopicInfo, request: ProduceRequest) -> Append:
+    def _prepare(self, topic: TopicInfo, request: ProduceRequest, turns: Iterator[int]) -> Append:
         stamp_time = topic.config.message_timestamp_type == "LogAppendTime"
         _check_records(topic, request, self._clock() + MAX_TIMESTAMP_AHEAD_MS)
         return Append(
@@ -118,38 +119,39 @@ class Producer:
             topic.version,
             topic.partition_ids,
             request.records,
-            self._partitions(topic, request),
+            _choose_partitions(topic, request, turns),
             stamp_time,
             request.expected_offset,
             request.key,
             request.stamp,
         )
 
-    def _partitions(self, topic: TopicInfo, request: ProduceRequest) -> list[int]:
-        """Choose each record's partition: the path's, its own, its key's, or the request's turn."""
-        if request.partition is not None:
-            partition_id_of(topic, request.partition)
-            _check_agreement(request.records, request.partition)
-            return [request.partition] * len(request.records)
-        partitions = topic.partitions
-        turn = -1
-        chosen = []
-        for index, record in enumerate(request.records):
-            partition = record.partition
-            if partition < 0:
-                if record.key is not None:
-                    partition = partition_for_key(record.key, partitions)
-                else:
-                    if turn < 0:
-                        turn = next(self._turns) % partitions
-                    partition = turn
-            elif partition >= partitions:
-                raise UnknownPartitionInRecord(
-                    f"the topic has the partitions 0 to {partitions - 1}",
-                    errors=[{"index": index, "field": "partition", "detail": f"must be below {partitions}"}],
-                )
-            chosen.append(partition)
-        return chosen
+
+def _choose_partitions(topic: TopicInfo, request: ProduceRequest, turns: Iterator[int]) -> list[int]:
+    """Choose each record's partition: the path's, its own, its key's, or the request's turn."""
+    if request.partition is not None:
+        partition_id_of(topic, request.partition)
+        _check_agreement(request.records, request.partition)
+        return [request.partition] * len(request.records)
+    partitions = topic.partitions
+    turn = -1
+    chosen = []
+    for index, record in enumerate(request.records):
+        partition = record.partition
+        if partition < 0:
+            if record.key is not None:
+                partition = partition_for_key(record.key, partitions)
+            else:
+                if turn < 0:
+                    turn = next(turns) % partitions
+                partition = turn
+        elif partition >= partitions:
+            raise UnknownPartitionInRecord(
+                f"the topic has the partitions 0 to {partitions - 1}",
+                errors=[{"index": index, "field": "partition", "detail": f"must be below {partitions}"}],
+            )
+        chosen.append(partition)
+    return chosen
 
 
 def _check_records(topic: TopicInfo, request: ProduceRequest, latest_ms: int) -> None:

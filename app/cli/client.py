@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import httpx2
 
 _CONNECT_S = 5.0
-_ANSWER_S = 60.0
+_ANSWER_S = 30.0
 _MAX_ARGUMENT_BYTES = 100_000
 _IMPLIED_HEADERS = {"host", "accept-encoding", "connection", "user-agent", "content-length"}
 

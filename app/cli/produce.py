@@ -16,6 +16,7 @@ import typer
 from app.cli.client import Client, Url, Verbose
 from app.cli.failure import CommandFailed
 from app.cli.lines import read_lines
+from app.cli.output import tell
 from app.cli.sending import Batch, Connection, Tally
 from app.cli.topics import Topic, topic_path
 
@@ -187,6 +188,8 @@ def _text_record(line: bytes) -> bytes:
 @contextmanager
 def _opened(file: str) -> Iterator[int]:
     if file == "-":
+        if sys.stdin.isatty():
+            tell("reading lines from the terminal; Ctrl-D ends them")
         yield sys.stdin.fileno()
         return
     try:

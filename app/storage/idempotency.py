@@ -12,9 +12,13 @@ from app.storage.tables import idempotency_keys as keys
 
 RETENTION_MS = 24 * 3_600_000
 
-_FIND = select(keys.c.topic_id, keys.c.key_hash, keys.c.fingerprint, keys.c.result, keys.c.created_at_ms).where(
-    tuple_(keys.c.topic_id, keys.c.key_hash).in_(bindparam("ids", expanding=True))
+_FIND = (
+    select(keys.c.topic_id, keys.c.key_hash, keys.c.fingerprint, keys.c.result, keys.c.created_at_ms)
+    .where(tuple_(keys.c.topic_id, keys.c.key_hash).in_(bindparam("ids", expanding=True)))
+    .order_by(keys.c.topic_id, keys.c.key_hash)
+    .with_for_update()
 )
+"""Locked: an expired key is free for one request, not for two at once."""
 
 _COMPLETE = (
     update(keys)

@@ -1,0 +1,150 @@
+"""Every command of the README and the docs runs as written and prints what stands below it.
+
+`MILLRACE_UPDATE_DOCS=1` writes what the commands print into the files where it differs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BIN = Path(sys.executable).parent
+
+_BLOCK = re.compile(r"^```console\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_WAITS = re.compile(r"max_wait_ms=[1-9]\d{3}|--follow")
+_VARIABLE = [
+    (re.compile(r"\b179\d{10}\b"), "<now>"),
+    (re.compile(r"\b1[89]\d{11}\b"), "<now>"),
+    (re.compile(r'("request_id":)"[^"]+"'), r'\1"<id>"'),
+    (re.compile(r'("next_cursor":)"[^"]+"'), r'\1"<cursor>"'),
+    (re.compile(r"cursor=[\w-]+"), "cursor=<cursor>"),
+    (re.compile(r"^date: .*$", re.MULTILINE | re.IGNORECASE), "date: <now>"),
+    (re.compile(r"^x-request-id: .*$", re.MULTILINE | re.IGNORECASE), "x-request-id: <id>"),
+    (re.compile(r"[\d,.]+ records/s"), "<rate> records/s"),
+    (re.compile(r"\b2\d{3}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?"), "<time>"),
+]
+
+
+class Command(NamedTuple):
+    """A command of a document and the output below it."""
+
+    line: str
+    output: str
+
+
+def commands(text: str) -> Iterator[Command]:
+    """Yield the commands of the console blocks in order."""
+    for block in _BLOCK.findall(text):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            line, _, output = part.partition("\n")
+            while line.endswith("\\"):
+                more, _, output = output.partition("\n")
+                line += f"\n{more}"
+            yield Command(line, output)
+
+
+def steady(text: str) -> str:
+    """Return an output without what differs from run to run."""
+    for pattern, instead in _VARIABLE:
+        text = pattern.sub(instead, text)
+    return text.strip()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[int]:
+    """A server on an empty SQLite file, as `make run` starts it. Gives its port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    environment = os.environ | {
+        "MILLRACE_DATABASE_URL": f"sqlite:///{tmp_path / 'millrace.db'}",
+        "MILLRACE_BALLAST_BYTES": "0",
+    }
+    command = [BIN / "millrace", "serve", "--port", str(port)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert "ready" in process.stdout.readline()
+        yield port
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def run(line: str, port: int) -> subprocess.Popen[str]:
+    """Start a command of a document against the server, quiet as a document prints it."""
+    line = line.replace(":8400", f":{port}").replace(".venv/bin/", f"{BIN}/")
+    line = re.sub(r"\bcurl\b(?!\.)", "curl -sS", line)
+    environment = os.environ | {"MILLRACE_URL": f"http://127.0.0.1:{port}", "NO_COLOR": "1", "COLUMNS": "120"}
+    return subprocess.Popen(
+        ["bash", "-c", line], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def until_waiting(port: int, process: subprocess.Popen[str]) -> None:
+    """Return once the server has a waiting read."""
+    while process.poll() is None:
+        metrics = subprocess.run(
+            ["curl", "-s", f"http://127.0.0.1:{port}/metrics"], capture_output=True, text=True, check=True
+        ).stdout
+        if re.search(r"^millrace_waiting_reads [1-9]", metrics, re.MULTILINE):
+            return
+
+
+def updated(text: str, results: list[tuple[Command, str]]) -> str:
+    """Return a document with what its commands printed, where that differs."""
+    at = 0
+    for command in commands(text):
+        printed = next(output for known, output in results if known is command or known == command)
+        results = [entry for entry in results if entry != (command, printed)] if printed else results
+        old = f"$ {command.line}\n{command.output}"
+        shown = printed if printed.endswith("\n") or not printed else f"{printed}\n"
+        new = old if steady(printed) == steady(command.output) else f"$ {command.line}\n{shown}"
+        at = text.index(old, at)
+        text = text[:at] + new + text[at + len(old) :]
+        at += len(new)
+    return text
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_command_of_the_documents_prints_what_stands_below_it(path: Path, server: int) -> None:
+    text = path.read_text()
+    waiting: tuple[Command, subprocess.Popen[str]] | None = None
+    results: list[tuple[Command, str]] = []
+    for command in commands(text):
+        process = run(command.line, server)
+        if _WAITS.search(command.line):
+            until_waiting(server, process)
+            waiting = (command, process)
+            continue
+        results.append((command, process.communicate(timeout=60)[0]))
+        if waiting is not None:
+            results.append((waiting[0], waiting[1].communicate(timeout=60)[0]))
+            waiting = None
+    results = [(command, printed.replace(f":{server}", ":8400")) for command, printed in results]
+    if os.environ.get("MILLRACE_UPDATE_DOCS"):
+        path.write_text(updated(text, results))
+        return
+    for command, printed in results:
+        assert steady(printed) == steady(command.output), command.line
+
+
+def test_the_settings_table_of_the_readme_names_every_setting() -> None:
+    from app.settings import Settings  # noqa: PLC0415 - the other tests here need no application
+
+    readme = (ROOT / "README.md").read_text()
+    for name, field in Settings.model_fields.items():
+        assert f"| `MILLRACE_{name.upper()}` |" in readme
+        assert str(field.description) in readme
