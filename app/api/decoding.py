@@ -92,10 +92,10 @@ def decode_json_body(body: bytes) -> list[Record]:
                 'send {"records": […]} or one record with a value, such as {"value": "hi"}',
                 errors=[{"field": "records", "detail": "is required"}],
             )
-        return _records([request], body)
+        return _records([request])
     if request != ProduceBody(records=request.records):
         raise InvalidRequest("send either records or the fields of a single record, not both")
-    return _records(request.records, body)
+    return _records(request.records)
 
 
 def decode_record_lines(body: bytes) -> list[Record]:
@@ -105,7 +105,7 @@ def decode_record_lines(body: bytes) -> list[Record]:
         BadRequest: It is not JSON.
         InvalidRequest, InvalidRecord, InvalidTimestamp: With the record's index.
     """
-    return _records(decode_lines(_record, body), body)
+    return _records(decode_lines(_record, body))
 
 
 def decode_value_lines(body: bytes, key_from: str | None, timestamp_from: str | None) -> list[Record]:
@@ -121,12 +121,10 @@ def decode_value_lines(body: bytes, key_from: str | None, timestamp_from: str | 
         InvalidRequest, InvalidRecord, InvalidTimestamp: With the record's index.
     """
     values: list[Raw] = decode_lines(_raw, body)
-    deep = body.count(b"[") + body.count(b"{") > MAX_VALUE_DEPTH
     records = []
     for index, raw in enumerate(values):
         value = bytes(raw)
-        if deep:
-            _check_depth(index, value)
+        _check_depth(index, value)
         key = None if key_from is None else _key_at(index, value, key_from)
         timestamp_ms = -1 if timestamp_from is None else _time_at(index, value, timestamp_from)
         records.append(Record(-1, timestamp_ms, key, None if value == b"null" else value, None, VALUE_JSON))
@@ -156,14 +154,31 @@ def decode_raw(
     return Record(-1 if partition is None else partition, _time(0, timestamp_ms), key_bytes, value, None, encoding)
 
 
-def _records(given: Sequence[RecordIn | ProduceBody], body: bytes) -> list[Record]:
-    deep = body.count(b"[") + body.count(b"{") > MAX_VALUE_DEPTH
-    return [_record_of(index, one, deep=deep) for index, one in enumerate(given)]
+def _records(given: Sequence[RecordIn | ProduceBody]) -> list[Record]:
+    return [
+        Record(-1, -1, None if one.key is None else one.key.encode(), bytes(one.value), None, VALUE_JSON)  # type: ignore[arg-type]
+        if _is_plain(one)
+        else _record_of(index, one)
+        for index, one in enumerate(given)
+    ]
 
 
-def _record_of(index: int, given: RecordIn | ProduceBody, *, deep: bool) -> Record:
+def _is_plain(given: RecordIn | ProduceBody) -> bool:
+    """Return whether a record has a JSON value and perhaps a key, no more, and is surely within all bounds."""
+    return (
+        given.encoding == "json"
+        and given.headers is None
+        and given.timestamp_ms is None
+        and given.partition is None
+        and given.key_encoding == "text"
+        and (given.key is None or len(given.key) <= 1_024)
+        and 4 < len(memoryview(given.value)) <= MAX_VALUE_DEPTH  # type: ignore[arg-type]
+    )
+
+
+def _record_of(index: int, given: RecordIn | ProduceBody) -> Record:
     encoding, value = _value(index, bytes(given.value), given.encoding)  # type: ignore[arg-type]  # is set
-    if deep and value is not None and encoding == VALUE_JSON:
+    if value is not None and encoding == VALUE_JSON:
         _check_depth(index, value)
     key = None
     if given.key is not None:
@@ -237,7 +252,9 @@ def _check_key(index: int, key: bytes | None) -> None:
 
 
 def _check_depth(index: int, value: bytes) -> None:
-    if value.count(b"[") + value.count(b"{") > MAX_VALUE_DEPTH and depth(value) > MAX_VALUE_DEPTH:
+    if len(value) <= MAX_VALUE_DEPTH or value.count(b"[") + value.count(b"{") <= MAX_VALUE_DEPTH:
+        return
+    if depth(value) > MAX_VALUE_DEPTH:
         raise BadRequest(
             f"record {index}: the value is nested more than {MAX_VALUE_DEPTH} levels deep",
             errors=[{"index": index, "field": "value", "detail": "is nested too deeply"}],

@@ -5,6 +5,8 @@ A waiting read holds no database connection. Streams are the same loop.
 
 from __future__ import annotations
 
+import asyncio
+
 from app.broker.patience import Patience
 from app.broker.reading import (
     OffsetReset,
@@ -31,6 +33,7 @@ class Fetcher:
         self._storage = storage
         self._topics = topics
         self._signals = signals
+        self._reads = asyncio.Semaphore(storage.dialect.page_reads)
 
     async def fetch(
         self,
@@ -57,7 +60,8 @@ class Fetcher:
                 while True:
                     watch.arm()
                     try:
-                        page = await self._storage.read(read_partition, info, partition, position, size, reset)
+                        async with self._reads:
+                            page = await self._storage.read(read_partition, info, partition, position, size, reset)
                     except UnknownTopicOrPartition:
                         if resolved:
                             self._topics.forget(info)

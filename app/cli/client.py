@@ -32,7 +32,13 @@ def default_url() -> str:
 
 Url = Annotated[
     str,
-    typer.Option("--url", envvar="MILLRACE_URL", help="The server.", default_factory=default_url),
+    typer.Option(
+        "--url",
+        envvar="MILLRACE_URL",
+        help="The server.",
+        default_factory=default_url,
+        show_default="http://127.0.0.1:8400, or the port in MILLRACE_PORT",
+    ),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print each request as a curl line on stderr.")]
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, Select, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
-from app.domain.append import Row
+from app.domain.append import PartitionEnd, Row
 from app.errors import BrokerError, DiskFull, LockTimeout, OutcomeUnknown, ServiceUnavailable
 
 P = ParamSpec("P")
@@ -40,20 +40,27 @@ class Dialect(Protocol):
         readers: Threads and connections that read.
         writers: Threads and connections that write.
         lanes: Group commits that may run at once.
+        page_reads: Pages of records that are best read at once.
         shared: Whether other processes may use the database at the same time.
+        ends: Where partitions end, as this process left them; None where others append too.
     """
 
     name: str
     readers: int
     writers: int
     lanes: int
+    page_reads: int
     shared: bool
+    ends: dict[int, PartitionEnd] | None
     read_engine: Engine
     write_engine: Engine
     driver_error: type[Exception]
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
         """Return the dialect's INSERT, which knows ON CONFLICT."""
+
+    def fetch(self, tx: Tx, sql: str, parameters: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - the driver's
+        """Run a SELECT on the driver's connection and return all rows."""
 
     def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
         """Insert rows of `records` in bulk."""
@@ -109,8 +116,7 @@ class Query:
         given: Any = compiled.constants | parameters
         if compiled.order is not None:
             given = [given[name] for name in compiled.order]
-        found: list[tuple[Any, ...]] = tx.driver().execute(compiled.sql, given).fetchall()
-        return found
+        return tx.dialect.fetch(tx, compiled.sql, given)
 
     def _compile(self, tx: Tx, length: int, parameters: dict[str, Any]) -> _Compiled:
         compiled = self._statement.compile(dialect=tx.connection.dialect)
@@ -211,6 +217,10 @@ class Storage:
                     committing = True
                     connection.commit()
                     return result
+                except BaseException:
+                    if self.dialect.ends:
+                        self.dialect.ends.clear()
+                    raise
                 finally:
                     self._release(connection)
             except self._errors as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import bindparam, func, select
 
@@ -46,6 +46,9 @@ _ENDS = Query(
 )
 
 
+_KNOWN_ENDS = 10_000
+
+
 def append(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Outcome]:
     """Append what the requests ask for and return one outcome per request, in order.
 
@@ -67,9 +70,31 @@ def append(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Outcome]:
     return outcomes
 
 
+def forget_ends(tx: Tx, partition_ids: Iterable[int]) -> None:
+    """Read anew where partitions end at their next append: their topic changes."""
+    if tx.dialect.ends is not None:
+        for partition_id in partition_ids:
+            tx.dialect.ends.pop(partition_id, None)
+
+
 def _lock_ends(tx: Tx, partition_ids: list[int]) -> dict[int, PartitionEnd]:
-    """Lock partitions and then, in a statement of its own, read where they end."""
+    """Lock partitions and then, in a statement of its own, read where they end.
+
+    A process that alone appends knows it from its last append; a transaction that fails forgets all of it.
+    """
     tx.dialect.lock_partitions(tx, partition_ids)
+    known = tx.dialect.ends
+    if known is None:
+        return _read_ends(tx, partition_ids)
+    if unknown := [partition_id for partition_id in partition_ids if partition_id not in known]:
+        if len(known) > _KNOWN_ENDS:
+            known.clear()
+            unknown = partition_ids
+        known.update(_read_ends(tx, unknown))
+    return {partition_id: known[partition_id] for partition_id in partition_ids if partition_id in known}
+
+
+def _read_ends(tx: Tx, partition_ids: list[int]) -> dict[int, PartitionEnd]:
     rows = _ENDS.rows(tx, {"ids": partition_ids})
     return {
         partition_id: PartitionEnd(

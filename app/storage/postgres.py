@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 from psycopg import errors
@@ -11,7 +12,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from app.domain.append import Row
+from app.domain.append import PartitionEnd, Row
 from app.storage.engine import Fault, Tx
 
 _LANES = 2
@@ -59,16 +60,23 @@ class Postgres:
     readers = _READERS
     writers = _LANES + _SPARE_WRITERS
     lanes = _LANES
+    page_reads = _READERS
     shared = True
     driver_error: type[Exception] = psycopg.Error
 
     def __init__(self, url: URL) -> None:
+        self.ends: dict[int, PartitionEnd] | None = None
         self.write_engine = _engine(url, self.writers, reads=False)
         self.read_engine = _engine(url, self.readers, reads=True)
 
     def insert(self, table: Table) -> Insert:
         """Return PostgreSQL's INSERT, which knows ON CONFLICT."""
         return insert(table)
+
+    def fetch(self, tx: Tx, sql: str, parameters: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - the driver's
+        """Run a SELECT on the driver's connection and return all rows; bytes come as bytes, not as hex."""
+        found: list[tuple[Any, ...]] = tx.driver().execute(sql, parameters, binary=True).fetchall()
+        return found
 
     def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
         """Insert rows of `records`: few from one array per column, which is one round trip, many by COPY."""

@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from app.domain.append import Row
+from app.domain.append import PartitionEnd, Row
 from app.storage.engine import Fault, Tx
 
 _READERS = 2
@@ -27,7 +27,10 @@ _SPARE_BYTES = 1024 * 1024
 
 _COLUMNS = "record_id, timestamp_ms, encoding, key, value, headers, start_bytes, max_timestamp_ms"
 _APPEND = f"INSERT INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
-_APPENDS = [(size, _APPEND + ", (?, ?, ?, ?, ?, ?, ?, ?)" * (size - 1)) for size in (64, 32, 16, 8, 4, 2, 1)]
+_APPENDS = [
+    (size, _APPEND + ", (?, ?, ?, ?, ?, ?, ?, ?)" * (size - 1))
+    for size in (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
+]
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -47,6 +50,8 @@ class Sqlite:
     readers = _READERS
     writers = 1
     lanes = 1
+    page_reads = 1
+    """The driver gives the interpreter's lock away for each row: two pages at once take longer than one by one."""
     shared = False
     driver_error: type[Exception] = sqlite3.Error
 
@@ -54,6 +59,7 @@ class Sqlite:
         if not url.database or url.database == ":memory:":
             raise ValueError("an SQLite database needs a file: sqlite:///millrace.db")
         self.path = Path(url.database).resolve()
+        self.ends: dict[int, PartitionEnd] = {}
         self._lock = _lock(self.path)
         self.write_engine = _engine(self.path, writes=True)
         self.read_engine = _engine(self.path, writes=False)
@@ -63,6 +69,11 @@ class Sqlite:
     def insert(self, table: Table) -> Insert:
         """Return SQLite's INSERT, which knows ON CONFLICT."""
         return insert(table)
+
+    def fetch(self, tx: Tx, sql: str, parameters: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - the driver's
+        """Run a SELECT on the driver's connection and return all rows."""
+        found: list[tuple[Any, ...]] = tx.driver().execute(sql, parameters).fetchall()
+        return found
 
     def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
         """Insert rows of `records`, many to a statement.

@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from app.domain.topic import TopicConfig, TopicInfo, with_overrides
 from app.storage.engine import Tx
+from app.storage.log import forget_ends
 from app.storage.tables import (
     OFFSET_MASK,
     compactions,
@@ -76,6 +77,7 @@ def find_locked(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic | None:
     found = next(iter(_load(tx, tx.connection.execute(_FIND_LOCKED, {"name": name}).all(), defaults)), None)
     if found is not None:
         tx.dialect.lock_partitions(tx, sorted(found.info.partition_ids))
+        forget_ends(tx, found.info.partition_ids)
     return found
 
 

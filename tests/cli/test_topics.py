@@ -1,0 +1,129 @@
+"""`millrace topics`."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+
+from tests.cli.running import DEADLINE_S, PROGRAM, Cli
+
+
+def on_terminal(cli: Cli, *words: str, typed: bytes = b"") -> tuple[int, str]:
+    """Run a command with a terminal for input and output; return its code and what it showed."""
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [*PROGRAM, *words], cwd=cli.folder, env=cli.environment, stdin=theirs, stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+        os.write(ours, typed)
+        shown = b""
+        while piece := _read(ours):
+            shown += piece
+        return process.wait(DEADLINE_S), shown.decode().replace("\r\n", "\n")
+    finally:
+        os.close(ours)
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65_536)
+    except OSError:  # Linux: the other side is closed
+        return b""
+
+
+def test_create_says_what_the_topic_is_and_may_be_repeated(cli: Cli, topic: str) -> None:
+    words = (
+        "topics",
+        "create",
+        topic,
+        "--partitions",
+        "3",
+        "--config",
+        "retention_ms=-1",
+        "-c",
+        "cleanup_policy=compact",
+    )
+    first = cli.ok(*words)
+    created = json.loads(first.out)
+    assert (created["name"], created["partitions"]) == (topic, 3)
+    assert (created["config"]["retention_ms"], created["config"]["cleanup_policy"]) == (-1, "compact")
+    assert first.err == f"millrace: created {topic}\n"
+    again = cli.ok(*words)
+    assert (again.out, again.err) == (first.out, f"millrace: {topic} is there already\n")
+    other = cli("topics", "create", topic, "--partitions", "5")
+    assert other.code == 4
+    assert "TOPIC_ALREADY_EXISTS" in other.err
+
+
+def test_alter_sets_values_and_restores_defaults(cli: Cli, topic: str) -> None:
+    cli.ok("topics", "create", topic, "-p", "1", "-c", "retention_ms=1000")
+    altered = json.loads(
+        cli.ok("topics", "alter", topic, "-p", "2", "-c", "retention_ms=", "-c", "retention_bytes=5").out
+    )
+    assert altered["partitions"] == 2
+    assert (altered["config"]["retention_ms"], altered["config"]["retention_bytes"]) == (604_800_000, 5)
+    assert cli("topics", "alter", topic).code == 2
+    assert cli("topics", "alter", topic, "-p", "1").code == 4
+
+
+def test_list_prints_a_line_of_json_for_each_topic(cli: Cli, topic: str) -> None:
+    cli.ok("topics", "create", topic)
+    assert topic in [json.loads(line)["name"] for line in cli.ok("topics", "list").lines]
+
+
+def test_describe_gives_config_and_partitions(cli: Cli, topic: str) -> None:
+    cli.ok("topics", "create", topic, "-p", "2")
+    cli.ok("produce", topic, "-p", "1", stdin=b"1\n22\n")
+    described = json.loads(cli.ok("topics", "describe", topic).out)
+    assert described["topic"]["config"]["cleanup_policy"] == "delete"
+    assert described["partitions"] == [
+        {"partition": 0, "log_start_offset": 0, "log_end_offset": 0, "size_bytes": 0},
+        {"partition": 1, "log_start_offset": 0, "log_end_offset": 2, "size_bytes": 3},
+    ]
+
+
+def test_a_terminal_gets_tables(cli: Cli, topic: str) -> None:
+    cli.ok("topics", "create", topic, "-p", "1")
+    code, shown = on_terminal(cli, "topics", "describe", topic)
+    assert code == 0
+    assert "log_end_offset" in shown
+    assert "retention_ms" in shown
+    assert "{" not in shown
+    code, shown = on_terminal(cli, "topics", "list", "--json")
+    assert topic in [json.loads(line)["name"] for line in shown.splitlines()]
+
+
+def test_delete_asks_on_a_terminal(cli: Cli, topic: str) -> None:
+    cli.ok("topics", "create", topic)
+    code, shown = on_terminal(cli, "topics", "delete", topic, typed=b"n\n")
+    assert code == 1
+    assert f"Delete {topic} and all its records?" in shown
+    cli.ok("topics", "describe", topic)
+    code, shown = on_terminal(cli, "topics", "delete", topic, typed=b"y\n")
+    assert (code, f"deleted {topic}" in shown) == (0, True)
+    assert cli("topics", "delete", topic, "--yes").code == 3
+
+
+def test_delete_records_moves_the_start_of_the_log(cli: Cli, topic: str) -> None:
+    cli.ok("produce", topic, "-p", "0", stdin=b"0\n1\n2\n")
+    assert cli.ok("topics", "delete-records", topic, "0", "2", "--yes").out == b'{"log_start_offset":2}\n'
+    assert cli.ok("consume", topic, "--format", "values").out == b"2\n"
+    refused = cli("consume", topic, "-p", "0", "-o", "1")
+    assert (refused.code, "OFFSET_OUT_OF_RANGE" in refused.err) == (4, True)
+    reset = cli.ok("consume", topic, "-p", "0", "-o", "1", "--offset-reset", "earliest", "--format", "values")
+    assert reset.out == b"2\n"
+
+
+def test_a_terminal_gets_a_readable_line_a_record_that_cannot_steer_it(cli: Cli, topic: str) -> None:
+    records = b'{"key":"k\\u001b[2J","value":{"a":"\\u009b"},"timestamp_ms":1517363399650}\n{"value":null}\n'
+    cli.ok("topics", "create", topic, "-p", "1", "-c", "retention_ms=-1")
+    cli.ok("produce", topic, "--format", "records", stdin=records)
+    code, shown = on_terminal(cli, "consume", topic)
+    assert code == 0
+    first, second = shown.splitlines()
+    assert first == '0/0  2018-01-31T01:49:59.650Z  k\\u001b[2J  {"a":"\\u009b"}'
+    assert second.startswith("0/1  ")
+    assert second.endswith("  null  null")
