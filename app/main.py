@@ -149,8 +149,8 @@ async def _lifespan(settings: Settings, services: Services, runner: TaskRunner, 
     runner.every("forget", _FORGET_INTERVAL_MS, retention.forget)
     notices = Notices(settings.database_url) if storage.dialect.shared else None
     if notices is not None:
-        runner.forever("notices-out", lambda: send_notices(outbox, notices, settings.notify_interval_ms))
-        runner.forever("notices-in", lambda: hear_notices(services.signals, notices))
+        runner.forever("notices-out", lambda well: send_notices(outbox, notices, settings.notify_interval_ms, well))
+        runner.forever("notices-in", lambda well: hear_notices(services.signals, notices, well))
         runner.every("poll", settings.poll_interval_ms, lambda: poll_watched(storage, services.signals))
     else:
         runner.every("space", _SPACE_INTERVAL_MS, storage.look_for_space)

@@ -188,13 +188,15 @@ def _record_of(index: int, given: RecordIn | ProduceBody) -> Record:
             encoding |= KEY_BASE64
         if len(key) > MAX_KEY_BYTES:
             _check_key(index, key)
+    headers, header_bytes = _headers(index, given.headers) if given.headers else (None, 0)
     return Record(
         -1 if given.partition is None else given.partition,
         -1 if given.timestamp_ms is None else _time(index, given.timestamp_ms),
         key,
         value,
-        _headers(index, given.headers) if given.headers else None,
+        headers,
         encoding,
+        header_bytes,
     )
 
 
@@ -209,8 +211,8 @@ def _value(index: int, raw: bytes, encoding: str) -> tuple[int, bytes | None]:
     return (VALUE_TEXT, text) if encoding == "text" else (VALUE_BASE64, _base64(index, "value", text))
 
 
-def _headers(index: int, given: list[HeaderIn] | dict[str, str | None]) -> bytes:
-    """Return headers as they are stored: the JSON list of them as it is fetched."""
+def _headers(index: int, given: list[HeaderIn] | dict[str, str | None]) -> tuple[bytes, int]:
+    """Return headers as they are stored, which is the JSON list of them as it is fetched, and their bytes."""
     if isinstance(given, dict):
         given = [HeaderIn(name, value) for name, value in given.items()]
     size = 0
@@ -228,7 +230,7 @@ def _headers(index: int, given: list[HeaderIn] | dict[str, str | None]) -> bytes
     if len(given) > MAX_HEADERS or size > MAX_HEADER_BYTES:
         detail = f"must be at most {MAX_HEADERS} headers of together {MAX_HEADER_BYTES} bytes"
         raise _at(InvalidRecord, index, "headers", detail)
-    return _encode(stored)
+    return _encode(stored), size
 
 
 def _base64(index: int, field: str, value: bytes) -> bytes:

@@ -24,6 +24,9 @@ from app.errors import InvalidRequest
 router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=WireRoute)
 
 
+_MAX_RECORDS = 500
+
+
 class FetchQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Where to read, how much, and how long to wait for it."""
 
@@ -34,7 +37,9 @@ class FetchQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             description="An offset, `earliest`, `latest`, `-N` (the last N), or `@` and epoch ms or RFC 3339.",
         ),
     ] = "earliest"
-    max_records: Annotated[int, Meta(ge=1, le=10_000)] = 500
+    max_records: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)] | None, Meta(description="500 if not given, or what the server allows.")
+    ] = None
     max_bytes: Annotated[int, Meta(ge=1, le=33_554_432)] = 1_048_576
     min_bytes: Annotated[int, Meta(ge=0, le=33_554_432, description="Wait for as many bytes.")] = 1
     max_wait_ms: Annotated[int, Meta(ge=0, le=60_000, description="Longest wait for min_bytes.")] = 0
@@ -180,11 +185,13 @@ def _stop(waiting: _Waiting | None) -> None:
 
 
 def _size(call: Call, query: FetchQuery) -> PageSize:
-    check_bound("max_records", query.max_records, call.services.max_records)
+    bound = call.services.max_records
+    max_records = min(_MAX_RECORDS, bound) if query.max_records is None else query.max_records
+    check_bound("max_records", max_records, bound)
     if query.min_bytes > query.max_bytes:
         detail = f"must be at most max_bytes, {query.max_bytes}"
         raise InvalidRequest(f"min_bytes {detail}", errors=[{"field": "min_bytes", "detail": detail}])
-    return PageSize(query.max_records, query.max_bytes, query.min_bytes)
+    return PageSize(max_records, query.max_bytes, query.min_bytes)
 
 
 def _wants_lines(call: Call) -> bool:

@@ -67,11 +67,17 @@ def document(app: FastAPI) -> Schema:
 def _schemas(found: list[WireOperation]) -> dict[str, Schema]:
     types: list[Any] = [Problem, ProduceBody]
     for operation in found:
-        types += [answer for answer in operation.description.answers.values() if answer is not None]
+        types += [struct for answer in operation.description.answers.values() for struct in _structs(answer)]
         if "body" in operation.needs:
             types.append(operation.needs["body"])
     _, components = msgspec.json.schema_components(types, ref_template=_REF)
     return dict(sorted(components.items()))
+
+
+def _structs(answer: type[msgspec.Struct] | tuple[type[msgspec.Struct], ...] | None) -> tuple[type, ...]:
+    if answer is None:
+        return ()
+    return answer if isinstance(answer, tuple) else (answer,)
 
 
 def _describe(operation: WireOperation) -> Schema:
@@ -137,8 +143,10 @@ def _headers(description: Description) -> Iterator[Schema]:
 def _responses(description: Description) -> Iterator[tuple[str, Schema]]:
     for status, answer in description.answers.items():
         response: Schema = {"description": _REASONS[status]}
-        if answer is not None:
-            content = {"application/json": {"schema": {"$ref": _REF.format(name=answer.__name__)}}}
+        if references := [{"$ref": _REF.format(name=struct.__name__)} for struct in _structs(answer)]:
+            content: Schema = {
+                "application/json": {"schema": references[0] if len(references) == 1 else {"anyOf": references}}
+            }
             content |= {media: {"schema": {"type": "string"}} for media in description.media}
             response["content"] = content
         yield str(status), response

@@ -29,7 +29,7 @@ Short = Annotated[str, Meta(max_length=512)]
 _CLOUDEVENTS = b"application/cloudevents"
 
 
-class ProduceQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class _ProduceQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """How to read the body, and what goes with a body that is one value."""
 
     lines: Annotated[
@@ -43,11 +43,16 @@ class ProduceQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Meta(description="With lines=values: JSON pointer to the time (ms or RFC 3339) in each value."),
     ] = None
     key: Annotated[str | None, Meta(description="Key of a body that is one value.")] = None
-    partition: Annotated[Natural | None, Meta(description="Partition of a body that is one value.")] = None
     timestamp_ms: Annotated[Natural | None, Meta(description="Time of a body that is one value.")] = None
 
 
-class ProducePartitionQuery(ProduceQuery, forbid_unknown_fields=True, kw_only=True):
+class ProduceQuery(_ProduceQuery, forbid_unknown_fields=True, kw_only=True):
+    """How to read the body, and what goes with a body that is one value."""
+
+    partition: Annotated[Natural | None, Meta(description="Partition of a body that is one value.")] = None
+
+
+class ProducePartitionQuery(_ProduceQuery, forbid_unknown_fields=True, kw_only=True):
     """As for a topic, and the condition of the append."""
 
     expected_offset: Annotated[
@@ -105,7 +110,7 @@ _PRODUCE_REFUSALS = (
 @router.post("/records")
 @describe(
     Description(
-        answers={201: ProduceAnswer, 200: ProduceAnswer},
+        answers={201: (ProduceAnswer, MinimalProduceAnswer), 200: (ProduceAnswer, MinimalProduceAnswer)},
         refusals=_PRODUCE_REFUSALS,
         examples={"topic": "orders"},
         bodies=examples.PRODUCE_BODIES,
@@ -120,13 +125,13 @@ async def produce(call: Call, topic: str, query: ProduceQuery) -> Reply:
     to that of its key (murmur2, as Kafka's default partitioner), else all of the request to one in turn.
     An unknown topic is created while `auto_create_topics` is on. 200 and `duplicate` answer a repeat.
     """
-    return await _produce(call, topic, None, query, None)
+    return await _produce(call, topic, query)
 
 
 @router.post("/partitions/{partition}/records")
 @describe(
     Description(
-        answers={201: ProduceAnswer, 200: ProduceAnswer},
+        answers={201: (ProduceAnswer, MinimalProduceAnswer), 200: (ProduceAnswer, MinimalProduceAnswer)},
         refusals=(*_PRODUCE_REFUSALS, errors.OffsetMismatch),
         examples={"topic": "orders", "partition": 0},
         bodies=examples.PRODUCE_BODIES,
@@ -140,11 +145,11 @@ async def produce_to_partition(call: Call, topic: str, partition: int, query: Pr
     As for a topic. With `expected_offset` the records are appended only if that is the partition's
     `log_end_offset`, else 412.
     """
-    return await _produce(call, topic, partition, query, query.expected_offset)
+    return await _produce(call, topic, query, partition)
 
 
 async def _produce(
-    call: Call, topic: str, partition: int | None, query: ProduceQuery, expected_offset: int | None
+    call: Call, topic: str, query: ProduceQuery | ProducePartitionQuery, partition: int | None = None
 ) -> Reply:
     media_type = media_type_of(call)
     form_refused(media_type)
@@ -158,12 +163,21 @@ async def _produce(
         detail = f"must be 1 to {max_records} records, not {len(records)}"
         raise InvalidRequest(f"records {detail}", errors=[{"field": "records", "detail": detail}])
     accepted = await call.services.producer.produce(
-        ProduceRequest(topic, partition, records, len(body), expected_offset, key, stamp)
+        ProduceRequest(
+            topic,
+            partition,
+            records,
+            size_bytes=len(body) + len((query.key or "").encode()),
+            expected_offset=query.expected_offset if isinstance(query, ProducePartitionQuery) else None,
+            key=key,
+            stamp=stamp,
+        )
     )
     return _answer(call, accepted)
 
 
-def _decode(call: Call, media_type: bytes, body: bytes, query: ProduceQuery) -> list[Record]:
+def _decode(call: Call, media_type: bytes, body: bytes, query: ProduceQuery | ProducePartitionQuery) -> list[Record]:
+    partition = query.partition if isinstance(query, ProduceQuery) else None
     lines = query.lines or ("records" if media_type in LINE_TYPES else None)
     is_json = media_type == b"application/json" or media_type.endswith(b"+json") or media_type in LINE_TYPES
     if lines is not None and not is_json:
@@ -171,7 +185,7 @@ def _decode(call: Call, media_type: bytes, body: bytes, query: ProduceQuery) -> 
     if (query.key_from is not None or query.timestamp_from is not None) and lines != "values":
         raise InvalidRequest("key_from and timestamp_from need lines=values")
     is_raw = not is_json or (lines is None and media_type != b"application/json")
-    if not is_raw and (query.key is not None or query.partition is not None or query.timestamp_ms is not None):
+    if not is_raw and (query.key is not None or partition is not None or query.timestamp_ms is not None):
         raise InvalidRequest("key, partition and timestamp_ms in the query are for a body that is one raw value")
     if is_raw:
         return [
@@ -180,7 +194,7 @@ def _decode(call: Call, media_type: bytes, body: bytes, query: ProduceQuery) -> 
                 media_type,
                 charset_of(call),
                 key=query.key,
-                partition=query.partition,
+                partition=partition,
                 timestamp_ms=query.timestamp_ms,
             )
         ]

@@ -39,6 +39,14 @@ MAX_INT64 = 2**63 - 1
 
 _REF = "#/components/schemas/{name}"
 _PLACE = re.compile(r"^(?P<detail>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
+_CHOICES = {
+    "encoding": "json, text, base64",
+    "key_encoding": "text, base64",
+    "lines": "records, values",
+    "offset_reset": "earliest, latest",
+    "cleanup_policy": "delete, compact, compact,delete",
+    "message_timestamp_type": "CreateTime, LogAppendTime",
+}
 _RECORD = re.compile(r"^\.records\[(\d+)\]")
 _INDEX = re.compile(r"\[\d+\]")
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
@@ -49,7 +57,7 @@ class Description:
     """What the OpenAPI document says of an operation beyond its signature.
 
     Attributes:
-        answers: Struct of each status' JSON body; None for no body.
+        answers: Struct of each status' JSON body, or several it may be; None for no body.
         refusals: The refusals that are its own.
         examples: A value that works for each parameter, and for `body`.
         bodies: Media types of a body that the handler reads itself, each with schema and example.
@@ -57,7 +65,7 @@ class Description:
         hot: Whether it is reached in front of FastAPI.
     """
 
-    answers: Mapping[int, type[msgspec.Struct] | None]
+    answers: Mapping[int, type[msgspec.Struct] | tuple[type[msgspec.Struct], ...] | None]
     refusals: Sequence[type[BrokerError]] = ()
     examples: Mapping[str, object] = field(default_factory=dict)
     bodies: Mapping[str, Schema] = field(default_factory=dict)
@@ -252,8 +260,10 @@ def _decode_line(index: int, decoder: msgspec.json.Decoder[Any], line: bytes) ->
 def invalid(error: msgspec.ValidationError, noun: str) -> InvalidRequest:
     """Turn msgspec's words into a refusal with index and field."""
     match = _PLACE.match(str(error))
-    detail = _plain(match["detail"] if match else "is invalid")
     path = (match["path"] if match else None) or ""
+    detail = _plain(match["detail"] if match else "is invalid")
+    if detail.startswith("Invalid enum value"):
+        detail = f"must be one of {_choices(path)}"
     entry: dict[str, object] = {"detail": detail}
     if index := _RECORD.match(path):
         entry["index"] = int(index[1])
@@ -262,6 +272,14 @@ def invalid(error: msgspec.ValidationError, noun: str) -> InvalidRequest:
     place = f"{noun} {entry['field']}: " if "field" in entry else ""
     record = f"record {entry['index']}: " if "index" in entry else ""
     return InvalidRequest(f"{record}{place}{detail}", errors=[entry])
+
+
+def _choices(path: str) -> str:
+    """Return the values that a field of a few may have."""
+    name = path.rpartition(".")[2]
+    if path.endswith("].encoding") and "headers[" in path:
+        name = "key_encoding"
+    return _CHOICES.get(name, "the values that /docs lists")
 
 
 def _plain(text: str) -> str:

@@ -27,8 +27,6 @@ from app.storage import producers
 from app.storage.engine import Storage
 
 _ATTEMPTS = 5
-_HEADERS_OVERHEAD = 2_048
-"""More than what 50 headers gain when they are stored as a list: no record is larger than this and its request."""
 
 
 class ProduceRequest(NamedTuple):
@@ -36,7 +34,7 @@ class ProduceRequest(NamedTuple):
 
     Attributes:
         partition: The partition of the path, or None.
-        size_bytes: Bytes of the request that the records came in.
+        size_bytes: Bytes of the request that the records came in: none of them is larger.
     """
 
     topic: str
@@ -157,7 +155,7 @@ def _choose_partitions(topic: TopicInfo, request: ProduceRequest, turns: Iterato
 def _check_records(topic: TopicInfo, request: ProduceRequest, latest_ms: int) -> None:
     """Refuse records that the topic's configuration does not allow, naming the first by its index."""
     config = topic.config
-    if request.size_bytes + _HEADERS_OVERHEAD > config.max_message_bytes:
+    if request.size_bytes > config.max_message_bytes:
         _check_sizes(request.records, config.max_message_bytes)
     if config.compacted:
         for index, record in enumerate(request.records):

@@ -112,8 +112,8 @@ class Topics:
         rules.check_overrides(request.given)
         count = self._default_partitions if request.partitions is None else request.partitions
         rules.check_partitions(count)
-        made = await self._storage.write(topics.create, name, count, request.given, self._clock())
-        info = await self.refresh(name)
+        found, made = await self._storage.write(_create, name, count, request.given, self._clock(), self._defaults)
+        info = self._cache[name] = found.info
         if not made:
             _confirm(info, request)
         return info, made
@@ -181,6 +181,16 @@ def _confirm(info: TopicInfo, request: TopicRequest) -> None:
             f"the topic exists and differs in {', '.join(differing)}; PATCH /v1/topics/{{topic}} changes it",
             differing=differing,
         )
+
+
+def _create(
+    tx: Tx, name: str, count: int, given: Overrides, now_ms: int, defaults: TopicConfig
+) -> tuple[StoredTopic, bool]:
+    """Create a topic or find the one that is there, and return it and whether it is new."""
+    while True:
+        made = topics.create(tx, name, count, given, now_ms)
+        if (found := topics.find(tx, name, defaults)) is not None:
+            return found, made
 
 
 def _locked(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic:

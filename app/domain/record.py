@@ -31,6 +31,7 @@ class Record(msgspec.Struct, gc=False):
         value: Value bytes, or None for a tombstone.
         headers: JSON list of header objects as they are fetched, or None without headers.
         encoding: VALUE_* plus KEY_BASE64: how key and value are spelled in JSON answers.
+        header_bytes: Bytes of the headers' names and values.
     """
 
     partition: int
@@ -39,11 +40,12 @@ class Record(msgspec.Struct, gc=False):
     value: bytes | None
     headers: bytes | None
     encoding: int
+    header_bytes: int = 0
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of key, value and headers as they will be stored."""
-        return len(self.key or b"") + len(self.value or b"") + len(self.headers or b"")
+        """Bytes of key, value, and names and values of the headers."""
+        return len(self.key or b"") + len(self.value or b"") + self.header_bytes
 
 
 class StoredRecord(NamedTuple):

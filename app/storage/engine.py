@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import threading
 from collections.abc import Callable, Sequence
@@ -73,6 +74,9 @@ class Dialect(Protocol):
 
     def tidy(self, connection: Connection) -> None:
         """Give freed space back, in one short step, where the database does not do so itself."""
+
+    def reclaim(self, connection: Connection) -> None:
+        """Free what the database itself holds of a full disk, outside any transaction."""
 
     def close(self) -> None:
         """Release connections, locks and files."""
@@ -192,7 +196,9 @@ class Storage:
         return asyncio.get_running_loop().run_in_executor(self._writers, lambda: self.write_now(query, *args, **kwargs))
 
     def read_now(self, query: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a read in this thread."""
+        """Run a read and wait for it, from any thread."""
+        if not self._in_worker():
+            return self._readers.submit(lambda: self.read_now(query, *args, **kwargs)).result()
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 connection = self._connection(self.dialect.read_engine)
@@ -206,7 +212,9 @@ class Storage:
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
     def write_now(self, query: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a write in this thread; a lost connection or conflict before COMMIT is tried again."""
+        """Run a write and wait for it, from any thread; a lost connection or conflict before COMMIT is tried again."""
+        if not self._in_worker():
+            return self._writers.submit(lambda: self.write_now(query, *args, **kwargs)).result()
         for attempt in range(1, _ATTEMPTS + 1):
             committing = False
             try:
@@ -233,11 +241,12 @@ class Storage:
                 self._refuse(error, last=attempt == _ATTEMPTS)
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
+    def _in_worker(self) -> bool:
+        return hasattr(self._worker, "connections")
+
     def _connection(self, engine: Engine) -> Connection:
-        """Return a connection; a worker thread keeps its own: to take one from the pool costs as much as a read."""
-        kept: dict[Any, Connection] | None = getattr(self._worker, "connections", None)
-        if kept is None:
-            return engine.connect()
+        """Return the connection that this worker thread keeps: to take one from the pool costs as much as a read."""
+        kept: dict[Engine, Connection] = self._worker.connections
         if (connection := kept.get(engine)) is None:
             connection = kept[engine] = engine.connect()
             self._connections.append(connection)
@@ -246,12 +255,10 @@ class Storage:
     def _release(self, connection: Connection) -> None:
         """End the transaction if it is still open; drop a connection that cannot even do that."""
         try:
-            if connection.in_transaction():
-                connection.rollback()
+            if (transaction := connection.get_transaction()) is not None:
+                transaction.rollback()
         except self._errors:
             connection.invalidate()
-        if not hasattr(self._worker, "connections"):
-            connection.close()
 
     def _begin_worker(self) -> None:
         self._worker.connections = {}
@@ -264,8 +271,13 @@ class Storage:
     async def look_for_space(self) -> bool:
         """Let appends go on once the disk has space again. Return False: one look is enough."""
         if self._space is not None and self._space.exhausted:
-            await asyncio.get_running_loop().run_in_executor(self._writers, self._space.restore)
+            await asyncio.get_running_loop().run_in_executor(self._writers, self._reclaim, self._space)
         return False
+
+    def _reclaim(self, space: Space) -> None:
+        with contextlib.suppress(*self._errors):
+            self.dialect.reclaim(self._connection(self.dialect.write_engine))
+        space.restore()
 
     def close(self) -> None:
         """Wait for running queries and release the database."""

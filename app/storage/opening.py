@@ -28,7 +28,7 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
         raise ValueError("MILLRACE_DATABASE_URL is not a URL: use sqlite:///millrace.db or postgresql://…") from None
     backend = url.get_backend_name()
     if backend == "sqlite":
-        dialect = Sqlite(url)
+        dialect = Sqlite(url, ballast_bytes=ballast_bytes)
         return Storage(dialect, Ballast(dialect.path, ballast_bytes))
     if backend == "postgresql":
         return Storage(Postgres(url.set(drivername="postgresql+psycopg")))

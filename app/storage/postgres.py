@@ -108,6 +108,9 @@ class Postgres:
     def tidy(self, connection: Connection) -> None:
         """Do nothing: autovacuum does."""
 
+    def reclaim(self, connection: Connection) -> None:
+        """Do nothing: the disk is the server's."""
+
     def close(self) -> None:
         """Close all connections."""
         self.read_engine.dispose()

@@ -21,6 +21,7 @@ from app.storage.engine import Fault, Tx
 
 _READERS = 2
 _CHECKPOINT_PAGES = 4_000
+_PAGE_BYTES = 4_096
 _WAL_LIMIT_BYTES = 64 * 1024 * 1024
 _TIDY_PAGES = 256
 _SPARE_BYTES = 1024 * 1024
@@ -55,14 +56,14 @@ class Sqlite:
     shared = False
     driver_error: type[Exception] = sqlite3.Error
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, *, ballast_bytes: int = 0) -> None:
         if not url.database or url.database == ":memory:":
             raise ValueError("an SQLite database needs a file: sqlite:///millrace.db")
         self.path = Path(url.database).resolve()
-        self.ends: dict[int, PartitionEnd] = {}
+        self.ends: dict[int, PartitionEnd] | None = {}
         self._lock = _lock(self.path)
-        self.write_engine = _engine(self.path, writes=True)
-        self.read_engine = _engine(self.path, writes=False)
+        self.write_engine = _engine(self.path, _writer_pragmas(ballast_bytes), writes=True)
+        self.read_engine = _engine(self.path, _READER_PRAGMAS, writes=False)
         with self.write_engine.connect():
             """The first connection makes the file, so that readers may open it read-only."""
 
@@ -104,6 +105,11 @@ class Sqlite:
         for _ in range(_TIDY_PAGES):
             driver.execute("PRAGMA incremental_vacuum(1)").close()
 
+    def reclaim(self, connection: Connection) -> None:
+        """Write the log back into the database and give its space to the disk."""
+        driver: Any = connection.connection.driver_connection
+        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def close(self) -> None:
         """Close the readers, then the writer (which checkpoints), then free the lock."""
         self.read_engine.dispose()
@@ -132,7 +138,7 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _engine(path: Path, *, writes: bool) -> Engine:
+def _engine(path: Path, pragmas: Sequence[str], *, writes: bool) -> Engine:
     engine = create_engine(
         URL.create("sqlite", database=str(path)),
         poolclass=QueuePool,
@@ -144,7 +150,6 @@ def _engine(path: Path, *, writes: bool) -> Engine:
 
     def set_up(connection: sqlite3.Connection, _: object) -> None:
         connection.isolation_level = None
-        pragmas = _WRITER_PRAGMAS if writes else _READER_PRAGMAS
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}").close()
 
@@ -157,12 +162,18 @@ def _engine(path: Path, *, writes: bool) -> Engine:
     return engine
 
 
-_WRITER_PRAGMAS = (
-    "auto_vacuum = INCREMENTAL",
-    "journal_mode = WAL",
-    "synchronous = FULL",
-    f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
-    f"journal_size_limit = {_WAL_LIMIT_BYTES}",
-    "cache_size = -16384",
-)
+def _writer_pragmas(ballast_bytes: int) -> Sequence[str]:
+    """Return the settings of the writer: its log stays small enough to be written back within the ballast."""
+    pages = min(_CHECKPOINT_PAGES, ballast_bytes // (2 * _PAGE_BYTES)) or _CHECKPOINT_PAGES
+    return (
+        "auto_vacuum = INCREMENTAL",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "secure_delete = OFF",
+        f"wal_autocheckpoint = {pages}",
+        f"journal_size_limit = {_WAL_LIMIT_BYTES}",
+        "cache_size = -16384",
+    )
+
+
 _READER_PRAGMAS = ("query_only = ON", "wal_autocheckpoint = 0", "cache_size = -4096")

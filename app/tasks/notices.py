@@ -9,6 +9,7 @@ from app.broker.signals import Signals
 from app.storage import pages
 from app.storage.engine import Storage
 from app.storage.notices import Notices
+from app.tasks.runner import Well
 
 _POLLED_AT_ONCE = 1_000
 
@@ -34,7 +35,7 @@ class Outbox:
         return taken
 
 
-async def send_notices(outbox: Outbox, notices: Notices, interval_ms: int) -> None:
+async def send_notices(outbox: Outbox, notices: Notices, interval_ms: int, well: Well) -> None:
     """Send what the outbox has, at once after a pause and then at most every `interval_ms`."""
     while True:
         partition_ids = await outbox.take()
@@ -43,12 +44,14 @@ async def send_notices(outbox: Outbox, notices: Notices, interval_ms: int) -> No
         except BaseException:
             outbox.put(partition_ids)
             raise
+        well()
         await asyncio.sleep(interval_ms / 1000)
 
 
-async def hear_notices(signals: Signals, notices: Notices) -> None:
+async def hear_notices(signals: Signals, notices: Notices, well: Well) -> None:
     """Wake the readers of the partitions that other nodes tell of; all of them where notices may be missed."""
     async for partition_ids in notices.listen():
+        well()
         if partition_ids is None:
             signals.wake_all()
         else:

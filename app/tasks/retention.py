@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from app.domain.topic import TopicConfig
+from app.errors import DiskFull
 from app.storage import compaction, idempotency, producers, retention, topics
 from app.storage.engine import Storage
 from app.storage.retention import Kept
@@ -16,7 +17,7 @@ _PASS_S = 0.010
 _PARTITIONS_AT_ONCE = 50
 _COMPACTED_AT_ONCE = 500
 _FORGOTTEN_AT_ONCE = 500
-_FEWEST_ROWS, _MOST_ROWS = 50, 20_000
+_MOST_ROWS = 20_000
 
 
 @dataclass
@@ -61,10 +62,14 @@ class Retention:
     async def purge(self) -> bool:
         """Remove some rows that are no longer in the log."""
         started = time.monotonic()
-        more = await self.storage.write(retention.purge, self.rows)
+        try:
+            more = await self.storage.write(retention.purge, self.rows)
+        except DiskFull:
+            self.rows = max(1, self.rows // 2)
+            return self.rows > 1
         if more:
             factor = _PASS_S / max(time.monotonic() - started, 0.0001)
-            self.rows = round(min(_MOST_ROWS, max(_FEWEST_ROWS, self.rows * min(2.0, max(0.5, factor)))))
+            self.rows = round(min(_MOST_ROWS, max(1, self.rows * min(2.0, max(0.5, factor)))))
         return more
 
     async def forget(self) -> bool:

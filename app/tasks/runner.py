@@ -10,6 +10,11 @@ from collections.abc import Awaitable, Callable
 Step = Callable[[], Awaitable[bool]]
 """One step of work. Returns whether there is more to do now."""
 
+Well = Callable[[], None]
+"""Told by work that goes well: failures before no longer count."""
+
+Work = Callable[[Well], Awaitable[None]]
+
 _FAILURES_UNTIL_UNREADY = 5
 _LONGEST_PAUSE_S = 30.0
 
@@ -25,9 +30,9 @@ class TaskRunner:
 
     def every(self, name: str, interval_ms: int, step: Step) -> None:
         """Run `step` every `interval_ms`, give or take a tenth, and again at once while it returns True."""
-        self.forever(name, lambda: _paced(step, interval_ms / 1000))
+        self.forever(name, lambda well: _paced(step, interval_ms / 1000, well))
 
-    def forever(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    def forever(self, name: str, work: Work) -> None:
         """Run `work` and, whenever it ends, again."""
         self._failures[name] = 0
         self._tasks.append(asyncio.create_task(self._keep(name, work), name=name))
@@ -42,18 +47,21 @@ class TaskRunner:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    async def _keep(self, name: str, work: Work) -> None:
+        def well() -> None:
+            self._failures[name] = 0
+
         while True:
             try:
-                await work()
-                self._failures[name] = 0
+                await work(well)
             except Exception:  # noqa: BLE001 - the border of the background tasks
                 self._failures[name] += 1
                 _log.exception("the background task %s failed (%d in a row)", name, self._failures[name])
                 await asyncio.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2 ** min(self._failures[name], 10)))
 
 
-async def _paced(step: Step, interval_s: float) -> None:
+async def _paced(step: Step, interval_s: float, well: Well) -> None:
     while await step():
-        """There is more: again at once; each step has waited for the database."""
+        well()
+    well()
     await asyncio.sleep(interval_s * random.uniform(0.9, 1.1))  # noqa: S311 - spreads the nodes' work

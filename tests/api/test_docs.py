@@ -37,7 +37,7 @@ GONE = Problem(
     slug="unknown-topic",
     code="UNKNOWN_TOPIC",
     title="Unknown <topic>",
-    status=404,
+    status="404",
     cause="There is no topic & no `name`.",
     cure="Create it with `PUT /v1/topics/{topic}`, or <look>.",
 )
@@ -168,13 +168,13 @@ def test_a_lone_backtick_stays_a_backtick() -> None:
 
 
 def test_the_index_links_every_problem_in_order() -> None:
-    other = GONE._replace(slug="other", code="OTHER", title="Other", status=409)
+    other = GONE._replace(slug="other", code="OTHER", title="Other", status="410 or 416")
 
     page = problem_index([GONE, other])
 
     assert re.findall(r'href="(/problems/[^"]+)"', page) == ["/problems/unknown-topic", "/problems/other"]
     assert "Unknown &lt;topic&gt;" in page
-    assert "<td>409</td>" in page
+    assert "<td>410 or 416</td>" in page
 
 
 def test_the_headers_of_a_problem_page_are_those_of_the_docs() -> None:

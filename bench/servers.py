@@ -1,0 +1,241 @@
+"""Starting what is measured: Millrace, the bare twin, databases; and asking the system about them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, Self
+
+from sqlalchemy import create_engine, select
+
+from app.storage import schema
+from app.storage.opening import open_storage
+from app.storage.tables import partitions, topics
+from tests.postgres import PostgresServer
+
+_ROOT = Path(__file__).resolve().parent.parent
+_START_S = 30.0
+_POLL_S = 0.002
+
+
+class Process:
+    """A server process of ours on a port of its own; it has answered `path` with 200 once it is made.
+
+    Attributes:
+        start_s: Time from spawn to the first 200.
+    """
+
+    def __init__(self, command: list[str], port: int, path: str) -> None:
+        self.port = port
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
+        began = time.perf_counter()
+        self._process = subprocess.Popen(command, cwd=_ROOT, stdout=self._log, stderr=subprocess.STDOUT)
+        try:
+            self._wait(path)
+        except BaseException:
+            self.stop()
+            raise
+        self.start_s = time.perf_counter() - began
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def state(self) -> str:
+        """Say whether it runs."""
+        code = self._process.poll()
+        return f"server {self.pid} on port {self.port} " + ("runs" if code is None else f"ended with {code}")
+
+    def log(self) -> str:
+        """Return what it has printed."""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def rss_bytes(self) -> int:
+        """Return its resident memory."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu_s(self) -> float:
+        """Return the CPU time that it has used, of all threads."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def stop(self) -> None:
+        """Stop it by SIGTERM, and by force if it does not obey."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def _wait(self, path: str) -> None:
+        deadline = time.perf_counter() + _START_S
+        request = f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n".encode()
+        while time.perf_counter() < deadline and self._process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as client:
+                client.sendall(request)
+                if client.recv(4096).startswith(b"HTTP/1.1 200"):
+                    return
+            time.sleep(_POLL_S)
+        raise RuntimeError(f"the server did not start:\n{self.log()}")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running(process: Process) -> Iterator[Process]:
+    """Stop a process at the end; where something fails meanwhile, print what it has said."""
+    try:
+        yield process
+    except Exception:
+        print(f"{process.state}; it said:\n{process.log()[-4_000:]}", file=sys.stderr)
+        raise
+    finally:
+        process.stop()
+
+
+def bare(*, plain: bool = False) -> Process:
+    """Start the bare twin; `plain` on uvicorn's own protocol class."""
+    port = free_port()
+    command = [sys.executable, "-m", "bench.bare", str(port), *(["plain"] if plain else [])]
+    return Process(command, port, "/")
+
+
+def millrace(database_url: str) -> Process:
+    """Start Millrace on a database whose tables are there."""
+    port = free_port()
+    program = str(Path(sys.executable).with_name("millrace"))
+    options = ["serve", "--host", "127.0.0.1", "--port", str(port), "--database-url", database_url]
+    return Process([program, *options], port, "/healthz")
+
+
+class Databases:
+    """Makes empty databases with Millrace's tables, of one kind, and takes them away again."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._exit = contextlib.ExitStack()
+        self.folder = Path(self._exit.enter_context(tempfile.TemporaryDirectory(prefix="millrace-bench-")))
+        self._count = 0
+        self._server = None if kind == "sqlite" else self._exit.enter_context(_postgres())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+
+    @property
+    def maintenance_url(self) -> str | None:
+        """URL of the PostgreSQL server; None on SQLite."""
+        return None if self._server is None else self._server.url
+
+    def empty(self) -> str:
+        """Return the URL of a database without tables."""
+        self._count += 1
+        if self._server is not None:
+            return self._server.create_database()
+        return f"sqlite:///{self.folder / f'{self._count}.db'}"
+
+    def new(self) -> str:
+        """Return the URL of a database with empty tables."""
+        url = self.empty()
+        migrate(url)
+        return url
+
+    def drop(self, url: str) -> None:
+        """Remove a database to free its space."""
+        if self._server is not None:
+            self._server.drop_database(url)
+            return
+        for path in self.folder.glob(Path(url).name + "*"):
+            path.unlink()
+
+    def connections(self, url: str) -> int | None:
+        """Return how many connections to a PostgreSQL database its server holds; None on SQLite."""
+        if self._server is None:
+            return None
+        import psycopg  # noqa: PLC0415 - only where there is PostgreSQL
+
+        name = url.rpartition("/")[2]
+        with psycopg.connect(self._server.url, autocommit=True) as connection:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+            row = connection.execute(query, (name,)).fetchone()
+        return row[0] if row else None
+
+
+def _postgres() -> PostgresServer:
+    return PostgresServer(settings={"shared_buffers": "256MB", "max_wal_size": "4GB"})
+
+
+def migrate(url: str) -> None:
+    """Bring a database's tables to the newest revision."""
+    storage = open_storage(url)
+    try:
+        storage.write_now(schema.upgrade)
+    finally:
+        storage.close()
+
+
+def partition_ids(url: str, topic: str) -> list[int]:
+    """Return the ids that the database gave to a topic's partitions, in order."""
+    query = (
+        select(partitions.c.partition_id)
+        .join(topics, topics.c.topic_id == partitions.c.topic_id)
+        .where(topics.c.name == topic)
+        .order_by(partitions.c.partition)
+    )
+    # Not by the storage: on SQLite a server may have the file, and only one process may write.
+    driver_url = url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true" if "sqlite" in url else url
+    engine = create_engine(driver_url)
+    try:
+        with engine.connect() as connection:
+            return list(connection.scalars(query))
+    finally:
+        engine.dispose()
+
+
+def call(port: int, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
+    """Send one request outside any measurement and return the JSON of its 2xx answer."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        data = None if body is None else json.dumps(body).encode()
+        connection.request(method, path, data, {} if data is None else {"content-type": "application/json"})
+        response = connection.getresponse()
+        content = response.read()
+    finally:
+        connection.close()
+    if response.status // 100 != 2:
+        raise RuntimeError(f"{method} {path}: {response.status} {content.decode(errors='replace')}")
+    return json.loads(content)
+
+
+def create_topic(port: int, topic: str, partitions: int) -> None:
+    """Create a topic that keeps everything."""
+    call(port, "PUT", f"/v1/topics/{topic}", {"partitions": partitions, "config": {"retention_ms": -1}})
+
+
+def log_end_offsets(port: int, topic: str) -> list[int]:
+    """Return the log_end_offset of each partition."""
+    answer = call(port, "GET", f"/v1/topics/{topic}/partitions?limit=1000")
+    return [each["log_end_offset"] for each in answer["items"]]

@@ -1,0 +1,232 @@
+"""Requests that come again, and requests under a condition: DESIGN.md §3.2."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import httpx2
+
+pytestmark = pytest.mark.anyio
+
+ORDERS = "/v1/topics/orders"
+URL = f"{ORDERS}/partitions/0/records"
+KEY = {"Idempotency-Key": "checkout 17"}
+
+
+def stamp(sequence: Any, epoch: Any = 0, producer: str = "checkout-1") -> dict[str, str]:
+    return {"Producer-Id": producer, "Producer-Epoch": str(epoch), "Producer-Sequence": str(sequence)}
+
+
+async def end(client: httpx2.AsyncClient) -> Any:
+    return (await client.get(f"{ORDERS}/partitions/0")).json()["log_end_offset"]
+
+
+async def test_a_repeat_is_answered_as_the_first_was(client: httpx2.AsyncClient) -> None:
+    first = await client.post(URL, json={"value": 1}, headers=KEY)
+    second = await client.post(URL, json={"value": 1}, headers=KEY)
+
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert second.json() == first.json() | {"duplicate": True}
+    assert await end(client) == 1
+
+
+async def test_a_repeat_is_rendered_by_its_own_preference(client: httpx2.AsyncClient) -> None:
+    body = {"records": [{"value": 1}, {"value": 2}]}
+    first = await client.post(URL, json=body, headers=KEY)
+
+    minimal = await client.post(URL, json=body, headers=KEY | {"Prefer": "return=minimal"})
+    whole = await client.post(URL, json=body, headers=KEY)
+
+    assert minimal.json() == {"partitions": [{"partition": 0, "base_offset": 0, "count": 2}], "duplicate": True}
+    assert whole.json() == first.json() | {"duplicate": True}
+
+
+async def test_a_repeat_may_be_compressed(client: httpx2.AsyncClient) -> None:
+    body, json = b'{"value": 1}', {"Content-Type": "application/json"}
+    await client.post(URL, content=body, headers=KEY | json)
+
+    response = await client.post(URL, content=gzip.compress(body), headers=KEY | json | {"Content-Encoding": "gzip"})
+
+    assert (response.status_code, response.json()["duplicate"]) == (200, True)
+
+
+async def test_another_request_under_the_same_key_is_refused(client: httpx2.AsyncClient) -> None:
+    await client.post(URL, content=b'{"value":1}', headers=KEY | {"Content-Type": "application/json"})
+
+    for url, body, content_type in (
+        (URL, b'{"value":2}', "application/json"),
+        (URL, b'{"value":1}', "text/plain"),
+        (URL + "?lines=records", b'{"value":1}', "application/json"),
+        (URL.replace("/0/", "/1/"), b'{"value":1}', "application/json"),
+        (f"{ORDERS}/records", b'{"value":1}', "application/json"),
+    ):
+        response = await client.post(url, content=body, headers=KEY | {"Content-Type": content_type})
+        assert (response.status_code, response.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+    other = await client.post("/v1/topics/other/records", json={"value": 1}, headers=KEY)
+    assert other.status_code == 201
+
+
+async def test_after_a_refusal_the_key_is_free(client: httpx2.AsyncClient) -> None:
+    await client.put(ORDERS)
+
+    refused = await client.post(URL, params={"expected_offset": 5}, json={"value": 1}, headers=KEY)
+    accepted = await client.post(URL, params={"expected_offset": 0}, json={"value": 2}, headers=KEY)
+
+    assert (refused.status_code, accepted.status_code) == (412, 201)
+
+
+async def test_a_repeat_is_judged_before_its_condition(client: httpx2.AsyncClient) -> None:
+    first = await client.post(URL, params={"expected_offset": 0}, json={"value": 1}, headers=KEY)
+    await client.post(URL, json={"value": 2})
+
+    second = await client.post(URL, params={"expected_offset": 0}, json={"value": 1}, headers=KEY)
+
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert second.json()["offsets"] == first.json()["offsets"]
+
+
+async def test_many_requests_with_one_key_at_once_append_once(client: httpx2.AsyncClient) -> None:
+    responses = await asyncio.gather(
+        *(client.post(f"{ORDERS}/records", json={"value": 1}, headers=KEY) for _ in range(16))
+    )
+
+    assert sorted(response.status_code for response in responses) == [200] * 15 + [201]
+    assert len({str(response.json()["offsets"]) for response in responses}) == 1
+
+
+async def test_a_condition_fails_with_the_end_as_it_is(client: httpx2.AsyncClient) -> None:
+    await client.post(URL, json={"value": 1})
+
+    behind = await client.post(URL, params={"expected_offset": 0}, json={"value": 2})
+    exact = await client.post(URL, params={"expected_offset": 1}, json={"records": [{"value": 2}, {"value": 3}]})
+    ahead = await client.post(URL, params={"expected_offset": 4}, json={"value": 4})
+
+    assert [response.status_code for response in (behind, exact, ahead)] == [412, 201, 412]
+    assert (behind.json()["log_end_offset"], ahead.json()["log_end_offset"]) == (1, 3)
+    topic = await client.post(f"{ORDERS}/records", params={"expected_offset": 3}, json={"value": 4})
+    assert topic.status_code == 422
+
+
+async def test_one_of_many_equal_conditions_wins(client: httpx2.AsyncClient) -> None:
+    await client.put(ORDERS)
+
+    responses = await asyncio.gather(
+        *(client.post(URL, params={"expected_offset": 0}, json={"value": n}) for n in range(10))
+    )
+
+    assert sorted(response.status_code for response in responses) == [201] + [412] * 9
+    assert await end(client) == 1
+
+
+async def test_sequences_are_appended_in_order_and_repeats_replayed(client: httpx2.AsyncClient) -> None:
+    appended = [(await client.post(URL, json={"value": n}, headers=stamp(n))) for n in range(7)]
+
+    replayed = await client.post(URL, json={"value": 2}, headers=stamp(2))
+    old = await client.post(URL, json={"value": 1}, headers=stamp(1))
+    reused = await client.post(URL, json={"value": "other"}, headers=stamp(6))
+    gap = await client.post(URL, json={"value": 8}, headers=stamp(8))
+
+    assert [response.status_code for response in appended] == [201] * 7
+    assert (replayed.status_code, replayed.json()) == (200, appended[2].json() | {"duplicate": True})
+    assert (old.status_code, old.json()["code"]) == (409, "DUPLICATE_SEQUENCE_NUMBER")
+    assert (reused.status_code, reused.json()["code"]) == (422, "SEQUENCE_REUSED")
+    assert (gap.status_code, gap.json()["code"]) == (409, "OUT_OF_ORDER_SEQUENCE_NUMBER")
+    assert gap.json()["expected_sequence"] == 7
+    assert await end(client) == 7
+
+
+async def test_a_producer_nobody_knows_starts_at_zero(client: httpx2.AsyncClient) -> None:
+    late = await client.post(URL, json={"value": 1}, headers=stamp(3))
+    start = await client.post(URL, json={"value": 1}, headers=stamp(0, epoch=4))
+
+    assert (late.status_code, late.json()["expected_sequence"]) == (409, 0)
+    assert start.status_code == 201
+    assert (await client.get("/v1/producers/checkout-1")).json()["producer_epoch"] == 4
+
+
+async def test_a_raised_epoch_fences_the_older_instance_on_every_topic(client: httpx2.AsyncClient) -> None:
+    unknown = await client.get("/v1/producers/checkout-1")
+    first = (await client.post("/v1/producers/checkout-1")).json()
+    await client.post(URL, json={"value": 1}, headers=stamp(0, 0))
+    second = (await client.post("/v1/producers/checkout-1")).json()
+
+    fenced = await client.post(URL, json={"value": 2}, headers=stamp(1, 0))
+    elsewhere = await client.post("/v1/topics/other/records", json={"value": 2}, headers=stamp(0, 0))
+    repeated = await client.post(URL, json={"value": 1}, headers=stamp(0, 0))
+    middle = await client.post(URL, json={"value": 2}, headers=stamp(1, 1))
+    fresh = await client.post(URL, json={"value": 2}, headers=stamp(0, 1))
+
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "UNKNOWN_PRODUCER_ID")
+    assert (first, second) == ({"producer_epoch": 0}, {"producer_epoch": 1})
+    for response in (fenced, elsewhere, repeated):
+        assert (response.status_code, response.json()["code"]) == (409, "INVALID_PRODUCER_EPOCH")
+        assert response.json()["producer_epoch"] == 1
+    assert (middle.status_code, middle.json()["expected_sequence"]) == (409, 0)
+    assert fresh.status_code == 201
+    assert (await client.get("/v1/producers/checkout-1")).json() == {
+        "producer_id": "checkout-1",
+        "producer_epoch": 1,
+        "topics": [{"topic": "orders", "expected_sequence": 1}],
+    }
+
+
+async def test_a_refused_request_uses_no_sequence(client: httpx2.AsyncClient) -> None:
+    await client.put(ORDERS)
+
+    refused = await client.post(URL, params={"expected_offset": 9}, json={"value": 1}, headers=stamp(0))
+    accepted = await client.post(URL, json={"value": 1}, headers=stamp(0))
+
+    assert (refused.status_code, accepted.status_code) == (412, 201)
+
+
+async def test_sequences_sent_at_once_are_appended_each_once(client: httpx2.AsyncClient) -> None:
+    await client.put(ORDERS)
+    requests = [client.post(URL, json={"value": n}, headers=stamp(n)) for n in (0, 1, 2, 3)]
+
+    responses = await asyncio.gather(*requests)
+
+    assert [response.status_code for response in responses] == [201] * 4
+    assert [response.json()["offsets"][0]["offset"] for response in responses] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Producer-Id": "p"}, 400),
+        ({"Producer-Id": "p", "Producer-Epoch": "0"}, 400),
+        ({"Producer-Epoch": "0", "Producer-Sequence": "0"}, 400),
+        (stamp(-1), 400),
+        (stamp("1.0"), 400),
+        (stamp("+1"), 400),
+        (stamp("x"), 400),
+        (stamp(""), 400),
+        (stamp(2**63), 400),
+        (stamp("9" * 5000), 400),
+        (stamp(0, 2**31), 400),
+        (stamp(0, producer="a b"), 422),
+        (stamp(0, producer=""), 422),
+        (stamp(0, producer="a" * 250), 422),
+        (stamp(0) | KEY, 422),
+        ({"Producer-Id": "p"} | KEY, 422),
+    ],
+    ids=str,
+)
+async def test_half_a_stamp_or_a_wrong_one_is_refused(
+    sqlite_client: httpx2.AsyncClient, headers: dict[str, str], status: int
+) -> None:
+    response = await sqlite_client.post(URL, json={"value": 1}, headers=headers)
+
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (await sqlite_client.get(ORDERS)).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["a%20b", "%2e%2e", "a" * 250])
+async def test_a_producer_needs_a_name(sqlite_client: httpx2.AsyncClient, name: str) -> None:
+    assert (await sqlite_client.post(f"/v1/producers/{name}")).status_code == 422
+    assert (await sqlite_client.get(f"/v1/producers/{name}")).status_code == 422

@@ -1,0 +1,65 @@
+"""The cursor over all partitions of a topic."""
+
+from __future__ import annotations
+
+import zlib
+from base64 import urlsafe_b64encode
+from urllib.parse import quote
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.cursor import Cursor, decode_cursor, encode_cursor
+from app.errors import InvalidCursor
+
+OFFSETS = st.lists(st.integers(0, 2**42 - 1), min_size=1, max_size=1000)
+
+
+def packed(content: object) -> str:
+    return urlsafe_b64encode(zlib.compress(msgspec.msgpack.encode(content))).decode().rstrip("=")
+
+
+@given(st.integers(1, 2**63 - 1), OFFSETS)
+def test_a_cursor_comes_back_as_it_was(topic_id: int, offsets: list[int]) -> None:
+    word = encode_cursor(Cursor(topic_id, offsets))
+
+    assert decode_cursor(word) == Cursor(topic_id, offsets)
+    assert quote(word, safe="") == word
+
+
+def test_a_cursor_of_the_largest_topic_fits_a_url() -> None:
+    cursor = Cursor(2**63 - 1, [2**42 - 1 - 7919 * n * n for n in range(1000)])
+
+    assert len(encode_cursor(cursor)) < 8192
+    assert decode_cursor(encode_cursor(cursor)) == cursor
+
+
+@given(st.text(max_size=60))
+def test_garbage_is_refused(text: str) -> None:
+    with pytest.raises(InvalidCursor):
+        decode_cursor(text)
+
+
+@given(st.data())
+def test_a_cursor_that_was_cut_is_refused(data: st.DataObject) -> None:
+    word = encode_cursor(Cursor(7, [1, 2, 3]))
+
+    with pytest.raises(InvalidCursor):
+        decode_cursor(word[: data.draw(st.integers(0, len(word) - 1))])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [(7, []), (7, [-1]), (7, [0] * 1001), (7, ["0"]), ("7", [0]), (7, [0.5]), (7,), [7, [0], 1], {"topic_id": 7}, None],
+    ids=repr,
+)
+def test_a_cursor_of_another_shape_is_refused(content: object) -> None:
+    with pytest.raises(InvalidCursor):
+        decode_cursor(packed(content))
+
+
+def test_a_cursor_that_unpacks_to_gigabytes_is_refused() -> None:
+    with pytest.raises(InvalidCursor):
+        decode_cursor(urlsafe_b64encode(zlib.compress(b"\0" * 10_000_000)).decode())

@@ -1,0 +1,124 @@
+"""A full disk under SQLite: appends are refused, reads and deletions go on, and writing resumes by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from tests.e2e.node import Node, create_topic, read_partition, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import httpx2
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024 * 1024
+DISKS = [(64 * MIB, 16 * MIB), (24 * MIB, 4 * MIB)]
+VALUE_BYTES = 100_000
+MOST_REQUESTS = 1_000
+BYTES = {"Content-Type": "application/octet-stream"}
+
+
+class Disk(NamedTuple):
+    """A mounted file system, and the ballast that suits it."""
+
+    path: Path
+    ballast_bytes: int
+
+
+@pytest.fixture(params=DISKS, ids=["64 MiB", "24 MiB"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    """A small file system in memory."""
+    size_bytes, ballast_bytes = request.param
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "millrace-test", str(disk)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}")
+    try:
+        yield Disk(disk, ballast_bytes)
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def value(number: int) -> bytes:
+    return number.to_bytes(4, "big") * (VALUE_BYTES // 4)
+
+
+async def append(client: httpx2.AsyncClient, topic: str, number: int) -> httpx2.Response:
+    path = f"/v1/topics/{topic}/partitions/0/records"
+    return await client.post(path, content=value(number), headers=BYTES)
+
+
+async def fill(client: httpx2.AsyncClient, topic: str) -> int:
+    """Append until the disk is full, and return how many records were acknowledged."""
+    for number in range(MOST_REQUESTS):
+        answer = await append(client, topic, number)
+        if answer.status_code != 201:
+            problem = answer.json()
+            assert (answer.status_code, problem["code"], problem["retriable"]) == (507, "KAFKA_STORAGE_ERROR", True)
+            return number
+    raise AssertionError("the disk does not fill")
+
+
+async def resumed(client: httpx2.AsyncClient, topic: str, number: int) -> int:
+    """Append again and again until it is accepted, and return the offset."""
+    answer = await until(lambda: append(client, topic, number), lambda found: found.status_code == 201)
+    offset: int = answer.json()["offsets"][0]["offset"]
+    return offset
+
+
+async def test_a_full_disk_refuses_appends_and_writing_resumes_when_there_is_space(
+    small_disk: Disk, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{small_disk.path / 'millrace.db'}"
+    settings = {"ballast_bytes": small_disk.ballast_bytes, "retention_interval_ms": 100}
+    node = Node(url, tmp_path, settings=settings)
+    with node:
+        async with node.client() as client:
+            for topic in ("kept", "trimmed", "dropped"):
+                await create_topic(client, topic, 1)
+            for number in range(20):
+                for topic in ("kept", "trimmed"):
+                    assert (await append(client, topic, number)).status_code == 201
+            filled = await fill(client, "dropped")
+            assert filled > 20
+
+            # Reads and deletions work on the full disk, and appends are refused on every topic.
+            assert (await append(client, "kept", 20)).status_code == 507
+            assert (await client.get("/readyz")).status_code == 200
+            assert "millrace_disk_full 1.0" in (await client.get("/metrics")).text
+            assert len(await read_partition(client, "dropped", 0)) == filled
+            trim = {"before_offset": 15}
+            trimmed = await client.delete("/v1/topics/trimmed/partitions/0/records", params=trim)
+            assert trimmed.json() == {"log_start_offset": 15}
+            assert (await client.delete("/v1/topics/dropped")).status_code == 204
+
+            assert await resumed(client, "kept", 20) == 20
+            assert "millrace_disk_full 0.0" in (await client.get("/metrics")).text
+            assert (small_disk.path / "millrace.db.ballast").stat().st_size == small_disk.ballast_bytes
+
+            # And once more, with what a second time may have forgotten, and a kill on the full disk.
+            await create_topic(client, "dropped", 1)
+            again = await fill(client, "dropped")
+            assert again > 20
+        await asyncio.to_thread(node.kill)
+        node.start()
+        async with node.client() as client:
+            assert [record["offset"] for record in await read_partition(client, "dropped", 0)] == [*range(again)]
+            assert [record["offset"] for record in await read_partition(client, "trimmed", 0)] == [*range(15, 20)]
+            await client.delete("/v1/topics/dropped")
+            assert await resumed(client, "kept", 21) == 21
+            kept = await read_partition(client, "kept", 0)
+    assert len(kept) == 22
+    assert "Traceback" not in node.log

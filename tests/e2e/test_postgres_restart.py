@@ -1,0 +1,75 @@
+"""PostgreSQL restarts under load: clean refusals meanwhile, nothing lost, and the server recovers by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.load import KINDS, PARTITIONS, TOPIC, Ledger
+from tests.e2e.node import Node, create_topic, run_cli, until
+from tests.postgres import PostgresServer, ShutdownMode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import httpx2
+
+pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
+
+LONG = os.environ.get("MILLRACE_TORTURE") == "long"
+ROUNDS = [1, pytest.param(20 if LONG else 4, marks=pytest.mark.slow)]
+MODES: tuple[ShutdownMode, ...] = ("fast", "immediate")
+PRODUCERS_OF_A_KIND = 2
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL that no other test uses."""
+    with PostgresServer() as server:
+        yield server
+
+
+async def read_until_stopped(ledger: Ledger, client: httpx2.AsyncClient) -> None:
+    """Read all the while; a read may be refused, never fail."""
+    while not ledger.stopped.is_set():
+        answer = await client.get(f"/v1/topics/{TOPIC}/partitions/0/records", params={"offset": -1, "max_wait_ms": 50})
+        if answer.status_code != 200 and (answer.status_code != 503 or not answer.json()["retriable"]):
+            ledger.faults.append(f"read: {answer.text}")
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+async def test_a_restart_of_postgresql_loses_nothing_and_doubles_nothing(
+    own_postgres: PostgresServer, tmp_path: Path, rounds: int, seed: int
+) -> None:
+    with ExitStack() as stack:
+        url = stack.enter_context(own_postgres.fresh_database())
+        assert run_cli("migrate", database_url=url, directory=tmp_path).returncode == 0
+        node, ledger = Node(url, tmp_path), Ledger(random.Random(seed))
+        stack.enter_context(node)
+        ledger.url = node.url
+        ledger.serving.set()
+        async with node.client() as client:
+            await create_topic(client, TOPIC, PARTITIONS)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(read_until_stopped(ledger, client))
+                for kind in KINDS:
+                    for number in range(PRODUCERS_OF_A_KIND):
+                        group.create_task(ledger.run(kind, f"{kind}-{number}"))
+                for mode in MODES * rounds:
+                    await ledger.acknowledge(ledger.rng.randint(10, 60))
+                    await asyncio.to_thread(own_postgres.restart, mode)
+                await ledger.acknowledge(30)
+                ledger.stopped.set()
+
+            await until(lambda: client.get("/readyz"), lambda answer: answer.status_code == 200)
+            assert await ledger.audit() > 50
+    assert set(ledger.statuses) <= {200, 201, 409, 503, 504}
+    assert "an append failed" not in node.log
+    assert "UNKNOWN_SERVER_ERROR" not in node.log
+    assert "app.api.call: request" not in node.log

@@ -1,0 +1,94 @@
+"""The wheel in an environment of its own, outside the checkout: all that a user gets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.node import ROOT, Node, produce
+
+BUILD_SECONDS = 120
+
+
+def run(*command: str | Path, directory: Path) -> str:
+    """Run a program that must succeed, with nothing of the checkout in reach."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MILLRACE_"))}
+    result = subprocess.run(
+        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel; what it depends on comes from the environment of the tests."""
+    directory = tmp_path_factory.mktemp("wheel")
+    build = ("-m", "build", "--wheel", "--no-isolation", "--outdir", str(directory), str(ROOT))
+    run(sys.executable, *build, directory=directory)
+    (wheel,) = directory.glob("*.whl")
+    environment = directory / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", environment, directory=directory)
+    python = environment / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check")
+    run(*pip, "install", "--quiet", "--no-index", "--no-deps", wheel, directory=directory)
+    # A folder on the path, not a site directory: the .pth file that leads to the checkout is not read.
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", directory=directory).strip()
+    (Path(site) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return environment
+
+
+@pytest.mark.anyio
+async def test_the_wheel_serves_stores_and_documents_itself(installed: Path, tmp_path: Path) -> None:
+    node = Node(
+        f"sqlite:///{tmp_path / 'millrace.db'}",
+        tmp_path,
+        program=[str(installed / "bin" / "millrace")],
+        settings={"PYTHONPATH": "", "PYTHONSAFEPATH": "1"},
+    )
+    with node:
+        async with node.client() as client:
+            offsets = await produce(client, "orders", {"hello": "world"})
+            page = await client.get("/v1/topics/orders/partitions/0/records")
+            docs = await client.get("/docs")
+            scripts = [word.split('"')[0] for word in docs.text.split('src="')[1:]]
+            loaded = [await client.get(script) for script in scripts]
+            manual = await client.get("/problems/unknown-topic-or-partition")
+            document = await client.get("/openapi.json")
+
+    assert [place["offset"] for place in offsets] == [0]
+    assert page.json()["records"][0]["value"] == {"hello": "world"}
+    assert (docs.status_code, docs.headers["content-type"].split(";")[0]) == (200, "text/html")
+    assert loaded
+    assert all(script.startswith("/") for script in scripts)
+    assert {(answer.status_code, answer.headers["content-type"].split(";")[0]) for answer in loaded} == {
+        (200, "text/javascript")
+    }
+    assert max(len(answer.content) for answer in loaded) > 100_000
+    assert (manual.status_code, document.status_code) == (200, 200)
+    assert "Traceback" not in node.log
+
+
+def test_the_wheel_imports_nothing_from_the_checkout(installed: Path, tmp_path: Path) -> None:
+    code = "import app, app.main, sys; print(app.__file__); print(*sys.path, sep='\\n')"
+
+    place, *path = run(installed / "bin" / "python", "-c", code, directory=tmp_path).splitlines()
+
+    assert Path(place).is_relative_to(installed)
+    assert str(ROOT) not in path
+
+
+def test_the_wheel_says_its_version_and_holds_the_migrations(installed: Path, tmp_path: Path) -> None:
+    program = str(installed / "bin" / "millrace")
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+
+    version = run(program, "--version", directory=tmp_path)
+    migrated = run(program, "migrate", "--database-url", url, directory=tmp_path)
+
+    assert version.split()[:1] == ["millrace"]
+    assert migrated.startswith("created the tables")

@@ -1,0 +1,127 @@
+"""Writes to and reads from a log through the functions of the storage, in the words of the tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from app.domain.append import Accepted, Append, Outcome
+from app.domain.record import Record
+from app.domain.topic import TopicConfig
+from app.storage import log, pages, positions, retention, topics
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from app.domain.record import StoredRecord
+    from app.domain.topic import TopicInfo
+    from app.storage.engine import Storage, Tx
+    from app.storage.pages import Bounds
+    from app.storage.positions import Extent
+
+NOW_MS = 1_700_000_000_000
+DEFAULTS = TopicConfig()
+
+
+class Row(NamedTuple):
+    """A record for the log: a time, and what it holds."""
+
+    timestamp_ms: int = NOW_MS
+    key: bytes | None = None
+    value: bytes | None = b""
+    headers: bytes | None = None
+
+
+class Scribe:
+    """One storage, and a clock that the test sets."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.now_ms = NOW_MS
+
+    def create(self, name: str = "orders", partitions: int = 1, **config: Any) -> TopicInfo:
+        assert self.storage.write_now(topics.create, name, partitions, config, self.now_ms)
+        return self.find(name)
+
+    def find(self, name: str) -> TopicInfo:
+        found = self.storage.read_now(topics.find, name, DEFAULTS)
+        assert found is not None
+        return found.info
+
+    def delete(self, info: TopicInfo) -> None:
+        def delete(tx: Tx) -> None:
+            assert topics.find_locked(tx, info.name, DEFAULTS) is not None
+            topics.delete_(tx, info)
+
+        self.storage.write_now(delete)
+
+    def change(self, info: TopicInfo, partitions: int, **config: Any) -> TopicInfo:
+        self.storage.write_now(topics.change, info, partitions, config)
+        return self.find(info.name)
+
+    def judge(self, *appends: Append) -> list[Outcome]:
+        return self.storage.write_now(log.append, list(appends), self.now_ms)
+
+    def append(self, info: TopicInfo, rows: Sequence[Row], partition: int = 0) -> list[int]:
+        """Append, and return the offsets."""
+        (outcome,) = self.judge(request(info, rows, partition))
+        assert isinstance(outcome, Accepted)
+        return outcome.appended.offsets
+
+    def append_values(self, info: TopicInfo, *values: bytes, partition: int = 0) -> list[int]:
+        return self.append(info, [Row(value=value) for value in values], partition)
+
+    def bounds(self, info: TopicInfo, partition: int = 0) -> Bounds:
+        id_ = info.partition_ids[partition]
+        return self.storage.read_now(pages.bounds, [id_])[id_]
+
+    def extent(self, info: TopicInfo, partition: int = 0) -> Extent:
+        (extent,) = self.storage.read_now(positions.extents, [info.partition_ids[partition]])
+        return extent
+
+    def page(
+        self, info: TopicInfo, offset: int, max_records: int = 1000, max_bytes: int = 1 << 20, partition: int = 0
+    ) -> list[StoredRecord]:
+        def read(tx: Tx) -> list[StoredRecord]:
+            id_ = info.partition_ids[partition]
+            return pages.read(tx, pages.bounds(tx, [id_])[id_], offset, max_records, max_bytes)
+
+        return self.storage.read_now(read)
+
+    def values(self, info: TopicInfo, partition: int = 0) -> dict[int, bytes | None]:
+        """Return all that can be read, by offset, page by page."""
+        bounds = self.bounds(info, partition)
+        offset, found = bounds.log_start_offset, {}
+        while offset < bounds.log_end_offset:
+            page = self.page(info, offset, max_records=3, partition=partition)
+            assert page, "a page is empty only at the end"
+            found.update({record.offset: record.value for record in page})
+            offset = page[-1].offset + 1
+        return found
+
+    def delete_before(self, info: TopicInfo, offset: int, partition: int = 0) -> bool:
+        return self.storage.write_now(retention.delete_before, info.partition_ids[partition], offset)
+
+    def retain(self, info: TopicInfo, **config: Any) -> int:
+        kept = [retention.Kept(id_, TopicConfig(**config)) for id_ in info.partition_ids]
+        return self.storage.write_now(retention.raise_starts, kept, self.now_ms)
+
+    def purge(self, limit: int = 1000) -> int:
+        """Remove what is no longer in the log; return the number of passes."""
+        passes = 0
+        while self.storage.write_now(retention.purge, limit):
+            passes += 1
+        return passes
+
+    def count(self, table: str) -> int:
+        def count(tx: Tx) -> int:
+            return int(tx.connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one())
+
+        return self.storage.read_now(count)
+
+
+def request(info: TopicInfo, rows: Sequence[Row], partition: int = 0, **options: Any) -> Append:
+    """Return the append of rows to one partition."""
+    records = [Record(-1, row.timestamp_ms, row.key, row.value, row.headers, 0) for row in rows]
+    return Append(
+        info.topic_id, info.name, info.version, info.partition_ids, records, [partition] * len(rows), **options
+    )
