@@ -24,6 +24,7 @@ _CHECKPOINT_PAGES = 4_000
 _PAGE_BYTES = 4_096
 _WAL_LIMIT_BYTES = 64 * 1024 * 1024
 _TIDY_PAGES = 256
+_RECLAIMED_PAGES = 1_000
 _SPARE_BYTES = 1024 * 1024
 
 _COLUMNS = "record_id, timestamp_ms, encoding, key, value, headers, start_bytes, max_timestamp_ms"
@@ -106,8 +107,9 @@ class Sqlite:
             driver.execute("PRAGMA incremental_vacuum(1)").close()
 
     def reclaim(self, connection: Connection) -> None:
-        """Write the log back into the database and give its space to the disk."""
+        """Give free pages of the file to the disk, and then the log's, which is written back into the file."""
         driver: Any = connection.connection.driver_connection
+        driver.executescript(f"PRAGMA incremental_vacuum({_RECLAIMED_PAGES})")
         driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:

@@ -57,6 +57,12 @@ def delete(tx: Tx) -> None:
     topics.delete_(tx, found.info)
 
 
+def change(tx: Tx, /, partitions: int, **config: Any) -> None:
+    found = topics.find_locked(tx, "orders", DEFAULTS)
+    assert found is not None
+    topics.change(tx, found.info, partitions, config)
+
+
 @pytest.mark.parametrize("present", [False, True])
 async def test_a_topic_deleted_while_it_is_created_or_confirmed_is_there_in_the_end(
     services: Services, present: bool
@@ -78,17 +84,19 @@ async def produce(services: Services, partition: int = -1) -> Any:
 
 async def test_an_append_to_a_topic_that_was_deleted_behind_the_cache_goes_to_a_new_one(services: Services) -> None:
     old, _ = await services.topics.create("orders", UNSAID)
+    await produce(services, 0)
     await services.storage.write(delete)
 
-    accepted = await produce(services)
+    accepted = await produce(services, 0)
 
     assert accepted.appended.offsets == [0]
     assert (await services.topics.get("orders")).topic_id > old.topic_id
 
 
 async def test_a_partition_added_behind_the_cache_is_found(services: Services) -> None:
-    old, _ = await services.topics.create("orders", TopicRequest(1, {}))
-    await services.storage.write(topics.change, old, 2, {})
+    await services.topics.create("orders", TopicRequest(1, {}))
+    await produce(services, 0)
+    await services.storage.write(change, 2)
 
     accepted = await produce(services, 1)
 
@@ -96,8 +104,9 @@ async def test_a_partition_added_behind_the_cache_is_found(services: Services) -
 
 
 async def test_a_policy_set_behind_the_cache_is_obeyed(services: Services) -> None:
-    old, _ = await services.topics.create("orders", TopicRequest(1, {}))
-    await services.storage.write(topics.change, old, 1, {"cleanup_policy": "compact"})
+    await services.topics.create("orders", TopicRequest(1, {}))
+    await produce(services)
+    await services.storage.write(change, 1, cleanup_policy="compact")
 
     with pytest.raises(Exception, match="is required on a compacted topic"):
         await produce(services)

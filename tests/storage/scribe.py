@@ -55,7 +55,11 @@ class Scribe:
         self.storage.write_now(delete)
 
     def change(self, info: TopicInfo, partitions: int, **config: Any) -> TopicInfo:
-        self.storage.write_now(topics.change, info, partitions, config)
+        def change(tx: Tx) -> None:
+            assert topics.find_locked(tx, info.name, DEFAULTS) is not None
+            topics.change(tx, info, partitions, config)
+
+        self.storage.write_now(change)
         return self.find(info.name)
 
     def judge(self, *appends: Append) -> list[Outcome]:
