@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
+    from app.storage.engine import Tx
     from tests.serving import Serve
 
 pytestmark = pytest.mark.anyio
@@ -186,3 +187,21 @@ async def test_a_time_is_at_most_one_hour_ahead(client: httpx2.AsyncClient) -> N
     assert (far.status_code, far.json()["code"]) == (422, "INVALID_TIMESTAMP")
     assert far.json()["errors"][0]["index"] == 1
     assert (await client.get(f"{ORDERS}/partitions/0")).json()["log_end_offset"] == 2
+
+
+async def test_on_a_full_disk_appends_are_507_and_reading_and_deleting_go_on(serve: Serve) -> None:
+    application, client = await serve()
+    await client.post(URL, json={"value": "kept"})
+
+    def limit(tx: Tx) -> None:
+        present = tx.connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        tx.connection.exec_driver_sql(f"PRAGMA max_page_count = {present + 20}")
+
+    await application.services.storage.write(limit)
+    refused = await client.post(URL, json={"value": "x" * 200_000})
+
+    assert (refused.status_code, refused.json()["code"]) == (507, "KAFKA_STORAGE_ERROR")
+    assert (refused.json()["retriable"], refused.headers["retry-after"]) == (True, "1")
+    assert [record["value"] for record in (await client.get(URL)).json()["records"]] == ["kept"]
+    assert (await client.delete(URL, params={"before_offset": 1})).json() == {"log_start_offset": 1}
+    assert (await client.delete(ORDERS)).status_code == 204
