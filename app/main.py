@@ -36,7 +36,7 @@ from app.tasks.notices import Outbox, hear_notices, poll_watched, send_notices
 from app.tasks.retention import Retention
 from app.tasks.runner import TaskRunner
 
-_GIL_SWITCH_S = 0.0001
+_GIL_SWITCH_S = 0.001
 _PURGE_INTERVAL_MS = 1_000
 _FORGET_INTERVAL_MS = 600_000
 _SPACE_INTERVAL_MS = 1_000

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 
 QUAKES = Path(__file__).with_name("earthquakes.ndjson")
-TOPIC = "earthquakes"
+TOPIC = "earthquake-tour"
 SINCE = "2018-02-01T00:00:00Z"
 
 
@@ -32,7 +32,7 @@ def create(client: httpx2.Client) -> None:
     """Make the topic anew, kept for ever: the records bring their own times, which are old."""
     client.delete(f"/{TOPIC}")
     answer = client.put(f"/{TOPIC}", json={"partitions": 4, "config": {"retention_ms": -1}}).raise_for_status()
-    print(f"created the topic {TOPIC} with {answer.json()['partitions']} partitions")
+    print(f"made the topic {TOPIC} anew, with {answer.json()['partitions']} partitions")
 
 
 def produce(client: httpx2.Client) -> None:

@@ -109,9 +109,7 @@ def find_installations() -> dict[int, Path]:
     found = {}
     for folder in folders:
         for program in Path(folder).glob("pginstall*/bin/postgres"):
-            version = subprocess.run(
-                [program, "--version"], capture_output=True, text=True, check=True
-            ).stdout
+            version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
             match = re.search(r"\d+", version)
             if match:
                 found[int(match.group())] = program.parent.parent
@@ -151,9 +149,7 @@ class _Process:
         self._settings = {**_SETTINGS, **settings}
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
-        self.directory = Path(
-            tempfile.mkdtemp(prefix="millrace-postgres-", dir=self._account.temporary_folder())
-        )
+        self.directory = Path(tempfile.mkdtemp(prefix="millrace-postgres-", dir=self._account.temporary_folder()))
         try:
             self._account.take(self.directory)
             self._programs = self._reachable(_choose_installation(version)) / "bin"

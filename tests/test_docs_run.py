@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from app.settings import Settings
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -72,7 +74,7 @@ def server(tmp_path: Path) -> Iterator[int]:
         "MILLRACE_DATABASE_URL": f"sqlite:///{tmp_path / 'millrace.db'}",
         "MILLRACE_BALLAST_BYTES": "0",
     }
-    command = [BIN / "millrace", "serve", "--port", str(port)]
+    command = [str(BIN / "millrace"), "serve", "--port", str(port)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -142,7 +144,6 @@ def test_every_command_of_the_documents_prints_what_stands_below_it(path: Path, 
 
 
 def test_the_settings_table_of_the_readme_names_every_setting() -> None:
-    from app.settings import Settings  # noqa: PLC0415 - the other tests here need no application
 
     readme = (ROOT / "README.md").read_text()
     for name, field in Settings.model_fields.items():

@@ -217,6 +217,8 @@ def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:  # noqa
         BadRequest: It is not JSON.
         InvalidRequest: It is, but not of the shape; with index and field.
     """
+    if not body or body.isspace():
+        raise BadRequest("the body is empty; send JSON")
     try:
         if not body.isascii():
             body.decode()

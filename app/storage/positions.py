@@ -54,6 +54,9 @@ _SIZES = (
     .order_by(records.c.record_id)
     .limit(_SCAN_RECORDS)
 )
+_FIRST = select(func.min(records.c.record_id)).where(
+    records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high")
+)
 _LAST_BEFORE = select(func.max(records.c.record_id)).where(
     records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high")
 )
@@ -103,6 +106,14 @@ def offset_for_time(tx: Tx, bounds: Bounds, timestamp_ms: int) -> int:
                 return int(record_id - base)
         low = rows[-1][0] + 1 if rows else end
     return bounds.log_end_offset
+
+
+def first_offset(tx: Tx, bounds: Bounds) -> int:
+    """Return the offset of the first record that is there, or `log_end_offset`."""
+    base = bounds.partition_id << OFFSET_BITS
+    span = {"low": base + bounds.log_start_offset, "high": base + bounds.log_end_offset}
+    first = tx.connection.execute(_FIRST, span).scalar_one()
+    return bounds.log_end_offset if first is None else int(first - base)
 
 
 def offset_for_size(tx: Tx, bounds: Bounds, keep_bytes: int) -> int:

@@ -84,7 +84,8 @@ def raise_starts(tx: Tx, kept: Sequence[Kept], now_ms: int) -> int:
             start = max(start, positions.offset_for_time(tx, bounds, now_ms - config.retention_ms))
         if config.retention_bytes >= 0:
             start = max(start, positions.offset_for_size(tx, bounds, config.retention_bytes))
-        raised += start > bounds.log_start_offset and delete_before(tx, partition_id, start)
+        if start > (positions.first_offset(tx, bounds) if bounds.sparse else bounds.log_start_offset):
+            raised += delete_before(tx, partition_id, start)
     return raised
 
 

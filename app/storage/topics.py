@@ -45,6 +45,14 @@ _PURGE_ALL = insert(purges).from_select(
         partitions.c.partition_id.not_in(select(purges.c.partition_id)),
     ),
 )
+_LOCK_ROWS = (
+    select(partitions.c.partition_id)
+    .where(partitions.c.topic_id == bindparam("id"))
+    .order_by(partitions.c.partition_id)
+    .with_for_update()
+)
+"""Taken before the rows of `purges`, as retention does."""
+
 _RAISE_PURGES = (
     update(purges)
     .where(purges.c.partition_id.in_(select(partitions.c.partition_id).where(partitions.c.topic_id == bindparam("id"))))
@@ -113,6 +121,7 @@ def change(tx: Tx, info: TopicInfo, count: int, overrides: Overrides) -> None:
 
 def delete_(tx: Tx, info: TopicInfo) -> None:
     """Delete a locked topic and all that belongs to its id; its records go in the background."""
+    tx.connection.execute(_LOCK_ROWS, {"id": info.topic_id}).all()
     tx.connection.execute(_RAISE_PURGES, {"id": info.topic_id})
     tx.connection.execute(_PURGE_ALL, {"id": info.topic_id})
     for statement in _DELETES:

@@ -74,83 +74,92 @@ _TABLES = (
 
 
 def upgrade() -> None:
-    op.create_table('compacted_keys',
-        sa.Column('partition_id', _ID, autoincrement=False, nullable=False),
-        sa.Column('key_hash', sa.LargeBinary(), nullable=False),
-        sa.Column('offset', sa.BigInteger(), nullable=False),
-        sa.Column('tombstone_seen_at_ms', sa.BigInteger(), nullable=True),
-        sa.PrimaryKeyConstraint('partition_id', 'key_hash', name='pk_compacted_keys')
+    op.create_table(
+        "compacted_keys",
+        sa.Column("partition_id", _ID, autoincrement=False, nullable=False),
+        sa.Column("key_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("offset", sa.BigInteger(), nullable=False),
+        sa.Column("tombstone_seen_at_ms", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("partition_id", "key_hash", name="pk_compacted_keys"),
     )
-    op.create_index('ix_compacted_keys_offset', 'compacted_keys', ['partition_id', 'offset'])
-    op.create_index('ix_compacted_keys_tombstone', 'compacted_keys', ['partition_id', 'tombstone_seen_at_ms'])
-    op.create_table('compactions',
-        sa.Column('partition_id', _ID, autoincrement=False, nullable=False),
-        sa.Column('cleaned_offset', sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint('partition_id', name='pk_compactions')
+    op.create_index("ix_compacted_keys_offset", "compacted_keys", ["partition_id", "offset"])
+    op.create_index("ix_compacted_keys_tombstone", "compacted_keys", ["partition_id", "tombstone_seen_at_ms"])
+    op.create_table(
+        "compactions",
+        sa.Column("partition_id", _ID, autoincrement=False, nullable=False),
+        sa.Column("cleaned_offset", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("partition_id", name="pk_compactions"),
     )
-    op.create_table('idempotency_keys',
-        sa.Column('topic_id', sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column('key_hash', sa.LargeBinary(), nullable=False),
-        sa.Column('fingerprint', sa.LargeBinary(), nullable=False),
-        sa.Column('result', sa.LargeBinary(), nullable=True),
-        sa.Column('created_at_ms', sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint('topic_id', 'key_hash', name='pk_idempotency_keys')
+    op.create_table(
+        "idempotency_keys",
+        sa.Column("topic_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("key_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("fingerprint", sa.LargeBinary(), nullable=False),
+        sa.Column("result", sa.LargeBinary(), nullable=True),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("topic_id", "key_hash", name="pk_idempotency_keys"),
     )
-    op.create_index('ix_idempotency_keys_created', 'idempotency_keys', ['created_at_ms'])
-    op.create_table('partitions',
-        sa.Column('partition_id', _ID, autoincrement=True, nullable=False),
-        sa.Column('topic_id', sa.BigInteger(), nullable=False),
-        sa.Column('partition', sa.Integer(), nullable=False),
-        sa.Column('log_start_offset', sa.BigInteger(), nullable=False),
-        sa.Column('start_bytes', sa.BigInteger(), nullable=False),
-        sa.Column('compacted_bytes', sa.BigInteger(), nullable=False),
-        sa.CheckConstraint('partition_id < 2097152', name='ck_partitions_partition_id_bits'),
-        sa.PrimaryKeyConstraint('partition_id', name='pk_partitions'),
-        sa.UniqueConstraint('topic_id', 'partition', name='uq_partitions_topic_id_partition'),
-        sqlite_autoincrement=True
+    op.create_index("ix_idempotency_keys_created", "idempotency_keys", ["created_at_ms"])
+    op.create_table(
+        "partitions",
+        sa.Column("partition_id", _ID, autoincrement=True, nullable=False),
+        sa.Column("topic_id", sa.BigInteger(), nullable=False),
+        sa.Column("partition", sa.Integer(), nullable=False),
+        sa.Column("log_start_offset", sa.BigInteger(), nullable=False),
+        sa.Column("start_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("compacted_bytes", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("partition_id < 2097152", name="ck_partitions_partition_id_bits"),
+        sa.PrimaryKeyConstraint("partition_id", name="pk_partitions"),
+        sa.UniqueConstraint("topic_id", "partition", name="uq_partitions_topic_id_partition"),
+        sqlite_autoincrement=True,
     )
-    op.create_table('producer_topics',
-        sa.Column('producer_id', _NAME, nullable=False),
-        sa.Column('topic_id', sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column('producer_epoch', sa.BigInteger(), nullable=False),
-        sa.Column('next_sequence', sa.BigInteger(), nullable=False),
-        sa.Column('window', sa.LargeBinary(), nullable=False),
-        sa.Column('updated_at_ms', sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint('producer_id', 'topic_id', name='pk_producer_topics')
+    op.create_table(
+        "producer_topics",
+        sa.Column("producer_id", _NAME, nullable=False),
+        sa.Column("topic_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("producer_epoch", sa.BigInteger(), nullable=False),
+        sa.Column("next_sequence", sa.BigInteger(), nullable=False),
+        sa.Column("window", sa.LargeBinary(), nullable=False),
+        sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("producer_id", "topic_id", name="pk_producer_topics"),
     )
-    op.create_index('ix_producer_topics_topic', 'producer_topics', ['topic_id'])
-    op.create_table('producers',
-        sa.Column('producer_id', _NAME, nullable=False),
-        sa.Column('producer_epoch', sa.BigInteger(), nullable=False),
-        sa.Column('updated_at_ms', sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint('producer_id', name='pk_producers')
+    op.create_index("ix_producer_topics_topic", "producer_topics", ["topic_id"])
+    op.create_table(
+        "producers",
+        sa.Column("producer_id", _NAME, nullable=False),
+        sa.Column("producer_epoch", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("producer_id", name="pk_producers"),
     )
-    op.create_index('ix_producers_updated', 'producers', ['updated_at_ms'])
-    op.create_table('purges',
-        sa.Column('partition_id', _ID, autoincrement=False, nullable=False),
-        sa.Column('before_offset', sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint('partition_id', name='pk_purges')
+    op.create_index("ix_producers_updated", "producers", ["updated_at_ms"])
+    op.create_table(
+        "purges",
+        sa.Column("partition_id", _ID, autoincrement=False, nullable=False),
+        sa.Column("before_offset", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("partition_id", name="pk_purges"),
     )
-    op.create_table('records',
-        sa.Column('record_id', _ID, autoincrement=False, nullable=False),
-        sa.Column('timestamp_ms', sa.BigInteger(), nullable=False),
-        sa.Column('encoding', sa.SmallInteger(), nullable=False),
-        sa.Column('key', sa.LargeBinary(), nullable=True),
-        sa.Column('value', sa.LargeBinary(), nullable=True),
-        sa.Column('headers', sa.LargeBinary(), nullable=True),
-        sa.Column('start_bytes', sa.BigInteger(), nullable=False),
-        sa.Column('max_timestamp_ms', sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint('record_id', name='pk_records')
+    op.create_table(
+        "records",
+        sa.Column("record_id", _ID, autoincrement=False, nullable=False),
+        sa.Column("timestamp_ms", sa.BigInteger(), nullable=False),
+        sa.Column("encoding", sa.SmallInteger(), nullable=False),
+        sa.Column("key", sa.LargeBinary(), nullable=True),
+        sa.Column("value", sa.LargeBinary(), nullable=True),
+        sa.Column("headers", sa.LargeBinary(), nullable=True),
+        sa.Column("start_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("max_timestamp_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("record_id", name="pk_records"),
     )
-    op.create_table('topics',
-        sa.Column('topic_id', _ID, autoincrement=True, nullable=False),
-        sa.Column('name', _NAME, nullable=False),
-        sa.Column('version', sa.BigInteger(), nullable=False),
-        sa.Column('config', sa.Text(), nullable=False),
-        sa.Column('created_at_ms', sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint('topic_id', name='pk_topics'),
-        sa.UniqueConstraint('name', name='uq_topics_name'),
-        sqlite_autoincrement=True
+    op.create_table(
+        "topics",
+        sa.Column("topic_id", _ID, autoincrement=True, nullable=False),
+        sa.Column("name", _NAME, nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("config", sa.Text(), nullable=False),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("topic_id", name="pk_topics"),
+        sa.UniqueConstraint("name", name="uq_topics_name"),
+        sqlite_autoincrement=True,
     )
 
     on_postgres = op.get_bind().dialect.name == "postgresql"

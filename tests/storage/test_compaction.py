@@ -129,6 +129,16 @@ def test_retention_by_size_counts_what_compaction_left(scribe: Scribe) -> None:
     assert list(scribe.values(info)) == [1, 21]
 
 
+def test_a_partition_below_its_size_is_left_alone_gaps_and_all(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append(info, keyed((b"c", b"1"), (b"c", b"2")))
+    compact(scribe, info)
+
+    scribe.retain(info, retention_bytes=1000)
+
+    assert scribe.extent(info)[1:] == (0, 2, 2)
+
+
 def test_retention_by_time_removes_the_longest_prefix_that_is_older(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.append(info, [Row(NOW_MS + at, value=b"%d" % at) for at in (0, 10, 5, 30, 7, 20)])
