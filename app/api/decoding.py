@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from app.api.wire import MAX_INT64, decode_json, decode_lines, depth
+from app.api.wire import MAX_INT64, check_records, decode_json, decode_lines, depth
 from app.domain.position import parse_time
 from app.domain.record import (
     KEY_BASE64,
@@ -69,6 +69,11 @@ class ProduceBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     offset: Any = None
 
 
+class _Counted(msgspec.Struct, gc=False):
+    records: Sequence[Raw] = ()
+
+
+_counted = msgspec.json.Decoder(_Counted)
 _body = msgspec.json.Decoder(ProduceBody)
 _record = msgspec.json.Decoder(RecordIn)
 _raw = msgspec.json.Decoder(Raw)
@@ -78,13 +83,15 @@ _string = msgspec.json.Decoder(str)
 _encode = msgspec.json.Encoder().encode
 
 
-def decode_json_body(body: bytes) -> list[Record]:
-    """Decode `{"records": […]}` or a single record.
+def decode_json_body(body: bytes, most: int) -> list[Record]:
+    """Decode `{"records": […]}` or a single record; more than `most` are refused before they are built.
 
     Raises:
         BadRequest: It is not JSON.
         InvalidRequest, InvalidRecord, InvalidTimestamp: With the record's index.
     """
+    if body.count(b"{") > most + 1:
+        check_records(len(decode_json(_counted, body).records), most)
     request: ProduceBody = decode_json(_body, body)
     if request.records is UNSET:
         if request.value is UNSET:
@@ -95,32 +102,34 @@ def decode_json_body(body: bytes) -> list[Record]:
         return _records([request])
     if request != ProduceBody(records=request.records):
         raise InvalidRequest("send either records or the fields of a single record, not both")
+    check_records(len(request.records), most)
     return _records(request.records)
 
 
-def decode_record_lines(body: bytes) -> list[Record]:
+def decode_record_lines(body: bytes, most: int) -> list[Record]:
     """Decode one record object a line; blank lines are skipped.
 
     Raises:
         BadRequest: It is not JSON.
         InvalidRequest, InvalidRecord, InvalidTimestamp: With the record's index.
     """
-    return _records(decode_lines(_record, body))
+    return _records(decode_lines(_record, body, most))
 
 
-def decode_value_lines(body: bytes, key_from: str | None, timestamp_from: str | None) -> list[Record]:
+def decode_value_lines(body: bytes, key_from: str | None, timestamp_from: str | None, most: int) -> list[Record]:
     """Decode one value a line, taking key and time out of it where told.
 
     Args:
         body: JSON values, one a line; blank lines are skipped.
         key_from: JSON pointer to the key: a string gives its characters, a number its spelling, null no key.
         timestamp_from: JSON pointer to the time: epoch milliseconds or RFC 3339.
+        most: Records that a request may have.
 
     Raises:
         BadRequest: It is not JSON.
         InvalidRequest, InvalidRecord, InvalidTimestamp: With the record's index.
     """
-    values: list[Raw] = decode_lines(_raw, body)
+    values: list[Raw] = decode_lines(_raw, body, most)
     records = []
     for index, raw in enumerate(values):
         value = bytes(raw)

@@ -158,10 +158,6 @@ async def _produce(
     body = await call.body()
     records = _decode(call, media_type, body, query)
     key, stamp = _idempotence(call, media_type, body)
-    max_records = call.services.max_records
-    if not 1 <= len(records) <= max_records:
-        detail = f"must be 1 to {max_records} records, not {len(records)}"
-        raise InvalidRequest(f"records {detail}", errors=[{"field": "records", "detail": detail}])
     accepted = await call.services.producer.produce(
         ProduceRequest(
             topic,
@@ -198,11 +194,12 @@ def _decode(call: Call, media_type: bytes, body: bytes, query: ProduceQuery | Pr
                 timestamp_ms=query.timestamp_ms,
             )
         ]
+    most = call.services.max_records
     if lines == "records":
-        return decoding.decode_record_lines(body)
+        return decoding.decode_record_lines(body, most)
     if lines == "values":
-        return decoding.decode_value_lines(body, _pointer(query.key_from), _pointer(query.timestamp_from))
-    return decoding.decode_json_body(body)
+        return decoding.decode_value_lines(body, _pointer(query.key_from), _pointer(query.timestamp_from), most)
+    return decoding.decode_json_body(body, most)
 
 
 def _pointer(text: str | None) -> str | None:

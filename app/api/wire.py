@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -38,7 +38,6 @@ MAX_BODY_DEPTH = 32
 MAX_INT64 = 2**63 - 1
 
 _REF = "#/components/schemas/{name}"
-_PLACE = re.compile(r"^(?P<detail>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
 _CHOICES = {
     "encoding": "json, text, base64",
     "key_encoding": "text, base64",
@@ -47,8 +46,10 @@ _CHOICES = {
     "cleanup_policy": "delete, compact, compact,delete",
     "message_timestamp_type": "CreateTime, LogAppendTime",
 }
-_RECORD = re.compile(r"^\.records\[(\d+)\]")
+_LONGEST_PATH = 400
+_RECORD = re.compile(r"^\.records\[(\d{1,9})\]")
 _INDEX = re.compile(r"\[\d+\]")
+_LINE = re.compile(rb"[^\s][^\n]*")
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
@@ -233,13 +234,14 @@ def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:  # noqa
         raise BadRequest(f"the body is not valid JSON: {_plain(str(error))}") from None
 
 
-def decode_lines(decoder: msgspec.json.Decoder[Any], body: bytes) -> list[Any]:
+def decode_lines(decoder: msgspec.json.Decoder[Any], body: bytes, most: int) -> list[Any]:
     """Decode one JSON value a line; blank lines are skipped and do not count.
 
     Raises:
-        BadRequest, InvalidRequest: As `decode_json`, with the index of the line.
+        BadRequest, InvalidRequest: As `decode_json`, with the index of the line; or there are more than `most`.
     """
-    lines = [line for line in body.split(b"\n") if line and not line.isspace()]
+    lines = [match.group() for match in islice(_LINE.finditer(body), most + 1)]
+    check_records(len(lines), most)
     decode = decoder.decode
     try:
         if body.isascii():
@@ -247,6 +249,17 @@ def decode_lines(decoder: msgspec.json.Decoder[Any], body: bytes) -> list[Any]:
     except (RecursionError, msgspec.DecodeError):
         """The first line that fails is named below."""
     return [_decode_line(index, decoder, line) for index, line in enumerate(lines)]
+
+
+def check_records(number: int, most: int) -> None:
+    """Refuse a request without records, or with too many.
+
+    Raises:
+        InvalidRequest: Naming the bound.
+    """
+    if not 1 <= number <= most:
+        detail = f"must be 1 to {most} records"
+        raise InvalidRequest(f"records {detail}", errors=[{"field": "records", "detail": detail}])
 
 
 def _decode_line(index: int, decoder: msgspec.json.Decoder[Any], line: bytes) -> Any:  # noqa: ANN401
@@ -261,9 +274,10 @@ def _decode_line(index: int, decoder: msgspec.json.Decoder[Any], line: bytes) ->
 
 def invalid(error: msgspec.ValidationError, noun: str) -> InvalidRequest:
     """Turn msgspec's words into a refusal with index and field."""
-    match = _PLACE.match(str(error))
-    path = (match["path"] if match else None) or ""
-    detail = _plain(match["detail"] if match else "is invalid")
+    message = str(error)
+    head, found, path = message[-_LONGEST_PATH:].rpartition(" - at `$")
+    path = path.removesuffix("`") if found else ""
+    detail = _plain(head if found and len(message) <= _LONGEST_PATH else message[:_LONGEST_PATH])
     if detail.startswith("Invalid enum value"):
         detail = f"must be one of {_choices(path)}"
     entry: dict[str, object] = {"detail": detail}
@@ -290,7 +304,7 @@ def _plain(text: str) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEP = [1 if b in b"[{" else -1 for b in range(256)]
 
