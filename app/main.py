@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException as RouterException  # noqa: TID251 - what the router raises
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -89,21 +88,13 @@ def create_app(settings: Settings) -> Application:
     api.router.routes.extend([*docs.docs_routes(), *manual.manual_routes(lambda: openapi.document(api))])
     api.add_exception_handler(RouterException, _not_served)
     api.add_exception_handler(MethodNotAllowed, _not_served)
-    shell: ASGIApp = Shell(
+    shell = Shell(
         api,
         services,
         openapi.operations(api),
         hosts=allowed_hosts(settings.host, settings.allowed_hosts),
         origins=settings.cors_origins,
     )
-    if settings.cors_origins:
-        shell = CORSMiddleware(
-            shell,
-            allow_origins=settings.cors_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["Link", "Retry-After", "X-Request-ID"],
-        )
     return Application(shell, api, services)
 
 
