@@ -90,8 +90,8 @@ def decode_json_body(body: bytes, most: int) -> list[Record]:
         BadRequest: It is not JSON.
         InvalidRequest, InvalidRecord, InvalidTimestamp: With the record's index.
     """
-    if body.count(b"{") > most + 1:
-        check_records(len(decode_json(_counted, body).records), most)
+    if body.count(b"{") > most + 1 and (found := len(decode_json(_counted, body).records)) > most:
+        check_records(found, most)
     request: ProduceBody = decode_json(_body, body)
     if request.records is UNSET:
         if request.value is UNSET:

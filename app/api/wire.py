@@ -49,7 +49,7 @@ _CHOICES = {
 _LONGEST_PATH = 400
 _RECORD = re.compile(r"^\.records\[(\d{1,9})\]")
 _INDEX = re.compile(r"\[\d+\]")
-_LINE = re.compile(rb"[^\s][^\n]*")
+_LINE = re.compile(rb"[^ \t\r\n][^\n]*")
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 

@@ -12,14 +12,9 @@ from app.storage.tables import idempotency_keys as keys
 
 RETENTION_MS = 24 * 3_600_000
 
-_FIND = (
-    select(keys.c.topic_id, keys.c.key_hash, keys.c.fingerprint, keys.c.result, keys.c.created_at_ms)
-    .where(tuple_(keys.c.topic_id, keys.c.key_hash).in_(bindparam("ids", expanding=True)))
-    .order_by(keys.c.topic_id, keys.c.key_hash)
-    .with_for_update()
+_FIND = select(keys.c.topic_id, keys.c.key_hash, keys.c.fingerprint, keys.c.result, keys.c.created_at_ms).where(
+    tuple_(keys.c.topic_id, keys.c.key_hash).in_(bindparam("ids", expanding=True))
 )
-"""Locked: an expired key is free for one request, not for two at once."""
-
 _COMPLETE = (
     update(keys)
     .where(keys.c.topic_id == bindparam("topic"), keys.c.key_hash == bindparam("hash"))
@@ -33,24 +28,30 @@ _RELEASE = delete(keys).where(
     keys.c.topic_id == bindparam("topic"), keys.c.key_hash == bindparam("hash"), keys.c.result.is_(None)
 )
 _EXPIRE = delete(keys).where(
+    keys.c.created_at_ms < bindparam("before_ms"),
     tuple_(keys.c.topic_id, keys.c.key_hash).in_(
         select(keys.c.topic_id, keys.c.key_hash)
         .where(keys.c.created_at_ms < bindparam("before_ms"))
         .limit(bindparam("at_most"))
-    )
+    ),
 )
 
 
 def claim(tx: Tx, ids: Sequence[KeyId], now_ms: int) -> dict[KeyId, StoredKey]:
     """Take the keys, or wait for who has them, and return what is stored under those already used.
 
+    A key that is there is written unchanged: only that locks it against being expired before it is read.
+
     Args:
         tx: The append's transaction.
         ids: In ascending order.
         now_ms: Time of the append.
     """
+    insert = tx.dialect.insert(keys)
     tx.connection.execute(
-        tx.dialect.insert(keys).on_conflict_do_nothing(),
+        insert.on_conflict_do_update(
+            index_elements=["topic_id", "key_hash"], set_={"key_hash": insert.excluded.key_hash}
+        ),
         [
             {"topic_id": topic_id, "key_hash": key_hash, "fingerprint": b"", "created_at_ms": now_ms}
             for topic_id, key_hash in ids

@@ -59,8 +59,9 @@ def lock(tx: Tx, ids: Sequence[ProducerId], now_ms: int) -> tuple[dict[str, int]
         now_ms: Time of the append.
     """
     names = sorted({producer_id for producer_id, _ in ids})
+    insert = tx.dialect.insert(producers)
     tx.connection.execute(
-        tx.dialect.insert(producers).on_conflict_do_nothing(),
+        insert.on_conflict_do_update(index_elements=["producer_id"], set_={"producer_id": insert.excluded.producer_id}),
         [{"producer_id": name, "producer_epoch": -1, "updated_at_ms": now_ms} for name in names],
     )
     fences = {row[0]: row[1] for row in tx.connection.execute(_FENCES, {"ids": names})}
