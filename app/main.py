@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -39,6 +40,7 @@ _GIL_SWITCH_S = 0.001
 _PURGE_INTERVAL_MS = 1_000
 _FORGET_INTERVAL_MS = 600_000
 _SPACE_INTERVAL_MS = 1_000
+_DRAIN_S = 0.5
 
 
 def wall_clock_ms() -> int:
@@ -149,7 +151,8 @@ async def _lifespan(settings: Settings, services: Services, runner: TaskRunner, 
         yield
     finally:
         services.signals.close()
-        await services.appender.drain()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(services.appender.drain(), _DRAIN_S)
         await runner.stop()
         if notices is not None:
             await notices.close()
@@ -158,7 +161,7 @@ async def _lifespan(settings: Settings, services: Services, runner: TaskRunner, 
 
 async def _not_served(request: Request, error: Exception) -> Response:
     """Answer what no route serves."""
-    refusal: BrokerError = NotFound("there is nothing at this path; see /docs")
+    refusal: BrokerError = NotFound(f"there is nothing at this path; {_where(request.url.path)}")
     if isinstance(error, MethodNotAllowed):
         refusal = error
     elif isinstance(error, RouterException) and error.status_code == 405:
@@ -167,3 +170,12 @@ async def _not_served(request: Request, error: Exception) -> Response:
     reply = Reply.problem(refusal, request_id(request.scope))
     headers = {name.decode(): value.decode() for name, value in reply.headers}
     return Response(reply.body, reply.status, headers, reply.content_type.decode())
+
+
+def _where(path: str) -> str:
+    """Return what to do about a path that is none."""
+    if path.endswith("/"):
+        return "try it without the trailing slash"
+    if path.startswith("/topics"):
+        return "paths of the API begin with /v1"
+    return "records are at /v1/topics/{topic}/records; /docs shows all paths"

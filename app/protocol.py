@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import httptools
 from typing_extensions import override
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.answering import answer_at_once
 from app.limits import ProtocolLimits
 from app.refusal import (
     CHUNKS,
@@ -64,6 +65,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._refused: RefusedError | None = None
         self._read_bytes = 0
+        self._unsent_bytes = math.inf
         self._head_bytes = 0
         self._body_bytes = 0
         self._body_start = 0.0
@@ -165,6 +167,7 @@ class LimitedProtocol(HttpToolsProtocol):
     @override
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
+        self._unsent_bytes = math.inf
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
@@ -179,7 +182,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        cycle.scope["millrace.answer"] = partial(_answer_at_once, cycle)  # type: ignore[typeddict-unknown-key]
+        cycle.scope["millrace.answer"] = partial(answer_at_once, cycle)  # type: ignore[typeddict-unknown-key]
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
@@ -277,7 +280,7 @@ class LimitedProtocol(HttpToolsProtocol):
         limits = self.limits
         current = self._current()
         if current.response_complete if current is not None else not self._begun:
-            self.transport.close()
+            self._close_once_read()
         elif current is None:
             self._refuse(TimedOutError(f"Send the head of a request within {limits.header_timeout_ms} ms."))
         elif self.flow.read_paused or current.waiting_for_100_continue:
@@ -287,6 +290,17 @@ class LimitedProtocol(HttpToolsProtocol):
             pause, speed = limits.body_timeout_ms, limits.body_bytes_per_s
             detail = f"Send the body without a pause of {pause} ms, at {speed} bytes a second or more."
             self._refuse(TimedOutError(detail))
+
+    def _close_once_read(self) -> None:
+        """Close, but wait for a client that still reads its answer, and only for one that does."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent == 0:
+            self.transport.close()
+        elif unsent < self._unsent_bytes:
+            self._unsent_bytes = unsent
+            self._expect_within(self.limits.body_timeout_ms)
+        else:
+            self.transport.abort()
 
     # ── what is not read ─────────────────────────────────────────────────────────────────────
 
@@ -364,38 +378,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.write(problem_response(refused, self.server_state.default_headers))
         self.transport.write_eof()
         self._expect_within(self.limits.linger_ms)
-
-
-def _answer_at_once(cycle: RequestResponseCycle, status: int, head: bytes, body: bytes) -> bool:
-    """Write a whole answer in one piece, where ASGI's two messages would be two writes to the socket.
-
-    Args:
-        cycle: The request.
-        status: HTTP status.
-        head: Header fields as they go over the wire, content-length among them, each with its line end.
-        body: The whole body.
-
-    Returns:
-        False if the answer must go the ordinary way.
-    """
-    if cycle.disconnected or cycle.response_started or cycle.flow.write_paused:
-        return False
-    cycle.response_started = True
-    cycle.waiting_for_100_continue = False
-    parts = [STATUS_LINE[status]]
-    for name, value in cycle.default_headers:
-        parts += (name, b": ", value, b"\r\n")
-    parts.append(head)
-    parts.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
-    if cycle.scope["method"] != "HEAD":
-        parts.append(body)
-    cycle.transport.write(b"".join(parts))
-    cycle.response_complete = True
-    cycle.message_event.set()
-    if not cycle.keep_alive:
-        cycle.transport.close()
-    cycle.on_response()
-    return True
 
 
 def limited_protocol(limits: ProtocolLimits) -> type[LimitedProtocol]:

@@ -25,6 +25,7 @@ from app.domain.record import (
 from app.errors import BadRequest, BrokerError, InvalidRecord, InvalidRequest, InvalidTimestamp
 
 MAX_VALUE_DEPTH = 500
+_LONGEST_LIST = 1_048_576
 
 Pointer = Annotated[str, Meta(pattern="^(/[^/]*)+$", max_length=512)]
 
@@ -90,6 +91,8 @@ def decode_json_body(body: bytes, most: int) -> list[Record]:
         BadRequest: It is not JSON.
         InvalidRequest, InvalidRecord, InvalidTimestamp: With the record's index.
     """
+    if body.lstrip()[:1] == b"[":
+        raise InvalidRequest('send {"records": […]} instead of a list, or one value a line with ?lines=values')
     if body.count(b"{") > most + 1 and (found := len(decode_json(_counted, body).records)) > most:
         check_records(found, most)
     request: ProduceBody = decode_json(_body, body)
@@ -299,6 +302,8 @@ def _find(index: int, field: str, value: bytes, pointer: str) -> bytes:
     for part in pointer.split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
         try:
+            if found.startswith(b"[") and len(found) > _LONGEST_LIST:
+                raise _at(InvalidRequest, index, field, f"points into a list of more than {_LONGEST_LIST} bytes")
             if found.startswith(b"["):
                 found = bytes(_list.decode(found)[int(name)]) if name.isdecimal() else b""
             else:

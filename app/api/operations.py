@@ -81,7 +81,7 @@ async def get_readiness(call: Call) -> Reply:
         raise ServiceUnavailable("the server is stopping")
     revision = await services.storage.read(schema.version)
     if revision != schema.HEAD:
-        raise ServiceUnavailable("the database's tables are not current; run: millrace migrate")
+        raise ServiceUnavailable("the database's tables are not current; run millrace migrate")
     if failing := services.tasks_failing():
         raise ServiceUnavailable(f"background tasks fail: {', '.join(failing)}; the server's log tells why")
     return Reply.of(Readiness("ok", services.storage.dialect.name, revision))

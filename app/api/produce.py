@@ -26,6 +26,7 @@ router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=Wi
 Natural = Annotated[int, Meta(ge=0, le=MAX_INT64)]
 Short = Annotated[str, Meta(max_length=512)]
 
+_POINTER_PARTS = 16
 _CLOUDEVENTS = b"application/cloudevents"
 
 
@@ -203,8 +204,10 @@ def _decode(call: Call, media_type: bytes, body: bytes, query: ProduceQuery | Pr
 
 
 def _pointer(text: str | None) -> str | None:
-    if text is not None and not text.startswith("/"):
-        raise InvalidRequest("key_from and timestamp_from are JSON pointers, such as /network")
+    if text is not None and not (text.startswith("/") and text.count("/") <= _POINTER_PARTS):
+        raise InvalidRequest(
+            f"key_from and timestamp_from are JSON pointers, such as /network, of at most {_POINTER_PARTS} parts"
+        )
     return text
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import accumulate, islice
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -38,6 +39,10 @@ MAX_BODY_DEPTH = 32
 MAX_INT64 = 2**63 - 1
 
 _REF = "#/components/schemas/{name}"
+_HINTS = {
+    "/v1/topics": "; PUT /v1/topics/{topic} creates a topic",
+    "/v1/topics/{topic}": "; POST /v1/topics/{topic}/records produces",
+}
 _CHOICES = {
     "encoding": "json, text, base64",
     "key_encoding": "text, base64",
@@ -47,6 +52,7 @@ _CHOICES = {
     "message_timestamp_type": "CreateTime, LogAppendTime",
 }
 _LONGEST_PATH = 400
+_UNKNOWN = re.compile(r"Object contains unknown field (.{1,100})", re.DOTALL)
 _RECORD = re.compile(r"^\.records\[(\d{1,9})\]")
 _INDEX = re.compile(r"\[\d+\]")
 _LINE = re.compile(rb"[^ \t\r\n][^\n]*")
@@ -141,7 +147,7 @@ class WireRoute(APIRoute):
             routes = [route for route in wire_routes(scope["app"].router.routes) if route.path == self.path]
             allowed = {method for route in routes for method in route.methods or ()}
             allow = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
-            raise MethodNotAllowed(f"this path allows {allow}", allow=allow)
+            raise MethodNotAllowed(f"this path allows {allow}{_HINTS.get(self.path, '')}", allow=allow)
         parameters = {name: str(value) for name, value in scope["path_params"].items()}
         call = Call(scope, receive, send, scope["app"].state.services, parameters)
         await call.run(self.operation)
@@ -188,7 +194,7 @@ def _query_binder(struct: Any) -> Binder:  # noqa: ANN401 - a struct type
         try:
             return msgspec.convert(given, struct)
         except msgspec.ValidationError as error:
-            raise invalid(error, "parameter") from None
+            raise invalid(error, "parameter", struct.__struct_fields__) from None
 
     return bind
 
@@ -229,7 +235,7 @@ def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:  # noqa
     except RecursionError:
         raise BadRequest("the JSON is nested too deeply") from None
     except msgspec.ValidationError as error:
-        raise invalid(error, "field") from None
+        raise invalid(error, "field", getattr(decoder.type, "__struct_fields__", ())) from None
     except msgspec.DecodeError as error:
         raise BadRequest(f"the body is not valid JSON: {_plain(str(error))}") from None
 
@@ -272,22 +278,42 @@ def _decode_line(index: int, decoder: msgspec.json.Decoder[Any], line: bytes) ->
         raise type(refusal)(f"record {index}: {refusal.detail}", errors=[{**entry, "index": index}]) from None
 
 
-def invalid(error: msgspec.ValidationError, noun: str) -> InvalidRequest:
-    """Turn msgspec's words into a refusal with index and field."""
+def invalid(error: msgspec.ValidationError, noun: str, known: Collection[str] = ()) -> InvalidRequest:
+    """Turn msgspec's words into a refusal with index and field.
+
+    Args:
+        error: What msgspec says.
+        noun: What its fields are called here.
+        known: The fields there are, to tell who names another.
+    """
     message = str(error)
     head, found, path = message[-_LONGEST_PATH:].rpartition(" - at `$")
     path = path.removesuffix("`") if found else ""
     detail = _plain(head if found and len(message) <= _LONGEST_PATH else message[:_LONGEST_PATH])
-    if detail.startswith("Invalid enum value"):
+    unknown = _UNKNOWN.fullmatch(detail)
+    if unknown is not None:
+        detail = f"there is no {noun} {unknown[1]}{_meant(unknown[1], known)}"
+    elif detail.startswith("Invalid enum value"):
         detail = f"must be one of {_choices(path)}"
+    elif detail.startswith("Expected str") and path.endswith(".key"):
+        detail = "must be a string, in quotes"
     entry: dict[str, object] = {"detail": detail}
     if index := _RECORD.match(path):
         entry["index"] = int(index[1])
     if name := _INDEX.sub("", _RECORD.sub("", path)).strip("."):
         entry["field"] = _plain(name)
-    place = f"{noun} {entry['field']}: " if "field" in entry else ""
+    if unknown is not None:
+        entry.setdefault("field", unknown[1])
+    place = f"{noun} {entry['field']}: " if "field" in entry and unknown is None else ""
     record = f"record {entry['index']}: " if "index" in entry else ""
     return InvalidRequest(f"{record}{place}{detail}", errors=[entry])
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+    """Return the rest of a sentence that says which names there are."""
+    if close := get_close_matches(name, known, n=1):
+        return f"; did you mean {close[0]}?"
+    return f"; there are {', '.join(known)}" if known else ""
 
 
 def _choices(path: str) -> str:

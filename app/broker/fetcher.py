@@ -59,16 +59,20 @@ class Fetcher:
             with self._signals.watch([partition_id]) as watch:
                 while True:
                     watch.arm()
+                    last = patience is None or patience.over or self._signals.closed
+                    peek = not last and size.min_bytes > 1
                     try:
                         async with self._reads:
-                            page = await self._storage.read(read_partition, info, partition, position, size, reset)
+                            page = await self._storage.read(
+                                read_partition, info, partition, position, size, reset, peek=peek
+                            )
                     except UnknownTopicOrPartition:
                         if resolved:
                             self._topics.forget(info)
                             raise
                         info = await self._instead_of(info, partition)
                         break
-                    if page.enough or patience is None or patience.over or self._signals.closed:
+                    if page.enough or patience is None or last:
                         return page
                     position, resolved = At(page.start_offset), True
                     watch.seen[partition_id] = page.log_end_offset

@@ -10,11 +10,12 @@ from app.broker.appender import Appender
 from app.broker.topics import TopicRequest, Topics, partition_id_of
 from app.domain.append import Accepted, Append, IdempotencyKey, TopicChanged
 from app.domain.partitioner import partition_for_key
-from app.domain.producer import ProducerStamp
+from app.domain.producer import MAX_EPOCH, ProducerStamp, replay
 from app.domain.record import MAX_TIMESTAMP_AHEAD_MS, Record
 from app.domain.topic import TopicInfo
 from app.errors import (
     BrokerError,
+    InvalidProducerEpoch,
     InvalidRecord,
     InvalidTimestamp,
     MessageTooLarge,
@@ -24,7 +25,7 @@ from app.errors import (
     UnknownTopicOrPartition,
 )
 from app.storage import producers
-from app.storage.engine import Storage
+from app.storage.engine import Storage, Tx
 
 _ATTEMPTS = 5
 
@@ -79,7 +80,7 @@ class Producer:
         for _ in range(_ATTEMPTS):
             topic = await self._topic(request)
             try:
-                append = self._prepare(topic, request, self._turns)
+                append = self._prepare(topic, request)
             except BrokerError:
                 self._topics.forget(topic)
                 if await self._topics.find(topic.name) == topic:
@@ -95,34 +96,55 @@ class Producer:
 
     async def raise_epoch(self, producer_id: str) -> int:
         """Raise a producer's epoch by one and return it: older instances are fenced."""
-        return await self._storage.write(producers.raise_epoch, producer_id, self._clock())
+        return await self._storage.write(_raise_epoch, producer_id, self._clock())
 
     async def _topic(self, request: ProduceRequest) -> TopicInfo:
         topic = await self._topics.find(request.topic)
         if topic is None:
             if not self._auto_create_topics:
                 raise UnknownTopicOrPartition("there is no topic of this name; PUT /v1/topics/{topic} creates it")
-            self._prepare(self._topics.draft(request.topic), request, count())
+            self._judge(self._topics.draft(request.topic), request, count())
             if request.expected_offset:
                 raise OffsetMismatch(f"log_end_offset is 0, not {request.expected_offset}", log_end_offset=0)
+            if request.stamp is not None:
+                replay(None, -1, request.stamp)
             topic, _ = await self._topics.create(request.topic, TopicRequest(None, {}))
         return topic
 
-    def _prepare(self, topic: TopicInfo, request: ProduceRequest, turns: Iterator[int]) -> Append:
-        stamp_time = topic.config.message_timestamp_type == "LogAppendTime"
-        _check_records(topic, request, self._clock() + MAX_TIMESTAMP_AHEAD_MS)
+    def _prepare(self, topic: TopicInfo, request: ProduceRequest) -> Append:
+        """Return the append; a request that may be a repeat is refused only once it is known not to be one."""
+        refusal = None
+        try:
+            partitions = self._judge(topic, request, self._turns)
+        except BrokerError as error:
+            if request.key is None and request.stamp is None:
+                raise
+            partitions, refusal = [0] * len(request.records), error
         return Append(
             topic.topic_id,
             topic.name,
             topic.version,
             topic.partition_ids,
             request.records,
-            _choose_partitions(topic, request, turns),
-            stamp_time,
+            partitions,
+            topic.config.message_timestamp_type == "LogAppendTime",
             request.expected_offset,
             request.key,
             request.stamp,
+            refusal,
         )
+
+    def _judge(self, topic: TopicInfo, request: ProduceRequest, turns: Iterator[int]) -> list[int]:
+        """Return the partition of each record, if the topic's configuration allows them all."""
+        _check_records(topic, request, self._clock() + MAX_TIMESTAMP_AHEAD_MS)
+        return _choose_partitions(topic, request, turns)
+
+
+def _raise_epoch(tx: Tx, producer_id: str, now_ms: int) -> int:
+    epoch = producers.raise_epoch(tx, producer_id, now_ms)
+    if epoch > MAX_EPOCH:
+        raise InvalidProducerEpoch("this producer's epochs are used up; choose another id", producer_epoch=MAX_EPOCH)
+    return epoch
 
 
 def _choose_partitions(topic: TopicInfo, request: ProduceRequest, turns: Iterator[int]) -> list[int]:

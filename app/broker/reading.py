@@ -65,9 +65,16 @@ class TopicChanged(Exception):
 
 
 def read_partition(
-    tx: Tx, info: TopicInfo, partition: int, position: Position, size: PageSize, reset: OffsetReset | None
+    tx: Tx,
+    info: TopicInfo,
+    partition: int,
+    position: Position,
+    size: PageSize,
+    reset: OffsetReset | None,
+    *,
+    peek: bool,
 ) -> PartitionPage:
-    """Return a page of a partition.
+    """Return a page of a partition; with `peek` none of its records while they are surely not enough.
 
     Raises:
         UnknownTopicOrPartition: The topic was deleted.
@@ -78,11 +85,15 @@ def read_partition(
     if bounds is None or bounds.topic_id != info.topic_id:
         raise UnknownTopicOrPartition("the topic was deleted")
     start = _resolve(tx, bounds, position, reset)
+    first, end = bounds.log_start_offset, bounds.log_end_offset
+    fewest = min(size.min_bytes, size.max_records + 1)
+    if peek and end - start < fewest and pages.size_from(tx, bounds, start) < size.min_bytes:
+        return PartitionPage(partition, [], start, start, first, end, enough=False)
     records = pages.read(tx, bounds, start, size.max_records, size.max_bytes)
     next_offset = records[-1].offset + 1 if records else start
-    more = next_offset < bounds.log_end_offset
+    more = next_offset < end
     enough = _is_enough(records, size.min_bytes, more=more)
-    return PartitionPage(partition, records, start, next_offset, bounds.log_start_offset, bounds.log_end_offset, enough)
+    return PartitionPage(partition, records, start, next_offset, first, end, enough)
 
 
 def read_topic(
@@ -121,7 +132,7 @@ def _positions(info: TopicInfo, start: Position | Cursor) -> Sequence[Position]:
     if len(start.offsets) > info.partitions:
         raise InvalidCursor("the cursor has more partitions than the topic")
     added = info.partitions - len(start.offsets)
-    return [At(offset) for offset in start.offsets] + [Earliest()] * added
+    return [At(offset) for offset in start.offsets] + [At(0)] * added
 
 
 def _resolve(tx: Tx, bounds: Bounds, position: Position, reset: OffsetReset | None) -> int:
@@ -143,7 +154,8 @@ def _resolve(tx: Tx, bounds: Bounds, position: Position, reset: OffsetReset | No
         return first if reset == "earliest" else end
     refusal = OffsetBelowLogStart if offset < first else OffsetAboveLogEnd
     raise refusal(
-        f"partition {bounds.partition} has the offsets {first} to {end}, where {end} is the next to be written",
+        f"partition {bounds.partition} has the offsets {first} to {end}, where {end} is the next to be written; "
+        "offset_reset=earliest or offset_reset=latest goes on there",
         partition=bounds.partition,
         log_start_offset=first,
         log_end_offset=end,

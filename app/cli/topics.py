@@ -110,8 +110,11 @@ def delete_records(
 
 
 def _ask(question: str, *, yes: bool) -> None:
-    if not yes and sys.stdin.isatty():
-        typer.confirm(question, abort=True, err=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("there is no terminal to ask; add --yes", param_hint="--yes")
+    typer.confirm(question, abort=True, err=True)
 
 
 def _show(topic: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ class Append(msgspec.Struct, frozen=True):
         records: In request order.
         partitions: The partition chosen for each record.
         stamp_time: Whether every record gets the time of the append (LogAppendTime).
+        refusal: What the topic's configuration has against the records; a repeat is answered all the same.
         expected_offset: The log end that the one partition of the records must have, or None.
     """
 
@@ -40,6 +41,7 @@ class Append(msgspec.Struct, frozen=True):
     expected_offset: int | None = None
     key: IdempotencyKey | None = None
     stamp: ProducerStamp | None = None
+    refusal: BrokerError | None = None
 
 
 class Appended(msgspec.Struct, frozen=True, array_like=True):
@@ -147,6 +149,8 @@ class Batch:
             return Accepted(_decoder.decode(stored), duplicate=True)
         if version != append.version:
             return TopicChanged()
+        if append.refusal is not None:
+            raise append.refusal
         if append.expected_offset is not None:
             self._expect(append, append.expected_offset)
         appended = self._place(append)

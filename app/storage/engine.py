@@ -78,6 +78,9 @@ class Dialect(Protocol):
     def reclaim(self, connection: Connection) -> None:
         """Free what the database itself holds of a full disk, outside any transaction."""
 
+    def cancel(self, connections: Sequence[Connection]) -> None:
+        """Cut short what still runs on connections of other threads, where it may hang."""
+
     def close(self) -> None:
         """Release connections, locks and files."""
 
@@ -280,7 +283,10 @@ class Storage:
         space.restore()
 
     def close(self) -> None:
-        """Wait for running queries and release the database."""
+        """End running queries and release the database."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._writers.shutdown(wait=False, cancel_futures=True)
+        self.dialect.cancel(self._connections)
         self._readers.shutdown()
         self._writers.shutdown()
         for connection in self._connections:

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, bindparam, select
 
 from app.domain.record import StoredRecord
 from app.storage.engine import Query, Tx
-from app.storage.log import last_record_id
+from app.storage.log import last_record_id, size_of_record
 from app.storage.tables import OFFSET_BITS, OFFSET_MASK, partitions, records, topics
 
 _WIDEST_STEP = 1 << 20
@@ -67,6 +67,15 @@ _first_start_bytes = (
     .limit(1)
     .correlate(None)
     .scalar_subquery()
+)
+_in_span = (records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high"))
+_SIZE_FROM = select(
+    select(records.c.start_bytes + size_of_record)
+    .where(*_in_span)
+    .order_by(records.c.record_id.desc())
+    .limit(1)
+    .scalar_subquery()
+    - select(records.c.start_bytes).where(*_in_span).order_by(records.c.record_id).limit(1).scalar_subquery()
 )
 _PAGE = Query(
     select(*_columns)
@@ -130,6 +139,14 @@ def read(tx: Tx, bounds: Bounds, offset: int, max_records: int, max_bytes: int) 
         offset = rows[-1].offset + 1 if rows else end
         step = min(step * 4, _WIDEST_STEP)
     return page
+
+
+def size_from(tx: Tx, bounds: Bounds, offset: int) -> int:
+    """Return the bytes from an offset to the end; what compaction took out counts too."""
+    base = bounds.partition_id << OFFSET_BITS
+    span = {"low": base + offset, "high": base + bounds.log_end_offset}
+    size: int | None = tx.connection.execute(_SIZE_FROM, span).scalar_one()
+    return size or 0
 
 
 def _range(tx: Tx, partition_id: int, start: int, end: int, max_records: int, max_bytes: int) -> list[StoredRecord]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, pq
 from sqlalchemy import Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.engine import URL
@@ -16,6 +17,7 @@ from app.domain.append import PartitionEnd, Row
 from app.storage.engine import Fault, Tx
 
 _LANES = 4
+_CANCEL_S = 1.0
 _SPARE_WRITERS = 2
 _READERS = 4
 
@@ -110,6 +112,14 @@ class Postgres:
 
     def reclaim(self, connection: Connection) -> None:
         """Do nothing: the disk is the server's."""
+
+    def cancel(self, connections: Sequence[Connection]) -> None:
+        """Ask the server to give up statements that wait for a lock."""
+        for connection in connections:
+            driver: Any = None if connection.invalidated else connection.connection.driver_connection
+            if driver is not None and driver.info.transaction_status == pq.TransactionStatus.ACTIVE:
+                with contextlib.suppress(psycopg.Error):
+                    driver.cancel_safe(timeout=_CANCEL_S)
 
     def close(self) -> None:
         """Close all connections."""

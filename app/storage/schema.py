@@ -34,7 +34,8 @@ def check(tx: Tx) -> None:
     """
     if (found := version(tx)) != HEAD:
         raise SchemaNotCurrent(
-            f"the database is at revision {found or 'none'} and this release needs {HEAD}; run: millrace migrate"
+            f"the database is at revision {found or 'none'} and this release needs {HEAD}; "
+            "run millrace migrate with the same database URL"
         )
 
 

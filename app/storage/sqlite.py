@@ -112,6 +112,9 @@ class Sqlite:
         driver.executescript(f"PRAGMA incremental_vacuum({_RECLAIMED_PAGES})")
         driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
+    def cancel(self, connections: Sequence[Connection]) -> None:
+        """Do nothing: nobody else has the file."""
+
     def close(self) -> None:
         """Close the readers, then the writer (which checkpoints), then free the lock."""
         self.read_engine.dispose()
