@@ -109,14 +109,14 @@ class NotFound(BrokerError):
 
 class UriTooLong(BrokerError):
     code = "URI_TOO_LONG"
-    title = "URL too long"
+    title = "URI too long"
     cause = "The path and query of the request are longer than the server reads."
     cure = "Send what is long in the body, or use fewer parameters."
 
 
 class HeaderFieldsTooLarge(BrokerError):
     code = "REQUEST_HEADER_FIELDS_TOO_LARGE"
-    title = "Request headers too large"
+    title = "Request header fields too large"
     cause = "The request has too many headers, or headers that are together too large."
     cure = "Send fewer or shorter headers; record headers belong in the body."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -26,8 +26,6 @@ from app.errors import BadRequest, BrokerError, InvalidRecord, InvalidRequest, I
 
 MAX_VALUE_DEPTH = 500
 _LONGEST_LIST = 1_048_576
-
-Pointer = Annotated[str, Meta(pattern="^(/[^/]*)+$", max_length=512)]
 
 
 class HeaderIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -51,8 +49,8 @@ class RecordIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     timestamp_ms: int | None = None
     encoding: Literal["json", "text", "base64"] = "json"
     key_encoding: Literal["text", "base64"] = "text"
-    topic: Any = None
-    offset: Any = None
+    topic: Raw | UnsetType = UNSET
+    offset: Raw | UnsetType = UNSET
 
 
 class ProduceBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -66,8 +64,8 @@ class ProduceBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     timestamp_ms: int | None = None
     encoding: Literal["json", "text", "base64"] = "json"
     key_encoding: Literal["text", "base64"] = "text"
-    topic: Any = None
-    offset: Any = None
+    topic: Raw | UnsetType = UNSET
+    offset: Raw | UnsetType = UNSET
 
 
 class _Counted(msgspec.Struct, gc=False):
@@ -225,6 +223,8 @@ def _value(index: int, raw: bytes, encoding: str) -> tuple[int, bytes | None]:
 
 def _headers(index: int, given: list[HeaderIn] | dict[str, str | None]) -> tuple[bytes, int]:
     """Return headers as they are stored, which is the JSON list of them as it is fetched, and their bytes."""
+    if len(given) > MAX_HEADERS:
+        raise _at(InvalidRecord, index, "headers", f"must be at most {MAX_HEADERS} headers")
     if isinstance(given, dict):
         given = [HeaderIn(name, value) for name, value in given.items()]
     size = 0
@@ -239,9 +239,8 @@ def _headers(index: int, given: list[HeaderIn] | dict[str, str | None]) -> tuple
                 entry["encoding"] = "base64"
             size += len(value)
         stored.append(entry)
-    if len(given) > MAX_HEADERS or size > MAX_HEADER_BYTES:
-        detail = f"must be at most {MAX_HEADERS} headers of together {MAX_HEADER_BYTES} bytes"
-        raise _at(InvalidRecord, index, "headers", detail)
+    if size > MAX_HEADER_BYTES:
+        raise _at(InvalidRecord, index, "headers", f"must have at most {MAX_HEADER_BYTES} bytes together")
     return _encode(stored), size
 
 

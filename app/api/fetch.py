@@ -25,6 +25,7 @@ router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=Wi
 
 
 _MAX_RECORDS = 500
+_COMPRESSED_AT_ONCE = 256 * 1024
 
 
 class FetchQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -126,9 +127,9 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
     word = encode_cursor(cursor)
     link = _link(call, query, {"cursor": word})
     if _wants_lines(call):
-        return _page(call, encoding.ndjson(page.records), b"application/x-ndjson", link)
+        return await _page(call, encoding.ndjson(page.records), b"application/x-ndjson", link)
     records = [encoding.record_out(partition, record) for partition, record in page.records]
-    return _page(call, encoding.encode(encoding.TopicPageOut(records, word)) + b"\n", JSON, link)
+    return await _page(call, encoding.encode(encoding.TopicPageOut(records, word)) + b"\n", JSON, link)
 
 
 @router.get("/partitions/{partition}/records")
@@ -159,10 +160,10 @@ async def fetch(call: Call, topic: str, partition: int, query: FetchQuery) -> Re
     link = _link(call, query, {"offset": str(page.next_offset)})
     if _wants_lines(call):
         lines = encoding.ndjson([(partition, record) for record in page.records])
-        return _page(call, lines, b"application/x-ndjson", link)
+        return await _page(call, lines, b"application/x-ndjson", link)
     records = encoding.records_out(partition, page.records)
     answer = encoding.PartitionPageOut(records, page.next_offset, page.log_start_offset, page.log_end_offset)
-    return _page(call, encoding.encode(answer) + b"\n", JSON, link)
+    return await _page(call, encoding.encode(answer) + b"\n", JSON, link)
 
 
 class _Waiting(NamedTuple):
@@ -210,8 +211,12 @@ def _link(call: Call, query: FetchQuery, place: dict[str, str]) -> Header:
     return b"link", f'<{path}?{urlencode(place | same)}>; rel="next"'.encode()
 
 
-def _page(call: Call, body: bytes, content_type: bytes, link: Header) -> Reply:
-    body, coding = encoding.compress(body, call.header(b"accept-encoding"))
+async def _page(call: Call, body: bytes, content_type: bytes, link: Header) -> Reply:
+    accepted = call.header(b"accept-encoding")
+    if len(body) < _COMPRESSED_AT_ONCE:
+        body, coding = encoding.compress(body, accepted)
+    else:
+        body, coding = await asyncio.to_thread(encoding.compress, body, accepted)
     headers = [link, (b"vary", b"accept, accept-encoding")]
     if coding is not None:
         headers.append((b"content-encoding", coding))

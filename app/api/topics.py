@@ -14,7 +14,7 @@ from app.api.call import Call, Reply
 from app.api.wire import MAX_INT64, Description, WireRoute, describe
 from app.broker.topics import TopicRequest, partition_id_of
 from app.domain.topic import CleanupPolicy, TimestampType, TopicConfig, TopicInfo
-from app.errors import InvalidCursor, InvalidRequest
+from app.errors import InvalidCursor, InvalidRequest, UnknownTopicOrPartition
 from app.storage import positions
 
 router = APIRouter(prefix="/v1/topics", tags=["topics"], route_class=WireRoute)
@@ -192,8 +192,11 @@ partitions = APIRouter(prefix="/v1/topics/{topic}/partitions", tags=["partitions
 )
 async def list_partitions(call: Call, topic: str) -> Reply:
     """List the partitions of a topic with their offsets and sizes."""
-    info, _ = await call.services.topics.bounds(topic)
-    return Reply.of(PartitionList(await _partitions(call, info, info.partition_ids)))
+    info = await call.services.topics.refresh(topic)
+    found = await _partitions(call, info, info.partition_ids)
+    if not found:
+        raise UnknownTopicOrPartition("the topic was deleted")
+    return Reply.of(PartitionList(found))
 
 
 @partitions.get("/{partition}")
@@ -207,8 +210,10 @@ async def list_partitions(call: Call, topic: str) -> Reply:
 async def get_partition(call: Call, topic: str, partition: int) -> Reply:
     """Describe a partition: first offset kept, next to be written, and size."""
     info = await call.services.topics.refresh(topic)
-    (answer,) = await _partitions(call, info, (partition_id_of(info, partition),))
-    return Reply.of(answer)
+    found = await _partitions(call, info, (partition_id_of(info, partition),))
+    if not found:
+        raise UnknownTopicOrPartition("the topic was deleted")
+    return Reply.of(found[0])
 
 
 @partitions.delete("/{partition}/records")

@@ -106,9 +106,12 @@ class WireOperation:
         ]
         self._body = _body_decoder(self.needs["body"]) if "body" in self.needs else None
         self._takes_call = "call" in self.needs
+        self._takes_no_query = "query" not in self.needs and path.startswith("/v1/")
 
     async def __call__(self, call: Call) -> Reply:
-        """Decode the request, run the handler, and count the answer."""
+        """Decode the request and run the handler."""
+        if self._takes_no_query and call.scope["query_string"]:
+            raise InvalidRequest("this operation takes no parameters in the query")
         given: dict[str, Any] = {name: bind(call) for name, bind in self._binders}
         if self._body is not None:
             given["body"] = self._body(call, await call.body())

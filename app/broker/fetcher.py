@@ -102,13 +102,15 @@ class Fetcher:
                 while True:
                     watch.arm()
                     try:
-                        page = await self._storage.read(read_topic, info, start, size, reset)
+                        async with self._reads:
+                            page = await self._storage.read(read_topic, info, start, size, reset)
                     except TopicChanged:
                         info = await self._changed(info, start, resolved=resolved)
                         break
                     if page.enough or patience is None or patience.over or self._signals.closed:
                         return page, Cursor(info.topic_id, page.next_offsets)
                     start, resolved = Cursor(info.topic_id, page.starts), True
+                    watch.version = info.version
                     watch.seen.update(zip(info.partition_ids, page.log_end_offsets, strict=True))
                     await patience.wait(watch)
 

@@ -89,7 +89,7 @@ class Producer:
             outcome = await self._appender.append(append, request.size_bytes)
             if isinstance(outcome, Accepted):
                 return outcome
-            if not isinstance(outcome, TopicChanged | UnknownTopicOrPartition):
+            if outcome is append.refusal or not isinstance(outcome, TopicChanged | UnknownTopicOrPartition):
                 raise outcome
             self._topics.forget(topic)
         raise ServiceUnavailable("the topic changes too often; try again")

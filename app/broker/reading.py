@@ -172,7 +172,10 @@ def _is_enough(records: Sequence[StoredRecord], min_bytes: int, *, more: bool) -
 def _shares(
     tx: Tx, bounds: Sequence[Bounds], starts: Sequence[int], size: PageSize
 ) -> Mapping[int, list[StoredRecord]]:
-    """Read what each partition gives to the page: equal shares, then what the others leave."""
+    """Read what each partition gives to the page: equal shares, then what the others leave.
+
+    Where records are so large that the page is full before all had their turn, the next page begins elsewhere.
+    """
     offsets = list(starts)
     shares: dict[int, list[StoredRecord]] = {}
     left_records, left_bytes = size.max_records, size.max_bytes
@@ -181,7 +184,10 @@ def _shares(
         if not unread:
             break
         share_records, share_bytes = max(1, left_records // len(unread)), max(1, left_bytes // len(unread))
-        for number in unread:
+        turn = sum(starts) % len(unread)
+        for number in unread[turn:] + unread[:turn]:
+            if left_bytes <= 0:
+                break
             records = pages.read(tx, bounds[number], offsets[number], share_records, share_bytes)
             shares.setdefault(number, []).extend(records)
             offsets[number] = records[-1].offset + 1

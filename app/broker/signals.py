@@ -14,7 +14,7 @@ class Watch:
     An announcement between a read and the wait that follows it is not lost: it ends that wait at once.
     """
 
-    __slots__ = ("_future", "_signals", "partition_ids", "seen")
+    __slots__ = ("_future", "_signals", "partition_ids", "seen", "version")
 
     def __init__(self, signals: Signals, partition_ids: Iterable[int]) -> None:
         self._signals = signals
@@ -22,6 +22,8 @@ class Watch:
         self.partition_ids = tuple(partition_ids)
         self.seen: dict[int, int] = {}
         """Log end of each partition as last read, for the poll that finds lost notices."""
+        self.version: int | None = None
+        """Version of the topic as last read, where the reader cares for new partitions."""
 
     def __enter__(self) -> Self:
         self._signals._add(self)  # noqa: SLF001 - the two are one piece
@@ -83,12 +85,16 @@ class Signals:
         """Wake every reader, after notices may have been lost."""
         self.wake(tuple(self._watches))
 
-    def wake_behind(self, log_ends: Mapping[int, int]) -> None:
-        """Wake the readers that have seen another log end than the one given, or whose partition is missing."""
+    def wake_behind(self, present: Mapping[int, tuple[int, int]]) -> None:
+        """Wake the readers that have seen something else, or whose partition is missing.
+
+        Args:
+            present: Version of the topic and log end of each partition.
+        """
         for partition_id, watches in self._watches.items():
-            end = log_ends.get(partition_id)
+            version, end = present.get(partition_id, (-1, -1))
             for watch in watches:
-                if partition_id in watch.seen and watch.seen[partition_id] != end:
+                if watch.seen.get(partition_id, end) != end or watch.version not in {None, version}:
                     watch.fire()
 
     def watched(self) -> list[int]:

@@ -11,7 +11,6 @@ from app.domain.topic import TopicConfig, TopicInfo
 from app.errors import OffsetAboveLogEnd, TopicAlreadyExists, UnknownTopicOrPartition
 from app.storage import pages, retention, topics
 from app.storage.engine import Storage, Tx
-from app.storage.pages import Bounds
 from app.storage.topics import Overrides, StoredTopic
 
 
@@ -150,15 +149,6 @@ class Topics:
         info = await self.refresh(name)
         partition_id = partition_id_of(info, partition)
         return await self._storage.write(_delete_before, partition_id, offset)
-
-    async def bounds(self, name: str) -> tuple[TopicInfo, dict[int, Bounds]]:
-        """Return a topic as it stands, with the bounds of its partitions by id.
-
-        Raises:
-            UnknownTopicOrPartition: There is none of this name.
-        """
-        info = await self.refresh(name)
-        return info, await self._storage.read(pages.bounds, info.partition_ids)
 
 
 def partition_id_of(info: TopicInfo, partition: int) -> int:

@@ -231,6 +231,8 @@ class Storage:
                 except BaseException:
                     if self.dialect.ends:
                         self.dialect.ends.clear()
+                    if committing:
+                        connection.invalidate()
                     raise
                 finally:
                     self._release(connection)

@@ -33,6 +33,7 @@ _EXPIRE = delete(keys).where(
         select(keys.c.topic_id, keys.c.key_hash)
         .where(keys.c.created_at_ms < bindparam("before_ms"))
         .limit(bindparam("at_most"))
+        .with_for_update(skip_locked=True)
     ),
 )
 

@@ -12,6 +12,8 @@ from uuid import uuid4
 from psycopg import AsyncConnection
 from sqlalchemy import make_url
 
+from app.storage.postgres import CONNECT_ARGS
+
 _CHANNEL = "millrace"
 _IDS_A_NOTICE = 500
 _HELLO = "*"
@@ -82,5 +84,5 @@ class Notices:
 
     async def _connect(self) -> AsyncConnection:
         return await AsyncConnection.connect(
-            self._conninfo, autocommit=True, application_name="millrace-notices", connect_timeout=5
+            self._conninfo, autocommit=True, **(CONNECT_ARGS | {"application_name": "millrace-notices"})
         )

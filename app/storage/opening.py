@@ -24,7 +24,7 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
     """
     try:
         url = make_url(database_url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise ValueError("MILLRACE_DATABASE_URL is not a URL: use sqlite:///millrace.db or postgresql://…") from None
     backend = url.get_backend_name()
     if backend == "sqlite":

@@ -122,7 +122,8 @@ def offset_for_size(tx: Tx, bounds: Bounds, keep_bytes: int) -> int:
     Where compaction made gaps, what it removed no longer counts: the records to pass are then added up one by one.
     """
     if bounds.sparse:
-        return _offset_after(tx, bounds, extents(tx, [bounds.partition_id])[0].size_bytes - keep_bytes)
+        size_bytes = sum(extent.size_bytes for extent in extents(tx, [bounds.partition_id]))
+        return _offset_after(tx, bounds, size_bytes - keep_bytes)
     base = bounds.partition_id << OFFSET_BITS
     low, end = base + bounds.log_start_offset, base + bounds.log_end_offset
     end_bytes = tx.connection.execute(_END_BYTES, {"low": low, "high": end}).scalar_one_or_none()

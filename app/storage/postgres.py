@@ -40,7 +40,7 @@ SELECT set_config('lock_timeout', '5s', false),
                   THEN 'on' ELSE current_setting('synchronous_commit') END, false)
 """
 
-_CONNECT_ARGS: dict[str, object] = {
+CONNECT_ARGS: dict[str, Any] = {
     "application_name": "millrace",
     "connect_timeout": 5,
     "keepalives": 1,
@@ -133,7 +133,7 @@ def _engine(url: URL, size: int, *, reads: bool) -> Engine:
         pool_size=size,
         max_overflow=0,
         isolation_level="REPEATABLE READ" if reads else "READ COMMITTED",
-        connect_args=_CONNECT_ARGS,
+        connect_args=CONNECT_ARGS,
     )
 
     def set_up(connection: psycopg.Connection, _: object) -> None:

@@ -67,14 +67,14 @@ class Kept(NamedTuple):
     config: TopicConfig
 
 
-def raise_starts(tx: Tx, kept: Sequence[Kept], now_ms: int) -> int:
-    """Raise `log_start_offset` to what each partition's policy keeps. Return how many were raised.
+def starts(tx: Tx, kept: Sequence[Kept], now_ms: int) -> list[tuple[int, int]]:
+    """Return the partitions whose start is to rise by their policy, each with its new `log_start_offset`.
 
     By time the longest prefix goes whose records are all older than `retention_ms`; by size the longest prefix
-    that leaves at least `retention_bytes`. The rows are removed afterwards, by `purge`.
+    that leaves at least `retention_bytes`. A read: looking takes its time where times go up and down.
     """
     found = pages.bounds(tx, [partition.partition_id for partition in kept])
-    raised = 0
+    risen = []
     for partition_id, config in kept:
         bounds = found.get(partition_id)
         if bounds is None or bounds.log_start_offset == bounds.log_end_offset:
@@ -85,8 +85,8 @@ def raise_starts(tx: Tx, kept: Sequence[Kept], now_ms: int) -> int:
         if config.retention_bytes >= 0:
             start = max(start, positions.offset_for_size(tx, bounds, config.retention_bytes))
         if start > (positions.first_offset(tx, bounds) if bounds.sparse else bounds.log_start_offset):
-            raised += delete_before(tx, partition_id, start)
-    return raised
+            risen.append((partition_id, start))
+    return risen
 
 
 def delete_before(tx: Tx, partition_id: int, offset: int) -> bool:

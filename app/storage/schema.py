@@ -11,6 +11,7 @@ from app.storage.engine import Tx
 HEAD = "0001"
 """Newest revision of the migrations; a test holds it against them."""
 
+_NO_TIMEOUT = text("SET LOCAL lock_timeout = 0")
 _LOCK = text("SELECT pg_advisory_xact_lock(19794, 0)")
 _VERSION = text("SELECT version_num FROM alembic_version")
 
@@ -45,6 +46,7 @@ def upgrade(tx: Tx) -> bool:
     Alembic is imported only when it is needed: it costs a third of a second at start.
     """
     if tx.dialect.shared:
+        tx.connection.execute(_NO_TIMEOUT)
         tx.connection.execute(_LOCK)
     if version(tx) == HEAD:
         return False

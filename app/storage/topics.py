@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from app.domain.topic import TopicConfig, TopicInfo, with_overrides
+from app.errors import InvalidPartitions
 from app.storage.engine import Tx
 from app.storage.log import forget_ends
 from app.storage.tables import (
     OFFSET_MASK,
+    PARTITION_ID_BITS,
     compactions,
     partitions,
     producer_topics,
@@ -65,7 +68,6 @@ _DELETES = (
     delete(partitions).where(partitions.c.topic_id == bindparam("id")),
     delete(topics).where(topics.c.topic_id == bindparam("id")),
 )
-_COUNT = select(func.count()).select_from(topics)
 
 
 class StoredTopic(NamedTuple):
@@ -130,10 +132,14 @@ def delete_(tx: Tx, info: TopicInfo) -> None:
 
 def _add_partitions(tx: Tx, topic_id: int, present: int, count: int) -> None:
     if count > present:
-        tx.connection.execute(
-            _ADD_PARTITION,
-            [{"topic_id": topic_id, "partition": partition} for partition in range(present, count)],
-        )
+        try:
+            tx.connection.execute(
+                _ADD_PARTITION,
+                [{"topic_id": topic_id, "partition": partition} for partition in range(present, count)],
+            )
+        except IntegrityError as error:
+            most = (1 << PARTITION_ID_BITS) - 1
+            raise InvalidPartitions(f"this database has used up its {most} partitions; begin another one") from error
 
 
 def _load(tx: Tx, rows: Sequence[tuple[int, str, int, str, int]], defaults: TopicConfig) -> list[StoredTopic]:

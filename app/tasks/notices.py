@@ -61,10 +61,10 @@ async def hear_notices(signals: Signals, notices: Notices, well: Well) -> None:
 async def poll_watched(storage: Storage, signals: Signals) -> bool:
     """Wake the readers of partitions whose end is not the one they have seen."""
     watched = signals.watched()
-    log_ends: dict[int, int] = {}
+    present: dict[int, tuple[int, int]] = {}
     for start in range(0, len(watched), _POLLED_AT_ONCE):
         bounds = await storage.read(pages.bounds, watched[start : start + _POLLED_AT_ONCE])
-        log_ends.update({partition_id: one.log_end_offset for partition_id, one in bounds.items()})
+        present.update({partition_id: (one.version, one.log_end_offset) for partition_id, one in bounds.items()})
     if watched:
-        signals.wake_behind(log_ends)
+        signals.wake_behind(present)
     return False

@@ -44,7 +44,8 @@ class Retention:
             for partition_id in topic.info.partition_ids
         )
         for some in _chunks(kept, _PARTITIONS_AT_ONCE):
-            await self.storage.write(retention.raise_starts, some, self.clock())
+            for partition_id, start in await self.storage.read(retention.starts, some, self.clock()):
+                await self.storage.write(retention.delete_before, partition_id, start)
         return False
 
     async def compact(self) -> bool:

@@ -355,3 +355,45 @@ async def test_a_topic_nobody_created_is_404(client: httpx2.AsyncClient) -> None
     for url in (URL, TOPIC_URL, ORDERS, f"{ORDERS}/partitions", f"{ORDERS}/partitions/0"):
         response = await client.get(url, params={})
         assert (response.status_code, response.json()["code"]) == (404, "UNKNOWN_TOPIC_OR_PARTITION")
+
+
+async def test_a_partition_added_under_a_cursor_starts_at_0_or_is_410(
+    sqlite_client: httpx2.AsyncClient,
+) -> None:
+    topic = "/v1/topics/grown"
+    await sqlite_client.put(topic, json={"partitions": 1})
+    cursor = (await sqlite_client.get(f"{topic}/records")).json()["next_cursor"]
+    await sqlite_client.patch(topic, json={"partitions": 2})
+    for value in range(3):
+        await sqlite_client.post(f"{topic}/partitions/1/records", json={"value": value})
+
+    page = (await sqlite_client.get(f"{topic}/records", params={"cursor": cursor})).json()
+    await sqlite_client.delete(f"{topic}/partitions/1/records", params={"before_offset": 2})
+    gone = await sqlite_client.get(f"{topic}/records", params={"cursor": cursor})
+
+    assert [record["value"] for record in page["records"]] == [0, 1, 2]
+    assert (gone.status_code, gone.json()["log_start_offset"]) == (410, 2)
+
+
+async def test_large_records_of_many_partitions_come_in_turns(sqlite_client: httpx2.AsyncClient) -> None:
+    topic = "/v1/topics/large"
+    await sqlite_client.put(topic, json={"partitions": 5})
+    for partition in range(5):
+        for _ in range(2):
+            await sqlite_client.post(f"{topic}/partitions/{partition}/records", json={"value": "x" * 1000})
+
+    seen: list[int] = []
+    cursor: dict[str, str] = {}
+    for _ in range(10):
+        page = (await sqlite_client.get(f"{topic}/records", params={"max_bytes": "1"} | cursor)).json()
+        seen += [record["partition"] for record in page["records"]]
+        cursor = {"cursor": page["next_cursor"]}
+
+    assert sorted(seen) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+async def test_an_operation_without_parameters_refuses_them(sqlite_client: httpx2.AsyncClient) -> None:
+    refused = await sqlite_client.put("/v1/topics/orders?partitions=8")
+
+    assert refused.status_code == 422
+    assert (await sqlite_client.get("/v1/topics/orders")).status_code == 404

@@ -230,3 +230,35 @@ async def test_half_a_stamp_or_a_wrong_one_is_refused(
 async def test_a_producer_needs_a_name(sqlite_client: httpx2.AsyncClient, name: str) -> None:
     assert (await sqlite_client.post(f"/v1/producers/{name}")).status_code == 422
     assert (await sqlite_client.get(f"/v1/producers/{name}")).status_code == 422
+
+
+async def test_a_repeat_is_answered_whatever_the_topic_has_become(sqlite_client: httpx2.AsyncClient) -> None:
+    path = "/v1/topics/orders/records"
+    await sqlite_client.put("/v1/topics/orders", json={})
+    first = await sqlite_client.post(path, json={"value": "x" * 200}, headers={"Idempotency-Key": "k"})
+    await sqlite_client.patch("/v1/topics/orders", json={"config": {"max_message_bytes": 100}})
+
+    again = await sqlite_client.post(path, json={"value": "x" * 200}, headers={"Idempotency-Key": "k"})
+    other = await sqlite_client.post(path, json={"value": "x" * 200}, headers={"Idempotency-Key": "other"})
+
+    assert (again.status_code, again.json()["offsets"]) == (200, first.json()["offsets"])
+    assert other.status_code == 413
+
+
+async def test_a_keyed_request_to_an_unknown_partition_is_404(sqlite_client: httpx2.AsyncClient) -> None:
+    await sqlite_client.put("/v1/topics/orders", json={})
+
+    refused = await sqlite_client.post(
+        "/v1/topics/orders/partitions/99/records", json={"value": 1}, headers={"Idempotency-Key": "k"}
+    )
+
+    assert (refused.status_code, refused.json()["code"]) == (404, "UNKNOWN_TOPIC_OR_PARTITION")
+
+
+async def test_a_sequence_gap_on_an_unknown_topic_creates_nothing(sqlite_client: httpx2.AsyncClient) -> None:
+    stamp = {"Producer-Id": "p", "Producer-Epoch": "0", "Producer-Sequence": "5"}
+
+    refused = await sqlite_client.post("/v1/topics/new/records", json={"value": 1}, headers=stamp)
+
+    assert refused.status_code == 409
+    assert (await sqlite_client.get("/v1/topics/new")).status_code == 404

@@ -95,7 +95,7 @@ async def test_the_poll_wakes_those_who_are_behind_or_whose_partition_is_gone() 
         for watch, partition_id in ((behind, 1), (gone, 2), (current, 3)):
             watch.arm()
             watch.seen[partition_id] = 5
-        signals.wake_behind({1: 6, 3: 5})
+        signals.wake_behind({1: (1, 6), 3: (1, 5)})
 
         await asyncio.wait_for(asyncio.gather(behind.wait(), gone.wait()), 1)
         with pytest.raises(TimeoutError):
@@ -135,3 +135,13 @@ async def test_patience_is_over_when_the_client_goes() -> None:
         await asyncio.wait_for(waiting, 1)
 
         assert patience.over
+
+
+async def test_the_poll_wakes_a_reader_of_a_whole_topic_that_has_grown() -> None:
+    signals = Signals()
+    with signals.watch([1]) as watch:
+        watch.arm()
+        watch.version, watch.seen[1] = 1, 5
+        signals.wake_behind({1: (2, 5)})
+
+        await asyncio.wait_for(watch.wait(), 1)

@@ -80,7 +80,10 @@ def test_an_empty_postgresql_is_refused_with_the_command_to_run(postgres_url: st
     done = alone("serve", "--port", "0", "--database-url", postgres_url)
     assert (done.code, done.err) == (
         1,
-        f"millrace: the database is at revision none and this release needs {HEAD}; run millrace migrate with the same database URL\n",
+        (
+            f"millrace: the database is at revision none and this release needs {HEAD}; "
+            "run millrace migrate with the same database URL\n"
+        ),
     )
 
 

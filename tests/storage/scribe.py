@@ -107,7 +107,8 @@ class Scribe:
 
     def retain(self, info: TopicInfo, **config: Any) -> int:
         kept = [retention.Kept(id_, TopicConfig(**config)) for id_ in info.partition_ids]
-        return self.storage.write_now(retention.raise_starts, kept, self.now_ms)
+        risen = self.storage.read_now(retention.starts, kept, self.now_ms)
+        return sum(self.storage.write_now(retention.delete_before, *start) for start in risen)
 
     def purge(self, limit: int = 1000) -> int:
         """Remove what is no longer in the log; return the number of passes."""

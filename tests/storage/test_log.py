@@ -164,7 +164,9 @@ class Log(RuleBasedStateMachine):
         by_size = self.model.offset_for_size(retention_bytes) if retention_bytes >= 0 else 0
 
         id_ = self.info.partition_ids[0]
-        self.scribe.storage.write_now(retention.raise_starts, [retention.Kept(id_, kept)], self.clock_ms)
+        storage = self.scribe.storage
+        for start in storage.read_now(retention.starts, [retention.Kept(id_, kept)], self.clock_ms):
+            storage.write_now(retention.delete_before, *start)
 
         if self.model.start < self.model.end:
             self.model.delete_before(max(by_time, by_size))
