@@ -17,7 +17,7 @@ from bench.report import HEAD, Line
 from bench.servers import Databases
 from bench.starting import starting
 from bench.throughput import Pace, p1, p2, p3
-from bench.waking import p4, p6_polls, p6_streams
+from bench.waking import p4, p6_polls
 
 _RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 _ALL = ("P1", "P2", "P3", "P4", "P5", "P6", "START")
@@ -108,7 +108,6 @@ def _measures(plan: Plan, databases: Databases) -> Iterable[tuple[str, Callable[
         ("P4", lambda: _waking(plan, databases)),
         ("P5", lambda: p5(databases, *large)),
         ("P6", lambda: p6_polls(databases, idle_s)),
-        ("P6", lambda: p6_streams(databases, idle_s)),
     ]
     return [(name, measure) for name, measure in measures if name in plan.names]
 

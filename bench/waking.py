@@ -113,12 +113,6 @@ def p6_polls(databases: Databases, idle_s: float) -> list[Line]:
     return _parked(databases, "long polls", _PARTITIONS, paths, idle_s)
 
 
-def p6_streams(databases: Databases, idle_s: float) -> list[Line]:
-    """Measure the same of 1,000 streams of one topic."""
-    paths = [f"/v1/topics/{_WATCHED}/records?offset=latest&follow=true"] * _PARKED
-    return _parked(databases, "streams", rows.PARTITIONS, paths, idle_s)
-
-
 def _parked(databases: Databases, name: str, partitions: int, paths: list[str], idle_s: float) -> list[Line]:
     url = databases.new()
     with servers.running(servers.millrace(url)) as server:

@@ -67,10 +67,10 @@ class PartitionAnswer(msgspec.Struct):
 
 
 class PartitionList(msgspec.Struct):
-    """All partitions of a topic."""
+    """A page of the partitions of a topic; `next_cursor` is null at the end."""
 
     items: list[PartitionAnswer]
-    next_cursor: None = None
+    next_cursor: str | None
 
 
 class LogStart(msgspec.Struct):
@@ -83,6 +83,13 @@ class ListQuery(msgspec.Struct, forbid_unknown_fields=True):
     """A page of a list."""
 
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
+    cursor: Annotated[Annotated[str, Meta(max_length=512)] | None, Meta(description="next_cursor of a page.")] = None
+
+
+class PartitionListQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """A page of the partitions; all of them if not told otherwise."""
+
+    limit: Annotated[int, Meta(ge=1, le=1_000)] = 1_000
     cursor: Annotated[Annotated[str, Meta(max_length=512)] | None, Meta(description="next_cursor of a page.")] = None
 
 
@@ -159,8 +166,19 @@ async def list_topics(call: Call, query: ListQuery) -> Reply:
     after = "" if query.cursor is None else _name_after(query.cursor)
     found = await call.services.topics.list_(after, query.limit + 1)
     page = found[: query.limit]
-    cursor = urlsafe_b64encode(page[-1].name.encode()).decode() if len(found) > query.limit else None
+    cursor = _cursor(page[-1].name) if len(found) > query.limit else None
     return Reply.of(TopicList([_topic(info) for info in page], cursor))
+
+
+def _cursor(place: str) -> str:
+    return urlsafe_b64encode(place.encode()).decode()
+
+
+def _number_of(cursor: str) -> int:
+    number = _name_after(cursor)
+    if not number.isdecimal() or len(number) > 4:
+        raise InvalidCursor("the cursor is not one of this list; use next_cursor as it was given")
+    return int(number)
 
 
 def _name_after(cursor: str) -> str:
@@ -190,13 +208,15 @@ partitions = APIRouter(prefix="/v1/topics/{topic}/partitions", tags=["partitions
 @describe(
     Description(answers={200: PartitionList}, refusals=(errors.UnknownTopicOrPartition,), examples={"topic": "orders"})
 )
-async def list_partitions(call: Call, topic: str) -> Reply:
+async def list_partitions(call: Call, topic: str, query: PartitionListQuery) -> Reply:
     """List the partitions of a topic with their offsets and sizes."""
     info = await call.services.topics.refresh(topic)
-    found = await _partitions(call, info, info.partition_ids)
-    if not found:
+    first = 0 if query.cursor is None else _number_of(query.cursor)
+    after = first + query.limit
+    found = await _partitions(call, info, info.partition_ids[first:after])
+    if not found and first < info.partitions:
         raise UnknownTopicOrPartition("the topic was deleted")
-    return Reply.of(PartitionList(found))
+    return Reply.of(PartitionList(found, _cursor(str(after)) if after < info.partitions else None))
 
 
 @partitions.get("/{partition}")

@@ -226,3 +226,16 @@ async def test_the_servers_defaults_are_those_of_its_settings(serve: Serve) -> N
 
     assert (topic["partitions"], topic["config"]["max_message_bytes"]) == (2, 50)
     assert (await client.post(f"{ORDERS}/records", json={"value": "x" * 60})).status_code == 413
+
+
+async def test_partitions_are_listed_by_page(sqlite_client: httpx2.AsyncClient) -> None:
+    path = "/v1/topics/orders/partitions"
+    await sqlite_client.put("/v1/topics/orders", json={"partitions": 5})
+
+    first = (await sqlite_client.get(path, params={"limit": 3})).json()
+    second = (await sqlite_client.get(path, params={"limit": 3, "cursor": first["next_cursor"]})).json()
+    wrong = await sqlite_client.get(path, params={"cursor": "b3JkZXJz"})
+
+    assert [one["partition"] for one in first["items"]] == [0, 1, 2]
+    assert [one["partition"] for one in second["items"]] == [3, 4]
+    assert (second["next_cursor"], wrong.status_code) == (None, 400)
