@@ -29,7 +29,7 @@ _TYPES = ["int8", "int8", "int2", "bytea", "bytea", "bytea", "int8", "int8"]
 _ARRAYS = ", ".join(f"%b::{name}[]" for name in _TYPES)
 _APPEND = f"INSERT INTO records ({_COLUMNS}) SELECT * FROM unnest({_ARRAYS})"  # noqa: S608 - constants
 _COPY = f"COPY records ({_COLUMNS}) FROM STDIN (FORMAT BINARY)"
-_COPIED_ROWS = 4
+_COPIED_ROWS = 32
 
 _LOCK_PARTITIONS = "SELECT pg_advisory_xact_lock(%s, id) FROM unnest(%s::int4[]) AS id"
 
