@@ -12,6 +12,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, Select, Table
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
 
 from app.domain.append import PartitionEnd, Row
@@ -26,7 +27,7 @@ _ATTEMPTS = 3
 class Fault(enum.Enum):
     """What a database error means for the transaction it ended."""
 
-    CONFLICT = "serialization failure or deadlock: the same transaction may succeed now"
+    CONFLICT = "serialization failure, deadlock or stale statement: the same transaction may succeed now"
     BUSY = "a lock was not to be had in time"
     DISK_FULL = "no space left"
     DISCONNECTED = "the connection is lost"
@@ -42,6 +43,7 @@ class Dialect(Protocol):
         writers: Threads and connections that write.
         lanes: Group commits that may run at once.
         page_reads: Pages of records that are best read at once.
+        compiler: Writes the SQL of a `Query`.
         shared: Whether other processes may use the database at the same time.
         ends: Where partitions end, as this process left them; None where others append too.
     """
@@ -56,18 +58,25 @@ class Dialect(Protocol):
     read_engine: Engine
     write_engine: Engine
     driver_error: type[Exception]
+    compiler: SqlDialect
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
         """Return the dialect's INSERT, which knows ON CONFLICT."""
 
     def fetch(self, tx: Tx, sql: str, parameters: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - the driver's
-        """Run a SELECT on the driver's connection and return all rows."""
+        """Run a SELECT of `compiler` on the driver's connection and return all rows."""
 
     def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
         """Insert rows of `records` in bulk."""
 
     def lock_partitions(self, tx: Tx, partition_ids: Sequence[int]) -> None:
         """Lock partitions, given in ascending order, until the transaction ends."""
+
+    def flush(self, tx: Tx) -> None:
+        """Run what was deferred."""
+
+    def commit(self, tx: Tx) -> None:
+        """Run what was deferred, and commit."""
 
     def fault(self, error: Exception) -> Fault:
         """Classify a database error."""
@@ -85,14 +94,33 @@ class Dialect(Protocol):
         """Release connections, locks and files."""
 
 
-class Tx:
-    """An open transaction and the dialect it speaks."""
+class Statement(NamedTuple):
+    """SQL and its parameters, by position."""
 
-    __slots__ = ("connection", "dialect")
+    sql: str
+    parameters: Sequence[int | str | bytes | None] = ()
+
+
+class Tx:
+    """An open transaction and the dialect it speaks.
+
+    Attributes:
+        deferred: Statements that go to the database with the next one: they share its round trip.
+    """
+
+    __slots__ = ("_connection", "deferred", "dialect")
 
     def __init__(self, connection: Connection, dialect: Dialect) -> None:
-        self.connection = connection
+        self._connection = connection
         self.dialect = dialect
+        self.deferred: list[Statement] = []
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, once what was deferred has run."""
+        if self.deferred:
+            self.dialect.flush(self)
+        return self._connection
 
     def driver(self) -> Any:  # noqa: ANN401 - a connection of sqlite3 or psycopg
         """Return the driver's connection, in the same transaction: for hot paths."""
@@ -126,7 +154,7 @@ class Query:
         return tx.dialect.fetch(tx, compiled.sql, given)
 
     def _compile(self, tx: Tx, length: int, parameters: dict[str, Any]) -> _Compiled:
-        compiled = self._statement.compile(dialect=tx.connection.dialect)
+        compiled = self._statement.compile(dialect=tx.dialect.compiler)
         sample = parameters | ({self._expanding: [0] * length} if length else {})
         state = compiled.construct_expanded_state(sample, escape_names=False)
         names = list(state.parameter_expansion.get(self._expanding, ()))
@@ -224,9 +252,10 @@ class Storage:
                 connection = self._connection(self.dialect.write_engine)
                 try:
                     connection.begin()
-                    result = query(Tx(connection, self.dialect), *args, **kwargs)
+                    tx = Tx(connection, self.dialect)
+                    result = query(tx, *args, **kwargs)
                     committing = True
-                    connection.commit()
+                    self.dialect.commit(tx)
                     return result
                 except BaseException:
                     if self.dialect.ends:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
 from psycopg import errors, pq
 from sqlalchemy import Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import URL
+from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.domain.append import PartitionEnd, Row
-from app.storage.engine import Fault, Tx
+from app.storage.engine import Fault, Statement, Tx
+from app.storage.pipeline import STALE, Pipeline, byteas, int2s, int8s
 
 _LANES = 4
 _CANCEL_S = 1.0
@@ -26,12 +30,13 @@ _LOCK_CLASS = 0x4D52
 
 _COLUMNS = "record_id, timestamp_ms, encoding, key, value, headers, start_bytes, max_timestamp_ms"
 _TYPES = ["int8", "int8", "int2", "bytea", "bytea", "bytea", "int8", "int8"]
-_ARRAYS = ", ".join(f"%b::{name}[]" for name in _TYPES)
+_PACK: list[Callable[[Any], bytes]] = [int8s, int8s, int2s, byteas, byteas, byteas, int8s, int8s]
+_ARRAYS = ", ".join(f"${number}::{name}[]" for number, name in enumerate(_TYPES, 1))
 _APPEND = f"INSERT INTO records ({_COLUMNS}) SELECT * FROM unnest({_ARRAYS})"  # noqa: S608 - constants
-_COPY = f"COPY records ({_COLUMNS}) FROM STDIN (FORMAT BINARY)"
-_COPIED_ROWS = 32
 
-_LOCK_PARTITIONS = "SELECT pg_advisory_xact_lock(%s, id) FROM unnest(%s::int4[]) AS id"
+_LOCK_PARTITIONS = f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, id::int4) FROM unnest($1::int8[]) AS id"  # noqa: S608
+_BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_COMMIT = Statement("COMMIT")
 
 _SESSION = """
 SELECT set_config('lock_timeout', '5s', false),
@@ -65,6 +70,7 @@ class Postgres:
     page_reads = _READERS
     shared = True
     driver_error: type[Exception] = psycopg.Error
+    compiler: SqlDialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call] # SQLAlchemy
 
     def __init__(self, url: URL) -> None:
         self.ends: dict[int, PartitionEnd] | None = None
@@ -76,28 +82,37 @@ class Postgres:
         return insert(table)
 
     def fetch(self, tx: Tx, sql: str, parameters: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - the driver's
-        """Run a SELECT on the driver's connection and return all rows; bytes come as bytes, not as hex."""
-        found: list[tuple[Any, ...]] = tx.driver().execute(sql, parameters, binary=True).fetchall()
-        return found
+        """Run a SELECT, and with it in the same round trip what was deferred, and return all rows."""
+        return self._run(tx, Statement(sql, parameters))
 
     def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
-        """Insert rows of `records`: few from one array per column, which is one round trip, many by COPY."""
-        if len(rows) < _COPIED_ROWS:
-            tx.driver().execute(_APPEND, [list(column) for column in zip(*rows, strict=True)])
-            return
-        with tx.driver().cursor().copy(_COPY) as copy:
-            copy.set_types(_TYPES)
-            for row in rows:
-                copy.write_row(row)
+        """Insert rows of `records` from one array per column, together with what follows, be it COMMIT."""
+        columns = zip(*rows, strict=True)
+        tx.deferred.append(Statement(_APPEND, [pack(column) for pack, column in zip(_PACK, columns, strict=True)]))
 
     def lock_partitions(self, tx: Tx, partition_ids: Sequence[int]) -> None:
-        """Take an advisory lock on each partition, in the order given."""
-        tx.driver().execute(_LOCK_PARTITIONS, (_LOCK_CLASS, list(partition_ids)))
+        """Take an advisory lock on each partition, in the order given, before the next statement."""
+        tx.deferred.append(Statement(_LOCK_PARTITIONS, [int8s(partition_ids)]))
+
+    def flush(self, tx: Tx) -> None:
+        """Run what was deferred."""
+        self._run(tx)
+
+    def commit(self, tx: Tx) -> None:
+        """Run what was deferred, and commit."""
+        if tx.deferred:
+            self._run(tx, _COMMIT)
+        tx.connection.commit()
+
+    def _run(self, tx: Tx, *statements: Statement) -> list[tuple[Any, ...]]:
+        statements, tx.deferred = (*tx.deferred, *statements), []
+        pipeline: Pipeline = tx.connection.info["pipeline"]
+        return pipeline.run(statements)
 
     def fault(self, error: Exception) -> Fault:
         """Classify by SQLSTATE."""
         cause = error.orig if isinstance(error, DBAPIError) else error
-        if isinstance(cause, errors.SerializationFailure | errors.DeadlockDetected):
+        if isinstance(cause, (errors.SerializationFailure, errors.DeadlockDetected, *STALE)):
             return Fault.CONFLICT
         if isinstance(cause, errors.LockNotAvailable | errors.QueryCanceled):
             return Fault.BUSY
@@ -136,11 +151,13 @@ def _engine(url: URL, size: int, *, reads: bool) -> Engine:
         connect_args=CONNECT_ARGS,
     )
 
-    def set_up(connection: psycopg.Connection, _: object) -> None:
+    def set_up(connection: psycopg.Connection, record: ConnectionPoolEntry) -> None:
         connection.autocommit = True
         connection.execute(_SESSION)
         connection.autocommit = False
         connection.read_only = reads
+        connection.prepare_threshold = None  # else psycopg forgets all prepared statements at each ROLLBACK, ours too
+        record.info["pipeline"] = Pipeline(connection, _BEGIN_READ if reads else "BEGIN")
 
     event.listen(engine, "connect", set_up)
     return engine

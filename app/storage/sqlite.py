@@ -12,7 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import URL
+from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
@@ -56,6 +58,7 @@ class Sqlite:
     """The driver gives the interpreter's lock away for each row: two pages at once take longer than one by one."""
     shared = False
     driver_error: type[Exception] = sqlite3.Error
+    compiler: SqlDialect = SQLiteDialect_pysqlite()
 
     def __init__(self, url: URL, *, ballast_bytes: int = 0) -> None:
         if not url.database or url.database == ":memory:":
@@ -90,6 +93,13 @@ class Sqlite:
 
     def lock_partitions(self, tx: Tx, partition_ids: Sequence[int]) -> None:
         """Do nothing: there is one writer."""
+
+    def flush(self, tx: Tx) -> None:
+        """Do nothing: no statement crosses a network, so none is deferred."""
+
+    def commit(self, tx: Tx) -> None:
+        """Commit."""
+        tx.connection.commit()
 
     def fault(self, error: Exception) -> Fault:
         """Classify by SQLite's result code."""
