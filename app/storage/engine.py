@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, Table
+from sqlalchemy import Connection, Engine, SelectBase, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
@@ -134,7 +134,7 @@ class Query:
     last entry, so that there are few statements to prepare.
     """
 
-    def __init__(self, statement: Select[*tuple[Any, ...]], *, expanding: str = "") -> None:
+    def __init__(self, statement: SelectBase, *, expanding: str = "") -> None:
         self._statement = statement
         self._expanding = expanding
         self._compiled: dict[tuple[str, int], _Compiled] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -136,6 +137,14 @@ class Sqlite:
         return space.f_bavail * space.f_frsize < _SPARE_BYTES
 
 
+_STARTED_MS = time.time_ns() // 1_000_000 - time.monotonic_ns() // 1_000_000
+
+
+def _now_ms() -> int:
+    """Return the wall clock as it was at the start plus the time since: a jump of the wall clock moves no deadline."""
+    return _STARTED_MS + time.monotonic_ns() // 1_000_000
+
+
 def _lock(path: Path) -> int:
     lock_path = path.with_name(path.name + ".lock")
     try:
@@ -165,6 +174,7 @@ def _engine(path: Path, pragmas: Sequence[str], *, writes: bool) -> Engine:
 
     def set_up(connection: sqlite3.Connection, _: object) -> None:
         connection.isolation_level = None
+        connection.create_function("now_ms", 0, _now_ms)
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}").close()
 
