@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Annotated
 
 import msgspec
@@ -11,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from app import errors
 from app.api.call import Call, Reply
+from app.api.cursors import cursor_after, name_after
 from app.api.wire import MAX_INT64, Description, WireRoute, describe
 from app.broker.topics import TopicRequest, partition_id_of
 from app.domain.topic import CleanupPolicy, TimestampType, TopicConfig, TopicInfo
@@ -163,32 +163,18 @@ async def delete_topic(call: Call, topic: str) -> Reply:
 @describe(Description(answers={200: TopicList}, refusals=(errors.InvalidCursor,)))
 async def list_topics(call: Call, query: ListQuery) -> Reply:
     """List the topics in order of their names."""
-    after = "" if query.cursor is None else _name_after(query.cursor)
+    after = name_after(query.cursor)
     found = await call.services.topics.list_(after, query.limit + 1)
     page = found[: query.limit]
-    cursor = _cursor(page[-1].name) if len(found) > query.limit else None
+    cursor = cursor_after(page[-1].name) if len(found) > query.limit else None
     return Reply.of(TopicList([_topic(info) for info in page], cursor))
 
 
-def _cursor(place: str) -> str:
-    return urlsafe_b64encode(place.encode()).decode()
-
-
 def _number_of(cursor: str) -> int:
-    number = _name_after(cursor)
+    number = name_after(cursor)
     if not number.isdecimal() or len(number) > 4:
         raise InvalidCursor("the cursor is not one of this list; use next_cursor as it was given")
     return int(number)
-
-
-def _name_after(cursor: str) -> str:
-    try:
-        name = urlsafe_b64decode(cursor.encode("ascii")).decode("ascii")
-    except ValueError:
-        name = ""
-    if not name or not name.isprintable():
-        raise InvalidCursor("the cursor is not one of this list; use next_cursor as it was given")
-    return name
 
 
 def _request(body: TopicChange) -> TopicRequest:
@@ -216,7 +202,7 @@ async def list_partitions(call: Call, topic: str, query: PartitionListQuery) -> 
     found = await _partitions(call, info, info.partition_ids[first:after])
     if not found and first < info.partitions:
         raise UnknownTopicOrPartition("the topic was deleted")
-    return Reply.of(PartitionList(found, _cursor(str(after)) if after < info.partitions else None))
+    return Reply.of(PartitionList(found, cursor_after(str(after)) if after < info.partitions else None))
 
 
 @partitions.get("/{partition}")

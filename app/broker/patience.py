@@ -23,7 +23,16 @@ class Patience:
     @property
     def over(self) -> bool:
         """Whether the deadline has passed or the client has gone."""
-        return self._loop.time() >= self._deadline or (self._gone is not None and self._gone.done())
+        return self._loop.time() >= self._deadline or self.gone
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has gone."""
+        return self._gone is not None and self._gone.done()
+
+    def shorten(self, max_wait_ms: int) -> None:
+        """Wait no longer than this from now on."""
+        self._deadline = min(self._deadline, self._loop.time() + max_wait_ms / 1000)
 
     async def wait(self, watch: Watch) -> None:
         """Return at an announcement, at the deadline or when the client has gone."""

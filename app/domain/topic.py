@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from app.errors import InvalidConfig, InvalidPartitions, InvalidTopicName
+from app.errors import BrokerError, InvalidConfig, InvalidPartitions, InvalidTopicName
 
 MAX_PARTITIONS = 1_000
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
@@ -69,14 +69,14 @@ class TopicInfo(msgspec.Struct, frozen=True):
         return len(self.partition_ids)
 
 
-def check_name(name: str, noun: str) -> None:
+def check_name(name: str, noun: str, refusal: type[BrokerError] = InvalidTopicName) -> None:
     """Refuse a name that is not one.
 
     Raises:
-        InvalidTopicName: With the rule of names.
+        InvalidTopicName: Or another `refusal`, with the rule of names.
     """
     if not _NAME.fullmatch(name) or name in {".", ".."}:
-        raise InvalidTopicName(f"a {noun} name is 1 to 249 characters of a-z A-Z 0-9 . _ - and not '.' or '..'")
+        raise refusal(f"a {noun} name is 1 to 249 characters of a-z A-Z 0-9 . _ - and not '.' or '..'")
 
 
 def check_topic_name(name: str) -> None:
