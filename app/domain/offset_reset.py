@@ -1,0 +1,37 @@
+"""Where a group begins in a partition in which it has no committed offset."""
+
+from __future__ import annotations
+
+import re
+
+from app.errors import InvalidRequest
+
+_BY_DURATION = "by_duration:"
+_DURATION = re.compile(
+    r"P(?=.)(?:(?P<days>\d{1,6})D)?(?:T(?=.)(?:(?P<hours>\d{1,6})H)?(?:(?P<minutes>\d{1,8})M)?"
+    r"(?:(?P<seconds>\d{1,10}(?:\.\d{1,3})?)S)?)?",
+    re.ASCII,
+)
+
+
+def check_offset_reset(text: str) -> None:
+    """Refuse what is no auto_offset_reset.
+
+    Raises:
+        InvalidRequest: Naming those there are.
+    """
+    if text not in {"earliest", "latest", "none"} and duration_ms(text) is None:
+        detail = "must be earliest, latest, none or by_duration:P…, such as by_duration:PT1H"
+        raise InvalidRequest(f"auto_offset_reset {detail}", errors=[{"field": "auto_offset_reset", "detail": detail}])
+
+
+def duration_ms(text: str) -> int | None:
+    """Return how far back `by_duration:` and an ISO 8601 duration begin, or None for another reset.
+
+    Source: KIP-1106.
+    """
+    if not text.startswith(_BY_DURATION) or not (found := _DURATION.fullmatch(text, len(_BY_DURATION))):
+        return None
+    days, hours, minutes, seconds = (found[name] or "0" for name in ("days", "hours", "minutes", "seconds"))
+    whole = ((int(days) * 24 + int(hours)) * 60 + int(minutes)) * 60_000
+    return whole + round(float(seconds) * 1000)
