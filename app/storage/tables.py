@@ -144,3 +144,67 @@ idempotency_keys = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Index("ix_idempotency_keys_created", "created_at_ms"),
 )
+
+consumer_groups = Table(
+    "consumer_groups",
+    metadata,
+    Column("group_id", _Id, primary_key=True, autoincrement=True),
+    Column("name", _Name, nullable=False, unique=True),
+    Column("group_epoch", BigInteger, nullable=False),
+    Column("assignment_epoch", BigInteger, nullable=False),
+    Column("assigned_at_ms", BigInteger, nullable=False),
+    Column("assign_at_ms", BigInteger),
+    Column("empty_since_ms", BigInteger),
+    Column("details", LargeBinary, nullable=False),
+    Index("ix_consumer_groups_assign", "assign_at_ms"),
+    Index("ix_consumer_groups_empty", "empty_since_ms"),
+    sqlite_autoincrement=True,
+)
+"""`details`: MessagePack of what is only read together with the members."""
+
+group_members = Table(
+    "group_members",
+    metadata,
+    Column("group_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("member_id", _Name, primary_key=True),
+    Column("member_epoch", BigInteger, nullable=False),
+    Column("settled", SmallInteger, nullable=False),
+    Column("session_timeout_ms", BigInteger, nullable=False),
+    Column("deadline_ms", BigInteger, nullable=False),
+    Column("revoke_deadline_ms", BigInteger),
+    Column("details", LargeBinary, nullable=False),
+    Column("handed_out", LargeBinary),
+    Index("ix_group_members_deadline", "deadline_ms"),
+    Index("ix_group_members_revoke_deadline", "revoke_deadline_ms"),
+)
+"""`settled`: whether it has all of its target and nothing to give up. `details`: MessagePack of the member.
+`handed_out`: MessagePack of where its last poll ended, which the next commits if it is asked to."""
+
+group_offsets = Table(
+    "group_offsets",
+    metadata,
+    Column("group_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("topic_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("committed_offset", BigInteger, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("committed_at_ms", BigInteger, nullable=False),
+)
+
+group_rebalances = Table(
+    "group_rebalances",
+    metadata,
+    Column("group_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("group_epoch", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("reasons", Text, nullable=False),
+    Column("targets", LargeBinary, nullable=False),
+)
+"""The last assignments of each group. `targets`: JSON of what each member is to hold, with topics by name."""
+
+group_ticks = Table(
+    "group_ticks",
+    metadata,
+    Column("ticked_at_ms", BigInteger, nullable=False),
+)
+"""One row: when some node last looked after the groups. Nobody expires for a time in which none did."""

@@ -27,6 +27,7 @@ Overrides = dict[str, object]
 
 _columns = (topics.c.topic_id, topics.c.name, topics.c.version, topics.c.config, topics.c.created_at_ms)
 _FIND = select(*_columns).where(topics.c.name == bindparam("name"))
+_FIND_NAME = select(topics.c.name).where(topics.c.topic_id == bindparam("id"))
 _FIND_LOCKED = _FIND.with_for_update()
 _LIST = select(*_columns).where(topics.c.name > bindparam("after")).order_by(topics.c.name).limit(bindparam("at_most"))
 _ALL = select(*_columns).order_by(topics.c.topic_id)
@@ -80,6 +81,11 @@ class StoredTopic(NamedTuple):
 def find(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic | None:
     """Return a topic by its name, or None."""
     return next(iter(_load(tx, tx.connection.execute(_FIND, {"name": name}).all(), defaults)), None)
+
+
+def find_name(tx: Tx, topic_id: int) -> str | None:
+    """Return the name of a topic, or None."""
+    return tx.connection.execute(_FIND_NAME, {"id": topic_id}).scalar_one_or_none()
 
 
 def find_locked(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic | None:

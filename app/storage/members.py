@@ -1,0 +1,209 @@
+"""Members of groups one by one: found or locked without their group, their leases, and what a poll handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import bindparam, select, tuple_, update
+
+from app.domain.assignor import Partition
+from app.domain.group import Group, Member, Wish
+from app.storage.clock import now_ms
+from app.storage.engine import Query, Tx
+from app.storage.tables import consumer_groups, group_members
+
+_groups, _members = consumer_groups.c, group_members.c
+
+
+class _MemberDetails(msgspec.Struct, frozen=True, array_like=True):
+    wish: Wish
+    replaced_member_id: str | None
+    previous_epoch: int
+    assigned: dict[Partition, int]
+    revoking: dict[Partition, int]
+    target: frozenset[Partition]
+    joined_at_ms: int
+
+
+class HandedOut(msgspec.Struct, frozen=True, array_like=True):
+    """What a poll returned: per partition where its records begin, and the offset after the last."""
+
+    member_epoch: int
+    spans: dict[Partition, tuple[int, int]]
+
+
+class Standing(NamedTuple):
+    """A member as it stands in its group.
+
+    Attributes:
+        now_ms: The database's time when it was read.
+        handed_out: What its last poll returned, if that is to be committed by the next.
+    """
+
+    group_id: int
+    group_epoch: int
+    assignment_epoch: int
+    member: Member
+    now_ms: int
+    handed_out: HandedOut | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether a beat would change nothing but its lease."""
+        return not self.member.revoking and self.member.member_epoch >= self.assignment_epoch
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_handed_out = msgspec.msgpack.Decoder(HandedOut)
+
+
+@lru_cache(maxsize=10_000)
+def _member_details(encoded: bytes) -> _MemberDetails:
+    return _member_decoder.decode(encoded)
+
+
+_member_decoder = msgspec.msgpack.Decoder(_MemberDetails)
+
+columns = (
+    _members.member_epoch,
+    _members.deadline_ms,
+    _members.revoke_deadline_ms,
+    _members.details,
+)
+_standing = (
+    select(
+        _groups.group_id,
+        _groups.group_epoch,
+        _groups.assignment_epoch,
+        now_ms(),
+        _members.handed_out,
+        *columns,
+    )
+    .join(group_members, _members.group_id == _groups.group_id)
+    .where(_groups.name == bindparam("name"), _members.member_id == bindparam("member_id"))
+)
+_STANDING = Query(_standing)
+_STANDING_LOCKED = Query(_standing.with_for_update(of=group_members))
+_ids = tuple_(_members.group_id, _members.member_id, _members.member_epoch)
+_LOCK_LEASES = (
+    select(_members.group_id, _members.member_id, _members.member_epoch)
+    .where(_ids.in_(bindparam("ids", expanding=True)))
+    .order_by(_members.group_id, _members.member_id)
+    .with_for_update(skip_locked=True)
+)
+_of_member = (_members.group_id == bindparam("id"), _members.member_id == bindparam("name"))
+_RENEW = (
+    update(group_members)
+    .where(_ids.in_(bindparam("ids", expanding=True)))
+    .values(deadline_ms=now_ms() + _members.session_timeout_ms)
+)
+_RENEW_ONE = update(group_members).where(*_of_member).values(deadline_ms=now_ms() + _members.session_timeout_ms)
+_HAND_OUT = (
+    update(group_members)
+    .where(*_of_member, _members.member_epoch == bindparam("epoch"))
+    .values(handed_out=bindparam("new_handed_out"))
+)
+_HANDED_OUT = select(_members.handed_out).where(*_of_member)
+_CLEAR_HANDED_OUT = update(group_members).where(*_of_member).values(handed_out=None)
+
+
+def find(tx: Tx, name: str, member_id: str) -> Standing | None:
+    """Return a member, without a lock, or None."""
+    return _stand(_STANDING.rows(tx, {"name": name, "member_id": member_id}))
+
+
+def load(tx: Tx, name: str, member_id: str) -> Standing | None:
+    """Lock a member until the transaction ends, against every step of its group, and return it, or None."""
+    return _stand(_STANDING_LOCKED.rows(tx, {"name": name, "member_id": member_id}))
+
+
+def renew(tx: Tx, leases: Sequence[tuple[int, str, int]]) -> set[tuple[int, str, int]]:
+    """Give members a full session. Return those that were renewed: not those that changed or are being changed.
+
+    Args:
+        tx: A transaction of its own.
+        leases: Group id, member id and member epoch of each.
+    """
+    found = {(row[0], row[1], row[2]) for row in tx.connection.execute(_LOCK_LEASES, {"ids": sorted(leases)})}
+    if found:
+        tx.connection.execute(_RENEW, {"ids": sorted(found)})
+    return found
+
+
+def renew_one(tx: Tx, found: Standing) -> None:
+    """Give a locked member a full session."""
+    tx.connection.execute(_RENEW_ONE, {"id": found.group_id, "name": found.member.wish.member_id})
+
+
+def hand_out(tx: Tx, found: Standing, spans: Mapping[Partition, tuple[int, int]]) -> bool:
+    """Note what a poll hands out, to be committed by the next. Return False if the member is at another epoch."""
+    epoch = found.member.member_epoch
+    values = {
+        "id": found.group_id,
+        "name": found.member.wish.member_id,
+        "epoch": epoch,
+        "new_handed_out": _encode(HandedOut(epoch, dict(spans))),
+    }
+    return tx.connection.execute(_HAND_OUT, values).rowcount == 1
+
+
+def take_handed_out(tx: Tx, group_id: int, member_id: str) -> HandedOut | None:
+    """Return what a locked member's last poll handed out, and forget it."""
+    member = {"id": group_id, "name": member_id}
+    encoded = tx.connection.execute(_HANDED_OUT, member).scalar_one_or_none()
+    if encoded is None:
+        return None
+    tx.connection.execute(_CLEAR_HANDED_OUT, member)
+    return _handed_out.decode(encoded)
+
+
+def _stand(rows: Sequence[tuple[Any, ...]]) -> Standing | None:
+    if not rows:
+        return None
+    group_id, group_epoch, assignment_epoch, at_ms, handed_out, *member = rows[0]
+    handed = None if handed_out is None else _handed_out.decode(handed_out)
+    return Standing(group_id, group_epoch, assignment_epoch, decode(*member), at_ms, handed)
+
+
+def decode(member_epoch: int, deadline_ms: int, revoke_deadline_ms: int | None, encoded: bytes) -> Member:
+    """Return a member from its `columns`."""
+    details = _member_details(encoded)
+    return Member(
+        wish=details.wish,
+        replaced_member_id=details.replaced_member_id,
+        member_epoch=member_epoch,
+        previous_epoch=details.previous_epoch,
+        assigned=details.assigned,
+        revoking=details.revoking,
+        target=details.target,
+        deadline_ms=deadline_ms,
+        revoke_deadline_ms=revoke_deadline_ms,
+        joined_at_ms=details.joined_at_ms,
+    )
+
+
+def row(group: Group, member: Member) -> dict[str, object]:
+    """Return a member as it is stored."""
+    return {
+        "group_id": group.group_id,
+        "member_id": member.wish.member_id,
+        "member_epoch": member.member_epoch,
+        "settled": int(not member.revoking and member.assigned.keys() == member.target),
+        "session_timeout_ms": member.wish.session_timeout_ms,
+        "deadline_ms": member.deadline_ms,
+        "revoke_deadline_ms": member.revoke_deadline_ms,
+        "details": _encode(
+            _MemberDetails(
+                member.wish,
+                member.replaced_member_id,
+                member.previous_epoch,
+                member.assigned,
+                member.revoking,
+                member.target,
+                member.joined_at_ms,
+            )
+        ),
+    }
