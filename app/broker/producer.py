@@ -94,6 +94,22 @@ class Producer:
             self._topics.forget(topic)
         raise ServiceUnavailable("the topic changes too often; try again")
 
+    async def prepare(self, request: ProduceRequest) -> Append:
+        """Judge a request, create its topic if that is missing, and return what is to be appended.
+
+        Raises:
+            BrokerError: What the request breaks; nothing is written.
+        """
+        for _ in range(_ATTEMPTS):
+            topic = await self._topic(request)
+            try:
+                return self._prepare(topic, request)
+            except BrokerError:
+                self._topics.forget(topic)
+                if await self._topics.find(topic.name) == topic:
+                    raise
+        raise ServiceUnavailable("the topic changes too often; try again")
+
     async def raise_epoch(self, producer_id: str) -> int:
         """Raise a producer's epoch by one and return it: older instances are fenced."""
         return await self._storage.write(_raise_epoch, producer_id, self._clock())

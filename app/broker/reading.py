@@ -111,7 +111,7 @@ def read_topic(
         raise TopicChanged
     bounds = [found[partition_id] for partition_id in info.partition_ids]
     starts = [_resolve(tx, one, position, reset) for one, position in zip(bounds, _positions(info, start), strict=True)]
-    shares = _shares(tx, bounds, starts, size)
+    shares = shares_of(tx, bounds, starts, size)
     records = _merge(shares, size.max_records, size.max_bytes)
     next_offsets = list(starts)
     for partition, record in records:
@@ -169,7 +169,7 @@ def _is_enough(records: Sequence[StoredRecord], min_bytes: int, *, more: bool) -
     return more or len(records) >= min_bytes or sum(record.size_bytes for record in records) >= min_bytes
 
 
-def _shares(
+def shares_of(
     tx: Tx, bounds: Sequence[Bounds], starts: Sequence[int], size: PageSize
 ) -> Mapping[int, list[StoredRecord]]:
     """Read what each partition gives to the page: equal shares, then what the others leave.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from app.broker.signals import Signals
@@ -54,6 +54,7 @@ class Topics:
         self._default_partitions = default_partitions
         self._clock = clock
         self._cache: dict[str, TopicInfo] = {}
+        self._by_id: dict[int, TopicInfo] = {}
 
     async def get(self, name: str) -> TopicInfo:
         """Return a topic as this node knows it.
@@ -65,8 +66,9 @@ class Topics:
 
     async def find(self, name: str) -> TopicInfo | None:
         """Return a topic as this node knows it, or None."""
-        if (known := self._cache.get(name)) is not None:
-            return known
+        return self._cache.get(name) or await self._refreshed(name)
+
+    async def _refreshed(self, name: str) -> TopicInfo | None:
         try:
             return await self.refresh(name)
         except UnknownTopicOrPartition:
@@ -82,10 +84,34 @@ class Topics:
         rules.check_topic_name(name)
         found = await self._storage.read(topics.find, name, self._defaults)
         if found is None:
-            self._cache.pop(name, None)
+            self.drop([name])
             raise UnknownTopicOrPartition("there is no topic of this name; PUT /v1/topics/{topic} creates it")
-        self._cache[name] = found.info
-        return found.info
+        return self._keep(found.info)
+
+    def place(self, topic_id: int, partition: int) -> tuple[str, int] | None:
+        """Return the topic's name and the storage's id of a partition, if this node knows it. Any thread may ask."""
+        info = self._by_id.get(topic_id)
+        return None if info is None or partition >= info.partitions else (info.name, info.partition_ids[partition])
+
+    async def learn(self, partitions: Iterable[tuple[int, int]]) -> None:
+        """Load the topics of those partitions, given by topic id and number, that this node does not know yet."""
+        for topic_id in sorted({topic_id for topic_id, number in partitions if self.place(topic_id, number) is None}):
+            name = await self._storage.read(topics.find_name, topic_id)
+            if name is not None:
+                await self._refreshed(name)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget topics of these names, to look at them anew when they are needed."""
+        for name in names:
+            if (info := self._cache.pop(name, None)) is not None:
+                self._by_id.pop(info.topic_id, None)
+
+    def _keep(self, info: TopicInfo) -> TopicInfo:
+        before = self._cache.get(info.name)
+        if before is not None and before.topic_id != info.topic_id:
+            self._by_id.pop(before.topic_id, None)
+        self._cache[info.name] = self._by_id[info.topic_id] = info
+        return info
 
     def forget(self, info: TopicInfo) -> None:
         """Drop a topic from the cache if it is still what this node knows."""
@@ -112,7 +138,7 @@ class Topics:
         count = self._default_partitions if request.partitions is None else request.partitions
         rules.check_partitions(count)
         found, made = await self._storage.write(_create, name, count, request.given, self._clock(), self._defaults)
-        info = self._cache[name] = found.info
+        info = self._keep(found.info)
         if not made:
             _confirm(info, request)
         return info, made
@@ -136,7 +162,7 @@ class Topics:
             UnknownTopicOrPartition: There is none of this name.
         """
         info = await self._storage.write(_delete, name, self._defaults)
-        self._cache.pop(name, None)
+        self.drop([name])
         self._signals.announce(info.partition_ids)
 
     async def delete_before(self, name: str, partition: int, offset: int) -> int:

@@ -1,0 +1,261 @@
+"""Poll: the whole loop of a consumer in one call. Commits, beats, and reads from the partitions that are assigned.
+
+A poll is a fetch from the committed offsets, on a snapshot in which the membership is checked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from app.broker.groups import Beat, Before, Groups, refuse, watch_id
+from app.broker.offsets import OffsetCommit, Offsets, TopicGone, judge, store, topics_change
+from app.broker.patience import Patience
+from app.broker.reading import PageSize, shares_of
+from app.broker.signals import Signals
+from app.broker.topics import Topics
+from app.domain import group as rules
+from app.domain.assignor import Partition
+from app.domain.group import Member, Wish
+from app.domain.record import StoredRecord
+from app.errors import NoOffsetForPartition
+from app.storage import clock, members, offsets
+from app.storage.engine import Storage, Tx
+from app.storage.members import Standing
+from app.storage.offsets import Commit, Position
+
+_ATTEMPTS = 5
+
+
+class PollRequest(NamedTuple):
+    """One turn of a consumer.
+
+    Attributes:
+        beat: Its heartbeat.
+        wish: What to join with if the member is not in the group; None if it is to be refused then.
+        commits: Offsets to commit first.
+        auto_commit: Commit first what this membership's previous poll returned.
+    """
+
+    beat: Beat
+    wish: Wish | None
+    commits: Sequence[OffsetCommit]
+    auto_commit: bool
+    size: PageSize
+
+
+class Span(NamedTuple):
+    """What a poll returns of a partition: where the group stood, and where it stands once that is committed."""
+
+    topic: str
+    partition: int
+    from_offset: int
+    offset: int
+
+
+class Polled(NamedTuple):
+    """The answer to a poll.
+
+    Attributes:
+        records: Each with its topic and partition, in order within each partition.
+        spans: What was read or passed over.
+        skipped: What retention had removed: from where the group stood to where it goes on.
+    """
+
+    standing: Standing
+    records: list[tuple[str, int, StoredRecord]]
+    spans: dict[Partition, Span]
+    skipped: list[Span]
+
+
+class _Place(NamedTuple):
+    """A partition of a topic by name."""
+
+    topic: str
+    id: Partition
+
+
+class Poller:
+    """Runs polls, waiting for records where asked."""
+
+    def __init__(
+        self, storage: Storage, topics: Topics, signals: Signals, consumer_groups: Groups, commits: Offsets
+    ) -> None:
+        self._storage = storage
+        self._topics = topics
+        self._signals = signals
+        self._groups = consumer_groups
+        self._offsets = commits
+
+    async def poll(self, request: PollRequest, patience: Patience) -> Polled:
+        """Commit, beat and read; wait for records or another assignment until the patience is over.
+
+        The patience is cut to the member's heartbeat interval. A member that had nothing to read waits for a
+        partition, and then for records in it.
+
+        Raises:
+            UnknownMemberId, FencedMemberEpoch, FencedInstanceId, StaleMemberEpoch: Nothing was changed.
+            NoOffsetForPartition: auto_offset_reset is none, and there is nowhere to go on from.
+        """
+        beat = request.beat
+        found = await self._storage.read(members.find, beat.group, beat.member_id)
+        had = frozenset(found.member.assigned) if found is not None else frozenset()
+        standing = await self._begin(request, found)
+        patience.shorten(standing.member.heartbeat_interval_ms)
+        while True:
+            beat = beat._replace(member_epoch=standing.member.member_epoch)
+            await self._topics.learn(standing.member.assigned)
+            ids = self._ids(standing.member.assigned)
+            with self._signals.watch([watch_id(standing.group_id), *ids]) as watch:
+                while True:
+                    watch.arm()
+                    page = await self._storage.read(_read, beat, ids, request.size)
+                    if page.spans:
+                        if await self._hand_out(request, page, patience):
+                            return page
+                        continue
+                    standing = page.standing
+                    if patience.over or self._signals.closed or (had and standing.member.assigned.keys() != had):
+                        return page
+                    if not standing.settled:
+                        standing = await self._groups.step(beat, standing)
+                        break
+                    if standing.member.assigned.keys() != {one.id for one in ids.values()}:
+                        break
+                    await patience.wait(watch)
+
+    def _ids(self, partitions: Iterable[Partition]) -> dict[int, _Place]:
+        """Return partitions by the storage's ids, those of deleted topics left out."""
+        known = ((partition, self._topics.place(*partition)) for partition in partitions)
+        return {place[1]: _Place(place[0], partition) for partition, place in known if place is not None}
+
+    async def _begin(self, request: PollRequest, found: Standing | None) -> Standing:
+        """Join if the member is not there, else commit and beat. Return how the member stands then."""
+        beat, wish = request.beat, request.wish
+        if wish is not None and (found is None or found.member.wish != wish):
+            standing, _ = await self._groups.join(beat.group, wish, by_poll=True)
+            return standing
+        if found is None:
+            raise await self._storage.read(refuse, beat.group, beat.member_id)
+        if beat.member_epoch is None:
+            beat = beat._replace(member_epoch=found.member.member_epoch)
+        if not request.commits and (not request.auto_commit or found.handed_out is None):
+            return await self._groups.beat(beat, found)
+        for _ in range(_ATTEMPTS):
+            commits = await self._offsets.resolve(request.commits)
+            before = partial(_commit, beat=beat, commits=commits, auto=request.auto_commit)
+            try:
+                quick = await self._storage.write(_commit_and_renew, beat, before)
+                return quick or await self._groups.step(beat, found, before)
+            except TopicGone:
+                self._offsets.look_again(request.commits)
+        raise topics_change()
+
+    async def _hand_out(self, request: PollRequest, page: Polled, patience: Patience) -> bool:
+        """Note what is returned, where the next poll is to commit it. Return False if the member moved meanwhile."""
+        if not request.auto_commit or patience.gone:
+            return True
+        spans = {partition: (span.from_offset, span.offset) for partition, span in page.spans.items()}
+        return await self._storage.write(members.hand_out, page.standing, spans)
+
+
+def _commit_and_renew(tx: Tx, beat: Beat, before: Before) -> Standing | None:
+    """Commit and beat under the member's lock alone. Return None where the beat may change more than the lease."""
+    found = members.load(tx, beat.group, beat.member_id)
+    if found is None or not found.settled or found.member.member_epoch != beat.member_epoch:
+        return None
+    before(tx, found.group_id, found.member)
+    if not found.member.lease_is_fresh(found.now_ms):
+        members.renew_one(tx, found)
+    return found
+
+
+def _commit(tx: Tx, group_id: int, member: Member, *, beat: Beat, commits: Sequence[Commit], auto: bool) -> None:
+    if commits and beat.member_epoch is not None:
+        judge(member, beat.member_epoch, commits)
+        store(tx, group_id, commits, repeats=True)
+    if auto:
+        _commit_handed_out(tx, group_id, member)
+
+
+def _commit_handed_out(tx: Tx, group_id: int, member: Member) -> None:
+    """Commit what the previous poll returned, where the member still holds it and nobody committed otherwise."""
+    handed = members.take_handed_out(tx, group_id, member.wish.member_id)
+    if handed is None or handed.member_epoch > member.member_epoch:
+        return
+    lost = set(rules.check_commit(member, handed.member_epoch, handed.spans))
+    committed = offsets.committed(tx, group_id, handed.spans)
+    moves = {
+        partition: end
+        for partition, (start, end) in handed.spans.items()
+        if partition not in lost and committed.get(partition, start) == start
+    }
+    if moves:
+        commits = [Commit("", topic_id, number, 0, end) for (topic_id, number), end in moves.items()]
+        offsets.commit(tx, group_id, commits, clock.read(tx))
+
+
+def _read(tx: Tx, beat: Beat, ids: Mapping[int, _Place], size: PageSize) -> Polled:
+    """Read a page for a member, if it is in the group and its assignment is the one known; else none of it."""
+    standing = members.find(tx, beat.group, beat.member_id)
+    if standing is None:
+        raise refuse(tx, beat.group, beat.member_id)
+    member = standing.member
+    rules.check_epoch(member, -1 if beat.member_epoch is None else beat.member_epoch, None)
+    found = [
+        one
+        for one in offsets.positions(tx, standing.group_id, sorted(ids))
+        if ids[one.bounds.partition_id].id in member.assigned
+    ]
+    bounds = [one.bounds for one in found]
+    starts = [_start(one, member, ids[one.bounds.partition_id]) for one in found]
+    records: list[tuple[str, int, StoredRecord]] = []
+    spans: dict[Partition, Span] = {}
+    skipped = []
+    for one, start in zip(found, starts, strict=True):
+        place = ids[one.bounds.partition_id]
+        if one.committed_offset is not None and start != one.committed_offset:
+            spans[place.id] = Span(place.topic, place.id[1], one.committed_offset, start)
+            skipped.append(spans[place.id])
+    left_records, left_bytes = size.max_records, size.max_bytes
+    for number, share in shares_of(tx, bounds, starts, size).items():
+        place = ids[bounds[number].partition_id]
+        taken = _within(share, left_records, left_bytes, first=not records)
+        if not taken:
+            break
+        left_records -= len(taken)
+        left_bytes -= sum(record.size_bytes for record in taken)
+        records += [(place.topic, place.id[1], record) for record in taken]
+        at = found[number].committed_offset
+        spans[place.id] = Span(place.topic, place.id[1], starts[number] if at is None else at, taken[-1].offset + 1)
+    return Polled(standing, records, spans, skipped)
+
+
+def _start(found: Position, member: Member, place: _Place) -> int:
+    """Return where a member reads on in a partition: where its group stands, or where the log begins by now."""
+    at, first = found.committed_offset, found.bounds.log_start_offset
+    if at is not None and at >= first:
+        return at
+    if member.wish.auto_offset_reset == "none":
+        raise NoOffsetForPartition(
+            f"there is no committed offset in partition {place.id[1]} of a topic"
+            if at is None
+            else f"retention has removed the records from the committed offset, {at}, to {first}",
+            topic=place.topic,
+            partition=place.id[1],
+            committed_offset=at,
+            log_start_offset=first,
+        )
+    return first
+
+
+def _within(records: Sequence[StoredRecord], most: int, max_bytes: int, *, first: bool) -> list[StoredRecord]:
+    """Return the records that fit into what is left of a page; the first of a page always does."""
+    taken: list[StoredRecord] = []
+    for record in records[: max(most, 0)]:
+        max_bytes -= record.size_bytes
+        if max_bytes < 0 and not (first and not taken):
+            break
+        taken.append(record)
+    return taken
