@@ -16,15 +16,32 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.api import docs, fetch, manual, openapi, operations, produce, producers, topics
+from app.api import (
+    docs,
+    fetch,
+    groups,
+    manual,
+    members,
+    offsets,
+    openapi,
+    operations,
+    produce,
+    producers,
+    topics,
+    transactions,
+)
 from app.api.call import Reply, request_id
 from app.api.services import Services
 from app.api.shell import Shell, allowed_hosts
 from app.broker.appender import Appender
 from app.broker.fetcher import Fetcher
+from app.broker.groups import Groups, Limits
+from app.broker.offsets import Offsets
+from app.broker.polling import Poller
 from app.broker.producer import Producer
 from app.broker.signals import Signals
 from app.broker.topics import Topics
+from app.broker.transactions import Transactions
 from app.domain.topic import TopicConfig
 from app.errors import BrokerError, MethodNotAllowed, NotFound
 from app.settings import Settings
@@ -41,7 +58,23 @@ _GIL_SWITCH_S = 0.0001
 _PURGE_INTERVAL_MS = 1_000
 _FORGET_INTERVAL_MS = 600_000
 _SPACE_INTERVAL_MS = 1_000
+_TICK_INTERVAL_MS = 1_500
 _DRAIN_S = 0.5
+
+_ROUTERS = (
+    topics.router,
+    produce.router,
+    fetch.router,
+    topics.partitions,
+    producers.router,
+    members.router,
+    offsets.router,
+    transactions.router,
+    members.details,
+    groups.router,
+    operations.router,
+)
+"""In the order of the document, in which the examples run on an empty server."""
 
 
 def wall_clock_ms() -> int:
@@ -86,7 +119,7 @@ def create_app(settings: Settings) -> Application:
     )
     api.router.lifespan_context = lambda _: _lifespan(settings, services, runner, outbox)
     api.state.services = services
-    for router in (topics.router, produce.router, fetch.router, topics.partitions, producers.router, operations.router):
+    for router in _ROUTERS:
         api.include_router(router)
     api.router.routes.extend([*docs.docs_routes(), *manual.manual_routes(lambda: openapi.document(api))])
     api.add_exception_handler(RouterException, _not_served)
@@ -113,6 +146,8 @@ def _services(settings: Settings, storage: Storage, runner: TaskRunner, outbox: 
     )
     appender = Appender(storage, signals, clock=clock, max_pending_bytes=settings.max_pending_bytes)
     producer = Producer(storage, catalogue, appender, auto_create_topics=settings.auto_create_topics, clock=clock)
+    groups = Groups(storage, catalogue, signals, Limits(settings.max_groups, settings.max_group_members))
+    offsets = Offsets(storage, catalogue, settings.max_groups)
     return Services(
         storage=storage,
         signals=signals,
@@ -120,6 +155,12 @@ def _services(settings: Settings, storage: Storage, runner: TaskRunner, outbox: 
         appender=appender,
         producer=producer,
         fetcher=Fetcher(storage, catalogue, signals),
+        groups=groups,
+        offsets=offsets,
+        poller=Poller(storage, catalogue, signals, groups, offsets),
+        transactions=Transactions(
+            storage, catalogue, signals, producer, offsets, clock_ms=clock, max_groups=settings.max_groups
+        ),
         clock=clock,
         tasks_failing=runner.failing,
         max_body_bytes=settings.max_body_bytes,
@@ -141,6 +182,9 @@ async def _lifespan(settings: Settings, services: Services, runner: TaskRunner, 
     runner.every("compaction", settings.retention_interval_ms, retention.compact)
     runner.every("purge", min(_PURGE_INTERVAL_MS, settings.retention_interval_ms), retention.purge)
     runner.every("forget", _FORGET_INTERVAL_MS, retention.forget)
+    runner.every("rebalance", settings.rebalance_interval_ms, services.groups.rebalance)
+    runner.every("tick", _TICK_INTERVAL_MS, services.groups.tick)
+    runner.every("offsets", _FORGET_INTERVAL_MS, services.offsets.expire)
     notices = Notices(settings.database_url) if storage.dialect.shared else None
     if notices is not None:
         runner.forever("notices-out", lambda well: send_notices(outbox, notices, settings.notify_interval_ms, well))

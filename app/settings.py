@@ -47,6 +47,11 @@ class Settings(BaseSettings):
     retention_interval_ms: int = Field(
         30_000, ge=10, le=3_600_000, description="Time between two looks at retention and compaction."
     )
+    rebalance_interval_ms: int = Field(
+        250, ge=10, le=1_000, description="Time between two looks at the consumer groups: who is silent, what is new."
+    )
+    max_groups: int = Field(100_000, ge=1, le=10_000_000, description="Consumer groups there may be.")
+    max_group_members: int = Field(1_000, ge=1, le=10_000, description="Members of a consumer group.")
     ballast_bytes: int = Field(
         16_777_216,
         ge=0,

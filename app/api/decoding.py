@@ -141,6 +141,15 @@ def decode_value_lines(body: bytes, key_from: str | None, timestamp_from: str | 
     return records
 
 
+def records_of(given: Sequence[RecordIn]) -> list[Record]:
+    """Return records that were decoded as part of another body.
+
+    Raises:
+        BadRequest, InvalidRequest, InvalidRecord, InvalidTimestamp: With the record's index.
+    """
+    return _records(given)
+
+
 def decode_raw(
     body: bytes, media_type: bytes, charset: str, *, key: str | None, partition: int | None, timestamp_ms: int | None
 ) -> Record:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 import zstandard
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from app.domain.record import KEY_BASE64, VALUE_BASE64, VALUE_JSON, VALUE_MASK, StoredRecord
 
@@ -37,6 +37,20 @@ class RecordWithHeadersOut(msgspec.Struct, omit_defaults=True, gc=False):
     key: str | None
     value: Raw
     headers: Raw
+    encoding: str = "json"
+    key_encoding: str = "text"
+
+
+class TopicRecordOut(msgspec.Struct, omit_defaults=True, gc=False):
+    """A record as a poll returns it, with its topic."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: str | None
+    value: Raw
+    headers: Raw | UnsetType = UNSET
     encoding: str = "json"
     key_encoding: str = "text"
 
@@ -74,6 +88,15 @@ def records_out(partition: int, records: Sequence[StoredRecord]) -> list[RecordO
 def record_out(partition: int, record: StoredRecord) -> RecordOut | RecordWithHeadersOut:
     """Return a stored record in the shape of the answer: bytes, text and JSON exactly as they were sent."""
     return _record_out(partition, *record[:6])
+
+
+def topic_record_out(topic: str, partition: int, record: StoredRecord) -> TopicRecordOut:
+    """Return a stored record in the shape of a poll's answer."""
+    out = _record_out(partition, *record[:6])
+    headers = out.headers if isinstance(out, RecordWithHeadersOut) else UNSET
+    return TopicRecordOut(
+        topic, partition, out.offset, out.timestamp_ms, out.key, out.value, headers, out.encoding, out.key_encoding
+    )
 
 
 def _record_out(

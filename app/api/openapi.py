@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 
 from app.api.decoding import ProduceBody
 from app.api.problems import MEDIA_TYPE, STATUS, Problem
+from app.api.transactions import TransactionBody
 from app.api.wire import Description, WireOperation, WireRoute, wire_routes
 from app.errors import BrokerError
 
@@ -34,6 +35,8 @@ TAGS = [
     {"name": "records", "description": "Produce and fetch."},
     {"name": "partitions", "description": "Offsets, sizes, and deleting records."},
     {"name": "producers", "description": "Epochs of idempotent producers."},
+    {"name": "groups", "description": "Consumer groups: members, offsets, rebalances."},
+    {"name": "transactions", "description": "Produce and commit, all or nothing."},
     {"name": "operations", "description": "Health, readiness and metrics."},
 ]
 
@@ -65,7 +68,7 @@ def document(app: FastAPI) -> Schema:
 
 
 def _schemas(found: list[WireOperation]) -> dict[str, Schema]:
-    types: list[Any] = [Problem, ProduceBody]
+    types: list[Any] = [Problem, ProduceBody, TransactionBody]
     for operation in found:
         types += [struct for answer in operation.description.answers.values() for struct in _structs(answer)]
         if "body" in operation.needs:

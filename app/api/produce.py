@@ -223,15 +223,10 @@ def _idempotence(call: Call, media_type: bytes, body: bytes) -> tuple[Idempotenc
     stamped = any(value is not None for value in producer)
     if key is None and not stamped:
         return None, None
-    if key is not None and stamped:
-        raise InvalidRequest("send either Idempotency-Key or the Producer headers, not both")
-    scope = call.scope
-    digest = sha256()
-    for part in (scope["path"].encode(), scope["query_string"], media_type, body):
-        digest.update(b"%d:" % len(part))
-        digest.update(part)
+    if not stamped:
+        return idempotency_key(call, media_type, body), None
     if key is not None:
-        return IdempotencyKey(sha256(key).digest(), digest.digest()), None
+        raise InvalidRequest("send either Idempotency-Key or the Producer headers, not both")
     name, epoch, sequence = producer
     if name is None or epoch is None or sequence is None:
         raise BadRequest("send Producer-Id, Producer-Epoch and Producer-Sequence together, or none of them")
@@ -241,8 +236,22 @@ def _idempotence(call: Call, media_type: bytes, body: bytes) -> tuple[Idempotenc
         producer_id,
         _integer("Producer-Epoch", epoch, MAX_EPOCH),
         _integer("Producer-Sequence", sequence, MAX_SEQUENCE),
-        digest.digest(),
+        _fingerprint(call, media_type, body),
     )
+
+
+def idempotency_key(call: Call, media_type: bytes, body: bytes) -> IdempotencyKey | None:
+    """Return the request's Idempotency-Key and fingerprint, or None without one."""
+    key = call.header(b"idempotency-key")
+    return None if key is None else IdempotencyKey(sha256(key).digest(), _fingerprint(call, media_type, body))
+
+
+def _fingerprint(call: Call, media_type: bytes, body: bytes) -> bytes:
+    digest = sha256()
+    for part in (call.scope["path"].encode(), call.scope["query_string"], media_type, body):
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    return digest.digest()
 
 
 def _integer(name: str, value: bytes, highest: int) -> int:

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 
 from app.broker.appender import Appender
 from app.broker.fetcher import Fetcher
+from app.broker.groups import Groups
+from app.broker.offsets import Offsets
+from app.broker.polling import Poller
 from app.broker.producer import Producer
 from app.broker.signals import Signals
 from app.broker.topics import Topics
+from app.broker.transactions import Transactions
 from app.storage.engine import Storage
 
 
@@ -29,6 +33,10 @@ class Services:
     appender: Appender
     producer: Producer
     fetcher: Fetcher
+    groups: Groups
+    offsets: Offsets
+    poller: Poller
+    transactions: Transactions
     clock: Callable[[], int]
     tasks_failing: Callable[[], list[str]]
     max_body_bytes: int

@@ -48,6 +48,7 @@ _CHOICES = {
     "key_encoding": "text, base64",
     "lines": "records, values",
     "offset_reset": "earliest, latest",
+    "assignor": "uniform, range",
     "cleanup_policy": "delete, compact, compact,delete",
     "message_timestamp_type": "CreateTime, LogAppendTime",
 }

@@ -1,0 +1,324 @@
+"""Members of consumer groups: join, beat, poll, leave."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter
+from msgspec import Meta
+
+from app import errors
+from app.api import encoding
+from app.api.call import JSON, Call, Reply
+from app.api.fetch import FetchedHeader
+from app.api.memberships import (
+    AssignmentAnswer,
+    CommittedOffset,
+    Epoch,
+    Membership,
+    TopicPartitions,
+    answer_of,
+    assignment_of,
+    check_group,
+    check_member,
+    commits_of,
+    new_member_id,
+    owned_of,
+    wish_of,
+)
+from app.api.wire import Description, WireRoute, check_bound, describe
+from app.broker.groups import Beat
+from app.broker.patience import Patience
+from app.broker.polling import Polled, PollRequest
+from app.broker.reading import PageSize
+from app.domain import group as rules
+from app.domain.group import Member, MemberState
+from app.errors import InvalidRequest
+
+router = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=WireRoute)
+details = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=WireRoute)
+
+_MAX_RECORDS = 500
+_COMPRESSED_AT_ONCE = 256 * 1024
+_FENCED = (errors.UnknownMemberId, errors.FencedMemberEpoch, errors.FencedInstanceId)
+
+
+class JoinBody(Membership, forbid_unknown_fields=True, kw_only=True):
+    """Who joins, and what it wants to read."""
+
+    member_id: Annotated[str | None, Meta(description="A name of the client's choice, or null for a new one.")] = None
+
+
+class HeartbeatBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A heartbeat; without `owned` it confirms nothing."""
+
+    member_epoch: Epoch
+    owned: Annotated[
+        list[TopicPartitions] | None, Meta(description="All partitions that the member still works on.")
+    ] = None
+
+
+class PollBody(Membership, forbid_unknown_fields=True, kw_only=True):
+    """One turn of a consumer: with `member_epoch` as a member, or with `topics` joining if need be."""
+
+    member_epoch: Annotated[Epoch | None, Meta(description="From the last answer; without it send topics.")] = None
+    owned: Annotated[
+        list[TopicPartitions] | None,
+        Meta(description="All partitions that the member still works on; null says that it works on none."),
+    ] = None
+    commit: Annotated[
+        tuple[CommittedOffset, ...], Meta(description="Offsets to commit first: next_offsets of the last poll.")
+    ] = ()
+    auto_commit: Annotated[bool, Meta(description="Commit first what this member's last poll returned.")] = False
+    max_records: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)] | None, Meta(description="500 if not given, or what the server allows.")
+    ] = None
+    max_bytes: Annotated[int, Meta(ge=1, le=33_554_432)] = 1_048_576
+    max_wait_ms: Annotated[
+        int, Meta(ge=0, le=60_000, description="Longest wait for a record; at most heartbeat_interval_ms counts.")
+    ] = 1_000
+
+
+class PolledRecord(msgspec.Struct, omit_defaults=True):
+    """A record of a topic; what is left out is the default."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: str | None
+    value: Any
+    headers: list[FetchedHeader] = []
+    encoding: str = "json"
+    key_encoding: str = "text"
+
+
+class NextOffset(msgspec.Struct):
+    """Where the group stands in a partition, and where once the records of this poll are committed."""
+
+    topic: str
+    partition: int
+    from_offset: int
+    offset: int
+
+
+class Skipped(msgspec.Struct):
+    """Offsets that retention removed before the group had read them."""
+
+    topic: str
+    partition: int
+    from_offset: int
+    to_offset: int
+
+
+class PollAnswer(msgspec.Struct, omit_defaults=True):
+    """Records of the assigned partitions, and how the member stands. Send `next_offsets` as the next `commit`."""
+
+    member_epoch: int
+    assignment: list[TopicPartitions]
+    state: MemberState
+    heartbeat_interval_ms: int
+    records: list[PolledRecord]
+    next_offsets: list[NextOffset]
+    skipped: list[Skipped] = []
+
+
+class _PollOut(msgspec.Struct, omit_defaults=True):
+    """A poll's answer as it is encoded; the document knows it as PollAnswer."""
+
+    member_epoch: int
+    assignment: list[TopicPartitions]
+    state: MemberState
+    heartbeat_interval_ms: int
+    records: list[encoding.TopicRecordOut]
+    next_offsets: list[NextOffset]
+    skipped: list[Skipped] = []
+
+
+class MemberAnswer(msgspec.Struct):
+    """A member of a group.
+
+    `last_heartbeat_ms` is the last beat that was written: one in each third of the session is.
+    """
+
+    member_id: str
+    client_id: str
+    instance_id: str | None
+    member_epoch: int
+    state: MemberState
+    topics: list[str]
+    topic_pattern: str | None
+    assignment: list[TopicPartitions]
+    revoking: list[TopicPartitions]
+    joined_at_ms: int
+    last_heartbeat_ms: int
+    session_timeout_ms: int
+
+
+@router.post("")
+@describe(
+    Description(
+        answers={201: AssignmentAnswer, 200: AssignmentAnswer},
+        refusals=(errors.InvalidGroupId, errors.InvalidTopicName, errors.GroupMaxSizeReached),
+        examples={"group": "billing", "body": {"topics": ["orders"], "member_id": "alice"}},
+    )
+)
+async def join_group(call: Call, group: str, body: JoinBody) -> Reply:
+    """Join a consumer group.
+
+    201 with an epoch, and with the partitions that are free to be given. 200 for a member that is there already: it
+    keeps its assignment, gets a new epoch, and whoever used the epoch before is fenced. Beat before
+    `session_timeout_ms` is over, best every `heartbeat_interval_ms`.
+    """
+    check_group(group)
+    wish = wish_of(new_member_id() if body.member_id is None else body.member_id, body)
+    standing, made = await call.services.groups.join(group, wish)
+    return Reply.of(await answer_of(call, standing), 201 if made else 200)
+
+
+@router.post("/{member_id}/heartbeat")
+@describe(
+    Description(
+        answers={200: AssignmentAnswer},
+        refusals=_FENCED,
+        examples={"group": "billing", "member_id": "alice", "body": {"member_epoch": 1}},
+        hot=True,
+    )
+)
+async def heartbeat(call: Call, group: str, member_id: str, body: HeartbeatBody) -> Reply:
+    """Say that a member lives, confirm what it gave up, and learn what it may read.
+
+    Where `assignment` shrank: stop reading those partitions, commit, and beat with `owned`; only then are they
+    given to another.
+    """
+    standing = await call.services.groups.beat(Beat(group, member_id, body.member_epoch, owned_of(body.owned)))
+    return Reply.of(await answer_of(call, standing))
+
+
+@router.post("/{member_id}/poll")
+@describe(
+    Description(
+        answers={200: PollAnswer},
+        refusals=(
+            *_FENCED,
+            errors.StaleMemberEpoch,
+            errors.OffsetConflict,
+            errors.NoOffsetForPartition,
+            errors.CommitAboveLogEnd,
+            errors.GroupMaxSizeReached,
+        ),
+        examples={
+            "group": "billing",
+            "member_id": "alice",
+            "body": {"topics": ["orders"], "auto_commit": True, "max_wait_ms": 1000},
+        },
+        hot=True,
+    )
+)
+async def poll(call: Call, group: str, member_id: str, body: PollBody) -> Reply:
+    """Commit, beat and read in one call: the whole loop of a consumer.
+
+    With `topics` a member that is not in the group joins first. With `auto_commit` the records of the last poll are
+    committed first, so the same call again and again is a consumer that processes each record at least once. After
+    an answer that was lost, poll once with `auto_commit` false: it returns the same records again.
+    """
+    check_group(group)
+    services = call.services
+    check_bound("max_wait_ms", body.max_wait_ms, services.max_wait_ms)
+    request = _poll_request(group, member_id, body, services.max_records)
+    gone = asyncio.create_task(call.gone())
+    try:
+        polled = await services.poller.poll(request, Patience(body.max_wait_ms, gone))
+    finally:
+        gone.cancel()
+    return await _polled(call, polled)
+
+
+@details.get("/{member_id}")
+@describe(
+    Description(
+        answers={200: MemberAnswer},
+        refusals=(errors.GroupIdNotFound, errors.UnknownMemberId),
+        examples={"group": "billing", "member_id": "alice"},
+    )
+)
+async def get_member(call: Call, group: str, member_id: str) -> Reply:
+    """Describe a member: its epoch, what it holds, its last heartbeat."""
+    found = await call.services.groups.get(group)
+    return Reply.of(await member_answer(call, rules.find(found, member_id), found.assignment_epoch))
+
+
+@details.delete("/{member_id}")
+@describe(Description(answers={204: None}, refusals=_FENCED[::2], examples={"group": "billing", "member_id": "alice"}))
+async def leave_group(call: Call, group: str, member_id: str) -> Reply:
+    """Leave a group; its partitions are free at once."""
+    await call.services.groups.leave(group, member_id)
+    return Reply(b"", 204)
+
+
+async def member_answer(call: Call, member: Member, assignment_epoch: int) -> MemberAnswer:
+    """Return a member as it is shown."""
+    wish = member.wish
+    return MemberAnswer(
+        wish.member_id,
+        wish.client_id,
+        wish.instance_id,
+        member.member_epoch,
+        member.state(assignment_epoch),
+        list(wish.subscription.topics),
+        wish.subscription.topic_pattern,
+        await assignment_of(call, member.assigned),
+        await assignment_of(call, member.revoking),
+        member.joined_at_ms,
+        member.deadline_ms - wish.session_timeout_ms,
+        wish.session_timeout_ms,
+    )
+
+
+def _poll_request(group: str, member_id: str, body: PollBody, bound: int) -> PollRequest:
+    check_member(member_id)
+    wants = bool(body.topics) or body.topic_pattern is not None
+    if body.member_epoch is not None and wants:
+        raise _conflict("member_epoch", "send member_epoch, or topics to join if need be, not both")
+    if body.member_epoch is None and not wants:
+        raise _conflict("topics", "send topics to join if need be, or the member_epoch of the last answer")
+    if body.member_epoch is None and body.commit:
+        raise _conflict(
+            "commit", "commit goes with the member_epoch at which the records were read; or use auto_commit"
+        )
+    max_records = min(_MAX_RECORDS, bound) if body.max_records is None else body.max_records
+    check_bound("max_records", max_records, bound)
+    owned = owned_of(body.owned)
+    return PollRequest(
+        Beat(group, member_id, body.member_epoch, owned, released=owned is None),
+        wish_of(member_id, body) if wants else None,
+        commits_of(body.commit),
+        body.auto_commit,
+        PageSize(max_records, body.max_bytes, 1),
+    )
+
+
+def _conflict(field: str, detail: str) -> InvalidRequest:
+    return InvalidRequest(detail, errors=[{"field": field, "detail": detail}])
+
+
+async def _polled(call: Call, polled: Polled) -> Reply:
+    member = polled.standing.member
+    answer = _PollOut(
+        member.member_epoch,
+        await assignment_of(call, member.assigned),
+        member.state(polled.standing.assignment_epoch),
+        member.heartbeat_interval_ms,
+        [encoding.topic_record_out(topic, partition, record) for topic, partition, record in polled.records],
+        [NextOffset(*span) for span in polled.spans.values()],
+        [Skipped(*span) for span in polled.skipped],
+    )
+    body = encoding.encode(answer) + b"\n"
+    accepted = call.header(b"accept-encoding")
+    if len(body) < _COMPRESSED_AT_ONCE:
+        body, coding = encoding.compress(body, accepted)
+    else:
+        body, coding = await asyncio.to_thread(encoding.compress, body, accepted)
+    return Reply(body, 200, JSON, [] if coding is None else [(b"content-encoding", coding)])
