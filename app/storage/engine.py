@@ -147,7 +147,8 @@ class Query:
             length = 1 << (len(entries) - 1).bit_length()
         compiled = self._compiled.get((tx.dialect.name, length)) or self._compile(tx, length, parameters)
         if self._expanding:
-            parameters = dict(zip(compiled.names, (*entries, *(entries[-1:] * (length - len(entries)))), strict=True))
+            filled = (*entries, *(entries[-1:] * (length - len(entries))))
+            parameters = parameters | dict(zip(compiled.names, filled, strict=True))
         given: Any = compiled.constants | parameters
         if compiled.order is not None:
             given = [given[name] for name in compiled.order]
