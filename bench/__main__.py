@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from bench import machine, noise, rows, servers
+from bench import groups, machine, noise, rows, servers
 from bench.large import p5
 from bench.raw import open_raw
 from bench.report import HEAD, Line
@@ -20,7 +20,7 @@ from bench.throughput import Pace, p1, p2, p3
 from bench.waking import p4, p6_polls
 
 _RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
-_ALL = ("P1", "P2", "P3", "P4", "P5", "P6", "START")
+_ALL = ("P1", "P2", "P3", "P4", "P5", "P6", "START", "G1", "G2", "G3")
 
 
 class Plan(argparse.Namespace):
@@ -108,6 +108,9 @@ def _measures(plan: Plan, databases: Databases) -> Iterable[tuple[str, Callable[
         ("P4", lambda: _waking(plan, databases)),
         ("P5", lambda: p5(databases, *large)),
         ("P6", lambda: p6_polls(databases, idle_s)),
+        ("G1", lambda: groups.heartbeats(databases, 5.0 if plan.quick else 20.0)),
+        ("G2", lambda: groups.polls(databases, 40 if plan.quick else 200)),
+        ("G3", lambda: groups.assignment(databases.kind)),
     ]
     return [(name, measure) for name, measure in measures if name in plan.names]
 
