@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import count
 from typing import NamedTuple
 
 from app.broker.leases import Leases
@@ -25,6 +26,8 @@ from app.storage.members import Standing
 from app.storage.rebalancing import PastRebalance
 
 _DUE_AT_ONCE = 100
+_LOOKS_AT_TOPICS = 200
+"""So often at the latest the groups are compared with the topics: one may be assigned while a topic is created."""
 
 Step = Callable[[Group, int], Group]
 """One pure step: a group and the database's time in, a group out."""
@@ -74,6 +77,8 @@ class Groups:
         self._limits = limits
         self._leases = Leases(storage)
         self._topics_seen: tuple[int, ...] | None = None
+        self._looks = count()
+        self._ticked = False
 
     async def join(self, name: str, wish: Wish, *, by_poll: bool = False) -> tuple[Standing, bool]:
         """Join, or join again with a new epoch. Return the member and whether it is new.
@@ -88,7 +93,7 @@ class Groups:
             FencedInstanceId: Another member has its place.
         """
         changed = await self._storage.write(_join, name, wish, self._limits, by_poll=by_poll)
-        self._announce(changed, wish.member_id)
+        self._announce(changed)
         return _standing(changed, wish.member_id), wish.member_id not in changed.before.members
 
     async def beat(self, beat: Beat, found: Standing | None = None) -> Standing:
@@ -142,7 +147,7 @@ class Groups:
             UnknownMemberId, FencedInstanceId
         """
         changed = await self._storage.write(_change, name, lambda group, now_ms: rules.leave(group, member_id, now_ms))
-        self._announce(changed, member_id)
+        self._announce(changed)
 
     async def get(self, name: str) -> Group:
         """Return a group with its members.
@@ -182,22 +187,25 @@ class Groups:
         """Do what is due in all groups: expire members, note other topics, assign. Safe on every node at once."""
         seen = await self._storage.read(rebalancing.fingerprint)
         names = set(await self._storage.read(rebalancing.due, _DUE_AT_ONCE))
-        if seen != self._topics_seen:
+        if seen != self._topics_seen or next(self._looks) % _LOOKS_AT_TOPICS == 0:
             names |= set(await self._storage.read(rebalancing.outdated))
-            self._topics_seen = seen
+        changes = 0
         for name in sorted(names):
-            changed = await self._storage.write(_rebalance, name)
+            changed = await self._storage.write(_rebalance, name, expires=self._ticked)
             if changed is not None:
-                self._announce(changed, None)
-        return len(names) >= _DUE_AT_ONCE
+                self._announce(changed)
+                changes += 1
+        self._topics_seen = seen
+        return changes >= _DUE_AT_ONCE
 
     async def tick(self) -> bool:
         """Note in the database that somebody looks after the groups."""
-        await self._storage.write(rebalancing.tick)
+        await self._storage.write(rebalancing.tick, first=not self._ticked)
+        self._ticked = True
         return False
 
-    def _announce(self, changed: Changed, actor: str | None) -> None:
-        """Wake the polls of the group if something changed for others than the actor."""
+    def _announce(self, changed: Changed, actor: str | None = None) -> None:
+        """Wake the polls of the group if something changed for others than the actor, who knows it."""
         before, after = changed.before, changed.after
         others = (before.members.keys() | after.members.keys()) - {actor}
         if after.assignment_epoch != before.assignment_epoch or any(
@@ -258,16 +266,18 @@ def _change(tx: Tx, name: str, step: Step, first: tuple[str, Before | None] | No
     return _saved(tx, before, _assigned(tx, stepped, now_ms), now_ms)
 
 
-def _rebalance(tx: Tx, name: str) -> Changed | None:
+def _rebalance(tx: Tx, name: str, *, expires: bool) -> Changed | None:
+    """Do what is due in a group. Return None if nothing was."""
     before = groups.load(tx, name)
     if before is None:
         return None
     now_ms = clock.read(tx)
-    after = rules.expire(before, now_ms) if rebalancing.ticking(tx, now_ms) else before
+    after = rules.expire(before, now_ms) if expires and rebalancing.ticking(tx, now_ms) else before
     subscriptions = {member.wish.subscription for member in after.members.values()}
     shapes = rebalancing.shapes(tx, subscriptions)
     after = assignment.notice_topics(after, shapes, now_ms)
-    return _saved(tx, before, _assigned(tx, after, now_ms), now_ms)
+    changed = _saved(tx, before, _assigned(tx, after, now_ms), now_ms)
+    return None if changed.after is before else changed
 
 
 def _assigned(tx: Tx, group: Group, now_ms: int) -> Group:

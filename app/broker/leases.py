@@ -39,6 +39,10 @@ class Leases:
             task.add_done_callback(lambda done: self._finish(batch, done))
 
     def _finish(self, batch: dict[_Lease, asyncio.Future[bool]], done: asyncio.Future[set[_Lease]]) -> None:
+        if done.cancelled():  # the server ends
+            for future in (*batch.values(), *self._waiting.values()):
+                future.cancel()
+            return
         error = done.exception()
         for lease, future in batch.items():
             if error is not None:

@@ -53,7 +53,7 @@ class Standing(NamedTuple):
     @property
     def settled(self) -> bool:
         """Whether a beat would change nothing but its lease."""
-        return not self.member.revoking and self.member.member_epoch >= self.assignment_epoch
+        return self.member.settled(self.assignment_epoch)
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -35,6 +35,7 @@ _DUE = Query(
     .limit(bindparam("at_most"))
 )
 _TICKED = Query(select(group_ticks.c.ticked_at_ms))
+_TICKED_LOCKED = Query(select(group_ticks.c.ticked_at_ms).with_for_update())
 _TICK = update(group_ticks).values(ticked_at_ms=bindparam("now"))
 _ANY_MEMBER = select(exists().select_from(group_members))
 _FULL_SESSIONS = update(group_members).values(
@@ -56,10 +57,12 @@ _DROP_OLD = (
         .where(group_rebalances.c.group_id == bindparam("id"))
         .order_by(group_rebalances.c.group_epoch.desc())
         .limit(1)
-        .offset(KEPT_REBALANCES)
+        .offset(KEPT_REBALANCES + 1)
         .scalar_subquery()
     )
 )
+"""One more is kept than shown: the oldest shown begins from it."""
+
 _REBALANCES = (
     select(
         group_rebalances.c.group_epoch,
@@ -120,13 +123,18 @@ def ticking(tx: Tx, at_ms: int) -> bool:
     return abs(at_ms - int(_TICKED.rows(tx, {})[0][0])) <= SILENCE_MS
 
 
-def tick(tx: Tx) -> None:
-    """Note that a node looks after the groups; after a time in which none did, give every member a full session."""
+def tick(tx: Tx, *, first: bool = False) -> None:
+    """Note that a node looks after the groups; after a time in which none did, give every member a full session.
+
+    Args:
+        tx: A transaction of its own.
+        first: Whether the node has just started. Where it alone has the database, nobody looked before.
+    """
     if not tx.connection.execute(_ANY_MEMBER).scalar_one():
         return
+    ticked_at_ms = int(_TICKED_LOCKED.rows(tx, {})[0][0])
     at_ms = clock.read(tx)
-    ticked_at_ms = int(_TICKED.rows(tx, {})[0][0])
-    if abs(at_ms - ticked_at_ms) > SILENCE_MS:
+    if abs(at_ms - ticked_at_ms) > SILENCE_MS or (first and not tx.dialect.shared):
         tx.connection.execute(_FULL_SESSIONS, {"now": at_ms, "silence": max(0, at_ms - ticked_at_ms)})
     tx.connection.execute(_TICK, {"now": at_ms})
 
