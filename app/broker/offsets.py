@@ -49,6 +49,13 @@ class Committer(NamedTuple):
     member_epoch: int = -1
 
 
+class Holder(NamedTuple):
+    """A member that commits, as it stands under its lock, and the epoch that it knows."""
+
+    member: Member
+    member_epoch: int
+
+
 class PlannedOffset(NamedTuple):
     """Where a reset moves a group in a partition."""
 
@@ -141,7 +148,8 @@ class Offsets:
             UnknownTopicOrPartition, InvalidRequest
         """
         info = await self._topics.refresh(topic)
-        ids = [partition_id_of(info, number) for number in sorted(set(partitions or range(info.partitions)))]
+        numbers = range(info.partitions) if partitions is None else sorted(set(partitions))
+        ids = [partition_id_of(info, number) for number in numbers]
         if dry_run:
             return await self._storage.read(_plan_only, group, ids, to)
         return await self._storage.write(_reset, group, info, ids, to, self._max_groups)
@@ -166,36 +174,36 @@ def topics_change() -> ServiceUnavailable:
     return ServiceUnavailable("the topic changes too often; try again")
 
 
-def store(tx: Tx, group_id: int, commits: Sequence[Commit], *, repeats: bool) -> None:
-    """Check offsets against the log and `from_offset`, and store them.
+def store(tx: Tx, group_id: int, holder: Holder | None, commits: Sequence[Commit], *, repeats: bool = True) -> None:
+    """Check offsets against who commits them, the log and `from_offset`, and store them.
 
     Args:
         tx: Has locked the member, or the group.
         group_id: Whose they are.
+        holder: Who commits, or None where the group has no members.
         commits: No partition twice.
         repeats: Whether a `from_offset` is satisfied when `offset` is committed already.
 
     Raises:
+        FencedMemberEpoch, StaleMemberEpoch: The holder may not.
         CommitAboveLogEnd, OffsetConflict: With the index.
-        TopicGone: A partition is not there.
+        TopicGone: A partition is not there; first of all, since the ids may be those of another topic.
     """
-    if not commits:
-        return
     standing = offsets.positions(tx, group_id, [one.partition_id for one in commits])
     if len(standing) < len(commits):
         raise TopicGone
+    if holder is not None:
+        _judge(holder, commits)
+    if not commits:
+        return
     for index, (one, found) in enumerate(zip(commits, standing, strict=True)):
         _check(index, one, found.committed_offset, found.bounds.log_end_offset, repeats=repeats)
     offsets.commit(tx, group_id, commits, clock.read(tx))
 
 
-def judge(member: Member, member_epoch: int, commits: Sequence[Commit]) -> None:
-    """Refuse commits of partitions that a member does not hold at an epoch.
-
-    Raises:
-        FencedMemberEpoch: The epoch is none that it ever had.
-        StaleMemberEpoch: Naming the partitions.
-    """
+def _judge(holder: Holder, commits: Sequence[Commit]) -> None:
+    """Refuse commits of partitions that a member does not hold at an epoch, naming them."""
+    member, member_epoch = holder
     stale = set(rules.check_commit(member, member_epoch, [(one.topic_id, one.partition) for one in commits]))
     if stale:
         named = [one for one in commits if (one.topic_id, one.partition) in stale]
@@ -224,13 +232,12 @@ def _commit(tx: Tx, committer: Committer, commits: Sequence[Commit], max_groups:
         group = load_or_create(tx, committer.group, max_groups)
         refuse_members(group)
         groups.touch(tx, group, clock.read(tx))
-        store(tx, group.group_id, commits, repeats=True)
+        store(tx, group.group_id, None, commits)
         return
     found = members.load(tx, committer.group, committer.member_id)
     if found is None:
         raise refuse(tx, committer.group, committer.member_id)
-    judge(found.member, committer.member_epoch, commits)
-    store(tx, found.group_id, commits, repeats=True)
+    store(tx, found.group_id, Holder(found.member, committer.member_epoch), commits)
 
 
 def _check(index: int, one: Commit, committed: int | None, end: int, *, repeats: bool) -> None:

@@ -5,12 +5,12 @@ A poll is a fetch from the committed offsets, on a snapshot in which the members
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from app.broker.groups import Beat, Before, Groups, refuse, watch_id
-from app.broker.offsets import OffsetCommit, Offsets, TopicGone, judge, store, topics_change
+from app.broker.offsets import Holder, OffsetCommit, Offsets, TopicGone, store, topics_change
 from app.broker.patience import Patience
 from app.broker.reading import PageSize, shares_of
 from app.broker.signals import Signals
@@ -61,12 +61,14 @@ class Polled(NamedTuple):
         records: Each with its topic and partition, in order within each partition.
         spans: What was read or passed over.
         skipped: What retention had removed: from where the group stood to where it goes on.
+        ends: The log end of each partition, by the storage's id.
     """
 
     standing: Standing
     records: list[tuple[str, int, StoredRecord]]
     spans: dict[Partition, Span]
     skipped: list[Span]
+    ends: dict[int, int]
 
 
 class _Place(NamedTuple):
@@ -98,48 +100,62 @@ class Poller:
             UnknownMemberId, FencedMemberEpoch, FencedInstanceId, StaleMemberEpoch: Nothing was changed.
             NoOffsetForPartition: auto_offset_reset is none, and there is nowhere to go on from.
         """
-        beat = request.beat
-        found = await self._storage.read(members.find, beat.group, beat.member_id)
-        had = frozenset(found.member.assigned) if found is not None else frozenset()
-        standing = await self._begin(request, found)
+        standing, had = await self._begin(request)
         patience.shorten(standing.member.heartbeat_interval_ms)
+        beaten = standing.assignment_epoch
         while True:
-            beat = beat._replace(member_epoch=standing.member.member_epoch)
-            await self._topics.learn(standing.member.assigned)
-            ids = self._ids(standing.member.assigned)
-            with self._signals.watch([watch_id(standing.group_id), *ids]) as watch:
-                while True:
-                    watch.arm()
-                    page = await self._storage.read(_read, beat, ids, request.size)
-                    if page.spans:
-                        if await self._hand_out(request, page, patience):
-                            return page
-                        continue
-                    standing = page.standing
-                    if patience.over or self._signals.closed or (had and standing.member.assigned.keys() != had):
+            beat = request.beat._replace(member_epoch=standing.member.member_epoch)
+            if not standing.settled and standing.assignment_epoch != beaten:
+                standing = await self._groups.step(beat, standing)
+                beaten = standing.assignment_epoch
+                continue
+            page = await self._read_or_wait(request, beat, standing, had, patience)
+            if page.spans or patience.over or self._signals.closed or _changed(page, had):
+                return page
+            standing = page.standing
+
+    async def _read_or_wait(
+        self, request: PollRequest, beat: Beat, known: Standing, had: Collection[Partition], patience: Patience
+    ) -> Polled:
+        """Read what a member is assigned; wait until there are records, it stands differently, or patience is over."""
+        await self._topics.learn(known.member.assigned)
+        ids = self._ids(known.member.assigned)
+        with self._signals.watch([watch_id(known.group_id), *ids]) as watch:
+            while True:
+                watch.arm()
+                page = await self._storage.read(_read, beat, ids, request.size)
+                if page.spans:
+                    if await self._hand_out(request, page, patience):
                         return page
-                    if not standing.settled:
-                        standing = await self._groups.step(beat, standing)
-                        break
-                    if standing.member.assigned.keys() != {one.id for one in ids.values()}:
-                        break
-                    await patience.wait(watch)
+                    continue
+                if patience.over or self._signals.closed or _changed(page, had) or _moved(known, page.standing):
+                    return page
+                watch.seen = page.ends
+                await patience.wait(watch)
 
     def _ids(self, partitions: Iterable[Partition]) -> dict[int, _Place]:
         """Return partitions by the storage's ids, those of deleted topics left out."""
         known = ((partition, self._topics.place(*partition)) for partition in partitions)
         return {place[1]: _Place(place[0], partition) for partition, place in known if place is not None}
 
-    async def _begin(self, request: PollRequest, found: Standing | None) -> Standing:
-        """Join if the member is not there, else commit and beat. Return how the member stands then."""
+    async def _begin(self, request: PollRequest) -> tuple[Standing, Collection[Partition]]:
+        """Join if the member is not there, else commit and beat.
+
+        Returns:
+            How the member stands then, and what it was assigned so far: nothing, if it has just joined.
+        """
         beat, wish = request.beat, request.wish
+        found = await self._storage.read(members.find, beat.group, beat.member_id)
         if wish is not None and (found is None or found.member.wish != wish):
             standing, _ = await self._groups.join(beat.group, wish, by_poll=True)
-            return standing
+            return standing, ()
         if found is None:
             raise await self._storage.read(refuse, beat.group, beat.member_id)
         if beat.member_epoch is None:
             beat = beat._replace(member_epoch=found.member.member_epoch)
+        return await self._commit_and_beat(request, beat, found), found.member.assigned.keys()
+
+    async def _commit_and_beat(self, request: PollRequest, beat: Beat, found: Standing) -> Standing:
         if not request.commits and (not request.auto_commit or found.handed_out is None):
             return await self._groups.beat(beat, found)
         for _ in range(_ATTEMPTS):
@@ -153,11 +169,25 @@ class Poller:
         raise topics_change()
 
     async def _hand_out(self, request: PollRequest, page: Polled, patience: Patience) -> bool:
-        """Note what is returned, where the next poll is to commit it. Return False if the member moved meanwhile."""
-        if not request.auto_commit or patience.gone:
+        """Note what is returned, for the next poll to commit it. Return False if the member moved meanwhile.
+
+        A poll without auto_commit has to note it too where an earlier page is noted: it stands in for that page.
+        """
+        if patience.gone or not (request.auto_commit or page.standing.handed_out is not None):
             return True
         spans = {partition: (span.from_offset, span.offset) for partition, span in page.spans.items()}
         return await self._storage.write(members.hand_out, page.standing, spans)
+
+
+def _changed(page: Polled, had: Collection[Partition]) -> bool:
+    """Return whether a member that had something is to learn of another assignment."""
+    return bool(had) and page.standing.member.assigned.keys() != set(had)
+
+
+def _moved(known: Standing, now: Standing) -> bool:
+    """Return whether a member has to read elsewhere, or to beat."""
+    beats = not now.settled and now.assignment_epoch != known.assignment_epoch
+    return beats or now.member.assigned.keys() != known.member.assigned.keys()
 
 
 def _commit_and_renew(tx: Tx, beat: Beat, before: Before) -> Standing | None:
@@ -173,8 +203,7 @@ def _commit_and_renew(tx: Tx, beat: Beat, before: Before) -> Standing | None:
 
 def _commit(tx: Tx, group_id: int, member: Member, *, beat: Beat, commits: Sequence[Commit], auto: bool) -> None:
     if commits and beat.member_epoch is not None:
-        judge(member, beat.member_epoch, commits)
-        store(tx, group_id, commits, repeats=True)
+        store(tx, group_id, Holder(member, beat.member_epoch), commits)
     if auto:
         _commit_handed_out(tx, group_id, member)
 
@@ -208,28 +237,42 @@ def _read(tx: Tx, beat: Beat, ids: Mapping[int, _Place], size: PageSize) -> Poll
         for one in offsets.positions(tx, standing.group_id, sorted(ids))
         if ids[one.bounds.partition_id].id in member.assigned
     ]
-    bounds = [one.bounds for one in found]
     starts = [_start(one, member, ids[one.bounds.partition_id]) for one in found]
     records: list[tuple[str, int, StoredRecord]] = []
     spans: dict[Partition, Span] = {}
-    skipped = []
     for one, start in zip(found, starts, strict=True):
         place = ids[one.bounds.partition_id]
         if one.committed_offset is not None and start != one.committed_offset:
             spans[place.id] = Span(place.topic, place.id[1], one.committed_offset, start)
-            skipped.append(spans[place.id])
-    left_records, left_bytes = size.max_records, size.max_bytes
-    for number, share in shares_of(tx, bounds, starts, size).items():
-        place = ids[bounds[number].partition_id]
-        taken = _within(share, left_records, left_bytes, first=not records)
-        if not taken:
-            break
-        left_records -= len(taken)
-        left_bytes -= sum(record.size_bytes for record in taken)
+    skipped = list(spans.values())
+    for number, taken in _shares(tx, found, starts, size).items():
+        place = ids[found[number].bounds.partition_id]
         records += [(place.topic, place.id[1], record) for record in taken]
         at = found[number].committed_offset
         spans[place.id] = Span(place.topic, place.id[1], starts[number] if at is None else at, taken[-1].offset + 1)
-    return Polled(standing, records, spans, skipped)
+    return Polled(
+        standing, records, spans, skipped, {one.bounds.partition_id: one.bounds.log_end_offset for one in found}
+    )
+
+
+def _shares(tx: Tx, found: Sequence[Position], starts: Sequence[int], size: PageSize) -> dict[int, list[StoredRecord]]:
+    """Read what each partition gives to the page, exactly within its bounds.
+
+    The partition whose offset was committed longest ago is the first: none is passed over for ever, however large
+    the records of others are.
+    """
+    unread = [number for number, one in enumerate(found) if starts[number] < one.bounds.log_end_offset]
+    unread.sort(key=lambda number: found[number].committed_at_ms or 0)
+    turns = unread[: size.max_records]
+    read = shares_of(tx, [found[n].bounds for n in turns], [starts[n] for n in turns], size, in_order=True)
+    left_records, left_bytes = size.max_records, size.max_bytes
+    shares: dict[int, list[StoredRecord]] = {}
+    for turn, share in read.items():
+        if taken := _within(share, left_records, left_bytes, first=not shares):
+            shares[turns[turn]] = taken
+            left_records -= len(taken)
+            left_bytes -= sum(record.size_bytes for record in taken)
+    return shares
 
 
 def _start(found: Position, member: Member, place: _Place) -> int:

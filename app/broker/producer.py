@@ -95,13 +95,17 @@ class Producer:
         raise ServiceUnavailable("the topic changes too often; try again")
 
     async def prepare(self, request: ProduceRequest) -> Append:
-        """Judge a request, create its topic if that is missing, and return what is to be appended.
+        """Judge a request and return what is to be appended.
+
+        A topic that is yet to be created, with the server's defaults, has the id DRAFT, and its partitions no ids.
 
         Raises:
             BrokerError: What the request breaks; nothing is written.
         """
         for _ in range(_ATTEMPTS):
-            topic = await self._topic(request)
+            topic = await self._topics.find(request.topic)
+            if topic is None:
+                return self._prepare(self._draft(request.topic), request)
             try:
                 return self._prepare(topic, request)
             except BrokerError:
@@ -117,15 +121,19 @@ class Producer:
     async def _topic(self, request: ProduceRequest) -> TopicInfo:
         topic = await self._topics.find(request.topic)
         if topic is None:
-            if not self._auto_create_topics:
-                raise UnknownTopicOrPartition("there is no topic of this name; PUT /v1/topics/{topic} creates it")
-            self._judge(self._topics.draft(request.topic), request, count())
+            self._judge(self._draft(request.topic), request, count())
             if request.expected_offset:
                 raise OffsetMismatch(f"log_end_offset is 0, not {request.expected_offset}", log_end_offset=0)
             if request.stamp is not None:
                 replay(None, -1, request.stamp)
             topic, _ = await self._topics.create(request.topic, TopicRequest(None, {}))
         return topic
+
+    def _draft(self, name: str) -> TopicInfo:
+        """Return what the topic will be that is created for a request."""
+        if not self._auto_create_topics:
+            raise UnknownTopicOrPartition("there is no topic of this name; PUT /v1/topics/{topic} creates it")
+        return self._topics.draft(name)
 
     def _prepare(self, topic: TopicInfo, request: ProduceRequest) -> Append:
         """Return the append; a request that may be a repeat is refused only once it is known not to be one."""

@@ -170,11 +170,12 @@ def _is_enough(records: Sequence[StoredRecord], min_bytes: int, *, more: bool) -
 
 
 def shares_of(
-    tx: Tx, bounds: Sequence[Bounds], starts: Sequence[int], size: PageSize
+    tx: Tx, bounds: Sequence[Bounds], starts: Sequence[int], size: PageSize, *, in_order: bool = False
 ) -> Mapping[int, list[StoredRecord]]:
     """Read what each partition gives to the page: equal shares, then what the others leave.
 
-    Where records are so large that the page is full before all had their turn, the next page begins elsewhere.
+    Where records are so large that the page is full before all had their turn, the next page begins elsewhere;
+    or, with `in_order`, the caller says by the order of the partitions whose turn it is.
     """
     offsets = list(starts)
     shares: dict[int, list[StoredRecord]] = {}
@@ -184,7 +185,7 @@ def shares_of(
         if not unread:
             break
         share_records, share_bytes = max(1, left_records // len(unread)), max(1, left_bytes // len(unread))
-        turn = sum(starts) % len(unread)
+        turn = 0 if in_order else sum(starts) % len(unread)
         for number in unread[turn:] + unread[:turn]:
             if left_bytes <= 0:
                 break

@@ -13,6 +13,9 @@ from app.storage import pages, retention, topics
 from app.storage.engine import Storage, Tx
 from app.storage.topics import Overrides, StoredTopic
 
+DRAFT = 0
+"""The id of a topic that is yet to be created."""
+
 
 class TopicRequest(NamedTuple):
     """What a caller wants a topic to be.
@@ -116,11 +119,11 @@ class Topics:
     def forget(self, info: TopicInfo) -> None:
         """Drop a topic from the cache if it is still what this node knows."""
         if self._cache.get(info.name) is info:
-            del self._cache[info.name]
+            self.drop([info.name])
 
     def draft(self, name: str) -> TopicInfo:
         """Return what a topic would be that is created without any wish, to judge a request before that."""
-        return TopicInfo(0, name, 0, 0, self._defaults, tuple(range(self._default_partitions)))
+        return TopicInfo(DRAFT, name, 0, 0, self._defaults, tuple(range(self._default_partitions)))
 
     async def list_(self, after: str, limit: int) -> list[TopicInfo]:
         """Return up to `limit` topics by name, from the first above `after`."""

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from app.broker.groups import load_or_create, refuse
-from app.broker.offsets import Committer, OffsetCommit, Offsets, TopicGone, judge, refuse_members, store, topics_change
+from app.broker.offsets import (
+    Committer,
+    Holder,
+    OffsetCommit,
+    Offsets,
+    TopicGone,
+    refuse_members,
+    store,
+    topics_change,
+)
 from app.broker.producer import Producer, ProduceRequest
 from app.broker.signals import Signals
-from app.broker.topics import Topics
-from app.domain.append import Append, Appended, IdempotencyKey, StoredKey, TopicChanged
+from app.broker.topics import DRAFT, Topics
+from app.domain.append import Append, Appended, IdempotencyKey, KeyId, StoredKey, TopicChanged
 from app.domain.group import Group
-from app.errors import BrokerError, IdempotencyKeyReused, UnknownTopicOrPartition
-from app.storage import clock, groups, idempotency, log, members
+from app.domain.topic import TopicConfig, TopicInfo
+from app.errors import BrokerError, DiskFull, IdempotencyKeyReused, UnknownTopicOrPartition
+from app.storage import clock, groups, idempotency, log, members, topics
 from app.storage.engine import Storage, Tx
 from app.storage.members import Standing
 from app.storage.offsets import Commit
@@ -87,6 +98,10 @@ class Transactions:
         Raises:
             BrokerError: What one part of it breaks; nothing is written.
         """
+        if request.key is not None and (before := await self._storage.read(_replay, request.key, self._clock_ms())):
+            return before
+        if self._storage.full:
+            raise DiskFull("the database has no space left; nothing was written")
         for _ in range(_ATTEMPTS):
             appends = [await self._producer.prepare(one) for one in request.produce]
             commits = [_Commits(one, await self._offsets.resolve(given)) for one, given in request.commit]
@@ -100,7 +115,8 @@ class Transactions:
                     self._offsets.look_again(given)
                 continue
             if not done.duplicate:
-                self._signals.announce({one.partition_ids[number] for one in appends for number in one.partitions})
+                known = [one for one in appends if one.topic_id != DRAFT]
+                self._signals.announce({one.partition_ids[number] for one in known for number in one.partitions})
             return done
         raise topics_change()
 
@@ -110,10 +126,10 @@ def _run(
 ) -> Done:
     committers = [(one, _lock(tx, one.committer, most)) for one in sorted(commits, key=lambda one: one.order)]
     if key is not None and (before := _claim(tx, key, now_ms)) is not None:
-        return Done(before, duplicate=True)
+        return before
     for one, found in committers:
-        store(tx, _judge(tx, one, found), one.commits, repeats=False)
-    produced = _append(tx, appends, now_ms)
+        _commit(tx, one, found)
+    produced = _append(tx, _created(tx, appends, now_ms), now_ms)
     if key is not None:
         key_id = (_NO_TOPIC, key.key_hash)
         idempotency.settle(tx, [key_id], {key_id: StoredKey(key.fingerprint, _encode(produced))}, now_ms)
@@ -126,31 +142,55 @@ def _lock(tx: Tx, committer: Committer, max_groups: int) -> Group | Standing | N
     return members.load(tx, committer.group, committer.member_id)
 
 
-def _judge(tx: Tx, one: _Commits, found: Group | Standing | None) -> int:
-    """Refuse who may not commit; return the id of the group."""
-    committer = one.committer
+def _commit(tx: Tx, one: _Commits, found: Group | Standing | None) -> None:
+    committer, holder = one.committer, None
+    if found is None:
+        raise refuse(tx, committer.group, committer.member_id or "")
     if isinstance(found, Group):
         refuse_members(found)
         groups.touch(tx, found, clock.read(tx))
-    elif found is not None:
-        judge(found.member, committer.member_epoch, one.commits)
     else:
-        raise refuse(tx, committer.group, committer.member_id or "")
-    return found.group_id
+        holder = Holder(found.member, committer.member_epoch)
+    store(tx, found.group_id, holder, one.commits, repeats=False)
 
 
-def _claim(tx: Tx, key: IdempotencyKey, now_ms: int) -> list[Appended] | None:
-    """Take the key, and return what was produced under it before, or None.
+def _replay(tx: Tx, key: IdempotencyKey, now_ms: int) -> Done | None:
+    """Return what was done under a key, if it is used; before anything else is looked at.
 
     Raises:
         IdempotencyKeyReused: It was another transaction.
     """
-    stored = idempotency.claim(tx, [(_NO_TOPIC, key.key_hash)], now_ms).get((_NO_TOPIC, key.key_hash))
+    return _done(key, idempotency.find(tx, [(_NO_TOPIC, key.key_hash)], now_ms))
+
+
+def _claim(tx: Tx, key: IdempotencyKey, now_ms: int) -> Done | None:
+    """Take a key, or wait for who has it, and do as `_replay`."""
+    return _done(key, idempotency.claim(tx, [(_NO_TOPIC, key.key_hash)], now_ms))
+
+
+def _done(key: IdempotencyKey, used: Mapping[KeyId, StoredKey]) -> Done | None:
+    stored = used.get((_NO_TOPIC, key.key_hash))
     if stored is None:
         return None
     if stored.fingerprint != key.fingerprint:
         raise IdempotencyKeyReused("this Idempotency-Key was used for another transaction; use a new key")
-    return _decode(stored.result)
+    return Done(_decode(stored.result), duplicate=True)
+
+
+def _created(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Append]:
+    """Create the topics that are missing, and return the appends with their ids."""
+    made: dict[str, TopicInfo] = {}
+    for one in appends:
+        if one.topic_id == DRAFT and one.topic not in made:
+            if not topics.create(tx, one.topic, len(one.partition_ids), {}, now_ms):
+                raise TopicGone
+            if (found := topics.find(tx, one.topic, TopicConfig())) is not None:
+                made[one.topic] = found.info
+    return [_with_ids(one, made[one.topic]) if one.topic_id == DRAFT else one for one in appends]
+
+
+def _with_ids(append: Append, topic: TopicInfo) -> Append:
+    return replace(append, topic_id=topic.topic_id, version=topic.version, partition_ids=topic.partition_ids)
 
 
 def _append(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Appended]:

@@ -9,6 +9,8 @@ from app.storage import offsets, pages, positions
 from app.storage.engine import Tx
 from app.storage.pages import Bounds
 
+_AT_ONCE = 8_192
+
 
 def resolve(tx: Tx, before: Group, after: Group, now_ms: int) -> None:
     """Commit a start for each partition that a step gave to a member and that has no committed offset.
@@ -22,7 +24,9 @@ def resolve(tx: Tx, before: Group, after: Group, now_ms: int) -> None:
     known = offsets.committed(tx, after.group_id, gained)
     unknown = {partition: reset for partition, reset in gained.items() if partition not in known}
     ids = offsets.partition_ids(tx, unknown)
-    bounds = pages.bounds(tx, sorted(ids.values())) if ids else {}
+    bounds: dict[int, Bounds] = {}
+    for some in offsets.parts(sorted(ids.values()), _AT_ONCE):
+        bounds |= pages.bounds(tx, some)
     starts: dict[Partition, int] = {}
     for partition, partition_id in ids.items():
         added = partition[1] >= after.first_partitions.get(partition[0], 0)

@@ -58,6 +58,11 @@ def claim(tx: Tx, ids: Sequence[KeyId], now_ms: int) -> dict[KeyId, StoredKey]:
             for topic_id, key_hash in ids
         ],
     )
+    return find(tx, ids, now_ms)
+
+
+def find(tx: Tx, ids: Sequence[KeyId], now_ms: int) -> dict[KeyId, StoredKey]:
+    """Return what is stored under those keys that are used."""
     return {
         (topic_id, key_hash): StoredKey(fingerprint, result)
         for topic_id, key_hash, fingerprint, result, created_at_ms in tx.connection.execute(_FIND, {"ids": list(ids)})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import and_, bindparam, delete, func, or_, select, tuple_
 
@@ -23,8 +23,13 @@ from app.storage.tables import (
     topics,
 )
 
+T = TypeVar("T")
+
 RETENTION_MS = 7 * 86_400_000
 """Kafka's offsets.retention.minutes."""
+
+_POSITIONS_AT_ONCE = 8_192
+_OFFSETS_AT_ONCE = 500
 
 _offsets = group_offsets.c
 _of_partition = and_(_offsets.topic_id == partitions.c.topic_id, _offsets.partition == partitions.c.partition)
@@ -39,6 +44,7 @@ _POSITIONS = Query(
         partitions.c.compacted_bytes,
         last_record_id.label("last_id"),
         _offsets.committed_offset,
+        _offsets.committed_at_ms,
     )
     .join(topics, topics.c.topic_id == partitions.c.topic_id)
     .outerjoin(group_offsets, and_(_of_partition, _offsets.group_id == bindparam("group_id")))
@@ -85,7 +91,7 @@ _COMMITTED = select(_offsets.topic_id, _offsets.partition, _offsets.committed_of
     tuple_(_offsets.topic_id, _offsets.partition).in_(bindparam("ids", expanding=True)),
 )
 _IDS = select(partitions.c.topic_id, partitions.c.partition, partitions.c.partition_id).where(
-    tuple_(partitions.c.topic_id, partitions.c.partition).in_(bindparam("ids", expanding=True))
+    partitions.c.topic_id.in_(bindparam("ids", expanding=True))
 )
 _FORGET_DELETED = delete(group_offsets).where(
     tuple_(_offsets.group_id, _offsets.topic_id, _offsets.partition).in_(
@@ -102,10 +108,11 @@ _EXPIRED = (
 
 
 class Position(NamedTuple):
-    """Where a group stands in a partition, and the partition's bounds, of one snapshot."""
+    """Where a group stands in a partition, since when, and the partition's bounds."""
 
     bounds: Bounds
     committed_offset: int | None
+    committed_at_ms: int | None
 
 
 class Lag(NamedTuple):
@@ -143,27 +150,37 @@ class Commit(NamedTuple):
 
 def positions(tx: Tx, group_id: int, partition_ids: Sequence[int]) -> list[Position]:
     """Return where a group stands in partitions, in the order given; deleted ones are missing."""
-    if not partition_ids:
-        return []
-    rows = {row[0]: row for row in _POSITIONS.rows(tx, {"ids": list(partition_ids), "group_id": group_id})}
+    rows = {
+        row[0]: row
+        for some in parts(partition_ids, _POSITIONS_AT_ONCE)
+        for row in _POSITIONS.rows(tx, {"ids": some, "group_id": group_id})
+    }
     found = []
     for partition_id in partition_ids:
         if (row := rows.get(partition_id)) is not None:
             end = row[4] if row[6] is None else max(row[4], (row[6] & OFFSET_MASK) + 1)
-            found.append(Position(Bounds(row[0], row[1], row[2], row[3], row[4], end, row[5] > 0), row[7]))
+            found.append(Position(Bounds(row[0], row[1], row[2], row[3], row[4], end, row[5] > 0), row[7], row[8]))
     return found
 
 
 def committed(tx: Tx, group_id: int, ids: Iterable[Partition]) -> dict[Partition, int]:
     """Return the committed offsets of partitions; those without one are missing."""
-    rows = tx.connection.execute(_COMMITTED, {"group_id": group_id, "ids": list(ids)})
-    return {(topic_id, partition): offset for topic_id, partition, offset in rows}
+    return {
+        (topic_id, partition): offset
+        for some in parts(list(ids), _OFFSETS_AT_ONCE)
+        for topic_id, partition, offset in tx.connection.execute(_COMMITTED, {"group_id": group_id, "ids": some})
+    }
 
 
-def partition_ids(tx: Tx, ids: Iterable[Partition]) -> dict[Partition, int]:
+def partition_ids(tx: Tx, ids: Collection[Partition]) -> dict[Partition, int]:
     """Return the storage's ids of partitions; deleted ones are missing."""
-    rows = tx.connection.execute(_IDS, {"ids": list(ids)})
-    return {(topic_id, partition): partition_id for topic_id, partition, partition_id in rows}
+    topic_ids = sorted({topic_id for topic_id, _ in ids})
+    return {
+        (topic_id, partition): partition_id
+        for some in parts(topic_ids, _OFFSETS_AT_ONCE)
+        for topic_id, partition, partition_id in tx.connection.execute(_IDS, {"ids": some})
+        if (topic_id, partition) in ids
+    }
 
 
 def commit(tx: Tx, group_id: int, commits: Sequence[Commit], at_ms: int) -> None:
@@ -225,6 +242,12 @@ def expired_groups(tx: Tx, limit: int) -> list[str]:
     """Return names of groups that had no members for the retention of offsets."""
     before_ms = clock.read(tx) - RETENTION_MS
     return list(tx.connection.execute(_EXPIRED, {"before_ms": before_ms, "at_most": limit}).scalars())
+
+
+def parts(ids: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield ids in parts that a statement can take: databases bound the number of parameters."""
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]
 
 
 def is_expired(group: Group, at_ms: int) -> bool:
