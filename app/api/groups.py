@@ -12,7 +12,7 @@ from app import errors
 from app.api.call import Call, Reply
 from app.api.cursors import cursor_after, name_after
 from app.api.members import MemberAnswer, member_answer
-from app.api.memberships import TopicPartitions
+from app.api.memberships import TopicPartitions, check_group
 from app.api.wire import Description, WireRoute, describe
 from app.domain.group import GroupState
 
@@ -91,6 +91,7 @@ async def list_groups(call: Call, query: GroupListQuery) -> Reply:
 @describe(Description(answers={200: RebalanceList}, refusals=(errors.GroupIdNotFound,), examples={"group": "billing"}))
 async def list_rebalances(call: Call, group: str) -> Reply:
     """List the last rebalances of a group: when, why, who held what before and after."""
+    check_group(group)
     found = await call.services.groups.rebalances(group)
     return Reply.of(
         RebalanceList(
@@ -115,6 +116,7 @@ async def list_rebalances(call: Call, group: str) -> Reply:
 @describe(Description(answers={200: GroupAnswer}, refusals=(errors.GroupIdNotFound,), examples={"group": "billing"}))
 async def get_group(call: Call, group: str) -> Reply:
     """Describe a group: its state, epochs, and members with what they hold."""
+    check_group(group)
     found = await call.services.groups.get(group)
     members = [await member_answer(call, member, found.assignment_epoch) for _, member in sorted(found.members.items())]
     return Reply.of(GroupAnswer(found.name, found.state, found.group_epoch, found.assignment_epoch, members))
@@ -128,6 +130,7 @@ async def get_group(call: Call, group: str) -> Reply:
 )
 async def delete_group(call: Call, group: str) -> Reply:
     """Delete a group without members, with its committed offsets."""
+    check_group(group)
     await call.services.groups.delete(group)
     return Reply(b"", 204)
 

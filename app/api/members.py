@@ -14,6 +14,7 @@ from app.api import encoding
 from app.api.call import JSON, Call, Reply
 from app.api.fetch import FetchedHeader
 from app.api.memberships import (
+    MOST_OFFSETS,
     AssignmentAnswer,
     CommittedOffset,
     Epoch,
@@ -41,6 +42,7 @@ router = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_c
 details = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=WireRoute)
 
 _MAX_RECORDS = 500
+_MAX_WAIT_MS = 1_000
 _COMPRESSED_AT_ONCE = 256 * 1024
 _FENCED = (errors.UnknownMemberId, errors.FencedMemberEpoch, errors.FencedInstanceId)
 
@@ -69,7 +71,8 @@ class PollBody(Membership, forbid_unknown_fields=True, kw_only=True):
         Meta(description="All partitions that the member still works on; null says that it works on none."),
     ] = None
     commit: Annotated[
-        tuple[CommittedOffset, ...], Meta(description="Offsets to commit first: next_offsets of the last poll.")
+        tuple[CommittedOffset, ...],
+        Meta(max_length=MOST_OFFSETS, description="Offsets to commit first: next_offsets of the last poll."),
     ] = ()
     auto_commit: Annotated[bool, Meta(description="Commit first what this member's last poll returned.")] = False
     max_records: Annotated[
@@ -77,8 +80,9 @@ class PollBody(Membership, forbid_unknown_fields=True, kw_only=True):
     ] = None
     max_bytes: Annotated[int, Meta(ge=1, le=33_554_432)] = 1_048_576
     max_wait_ms: Annotated[
-        int, Meta(ge=0, le=60_000, description="Longest wait for a record; at most heartbeat_interval_ms counts.")
-    ] = 1_000
+        Annotated[int, Meta(ge=0, le=60_000)] | None,
+        Meta(description="Longest wait for a record, 1000 if not given; at most heartbeat_interval_ms counts."),
+    ] = None
 
 
 class PolledRecord(msgspec.Struct, omit_defaults=True):
@@ -193,6 +197,8 @@ async def heartbeat(call: Call, group: str, member_id: str, body: HeartbeatBody)
     Where `assignment` shrank: stop reading those partitions, commit, and beat with `owned`; only then are they
     given to another.
     """
+    check_group(group)
+    check_member(member_id)
     standing = await call.services.groups.beat(Beat(group, member_id, body.member_epoch, owned_of(body.owned)))
     return Reply.of(await answer_of(call, standing))
 
@@ -226,11 +232,12 @@ async def poll(call: Call, group: str, member_id: str, body: PollBody) -> Reply:
     """
     check_group(group)
     services = call.services
-    check_bound("max_wait_ms", body.max_wait_ms, services.max_wait_ms)
+    max_wait_ms = min(_MAX_WAIT_MS, services.max_wait_ms) if body.max_wait_ms is None else body.max_wait_ms
+    check_bound("max_wait_ms", max_wait_ms, services.max_wait_ms)
     request = _poll_request(group, member_id, body, services.max_records)
     gone = asyncio.create_task(call.gone())
     try:
-        polled = await services.poller.poll(request, Patience(body.max_wait_ms, gone))
+        polled = await services.poller.poll(request, Patience(max_wait_ms, gone))
     finally:
         gone.cancel()
     return await _polled(call, polled)
@@ -240,12 +247,14 @@ async def poll(call: Call, group: str, member_id: str, body: PollBody) -> Reply:
 @describe(
     Description(
         answers={200: MemberAnswer},
-        refusals=(errors.GroupIdNotFound, errors.UnknownMemberId),
+        refusals=(errors.GroupIdNotFound, errors.UnknownMemberId, errors.FencedInstanceId),
         examples={"group": "billing", "member_id": "alice"},
     )
 )
 async def get_member(call: Call, group: str, member_id: str) -> Reply:
     """Describe a member: its epoch, what it holds, its last heartbeat."""
+    check_group(group)
+    check_member(member_id)
     found = await call.services.groups.get(group)
     return Reply.of(await member_answer(call, rules.find(found, member_id), found.assignment_epoch))
 
@@ -254,6 +263,8 @@ async def get_member(call: Call, group: str, member_id: str) -> Reply:
 @describe(Description(answers={204: None}, refusals=_FENCED[::2], examples={"group": "billing", "member_id": "alice"}))
 async def leave_group(call: Call, group: str, member_id: str) -> Reply:
     """Leave a group; its partitions are free at once."""
+    check_group(group)
+    check_member(member_id)
     await call.services.groups.leave(group, member_id)
     return Reply(b"", 204)
 

@@ -15,11 +15,12 @@ from app.domain.assignor import Partition
 from app.domain.group import MemberState, Subscription, Wish
 from app.domain.offset_reset import check_offset_reset
 from app.domain.topic import check_name, check_topic_name
-from app.errors import InvalidGroupId, InvalidRequest
+from app.errors import BrokerError, InvalidGroupId, InvalidRequest, OffsetMetadataTooLarge
 from app.storage.members import Standing
 
 MAX_INT64 = 2**63 - 1
 MAX_METADATA_BYTES = 4_096
+MOST_OFFSETS = 10_000
 _MOST_TOPICS = 1_000
 
 Epoch = Annotated[int, Meta(ge=0, le=MAX_INT64)]
@@ -146,15 +147,18 @@ def commits_of(given: Sequence[CommittedOffset]) -> list[OffsetCommit]:
     """Return offsets to commit.
 
     Raises:
-        InvalidRequest: Metadata is too large.
+        OffsetMetadataTooLarge, InvalidRequest: With the index.
     """
     for index, one in enumerate(given):
         if len(one.metadata.encode()) > MAX_METADATA_BYTES:
-            detail = f"must be at most {MAX_METADATA_BYTES} bytes"
-            raise InvalidRequest(
-                f"offset {index}: metadata {detail}", errors=[{"index": index, "field": "metadata", "detail": detail}]
-            )
+            raise _bad_metadata(OffsetMetadataTooLarge, index, f"must be at most {MAX_METADATA_BYTES} bytes")
+        if "\0" in one.metadata:
+            raise _bad_metadata(InvalidRequest, index, "must not contain the character U+0000")
     return [OffsetCommit(one.topic, one.partition, one.offset, one.from_offset, one.metadata) for one in given]
+
+
+def _bad_metadata(kind: type[BrokerError], index: int, detail: str) -> BrokerError:
+    return kind(f"offset {index}: metadata {detail}", errors=[{"index": index, "field": "metadata", "detail": detail}])
 
 
 async def assignment_of(call: Call, partitions: Iterable[Partition]) -> list[TopicPartitions]:

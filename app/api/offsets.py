@@ -10,7 +10,15 @@ from msgspec import Meta
 
 from app import errors
 from app.api.call import Call, Reply
-from app.api.memberships import CommittedOffset, Epoch, PartitionNumber, check_group, check_member, commits_of
+from app.api.memberships import (
+    MOST_OFFSETS,
+    CommittedOffset,
+    Epoch,
+    PartitionNumber,
+    check_group,
+    check_member,
+    commits_of,
+)
 from app.api.wire import Description, WireRoute, describe
 from app.broker.offsets import Committer
 from app.domain.position import parse_position
@@ -18,13 +26,11 @@ from app.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/groups/{group}/offsets", tags=["groups"], route_class=WireRoute)
 
-_MOST_OFFSETS = 10_000
-
 
 class CommitBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Offsets to commit, as a member or, while the group has no members, as nobody."""
 
-    offsets: Annotated[list[CommittedOffset], Meta(max_length=_MOST_OFFSETS)] = []
+    offsets: Annotated[list[CommittedOffset], Meta(max_length=MOST_OFFSETS)] = []
     member_id: str | None = None
     member_epoch: Epoch | None = None
 
@@ -61,7 +67,9 @@ class ResetBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         str | int,
         Meta(description="`earliest`, `latest`, an offset, `-N` (the last N), or `@` and epoch ms or RFC 3339."),
     ]
-    partitions: Annotated[list[PartitionNumber] | None, Meta(description="All of them if null.")] = None
+    partitions: Annotated[
+        Annotated[list[PartitionNumber], Meta(min_length=1)] | None, Meta(description="All of them if null.")
+    ] = None
     dry_run: Annotated[bool, Meta(description="Whether to answer the plan alone.")] = True
 
 
@@ -94,6 +102,7 @@ class ResetAnswer(msgspec.Struct):
             errors.OffsetConflict,
             errors.CommitAboveLogEnd,
             errors.UnknownPartitionInRecord,
+            errors.OffsetMetadataTooLarge,
         ),
         examples={
             "group": "billing",
@@ -127,6 +136,7 @@ async def commit_offsets(call: Call, group: str, body: CommitBody) -> Reply:
 @describe(Description(answers={200: GroupOffsets}, refusals=(errors.GroupIdNotFound,), examples={"group": "billing"}))
 async def list_offsets(call: Call, group: str) -> Reply:
     """List where a group stands in each partition, and how far behind in records and in time."""
+    check_group(group)
     return Reply.of(GroupOffsets([GroupOffset(*one) for one in await call.services.offsets.lags(group)]))
 
 

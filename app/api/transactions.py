@@ -13,7 +13,7 @@ from app.api import decoding
 from app.api.call import Call, Reply
 from app.api.decoding import RecordIn
 from app.api.media import form_refused, media_type_of
-from app.api.memberships import Epoch, Offset, PartitionNumber, check_group, check_member
+from app.api.memberships import MOST_OFFSETS, Epoch, Offset, PartitionNumber, check_group, check_member
 from app.api.produce import RecordPlace, idempotency_key
 from app.api.wire import Description, WireRoute, check_records, decode_json, describe
 from app.broker.offsets import Committer, OffsetCommit
@@ -45,7 +45,7 @@ class GroupCommit(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Offsets of a group, committed as a member or, while the group has no members, as nobody."""
 
     group: str
-    offsets: list[MovedOffset]
+    offsets: Annotated[list[MovedOffset], Meta(max_length=MOST_OFFSETS)]
     member_id: str | None = None
     member_epoch: Epoch | None = None
 
