@@ -1,0 +1,176 @@
+"""A node without its background tasks: what they would do, a test does when it wants it done."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from app.broker.groups import Beat
+from app.broker.offsets import Committer, OffsetCommit
+from app.broker.patience import Patience
+from app.broker.polling import Polled, PollRequest
+from app.broker.producer import ProduceRequest
+from app.broker.reading import PageSize
+from app.broker.topics import TopicRequest
+from app.domain.group import Subscription, Wish
+from app.domain.record import Record
+from app.main import create_app
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.api.services import Services
+    from app.domain.group import Group
+    from app.storage.engine import Tx
+    from app.storage.members import Standing
+
+PAGE = PageSize(500, 1_048_576, 1)
+GROUP = "billing"
+LONG_MS = 20_000
+SECOND_MS = 1_000
+
+
+class Seen(NamedTuple):
+    """Records as a test compares them: topic, partition, offset."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Node:
+    """One node of a cluster, and the words of the tests."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        values = {"database_url": url, "ballast_bytes": 0} | settings
+        self.application = create_app(Settings.model_validate(values))
+        self.services = self.application.services
+        self.storage = self.services.storage
+        self.groups = self.services.groups
+        self.writes = self.reads = 0
+        self._count()
+
+    def _count(self) -> None:
+        submit, read = self.storage.submit, self.storage.read
+
+        def counted_submit(query: Any, *args: Any, **kwargs: Any) -> Any:
+            self.writes += 1
+            return submit(query, *args, **kwargs)
+
+        async def counted_read(query: Any, *args: Any, **kwargs: Any) -> Any:
+            self.reads += 1
+            return await read(query, *args, **kwargs)
+
+        self.storage.submit = counted_submit  # type: ignore[method-assign]
+        self.storage.read = counted_read  # type: ignore[assignment, method-assign]
+
+    async def create(self, topic: str = "orders", partitions: int = 2) -> None:
+        await self.services.topics.create(topic, TopicRequest(partitions, {}))
+
+    async def produce(self, *values: bytes, topic: str = "orders", partition: int = 0) -> None:
+        records = [Record(partition, -1, None, value, None, 0) for value in values]
+        await self.services.producer.produce(ProduceRequest(topic, None, records, sum(map(len, values))))
+
+    async def join(self, member: str, *topics: str, group: str = GROUP, **options: Any) -> Standing:
+        standing, _ = await self.groups.join(group, wish(member, *topics, **options))
+        return standing
+
+    async def beat(
+        self, member: str, epoch: int, owned: set[tuple[str, int]] | None = None, group: str = GROUP
+    ) -> Standing:
+        return await self.groups.beat(Beat(group, member, epoch, None if owned is None else frozenset(owned)))
+
+    async def poll(self, member: str = "alice", *, group: str = GROUP, wait_ms: int = 0, **options: Any) -> Polled:
+        """Poll with `topics`, joining if need be, or with `epoch`; see `poll_request`."""
+        request = poll_request(member, group=group, **options)
+        return await self.services.poller.poll(request, Patience(wait_ms))
+
+    def polling(self, member: str = "alice", wait_ms: int = LONG_MS, **options: Any) -> asyncio.Task[Polled]:
+        return asyncio.create_task(self.poll(member, wait_ms=wait_ms, **options))
+
+    async def commit(self, member: str | None, epoch: int, *offsets: OffsetCommit, group: str = GROUP) -> None:
+        await self.services.offsets.commit(Committer(group, member, epoch), offsets)
+
+    async def committed(self, group: str = GROUP) -> dict[tuple[str, int], int | None]:
+        return {(one.topic, one.partition): one.committed_offset for one in await self.services.offsets.lags(group)}
+
+    async def group(self, name: str = GROUP) -> Group:
+        return await self.groups.get(name)
+
+    async def settle(self) -> None:
+        """Do what is due, and what is due a second later."""
+        await self.groups.tick()
+        await self.groups.rebalance()
+        await self.pass_time(SECOND_MS)
+        await self.groups.rebalance()
+
+    async def pass_time(self, ms: int, *, ticking: bool = True) -> None:
+        """Let time pass for the groups: all that they remember is so much longer ago."""
+        await self.storage.write(_age, ms, ticking=ticking)
+
+    async def parked(self, reads: int = 1) -> None:
+        """Return when so many reads wait and have nothing else to do."""
+        await parked(self.services, reads)
+
+
+async def parked(services: Services, reads: int = 1) -> None:
+    """Return when so many reads of a node wait and have nothing else to do."""
+    for _ in range(200_000):
+        watches = {watch for watches in services.signals._watches.values() for watch in watches}
+        if len(watches) == reads and all(one._future is not None and not one._future.done() for one in watches):
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("nobody waits")
+
+
+def wish(member: str, *topics: str, pattern: str | None = None, **options: Any) -> Wish:
+    subscription = Subscription(topics or (() if pattern else ("orders",)), pattern)
+    return Wish(member_id=member, subscription=subscription, **options)
+
+
+def poll_request(
+    member: str,
+    *,
+    group: str = GROUP,
+    topics: tuple[str, ...] = ("orders",),
+    epoch: int | None = None,
+    owned: set[tuple[str, int]] | None = None,
+    commits: list[OffsetCommit] | None = None,
+    auto_commit: bool = False,
+    size: PageSize = PAGE,
+    **options: Any,
+) -> PollRequest:
+    held = None if owned is None else frozenset(owned)
+    return PollRequest(
+        Beat(group, member, epoch, held, released=held is None),
+        wish(member, *topics, **options) if epoch is None else None,
+        commits or [],
+        auto_commit,
+        size,
+    )
+
+
+def seen(page: Polled) -> list[Seen]:
+    return [Seen(topic, partition, record.offset) for topic, partition, record in page.records]
+
+
+def commits_of(page: Polled) -> list[OffsetCommit]:
+    """Return what a consumer commits that has processed a page."""
+    return [OffsetCommit(one.topic, one.partition, one.offset, one.from_offset) for one in page.spans.values()]
+
+
+def numbers(standing: Standing) -> list[int]:
+    """Return the partitions that a member is assigned, of all topics."""
+    return sorted(number for _, number in standing.member.assigned)
+
+
+def _age(tx: Tx, ms: int, *, ticking: bool) -> None:
+    for statement in (
+        "UPDATE group_members SET deadline_ms = deadline_ms - {0}, revoke_deadline_ms = revoke_deadline_ms - {0}",
+        (
+            "UPDATE consumer_groups SET assigned_at_ms = assigned_at_ms - {0}, assign_at_ms = assign_at_ms - {0}, "
+            "empty_since_ms = empty_since_ms - {0}"
+        ),
+        "UPDATE group_offsets SET committed_at_ms = committed_at_ms - {0}",
+        *(() if ticking else ("UPDATE group_ticks SET ticked_at_ms = ticked_at_ms - {0}",)),
+    ):
+        tx.connection.exec_driver_sql(statement.format(ms))
