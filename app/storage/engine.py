@@ -159,7 +159,8 @@ class Query:
         sample = parameters | ({self._expanding: [0] * length} if length else {})
         state = compiled.construct_expanded_state(sample, escape_names=False)
         names = list(state.parameter_expansion.get(self._expanding, ()))
-        constants = {name: value for name, value in state.parameters.items() if name not in names}
+        listed = set(names)
+        constants = {name: value for name, value in state.parameters.items() if name not in listed}
         result = _Compiled(state.statement, constants, names, state.positiontup)
         self._compiled[tx.dialect.name, length] = result
         return result
