@@ -61,7 +61,7 @@ class Node:
             return await read(query, *args, **kwargs)
 
         self.storage.submit = counted_submit  # type: ignore[method-assign]
-        self.storage.read = counted_read  # type: ignore[assignment, method-assign]
+        self.storage.read = counted_read  # type: ignore[method-assign]
 
     async def create(self, topic: str = "orders", partitions: int = 2) -> None:
         await self.services.topics.create(topic, TopicRequest(partitions, {}))
