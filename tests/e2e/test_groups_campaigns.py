@@ -1,0 +1,71 @@
+"""Twenty consumers share a day's flights while they and the servers are killed and answers are lost.
+
+Every record is processed at least once, or counted exactly once; each airport's in order; no partition has two
+owners; committed offsets never go back.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.campaign import Campaign, Plan
+from tests.e2e.consumers import AutoConsumer, BeatingConsumer, CountingConsumer, PollingConsumer
+from tests.e2e.lossy import Fleet
+from tests.e2e.node import Node
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+LONG = os.environ.get("MILLRACE_TORTURE") == "long"
+SHORT = 2_500, 8
+SIZES = [SHORT, pytest.param((300_000, 300) if LONG else (20_000, 30), marks=pytest.mark.slow)]
+
+
+def nodes_on(database_url: str, directory: Path) -> Fleet:
+    """Two nodes on PostgreSQL; SQLite has one, which comes back after each kill."""
+    return Fleet([Node(database_url, directory) for _ in range(1 if database_url.startswith("sqlite") else 2)])
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_every_flight_is_processed_at_least_once_and_in_order(
+    migrated_url: str, tmp_path: Path, size: tuple[int, int], seed: int
+) -> None:
+    fleet = nodes_on(migrated_url, tmp_path)
+    kinds = (PollingConsumer, BeatingConsumer, AutoConsumer)
+    campaign = Campaign(Plan(size[0], kinds, size[1]), fleet, random.Random(seed))
+    try:
+        await campaign.run()
+    finally:
+        for node in fleet.nodes:
+            node.kill()
+    print(campaign.summary())  # noqa: T201
+
+    campaign.check_journal()
+    assert campaign.statuses["lost"] > 0
+    assert campaign.statuses["unread"] > 0
+    assert campaign.journal.takeovers > 0
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_every_flight_is_counted_exactly_once(
+    migrated_url: str, tmp_path: Path, size: tuple[int, int], seed: int
+) -> None:
+    fleet = nodes_on(migrated_url, tmp_path)
+    campaign = Campaign(Plan(size[0], (CountingConsumer,), size[1]), fleet, random.Random(seed))
+    try:
+        await campaign.run()
+        await campaign.check_counts()
+    finally:
+        for node in fleet.nodes:
+            node.kill()
+    print(campaign.summary())  # noqa: T201
+
+    campaign.check_journal()
+    assert campaign.statuses["lost"] > 0
+    assert campaign.statuses["unread"] > 0
