@@ -46,6 +46,11 @@ def get(path: str, **headers: str) -> Request:
     return Request("fetch" if "/partitions/" in path else "fetch_topic", "GET", path, b"", named)
 
 
+def member(action: str, body: bytes | dict[str, Any], group: str = "billing", name: str = "alice") -> Request:
+    content = json.dumps(body).encode() if isinstance(body, dict) else body
+    return Request(action, "POST", f"/v1/groups/{group}/members/{name}/{action}", content, {"Content-Type": JSON})
+
+
 def at(value: Any, **fields: Any) -> dict[str, Any]:
     return {"value": value, "timestamp_ms": 1} | fields
 
@@ -96,6 +101,44 @@ SCRIPT = [
     )
 ]
 
+OWNED = [{"topic": "orders", "partitions": [0, 1, 2, 3]}]
+AT_EPOCH = {"member_epoch": 1, "max_wait_ms": 0}
+SCRIPT += [
+    member("heartbeat", {"member_epoch": 1}),
+    member("poll", {"member_epoch": 1}),
+    member("poll", {"topics": ["orders"], "max_records": 2}),
+    member("poll", {"topics": ["orders"], "max_records": 3, "auto_commit": True}),
+    member("poll", {"topics": ["orders"], "auto_commit": True, "max_bytes": 1}),
+    member("poll", AT_EPOCH | {"owned": OWNED}),
+    member("poll", AT_EPOCH | {"commit": [{"topic": "orders", "partition": 0, "offset": 0}], "max_records": 1}),
+    member("poll", AT_EPOCH | {"commit": [{"topic": "orders", "partition": 9, "offset": 0}]}),
+    member("poll", AT_EPOCH | {"commit": [{"topic": "orders", "partition": 0, "offset": 9999}]}),
+    member("poll", {"topics": ["orders"], "commit": [{"topic": "orders", "partition": 0, "offset": 0}]}),
+    member("poll", {"topics": ["orders"], "member_epoch": 1}),
+    member("poll", {"topics": ["orders"], "auto_offset_reset": "never"}),
+    member("poll", {"topics": ["a b"]}),
+    member("poll", {"member_epoch": 2}),
+    member("poll", {"member_epoch": 1, "wait_ms": 5}),
+    member("poll", {"member_epoch": 1, "max_records": 0}),
+    member("poll", b""),
+    member("poll", b'{"member_epoch":'),
+    member("poll", {"member_epoch": 1}, group="a%20b"),
+    member("poll", {"member_epoch": 1}, name="a%00b"),
+    member("heartbeat", {"member_epoch": 1}),
+    member("heartbeat", {"member_epoch": 1, "owned": OWNED}),
+    member("heartbeat", {"member_epoch": 1, "owned": []}),
+    member("heartbeat", {"member_epoch": 0}),
+    member("heartbeat", {"member_epoch": 1}, name="bob"),
+    member("heartbeat", {"member_epoch": 1}, group="nothing"),
+    member("heartbeat", {"member_epoch": 1}, group="billing%00x"),
+    member("heartbeat", {"member_epoch": 1}, name="a%20b"),
+    member("heartbeat", {"member_epoch": -1}),
+    member("heartbeat", {"epoch": 1}),
+    member("heartbeat", b""),
+    member("heartbeat", b"member_epoch=1")._replace(headers={"Content-Type": "application/x-www-form-urlencoded"}),
+    member("heartbeat", b'{"member_epoch":1'),
+]
+
 
 async def answer(client: httpx2.AsyncClient, request: Request) -> tuple[int, list[tuple[str, str]], bytes]:
     headers = {"Accept-Encoding": "identity", "X-Request-ID": "same"} | request.headers
@@ -121,3 +164,5 @@ async def test_in_front_of_fastapi_and_behind_it_the_answers_are_the_same(serve:
     assert statuses["produce_to_partition"] >= {200, 201, 400, 404, 409, 412, 415, 422}
     assert statuses["fetch"] >= {200, 404, 416, 422}
     assert statuses["fetch_topic"] >= {200, 400, 404, 422}
+    assert statuses["heartbeat"] >= {200, 400, 409, 415, 422}
+    assert statuses["poll"] >= {200, 400, 409, 422}

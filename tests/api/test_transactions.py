@@ -1,0 +1,131 @@
+"""Transactions over HTTP. DESIGN.md §3.7."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import httpx2
+
+pytestmark = pytest.mark.anyio
+
+URL = "/v1/transactions"
+ALICE = {"group": "billing", "member_id": "alice", "member_epoch": 1}
+MOVE = {"topic": "orders", "partition": 0, "from_offset": 0, "offset": 2}
+PRODUCE = [{"topic": "bills", "records": [{"value": {"total": 25}, "partition": 0, "timestamp_ms": 7}]}]
+BOTH = {"produce": PRODUCE, "commit": [ALICE | {"offsets": [MOVE]}]}
+DONE = [{"topic": "bills", "offsets": [{"partition": 0, "offset": 0, "timestamp_ms": 7}]}]
+
+
+@pytest.fixture
+async def shop(client: httpx2.AsyncClient) -> httpx2.AsyncClient:
+    """A client of a server with three records in `orders`, which one member reads."""
+    await client.put("/v1/topics/orders", json={"partitions": 1})
+    await client.post("/v1/topics/orders/records", json={"records": [{"value": n} for n in range(3)]})
+    await client.post("/v1/groups/billing/members", json={"topics": ["orders"], "member_id": "alice"})
+    return client
+
+
+async def state(client: httpx2.AsyncClient) -> tuple[int, int]:
+    """Return the number of bills and the committed offset."""
+    bills = await client.get("/v1/topics/bills/records")
+    offsets = (await client.get("/v1/groups/billing/offsets")).json()["offsets"]
+    return len(bills.json().get("records", [])), offsets[0]["committed_offset"]
+
+
+async def test_it_is_done_once_and_sent_again_it_is_a_conflict(shop: httpx2.AsyncClient) -> None:
+    first = await shop.post(URL, json=BOTH)
+    again = await shop.post(URL, json=BOTH)
+
+    assert (first.status_code, first.json()) == (201, {"produced": DONE, "duplicate": False})
+    assert (again.status_code, again.json()["code"], again.json()["committed_offset"]) == (409, "OFFSET_CONFLICT", 2)
+    assert await state(shop) == (1, 2)
+
+
+async def test_with_a_key_it_is_answered_again_and_another_body_is_refused(shop: httpx2.AsyncClient) -> None:
+    key = {"Idempotency-Key": "bill-1"}
+    await shop.post(URL, json=BOTH, headers=key)
+    await shop.delete("/v1/groups/billing/members/alice")
+
+    again = await shop.post(URL, json=BOTH, headers=key)
+    other = await shop.post(URL, json=BOTH | {"produce": []}, headers=key)
+
+    assert (again.status_code, again.json()) == (200, {"produced": DONE, "duplicate": True})
+    assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+    assert await state(shop) == (1, 2)
+
+
+async def test_a_key_of_a_refused_transaction_is_free(shop: httpx2.AsyncClient) -> None:
+    key = {"Idempotency-Key": "bill-1"}
+    wrong = {"produce": PRODUCE, "commit": [ALICE | {"offsets": [MOVE | {"from_offset": 1}]}]}
+
+    assert (await shop.post(URL, json=wrong, headers=key)).status_code == 409
+    assert (await shop.get("/v1/topics/bills")).status_code == 404
+    assert (await shop.post(URL, json=BOTH, headers=key)).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({}, 422, "INVALID_REQUEST"),
+        ({"produce": [], "commit": []}, 422, "INVALID_REQUEST"),
+        ({"produce": [{"topic": "bills", "records": []}]}, 422, "INVALID_REQUEST"),
+        ({"produce": [{"topic": "bills", "records": [{"value": 1}] * 10_001}]}, 422, "INVALID_REQUEST"),
+        ({"produce": [{"topic": "bills", "records": [{"valeu": 1}]}]}, 422, "INVALID_REQUEST"),
+        ({"produce": [{"topic": "a b", "records": [{"value": 1}]}]}, 422, "INVALID_TOPIC_EXCEPTION"),
+        ({"produce": [{"topic": "a\0b", "records": [{"value": 1}]}]}, 422, "INVALID_TOPIC_EXCEPTION"),
+        ({"produce": [{"topic": "new", "records": [{"value": 1, "partition": 9}]}]}, 422, "UNKNOWN_TOPIC_OR_PARTITION"),
+        ({"produce": [{"topic": "new", "records": [{"value": "x" * 1_048_577}]}]}, 413, "MESSAGE_TOO_LARGE"),
+        ({"produce": PRODUCE, "commits": []}, 422, "INVALID_REQUEST"),
+        ({"commit": [ALICE | {"offsets": [{"topic": "orders", "partition": 0, "offset": 2}]}]}, 422, "INVALID_REQUEST"),
+        ({"commit": [ALICE | {"offsets": [MOVE | {"from_offset": None}]}]}, 422, "INVALID_REQUEST"),
+        ({"commit": [ALICE | {"offsets": [MOVE, MOVE]}]}, 422, "INVALID_REQUEST"),
+        ({"commit": [ALICE | {"offsets": [MOVE] * 10_001}]}, 422, "INVALID_REQUEST"),
+        ({"commit": [ALICE | {"offsets": [MOVE | {"metadata": "x"}]}]}, 422, "INVALID_REQUEST"),
+        ({"commit": [ALICE | {"offsets": [MOVE], "member_epoch": None}]}, 422, "INVALID_REQUEST"),
+        ({"commit": [ALICE | {"offsets": [MOVE], "member_id": "a\0b"}]}, 422, "INVALID_REQUEST"),
+        ({"commit": [ALICE | {"offsets": [MOVE], "group": "a\0b"}]}, 422, "INVALID_GROUP_ID"),
+        ({"commit": [ALICE | {"offsets": [MOVE | {"partition": 9}]}]}, 422, "UNKNOWN_TOPIC_OR_PARTITION"),
+        ({"commit": [ALICE | {"offsets": [MOVE | {"offset": 4}]}]}, 422, "OFFSET_OUT_OF_RANGE"),
+        ({"commit": [ALICE | {"offsets": [MOVE], "member_epoch": 2}]}, 409, "FENCED_MEMBER_EPOCH"),
+        ({"commit": [ALICE | {"offsets": [MOVE], "member_epoch": 0}]}, 409, "STALE_MEMBER_EPOCH"),
+        ({"commit": [ALICE | {"offsets": [MOVE], "member_id": "bob"}]}, 409, "UNKNOWN_MEMBER_ID"),
+        ({"commit": [{"group": "billing", "offsets": [MOVE]}]}, 409, "NON_EMPTY_GROUP"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+async def test_one_that_cannot_be_is_refused_and_leaves_nothing(
+    shop: httpx2.AsyncClient, body: Any, status: int, code: str
+) -> None:
+    if "commit" in body and "produce" not in body:
+        body = {"produce": PRODUCE} | body
+
+    response = await shop.post(URL, json=body)
+
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
+    assert [topic["name"] for topic in (await shop.get("/v1/topics")).json()["items"]] == ["orders"]
+    assert [group["name"] for group in (await shop.get("/v1/groups")).json()["items"]] == ["billing"]
+    assert await state(shop) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"", 400), (b"{", 400), (b"\xff", 400), (b"[]", 422), (b'{"produce":' + b"[" * 100_000, 422),
+        (b'{"produce":[{"topic":"t","records":[{"value":' + b"[" * 501 + b"]" * 501 + b"}]}]}", 400),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+async def test_a_body_that_cannot_be_read_is_refused(
+    sqlite_client: httpx2.AsyncClient, content: bytes, status: int
+) -> None:
+    response = await sqlite_client.post(URL, content=content, headers={"Content-Type": "application/json"})
+
+    assert response.status_code == status
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", "application/x-ndjson"])
+async def test_a_body_of_another_type_is_refused(sqlite_client: httpx2.AsyncClient, content_type: str) -> None:
+    assert (await sqlite_client.post(URL, content=b"{}", headers={"Content-Type": content_type})).status_code == 415
