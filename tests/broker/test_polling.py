@@ -22,6 +22,7 @@ from app.errors import (
     UnknownPartitionInRecord,
 )
 from app.storage import topics as stored_topics
+from app.tasks.notices import poll_watched
 from tests.broker.node import LONG_MS, SECOND_MS, Node, Seen, commits_of, numbers, parked, poll_request, seen
 
 if TYPE_CHECKING:
@@ -565,3 +566,16 @@ async def test_a_poll_on_one_node_is_woken_by_another(migrated_postgres_url: str
     await there.services.groups.leave("billing", "alice")
     assert seen(await polling) == orders(0, 0)
     assert asyncio.get_running_loop().time() - started < 4.5  # the heartbeat interval is 5 s
+
+
+@pytest.mark.postgres
+async def test_a_lost_notice_costs_only_the_interval_of_the_poll_for_it(nodes: tuple[Node, Node]) -> None:
+    here, there = nodes
+    await here.create()
+    polling = here.polling()
+    await here.parked()
+    await there.produce(b"a")
+
+    await poll_watched(here.storage, here.services.signals)
+
+    assert seen(await polling) == orders(0, 0)
