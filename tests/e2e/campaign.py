@@ -12,13 +12,16 @@ import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.e2e.consumers import COUNTS, GROUP, TOPIC, Consumer
 from tests.e2e.journal import Journal
-from tests.e2e.lossy import Fleet, Line, Lost
+from tests.e2e.lossy import IMPATIENT_S, PATIENT_S, Fleet, Line, Lost, frozen
 from tests.e2e.node import create_topic, read_topic
 from tests.e2e.test_flights import flights
+
+if TYPE_CHECKING:
+    from tests.e2e.node import Node
 
 PARTITIONS = 30
 BATCH = 20
@@ -35,6 +38,7 @@ class Plan:
         flights: Number of records.
         kinds: Kinds of consumers, in equal shares.
         rounds: Number of blows; one in four hits a node.
+        freezes: Nodes are not only killed but now and then frozen for a while, with the calls that they have.
         losses: Share of the answers that are lost on purpose.
     """
 
@@ -43,6 +47,7 @@ class Plan:
     rounds: int
     consumers: int = 20
     losses: float = 0.06
+    freezes: bool = False
 
 
 @dataclass
@@ -89,7 +94,8 @@ class Campaign:
         kind = self.plan.kinds[number % len(self.plan.kinds)] if before is None else type(before)
         life = f"{kind.__name__}-{number}-{next(_lives)}"
         rng = random.Random(self.rng.random())
-        line = Line(self.fleet, rng, self.plan.losses, self.statuses)
+        attempt_s = IMPATIENT_S if self.plan.freezes else PATIENT_S
+        line = Line(self.fleet, rng, self.plan.losses, self.statuses, attempt_s)
         member_id = life if before is None else before.member_id
         consumer = kind(member_id, life, line, self.journal, rng, SESSION_MS, refusals=self.refusals)
         return group.create_task(consumer.run(), name=life), consumer
@@ -104,10 +110,7 @@ class Campaign:
             await self.journal.progress(rng.randint(1, step * 3 // 4))
             await asyncio.sleep(rng.uniform(0, 0.1))  # the moment of a kill
             if number % 4 == 1:
-                node = rng.choice(self.fleet.up)
-                await self.fleet.kill(node)
-                self.kills["node"] += 1
-                await self.fleet.start(node)
+                await self.hit_node(rng.choice(self.fleet.up))
                 continue
             for victim in rng.sample(range(len(consumers)), rng.randint(1, 3)):
                 task, consumer = consumers[victim]
@@ -121,6 +124,17 @@ class Campaign:
                 same = consumer if returns else None
                 consumers[victim] = self.hire(group, victim, same)
         self.allow(self.plan.flights)
+
+    async def hit_node(self, node: Node) -> None:
+        """Kill a node and start it again, or freeze it for a while."""
+        freezes = self.plan.freezes and self.rng.random() < 0.7
+        self.kills["frozen" if freezes else "node"] += 1
+        if not freezes:
+            await self.fleet.kill(node)
+            await self.fleet.start(node)
+            return
+        with frozen(node):
+            await asyncio.sleep(self.rng.uniform(0, SESSION_MS / 1000))  # how long it is frozen
 
     def allow(self, flights: int) -> None:
         """Let so many more flights be produced: there is work at each kill."""

@@ -24,6 +24,7 @@ COUNTS = "counts"
 GONE = {"UNKNOWN_MEMBER_ID", "FENCED_MEMBER_EPOCH"}
 WORK_S = 0.002
 BEAT_S = 0.1
+AGAIN_S = 0.2
 
 Record = dict[str, Any]
 
@@ -171,6 +172,8 @@ class AutoConsumer(Consumer):
             try:
                 answer = await self.line.call("POST", f"{self.path}/poll", document)
             except Lost:
+                # A poll that is executed after the next one commits what that returned; its sender gives it time.
+                await asyncio.sleep(AGAIN_S)
                 continue
             if answer.status != 200:
                 self.refused(answer, *GONE)

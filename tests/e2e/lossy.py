@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import random
+import signal
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import httpx2
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tests.e2e.node import Node
 
-ATTEMPT_S = 20.0
+PATIENT_S = 20.0
+IMPATIENT_S = 0.7
 PAUSE_S = 0.03
 
 
@@ -73,12 +75,14 @@ class Line:
     Attributes:
         losses: Share of the answers to lose: half of them are cut off at some moment, half are thrown away unread.
         statuses: What was answered, by status and code.
+        attempt_s: How long to wait for an answer.
     """
 
     fleet: Fleet
     rng: random.Random
     losses: float = 0.0
     statuses: Counter[str] = field(default_factory=Counter)
+    attempt_s: float = PATIENT_S
 
     async def call(
         self, method: str, path: str, document: object = None, headers: Mapping[str, str] | None = None
@@ -94,7 +98,7 @@ class Line:
         request = request_of(url, method, path, body, headers or {})
         cut_s = self.rng.uniform(0, 0.04) if chance < self.losses / 2 else None
         try:
-            raw = await exchange(url, request, cut_s)
+            raw = await exchange(url, request, cut_s, self.attempt_s)
         except (OSError, TimeoutError, Lost):
             self.statuses["lost"] += 1
             await asyncio.sleep(PAUSE_S)  # a client's pause before it tries again
@@ -119,6 +123,17 @@ class Line:
                 return await self.call(method, path, document, headers)
 
 
+@contextlib.contextmanager
+def frozen(node: Node) -> Iterator[None]:
+    """Freeze a node for a while."""
+    assert node.process is not None
+    node.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        node.process.send_signal(signal.SIGCONT)
+
+
 def request_of(url: str, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
     """Return the bytes of a request after which the connection is closed."""
     host = httpx2.URL(url)
@@ -128,20 +143,21 @@ def request_of(url: str, method: str, path: str, body: bytes, headers: Mapping[s
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-async def exchange(url: str, request: bytes, cut_s: float | None = None) -> bytes:
+async def exchange(url: str, request: bytes, cut_s: float | None, attempt_s: float) -> bytes:
     """Send a request and return all that comes back.
 
     Args:
         url: The node.
         request: Its bytes.
-        cut_s: Break the connection so long after all is sent.
+        cut_s: Break the connection so long after all is sent, or not at all.
+        attempt_s: Give up after so long.
 
     Raises:
         Lost: The connection was broken.
         TimeoutError, OSError
     """
     host = httpx2.URL(url)
-    async with asyncio.timeout(ATTEMPT_S):
+    async with asyncio.timeout(attempt_s):
         reader, writer = await asyncio.open_connection(host.host, host.port)
         try:
             writer.write(request)

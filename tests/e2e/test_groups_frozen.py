@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
-from tests.e2e.lossy import request_of
+from tests.e2e.lossy import parse, request_of
 from tests.e2e.members import Member, described, partitions_in, stable
-from tests.e2e.node import ROOT, Node, create_topic, running, until
+from tests.e2e.node import ROOT, Node, create_topic, parked, produce, running, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -200,6 +200,7 @@ async def test_members_keep_their_partitions_while_one_of_two_nodes_is_frozen(
     assert after == before
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 async def test_members_keep_their_partitions_when_a_node_is_killed_and_when_all_are_down(
     migrated_postgres_url: str, tmp_path: Path
@@ -312,11 +313,45 @@ async def test_a_call_executed_late_gives_nothing_away(nodes: tuple[Node, Node],
     assert len(told) == 1
 
 
+@pytest.mark.postgres
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="a poll that nobody waits for replaces what is handed out"
+)
+async def test_auto_commit_leaves_out_nothing_after_a_poll_whose_answer_nobody_got(
+    nodes: tuple[Node, Node], topic: str
+) -> None:
+    """A network is cut while a poll waits; its client sends the next with auto_commit false, as documented."""
+    path = f"/v1/groups/{topic}/members/alice/poll"
+    wish = {"topics": [topic], "max_wait_ms": 4_000}
+    async with nodes[0].client() as here, nodes[1].client() as there:
+        await create_topic(there, topic, 1)
+        assert (await there.post(path, json=wish | {"auto_commit": False, "max_wait_ms": 0})).status_code == 200
+        reader, writer = await send(nodes[0], path, wish | {"auto_commit": True})
+        await parked(here, 1)
+        with frozen(pid_of(nodes[0])):
+            await produce(there, topic, 0, 1, 2)
+            again = await there.post(path, json=wish | {"auto_commit": False})
+            await produce(there, topic, 3, 4)
+        unseen = parse(await reader.read())
+        writer.close()
+        following = await there.post(path, json=wish | {"auto_commit": True, "max_wait_ms": 0})
+
+    seen = [record["value"] for answer in (again, following) for record in answer.json()["records"]]
+    assert len(unseen.document["records"]) == 5
+    assert seen == [0, 1, 2, 3, 4]
+
+
 async def send_and_leave(node: Node, path: str, document: dict[str, Any]) -> None:
     """Send a request to a node that is frozen, and close the connection."""
-    url = httpx2.URL(node.url)
-    _, writer = await asyncio.open_connection(url.host, url.port)
-    writer.write(request_of(node.url, "POST", path, json.dumps(document).encode(), {}))
-    await writer.drain()
+    _, writer = await send(node, path, document)
     writer.close()
     await writer.wait_closed()
+
+
+async def send(node: Node, path: str, document: dict[str, Any]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send a request, and do not wait for its answer."""
+    url = httpx2.URL(node.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(request_of(node.url, "POST", path, json.dumps(document).encode(), {}))
+    await writer.drain()
+    return reader, writer
