@@ -1,25 +1,28 @@
-"""`millrace consume`: records to standard output, byte for byte as the server gave them."""
+"""`millrace consume`: records to standard output, byte for byte as the server gave them; alone or in a group."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.cli.client import Client, ServerRefused, Unreachable, Url, Verbose
 from app.cli.output import emit, tell, to_terminal
-from app.cli.topics import Topic, topic_path
+from app.cli.topics import topic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 _PAGE_RECORDS = 500
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _SPARE_S = 30.0
+
+
+_MEMBER: Any = {"rich_help_panel": "With --group"}
 
 
 class Format(StrEnum):
@@ -38,21 +41,24 @@ class Reset(StrEnum):
 
 
 def consume(
-    topic: Topic,
     url: Url,
+    topics: Annotated[
+        list[str] | None, typer.Argument(metavar="TOPIC", help="Name of the topic; with --group of several.")
+    ] = None,
     partition: Annotated[
         int | None, typer.Option("--partition", "-p", min=0, help="Only this partition; else all, merged by time.")
     ] = None,
     offset: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--offset",
             "-o",
             metavar="POSITION",
             help="earliest, latest, -N (the last N of each partition), @TIME (epoch ms or RFC 3339), or with "
             "--partition an offset.",
+            show_default="earliest",
         ),
-    ] = "earliest",
+    ] = None,
     count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="Stop after so many records.")] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Wait for more at the end, through restarts of the server.")
@@ -70,14 +76,89 @@ def consume(
         Reset | None, typer.Option(help="Where to go on if the records of the position are gone; else an error.")
     ] = None,
     max_wait_ms: Annotated[int, typer.Option(min=0, max=60_000, help="With --follow: wait of a request.")] = 30_000,
+    group: Annotated[
+        str | None, typer.Option("--group", "-g", help="Read as a member of this group, and commit what is written.")
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(metavar="GLOB", help="Topics by a glob such as 'orders.*', those created later too.", **_MEMBER),
+    ] = None,
+    member_id: Annotated[
+        str | None, typer.Option(help="Name of the member.", show_default="one that nobody else has", **_MEMBER)
+    ] = None,
+    instance_id: Annotated[
+        str | None,
+        typer.Option(help="Keep the partitions through a restart within the session; does not leave.", **_MEMBER),
+    ] = None,
+    auto_offset_reset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RESET",
+            help="Where a new group begins: earliest, latest, none, by_duration:PT1H.",
+            show_default="earliest",
+            **_MEMBER,
+        ),
+    ] = None,
+    session_timeout_ms: Annotated[
+        int | None,
+        typer.Option(
+            min=1_000,
+            max=1_800_000,
+            help="After so long without a sign of life the others take over.",
+            show_default="45000",
+            **_MEMBER,
+        ),
+    ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Read a topic to its end: records as JSON lines when piped, something readable on a terminal."""
+    """Read a topic to its end: records as JSON lines when piped, something readable on a terminal.
+
+    With --group as one of its consumers, which share the partitions: what is written is committed, and who is killed
+    is replaced. Without --follow it ends when the group has committed all that was there at the start.
+    """
     render = _renderer(Format.records if as_json else output)
+    wait_ms = max_wait_ms if follow else None
+    alone = {"--partition": partition, "--offset": offset, "--offset-reset": offset_reset}
+    member = {
+        "--pattern": pattern,
+        "--member-id": member_id,
+        "--instance-id": instance_id,
+        "--auto-offset-reset": auto_offset_reset,
+        "--session-timeout-ms": session_timeout_ms,
+    }
+    if group is None:
+        _refuse(member, "it needs --group")
+        if topics is None or len(topics) != 1:
+            raise typer.BadParameter("name one topic, or read several with --group", param_hint="TOPIC")
+        with Client(url, verbose=verbose) as client:
+            reader = Reader(client, topics[0], partition, offset or "earliest", offset_reset and offset_reset.value)
+            for lines in reader.pages(count, wait_ms):
+                emit(render(lines))
+        return
+    _refuse(alone, "a group goes on where it stands; see --auto-offset-reset and `millrace groups reset`")
+    if not topics and pattern is None:
+        raise typer.BadParameter("name topics, or give --pattern", param_hint="TOPIC")
+    from app.cli.consume_group import consume_group, own_name  # noqa: PLC0415 - msgspec, which most uses do not need
+    from app.cli.membership import Wish  # noqa: PLC0415
+
+    wish = Wish(
+        member_id or own_name(),
+        topics or [],
+        pattern,
+        "millrace consume",
+        instance_id,
+        auto_offset_reset or "earliest",
+        session_timeout_ms or 45_000,
+    )
     with Client(url, verbose=verbose) as client:
-        reader = Reader(client, topic, partition, offset, offset_reset and offset_reset.value)
-        for lines in reader.pages(count, max_wait_ms if follow else None):
-            emit(render(lines))
+        consume_group(client, group, wish, render, count=count, max_wait_ms=wait_ms, verbose=verbose)
+
+
+def _refuse(options: Mapping[str, object], reason: str) -> None:
+    """Refuse options that were given and mean nothing here."""
+    for name, value in options.items():
+        if value is not None:
+            raise typer.BadParameter(reason, param_hint=name)
 
 
 def _renderer(output: Format | None) -> Callable[[bytes], bytes]:

@@ -56,6 +56,28 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     Console().print(table)
 
 
+def emit_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
+    """Write a table, or say that there is nothing to show."""
+    if found := list(rows):
+        emit_table(columns, found)
+    else:
+        tell(empty)
+
+
+def ask(question: str, *, yes: bool) -> None:
+    """Ask before something is done that cannot be undone.
+
+    Raises:
+        BadParameter: There is nobody to ask.
+        Abort: The answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("there is no terminal to ask; add --yes", param_hint="--yes")
+    typer.confirm(question, abort=True, err=True)
+
+
 def tell(sentence: str) -> None:
     """Say something to people, on standard error."""
     print(f"millrace: {sentence}", file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ import typer
 from app import __version__
 from app.cli import failure
 from app.cli.consume import consume
+from app.cli.groups import groups
 from app.cli.health import health
 from app.cli.migrate import migrate
 from app.cli.openapi import openapi
@@ -20,7 +21,8 @@ from app.cli.topics import topics
 
 _EPILOG = (
     f"Exit codes: 0 done, {failure.ERROR} error, 2 usage, {failure.NOT_FOUND} not found, "
-    f"{failure.REFUSED} refused (4xx), {failure.UNAVAILABLE} server error or unreachable, 130 interrupted."
+    f"{failure.REFUSED} refused (4xx), {failure.UNAVAILABLE} server error or unreachable, 130 interrupted, "
+    "143 terminated."
 )
 
 program = typer.Typer(
@@ -36,6 +38,7 @@ program.command()(health)
 program.command()(produce)
 program.command()(consume)
 program.add_typer(topics, name="topics")
+program.add_typer(groups, name="groups")
 
 
 def _show_version(wanted: bool) -> None:

@@ -19,6 +19,7 @@ class _Record(msgspec.Struct):
     value: msgspec.Raw
     encoding: Literal["json", "text", "base64"] = "json"
     key_encoding: Literal["text", "base64"] = "text"
+    topic: str | None = None
 
 
 _decoder = msgspec.json.Decoder(_Record)
@@ -54,4 +55,5 @@ def _line(record: _Record) -> str:
     time = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC).isoformat(timespec="milliseconds")
     key = "null" if record.key is None else printable(record.key)
     value = printable(bytes(record.value).decode())
-    return f"{record.partition}/{record.offset}  {time[:-6]}Z  {key}  {value}\n"
+    topic = "" if record.topic is None else f"{record.topic}/"
+    return f"{topic}{record.partition}/{record.offset}  {time[:-6]}Z  {key}  {value}\n"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 
 from app.cli.client import Client, Url, Verbose
-from app.cli.output import emit_json, emit_table, tell, to_terminal
+from app.cli.output import ask, emit_json, emit_rows, emit_table, tell, to_terminal
 
 topics = typer.Typer(no_args_is_help=True, help="List, create, describe, alter and delete topics.")
 
@@ -41,10 +40,7 @@ def list_(url: Url, as_json: Json = False, verbose: Verbose = False) -> None:
                 emit_json(topic)
             return
         rows = [_row(topic) for topic in client.pages("/v1/topics")]
-    if rows:
-        emit_table(("topic", "partitions", "cleanup_policy", "retention_ms"), rows)
-    else:
-        tell("there are no topics yet")
+    emit_rows(("topic", "partitions", "cleanup_policy", "retention_ms"), rows, "there are no topics yet")
 
 
 @topics.command()
@@ -87,7 +83,7 @@ def describe(topic: Topic, url: Url, as_json: Json = False, verbose: Verbose = F
 @topics.command()
 def delete(topic: Topic, url: Url, yes: Yes = False, verbose: Verbose = False) -> None:
     """Delete a topic and all its records."""
-    _ask(f"Delete {topic} and all its records?", yes=yes)
+    ask(f"Delete {topic} and all its records?", yes=yes)
     with Client(url, verbose=verbose) as client:
         client.send("DELETE", topic_path(topic))
     tell(f"deleted {topic}")
@@ -103,18 +99,10 @@ def delete_records(
     verbose: Verbose = False,
 ) -> None:
     """Delete the records of a partition before an offset."""
-    _ask(f"Delete the records of {topic}, partition {partition}, before offset {before_offset}?", yes=yes)
+    ask(f"Delete the records of {topic}, partition {partition}, before offset {before_offset}?", yes=yes)
     path = f"{topic_path(topic)}/partitions/{partition}/records"
     with Client(url, verbose=verbose) as client:
         emit_json(client.send("DELETE", path, params={"before_offset": before_offset}).json())
-
-
-def _ask(question: str, *, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise typer.BadParameter("there is no terminal to ask; add --yes", param_hint="--yes")
-    typer.confirm(question, abort=True, err=True)
 
 
 def _show(topic: dict[str, Any]) -> None:

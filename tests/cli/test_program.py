@@ -11,17 +11,20 @@ import pytest
 
 from tests.cli.running import Cli, environment, free_port
 
-CLIENT_MODULES = "app.cli.client, app.cli.consume, app.cli.health, app.cli.produce, app.cli.rendering, app.cli.topics"
+CLIENT_MODULES = ", ".join(
+    f"app.cli.{name}"
+    for name in ("client", "consume", "consume_group", "groups", "health", "produce", "rendering", "topics")
+)
 
 
 def test_help_names_every_command_and_exit_code(cli: Cli) -> None:
     text = cli.ok("--help").out.decode()
-    for command in ("serve", "migrate", "openapi", "health", "topics", "produce", "consume"):
+    for command in ("serve", "migrate", "openapi", "health", "topics", "groups", "produce", "consume"):
         assert f" {command} " in text
     words = " ".join(text.split())
     assert (
         "Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 refused (4xx), 5 server error or unreachable, "
-        "130 interrupted." in words
+        "130 interrupted, 143 terminated." in words
     )
 
 
