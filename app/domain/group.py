@@ -77,7 +77,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         replaced_member_id: Whose place it took as the next holder of its instance_id.
-        previous_epoch: The epoch before `member_epoch`, if it moved by reconciliation; else -1.
+        previous_epoch: What it last knew, if `member_epoch` moved from there by reconciliation; else -1.
         assigned: What it may read, each with the epoch at which it got it.
         revoking: What it may no longer read and has not yet confirmed, likewise.
         target: What it is to hold in the end.
@@ -260,7 +260,7 @@ def beat(
     if not revoking:
         moved = replace(moved, revoke_deadline_ms=None)
         if group.assignment_epoch > member.member_epoch:
-            moved = replace(moved, member_epoch=group.assignment_epoch, previous_epoch=member.member_epoch)
+            moved = replace(moved, member_epoch=group.assignment_epoch, previous_epoch=member_epoch)
     elif revoking.keys() - member.revoking.keys():
         moved = replace(moved, revoke_deadline_ms=now_ms + member.wish.rebalance_timeout_ms)
     if moved != member or not member.lease_is_fresh(now_ms):
