@@ -18,7 +18,14 @@ from app.domain import assignment
 from app.domain import group as rules
 from app.domain.assignor import Partition
 from app.domain.group import Group, Member, Wish
-from app.errors import BrokerError, GroupIdNotFound, GroupMaxSizeReached, NonEmptyGroup, UnknownMemberId
+from app.errors import (
+    BrokerError,
+    GroupIdNotFound,
+    GroupMaxSizeReached,
+    NonEmptyGroup,
+    ServiceUnavailable,
+    UnknownMemberId,
+)
 from app.storage import beginnings, clock, groups, members, rebalancing
 from app.storage.engine import Storage, Tx
 from app.storage.groups import GroupSummary
@@ -31,6 +38,9 @@ _LOOKS_AT_TOPICS = 200
 
 Step = Callable[[Group, int], Group]
 """One pure step: a group and the database's time in, a group out."""
+
+Gone = Callable[[], bool]
+"""Whether the client of a call has gone."""
 
 Before = Callable[[Tx, int, Member], None]
 """What is to happen under the locks before a beat: it gets the group's id and the member."""
@@ -96,35 +106,48 @@ class Groups:
         self._announce(changed)
         return _standing(changed, wish.member_id), wish.member_id not in changed.before.members
 
-    async def beat(self, beat: Beat, found: Standing | None = None) -> Standing:
+    async def beat(self, beat: Beat, found: Standing | None = None, gone: Gone | None = None) -> Standing:
         """Take a heartbeat and return how the member stands then; see `domain.group.beat`.
 
         Args:
             beat: The heartbeat.
             found: How the member stands, if that was just read.
+            gone: Whether its client has gone.
 
         Raises:
             UnknownMemberId, FencedMemberEpoch, FencedInstanceId: Nothing was changed.
         """
         found = found or await self._storage.read(members.find, beat.group, beat.member_id)
-        if (
-            found is not None
-            and found.member.member_epoch == beat.member_epoch
-            and found.settled
-            and (found.member.lease_is_fresh(found.now_ms) or await self._leases.renew(found))
-        ):
-            return found
-        return await self.step(beat, found)
+        if found is not None and found.member.member_epoch == beat.member_epoch and found.settled:
+            if found.member.lease_is_fresh(found.now_ms):
+                return found
+            if found.member.lease_is_ample(found.now_ms):
+                self._leases.renew_soon(found)
+                return found
+            if await self._leases.renew(found):
+                return found
+        return await self.step(beat, found, gone=gone)
 
-    async def step(self, beat: Beat, found: Standing | None, before: Before | None = None) -> Standing:
+    async def step(
+        self, beat: Beat, found: Standing | None, before: Before | None = None, gone: Gone | None = None
+    ) -> Standing:
         """Take a heartbeat under the group's lock.
+
+        A client that gave up on a call may have sent another since, perhaps to another node: taken now, this one
+        would give away what the other was given.
 
         Args:
             beat: The heartbeat.
             found: How the member stood shortly before.
             before: What is to happen first, in the same transaction.
+            gone: Whether its client has gone.
+
+        Raises:
+            ServiceUnavailable: The client has gone; nothing was changed.
         """
         owned = None if beat.owned is None else await self._ids(beat.owned, found)
+        if gone is not None and gone():
+            raise ServiceUnavailable("the client has gone before its heartbeat was taken; nothing was done")
         step = partial(_beat, beat=beat, owned=owned)
         changed = await self._storage.write(_change, beat.group, step, (beat.member_id, before))
         self._announce(changed, beat.member_id)

@@ -1,9 +1,11 @@
-"""Renewing the sessions of members together: one short transaction for all beats that wait for it."""
+"""Renewing the sessions of members together: one short transaction for all beats of a moment."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 
+from app.errors import BrokerError
 from app.storage import members
 from app.storage.engine import Storage
 from app.storage.members import Standing
@@ -11,27 +13,47 @@ from app.storage.members import Standing
 _Lease = tuple[int, str, int]
 
 _MOST = 500
+_TOGETHER_S = 0.25
+
+_log = logging.getLogger(__name__)
 
 
 class Leases:
-    """Renews sessions without the groups' locks; used on the event loop only."""
+    """Renews sessions without the groups' locks; used on the event loop only.
+
+    While more than half of a session remains nobody waits for its renewal: were it lost with this process, the
+    member would beat at another node long before its time is over.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._waiting: dict[_Lease, asyncio.Future[bool]] = {}
         self._busy = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def renew_soon(self, found: Standing) -> None:
+        """Give a member a full session, together with all others of the next moment."""
+        self._add(found)
+        if self._timer is None and not self._busy:
+            self._timer = asyncio.get_running_loop().call_later(_TOGETHER_S, self._start)
 
     async def renew(self, found: Standing) -> bool:
         """Give a member a full session. Return False if the member has changed, or is being changed."""
-        lease = (found.group_id, found.member.wish.member_id, found.member.member_epoch)
-        future = self._waiting.get(lease)
-        if future is None:
-            future = self._waiting[lease] = asyncio.get_running_loop().create_future()
+        future = self._add(found)
         if not self._busy:
             self._start()
         return await asyncio.shield(future)
 
+    def _add(self, found: Standing) -> asyncio.Future[bool]:
+        lease = (found.group_id, found.member.wish.member_id, found.member.member_epoch)
+        if (future := self._waiting.get(lease)) is None:
+            future = self._waiting[lease] = asyncio.get_running_loop().create_future()
+        return future
+
     def _start(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         batch = {lease: self._waiting.pop(lease) for lease in list(self._waiting)[:_MOST]}
         self._busy = bool(batch)
         if batch:
@@ -44,6 +66,8 @@ class Leases:
                 future.cancel()
             return
         error = done.exception()
+        if error is not None and not isinstance(error, BrokerError):
+            _log.error("sessions could not be renewed", exc_info=error)
         for lease, future in batch.items():
             if error is not None:
                 future.set_exception(error)

@@ -23,11 +23,10 @@ class Patience:
     @property
     def over(self) -> bool:
         """Whether the deadline has passed or the client has gone."""
-        return self._loop.time() >= self._deadline or self.gone
+        return self._loop.time() >= self._deadline or self.has_gone()
 
-    @property
-    def gone(self) -> bool:
-        """Whether the client has gone."""
+    def has_gone(self) -> bool:
+        """Return whether the client has gone."""
         return self._gone is not None and self._gone.done()
 
     def shorten(self, max_wait_ms: int) -> None:

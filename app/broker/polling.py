@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from app.broker.groups import Beat, Before, Groups, refuse, watch_id
+from app.broker.groups import Beat, Before, Gone, Groups, refuse, watch_id
 from app.broker.offsets import Holder, OffsetCommit, Offsets, TopicGone, store, topics_change
 from app.broker.patience import Patience
 from app.broker.reading import PageSize, shares_of
@@ -100,13 +100,13 @@ class Poller:
             UnknownMemberId, FencedMemberEpoch, FencedInstanceId, StaleMemberEpoch: Nothing was changed.
             NoOffsetForPartition: auto_offset_reset is none, and there is nowhere to go on from.
         """
-        standing, had = await self._begin(request)
+        standing, had = await self._begin(request, patience.has_gone)
         patience.shorten(standing.member.heartbeat_interval_ms)
         beaten = standing.assignment_epoch
         while True:
             beat = request.beat._replace(member_epoch=standing.member.member_epoch)
             if not standing.settled and standing.assignment_epoch != beaten:
-                standing = await self._groups.step(beat, standing)
+                standing = await self._groups.step(beat, standing, gone=patience.has_gone)
                 beaten = standing.assignment_epoch
                 continue
             page = await self._read_or_wait(request, beat, standing, had, patience)
@@ -138,7 +138,7 @@ class Poller:
         known = ((partition, self._topics.place(*partition)) for partition in partitions)
         return {place[1]: _Place(place[0], partition) for partition, place in known if place is not None}
 
-    async def _begin(self, request: PollRequest) -> tuple[Standing, Collection[Partition]]:
+    async def _begin(self, request: PollRequest, gone: Gone) -> tuple[Standing, Collection[Partition]]:
         """Join if the member is not there, else commit and beat.
 
         Returns:
@@ -153,17 +153,17 @@ class Poller:
             raise await self._storage.read(refuse, beat.group, beat.member_id)
         if beat.member_epoch is None:
             beat = beat._replace(member_epoch=found.member.member_epoch)
-        return await self._commit_and_beat(request, beat, found), found.member.assigned.keys()
+        return await self._commit_and_beat(request, beat, gone, found), found.member.assigned.keys()
 
-    async def _commit_and_beat(self, request: PollRequest, beat: Beat, found: Standing) -> Standing:
+    async def _commit_and_beat(self, request: PollRequest, beat: Beat, gone: Gone, found: Standing) -> Standing:
         if not request.commits and (not request.auto_commit or found.handed_out is None):
-            return await self._groups.beat(beat, found)
+            return await self._groups.beat(beat, found, gone)
         for _ in range(_ATTEMPTS):
             commits = await self._offsets.resolve(request.commits)
             before = partial(_commit, beat=beat, commits=commits, auto=request.auto_commit)
             try:
                 quick = await self._storage.write(_commit_and_renew, beat, before)
-                return quick or await self._groups.step(beat, found, before)
+                return quick or await self._groups.step(beat, found, before, gone)
             except TopicGone:
                 self._offsets.look_again(request.commits)
         raise topics_change()
@@ -173,7 +173,7 @@ class Poller:
 
         A poll without auto_commit has to note it too where an earlier page is noted: it stands in for that page.
         """
-        if patience.gone or not (request.auto_commit or page.standing.handed_out is not None):
+        if patience.has_gone() or not (request.auto_commit or page.standing.handed_out is not None):
             return True
         spans = {partition: (span.from_offset, span.offset) for partition, span in page.spans.items()}
         return await self._storage.write(members.hand_out, page.standing, spans)

@@ -112,6 +112,10 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         """How often it should beat."""
         return min(LONGEST_HEARTBEAT_INTERVAL_MS, self.wish.session_timeout_ms // 6)
 
+    def lease_is_ample(self, now_ms: int) -> bool:
+        """Return whether half of the session remains, so that nobody need wait for its renewal."""
+        return 2 * (self.deadline_ms - now_ms) >= self.wish.session_timeout_ms
+
     def lease_is_fresh(self, now_ms: int) -> bool:
         """Return whether two thirds of the session remain, so that a beat need not be written."""
         return 3 * (self.deadline_ms - now_ms) >= 2 * self.wish.session_timeout_ms
