@@ -197,7 +197,7 @@ async def _lifespan(settings: Settings, services: Services, runner: TaskRunner, 
     finally:
         services.signals.close()
         with suppress(TimeoutError):
-            await asyncio.wait_for(services.appender.drain(), _DRAIN_S)
+            await asyncio.wait_for(asyncio.gather(services.appender.drain(), services.groups.drain()), _DRAIN_S)
         await runner.stop()
         if notices is not None:
             await notices.close()

@@ -221,6 +221,10 @@ class Groups:
         self._topics_seen = seen
         return changes >= _DUE_AT_ONCE
 
+    async def drain(self) -> None:
+        """Return when all sessions whose beats were answered are renewed."""
+        await self._leases.drain()
+
     async def tick(self) -> bool:
         """Note in the database that somebody looks after the groups."""
         await self._storage.write(rebalancing.tick, first=not self._ticked)

@@ -30,6 +30,7 @@ class Leases:
         self._waiting: dict[_Lease, asyncio.Future[bool]] = {}
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
+        self._idle: asyncio.Future[None] | None = None
 
     def renew_soon(self, found: Standing) -> None:
         """Give a member a full session, together with all others of the next moment."""
@@ -44,6 +45,14 @@ class Leases:
             self._start()
         return await asyncio.shield(future)
 
+    async def drain(self) -> None:
+        """Write what waits, and return when nothing waits any more."""
+        while self._waiting or self._busy:
+            if not self._busy:
+                self._start()
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+
     def _add(self, found: Standing) -> asyncio.Future[bool]:
         lease = (found.group_id, found.member.wish.member_id, found.member.member_epoch)
         if (future := self._waiting.get(lease)) is None:
@@ -56,6 +65,8 @@ class Leases:
             self._timer = None
         batch = {lease: self._waiting.pop(lease) for lease in list(self._waiting)[:_MOST]}
         self._busy = bool(batch)
+        if not batch and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
         if batch:
             task = self._storage.submit(members.renew, list(batch))
             task.add_done_callback(lambda done: self._finish(batch, done))
@@ -64,6 +75,8 @@ class Leases:
         if done.cancelled():  # the server ends
             for future in (*batch.values(), *self._waiting.values()):
                 future.cancel()
+            self._waiting.clear()
+            self._busy = False
             return
         error = done.exception()
         if error is not None and not isinstance(error, BrokerError):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app.broker.groups import Beat
 from app.broker.topics import TopicRequest
 from app.errors import (
     FencedMemberEpoch,
@@ -56,6 +57,7 @@ async def test_a_lease_is_renewed_when_less_than_two_thirds_of_the_session_remai
     node.writes = 0
 
     await node.beat("alice", 1)
+    await node.groups.drain()
     await node.beat("alice", 1)
 
     renewed = (await node.group()).members["alice"].deadline_ms
@@ -76,9 +78,35 @@ async def test_leases_that_grow_old_together_are_renewed_together(node: Node) ->
     node.writes = 0
 
     await asyncio.gather(*[node.beat(name, epoch) for name, epoch in epochs.items()])
+    await node.groups.drain()
 
-    assert node.writes < 15
+    assert node.writes == 1
     assert await node.storage.read(rebalancing.due, 100) == []
+
+
+async def test_a_beat_waits_for_its_renewal_when_less_than_half_of_the_session_remains(node: Node) -> None:
+    await node.create()
+    await node.join("alice")
+    await node.pass_time(23_000)
+    before = (await node.group()).members["alice"].deadline_ms
+
+    await node.beat("alice", 1)
+
+    assert (await node.group()).members["alice"].deadline_ms - before >= 23_000
+
+
+async def test_a_call_whose_client_has_gone_is_left_alone(node: Node) -> None:
+    await node.create()
+    await node.join("alice")
+    await node.join("bob")
+    await node.settle()
+    before = await node.group()
+
+    for owned in (None, frozenset[tuple[str, int]]()):
+        with pytest.raises(ServiceUnavailable, match="has gone"):
+            await node.groups.beat(Beat("billing", "alice", 1, owned, released=owned is None), gone=lambda: True)
+
+    assert await node.group() == before
 
 
 async def test_a_silent_member_is_removed_when_its_session_is_over_and_no_sooner(node: Node) -> None:
