@@ -45,6 +45,7 @@ class Dialect(Protocol):
         page_reads: Pages of records that are best read at once.
         compiler: Writes the SQL of a `Query`.
         shared: Whether other processes may use the database at the same time.
+        opening: What begins a write, where the driver does not; deferred until the first statement.
         ends: Where partitions end, as this process left them; None where others append too.
     """
 
@@ -54,6 +55,7 @@ class Dialect(Protocol):
     lanes: int
     page_reads: int
     shared: bool
+    opening: Sequence[Statement]
     ends: dict[int, PartitionEnd] | None
     read_engine: Engine
     write_engine: Engine
@@ -110,10 +112,10 @@ class Tx:
 
     __slots__ = ("_connection", "deferred", "dialect")
 
-    def __init__(self, connection: Connection, dialect: Dialect) -> None:
+    def __init__(self, connection: Connection, dialect: Dialect, opening: Sequence[Statement] = ()) -> None:
         self._connection = connection
         self.dialect = dialect
-        self.deferred: list[Statement] = []
+        self.deferred = [*opening]
 
     @property
     def connection(self) -> Connection:
@@ -254,7 +256,7 @@ class Storage:
                 connection = self._connection(self.dialect.write_engine)
                 try:
                     connection.begin()
-                    tx = Tx(connection, self.dialect)
+                    tx = Tx(connection, self.dialect, self.dialect.opening)
                     result = query(tx, *args, **kwargs)
                     committing = True
                     self.dialect.commit(tx)

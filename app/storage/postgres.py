@@ -69,6 +69,7 @@ class Postgres:
     lanes = _LANES
     page_reads = _READERS
     shared = True
+    opening: Sequence[Statement] = ()
     driver_error: type[Exception] = psycopg.Error
     compiler: SqlDialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call] # SQLAlchemy
 

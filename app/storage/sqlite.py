@@ -7,6 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Sequence
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from app.domain.append import PartitionEnd, Row
-from app.storage.engine import Fault, Tx
+from app.storage.engine import Fault, Statement, Tx
 
 _READERS = 2
 _CHECKPOINT_PAGES = 4_000
@@ -31,11 +32,12 @@ _RECLAIMED_PAGES = 1_000
 _SPARE_BYTES = 1024 * 1024
 
 _COLUMNS = "record_id, timestamp_ms, encoding, key, value, headers, start_bytes, max_timestamp_ms"
-_APPEND = f"INSERT INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
-_APPENDS = [
-    (size, _APPEND + ", (?, ?, ?, ?, ?, ?, ?, ?)" * (size - 1))
-    for size in (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
-]
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?)"
+_NO_ROW: Row = (None,) * 8  # type: ignore[assignment] # whose id is NULL
+_MOST_ROWS = 2_048
+"""In one statement: 16,384 parameters, of 32,766 that SQLite takes."""
+
+_BEGIN = Statement("BEGIN IMMEDIATE")
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -58,6 +60,7 @@ class Sqlite:
     page_reads = 1
     """The driver gives the interpreter's lock away for each row: two pages at once take longer than one by one."""
     shared = False
+    opening: Sequence[Statement] = (_BEGIN,)
     driver_error: type[Exception] = sqlite3.Error
     compiler: SqlDialect = SQLiteDialect_pysqlite()
 
@@ -82,25 +85,31 @@ class Sqlite:
         return found
 
     def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
-        """Insert rows of `records`, many to a statement.
-
-        A statement gives the interpreter's lock away once, so that a busy event loop delays few of them.
-        """
-        execute, start = tx.driver().execute, 0
-        for size, statement in _APPENDS:
-            while len(rows) - start >= size:
-                execute(statement, tuple(chain.from_iterable(rows[start : start + size])))
-                start += size
+        """Insert rows of `records`, as many to a statement as can be."""
+        for start in range(0, len(rows), _MOST_ROWS):
+            tx.deferred.append(_append(rows[start : start + _MOST_ROWS]))
 
     def lock_partitions(self, tx: Tx, partition_ids: Sequence[int]) -> None:
         """Do nothing: there is one writer."""
 
     def flush(self, tx: Tx) -> None:
-        """Do nothing: no statement crosses a network, so none is deferred."""
+        """Begin, where that has not been done, and run what was deferred."""
+        statements, tx.deferred = tx.deferred, []
+        execute = tx.driver().execute
+        for statement in statements:
+            execute(*statement)
 
     def commit(self, tx: Tx) -> None:
-        """Commit."""
-        tx.connection.commit()
+        """Run what was deferred, and commit.
+
+        A statement that is all of a transaction commits itself. It gives the interpreter's lock away once, for
+        which a busy event loop lets this thread wait; BEGIN, INSERT and COMMIT do so three times. And it needs
+        no journal of its own, for which SQLite would make a file.
+        """
+        if len(tx.deferred) == 2 and tx.deferred[0] is _BEGIN:
+            del tx.deferred[0]
+        if tx.deferred != [_BEGIN]:
+            tx.connection.commit()
 
     def fault(self, error: Exception) -> Fault:
         """Classify by SQLite's result code."""
@@ -135,6 +144,23 @@ class Sqlite:
     def _disk_is_full(self) -> bool:
         space = os.statvfs(self.path.parent)
         return space.f_bavail * space.f_frsize < _SPARE_BYTES
+
+
+def _append(rows: Sequence[Row]) -> Statement:
+    """Return the INSERT of some rows, filled up so that there are few statements to prepare: eight to an octave."""
+    step = 1 << max(len(rows).bit_length() - 4, 0)
+    missing = -len(rows) % step
+    values = tuple(chain.from_iterable((*rows, *(missing * [_NO_ROW]))))
+    return Statement(_insert_of(len(rows) + missing), values)
+
+
+@cache
+def _insert_of(size: int) -> str:
+    values = ", ".join([_ROW] * size)
+    return (
+        f"WITH given ({_COLUMNS}) AS (VALUES {values})"  # noqa: S608 - constants
+        f" INSERT INTO records ({_COLUMNS}) SELECT * FROM given WHERE record_id IS NOT NULL"
+    )
 
 
 _STARTED_MS = time.time_ns() // 1_000_000 - time.monotonic_ns() // 1_000_000
@@ -180,10 +206,11 @@ def _engine(path: Path, pragmas: Sequence[str], *, writes: bool) -> Engine:
 
     def begin(connection: Connection) -> None:
         driver: Any = connection.connection.driver_connection
-        driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+        driver.execute("BEGIN")
 
     event.listen(engine, "connect", set_up)
-    event.listen(engine, "begin", begin)
+    if not writes:
+        event.listen(engine, "begin", begin)
     return engine
 
 
@@ -195,6 +222,7 @@ def _writer_pragmas(ballast_bytes: int) -> Sequence[str]:
         "journal_mode = WAL",
         "synchronous = FULL",
         "secure_delete = OFF",
+        "temp_store = MEMORY",
         f"wal_autocheckpoint = {pages}",
         f"journal_size_limit = {_WAL_LIMIT_BYTES}",
         "cache_size = -16384",
