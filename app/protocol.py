@@ -167,6 +167,9 @@ class LimitedProtocol(HttpToolsProtocol):
     @override
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
+        if self._running is not None:
+            # The scope refers to the request and the request to the scope: only a garbage collection would free them.
+            self._running.scope.pop("millrace.answer", None)  # type: ignore[typeddict-item]
         self._unsent_bytes = math.inf
         if self.transport.is_closing():
             return
