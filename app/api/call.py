@@ -190,32 +190,38 @@ def request_id(scope: Scope) -> str:
     """Return the request's id: what the client sent, if it is printable, else a new one."""
     known: str | None = scope.get("millrace.request_id")
     if known is None:
-        known = (
-            next(
-                (
-                    value.decode()
-                    for key, value in scope["headers"]
-                    if key == b"x-request-id" and _REQUEST_ID.fullmatch(value)
-                ),
-                None,
-            )
-            or f"{_process}{next(_ids):012x}"
-        )
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+                known = value.decode()
+                break
+        else:
+            known = f"{_process}{next(_ids):012x}"
         scope["millrace.request_id"] = known
     return known
 
 
 async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:
     """Send an answer with the headers that every answer has, in one piece where the server can."""
-    fields: list[Header] = [(b"cache-control", b"no-store"), (b"x-request-id", request_id(scope).encode())]
+    identity = request_id(scope).encode()
+    answer = scope.get("millrace.answer")
+    if answer is not None and answer(reply.status, _head(reply, identity), reply.body):
+        return
+    fields: list[Header] = [(b"cache-control", b"no-store"), (b"x-request-id", identity)]
     if reply.status != 204:
         fields += (b"content-type", reply.content_type), (b"content-length", b"%d" % len(reply.body))
     fields += reply.headers
-    answer = scope.get("millrace.answer")
-    if answer is not None and answer(reply.status, b"".join([b"%b: %b\r\n" % field for field in fields]), reply.body):
-        return
     await send({"type": "http.response.start", "status": reply.status, "headers": fields})
     await send({"type": "http.response.body", "body": reply.body})
+
+
+def _head(reply: Reply, identity: bytes) -> bytes:
+    """Return the header fields of an answer as they go over the wire."""
+    head = b"cache-control: no-store\r\nx-request-id: %b\r\n" % identity
+    if reply.status != 204:
+        head += b"content-type: %b\r\ncontent-length: %d\r\n" % (reply.content_type, len(reply.body))
+    for field in reply.headers:
+        head += b"%b: %b\r\n" % field
+    return head
 
 
 def _part(message: Message) -> bytes:

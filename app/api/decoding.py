@@ -68,10 +68,21 @@ class ProduceBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     offset: Raw | UnsetType = UNSET
 
 
+class _PlainRecord(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    value: Raw
+    key: str | None = None
+
+
+class _PlainRecords(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    records: list[_PlainRecord]
+
+
 class _Counted(msgspec.Struct, gc=False):
     records: Sequence[Raw] = ()
 
 
+_plain_record = msgspec.json.Decoder(_PlainRecord)
+_plain_records = msgspec.json.Decoder(_PlainRecords)
 _counted = msgspec.json.Decoder(_Counted)
 _body = msgspec.json.Decoder(ProduceBody)
 _record = msgspec.json.Decoder(RecordIn)
@@ -93,6 +104,9 @@ def decode_json_body(body: bytes, most: int) -> list[Record]:
         raise InvalidRequest('send {"records": […]} instead of a list, or one value a line with ?lines=values')
     if body.count(b"{") > most + 1 and (found := len(decode_json(_counted, body).records)) > most:
         check_records(found, most)
+    if (plain := _plain(body)) is not None:
+        check_records(len(plain), most)
+        return plain
     request: ProduceBody = decode_json(_body, body)
     if request.records is UNSET:
         if request.value is UNSET:
@@ -114,7 +128,10 @@ def decode_record_lines(body: bytes, most: int) -> list[Record]:
         BadRequest: It is not JSON.
         InvalidRequest, InvalidRecord, InvalidTimestamp: With the record's index.
     """
-    return _records(decode_lines(_record, body, most))
+    try:
+        return _of_plain(decode_lines(_plain_record, body, most))
+    except (BadRequest, InvalidRequest):
+        return _records(decode_lines(_record, body, most))
 
 
 def decode_value_lines(body: bytes, key_from: str | None, timestamp_from: str | None, most: int) -> list[Record]:
@@ -173,26 +190,38 @@ def decode_raw(
     return Record(-1 if partition is None else partition, _time(0, timestamp_ms), key_bytes, value, None, encoding)
 
 
+def _plain(body: bytes) -> list[Record] | None:
+    """Return the records of a body that has just keys and JSON values, or None for any other and a faulty one.
+
+    Most bodies are such, and decode in half the time. What is wrong with another, the full decoder says.
+    """
+    try:
+        if not body.isascii():
+            body.decode()
+        if not body.startswith(b'{"records"'):
+            return _of_plain([_plain_record.decode(body)])
+        return _of_plain(_plain_records.decode(body).records)
+    except (UnicodeDecodeError, RecursionError, msgspec.DecodeError):
+        return None
+
+
+def _of_plain(given: list[_PlainRecord]) -> list[Record]:
+    records = []
+    for index, one in enumerate(given):
+        value = bytes(one.value)
+        if len(value) > MAX_VALUE_DEPTH:
+            _check_depth(index, value)
+        key = None
+        if one.key is not None:
+            key = one.key.encode()
+            if len(key) > MAX_KEY_BYTES:
+                _check_key(index, key)
+        records.append(Record(-1, -1, key, None if value == b"null" else value, None, VALUE_JSON))
+    return records
+
+
 def _records(given: Sequence[RecordIn | ProduceBody]) -> list[Record]:
-    return [
-        Record(-1, -1, None if one.key is None else one.key.encode(), bytes(one.value), None, VALUE_JSON)  # type: ignore[arg-type]
-        if _is_plain(one)
-        else _record_of(index, one)
-        for index, one in enumerate(given)
-    ]
-
-
-def _is_plain(given: RecordIn | ProduceBody) -> bool:
-    """Return whether a record has a JSON value and perhaps a key, no more, and is surely within all bounds."""
-    return (
-        given.encoding == "json"
-        and given.headers is None
-        and given.timestamp_ms is None
-        and given.partition is None
-        and given.key_encoding == "text"
-        and (given.key is None or len(given.key) <= 1_024)
-        and 4 < len(memoryview(given.value)) <= MAX_VALUE_DEPTH  # type: ignore[arg-type]
-    )
+    return [_record_of(index, one) for index, one in enumerate(given)]
 
 
 def _record_of(index: int, given: RecordIn | ProduceBody) -> Record:

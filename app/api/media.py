@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from app.api.call import Call
 from app.errors import UnsupportedMediaType
 
@@ -19,7 +21,12 @@ _CURL_HINT = (
 def media_type_of(call: Call) -> bytes:
     """Return the Content-Type without its parameters, in lower case; empty without one."""
     value = call.header(b"content-type")
-    return b"" if value is None else value.partition(b";")[0].strip().lower()
+    return b"" if value is None else _media_type(value)
+
+
+@lru_cache(64)
+def _media_type(value: bytes) -> bytes:
+    return value.partition(b";")[0].strip().lower()
 
 
 def charset_of(call: Call) -> str:

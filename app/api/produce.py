@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from app import errors
 from app.api import decoding, examples
-from app.api.call import Call, Reply
+from app.api.call import JSON, Call, Reply
 from app.api.media import LINE_TYPES, charset_of, form_refused, media_type_of
 from app.api.wire import MAX_INT64, Description, WireRoute, describe
 from app.broker.producer import ProduceRequest
@@ -164,16 +164,18 @@ async def _produce(
             topic,
             partition,
             records,
-            size_bytes=len(body) + len((query.key or "").encode()),
-            expected_offset=query.expected_offset if isinstance(query, ProducePartitionQuery) else None,
-            key=key,
-            stamp=stamp,
+            len(body) if query.key is None else len(body) + len(query.key.encode()),
+            query.expected_offset if isinstance(query, ProducePartitionQuery) else None,
+            key,
+            stamp,
         )
     )
     return _answer(call, accepted)
 
 
 def _decode(call: Call, media_type: bytes, body: bytes, query: ProduceQuery | ProducePartitionQuery) -> list[Record]:
+    if media_type == JSON and not call.scope["query_string"]:
+        return decoding.decode_json_body(body, call.services.max_records)
     partition = query.partition if isinstance(query, ProduceQuery) else None
     lines = query.lines or ("records" if media_type in LINE_TYPES else None)
     is_json = media_type == b"application/json" or media_type.endswith(b"+json") or media_type in LINE_TYPES
@@ -219,15 +221,18 @@ def _idempotence(call: Call, media_type: bytes, body: bytes) -> tuple[Idempotenc
         InvalidRequest: There are both kinds of headers.
     """
     key = call.header(b"idempotency-key")
-    producer = [call.header(name) for name in (b"producer-id", b"producer-epoch", b"producer-sequence")]
-    stamped = any(value is not None for value in producer)
+    name, epoch, sequence = (
+        call.header(b"producer-id"),
+        call.header(b"producer-epoch"),
+        call.header(b"producer-sequence"),
+    )
+    stamped = name is not None or epoch is not None or sequence is not None
     if key is None and not stamped:
         return None, None
     if not stamped:
         return idempotency_key(call, media_type, body), None
     if key is not None:
         raise InvalidRequest("send either Idempotency-Key or the Producer headers, not both")
-    name, epoch, sequence = producer
     if name is None or epoch is None or sequence is None:
         raise BadRequest("send Producer-Id, Producer-Epoch and Producer-Sequence together, or none of them")
     producer_id = name.decode("latin-1")
@@ -263,7 +268,8 @@ def _integer(name: str, value: bytes, highest: int) -> int:
 def _answer(call: Call, accepted: Accepted) -> Reply:
     appended = accepted.appended
     status = 200 if accepted.duplicate else 201
-    if b"return=minimal" in (call.header(b"prefer") or b"").replace(b" ", b"").lower():
+    prefer = call.header(b"prefer")
+    if prefer is not None and b"return=minimal" in prefer.replace(b" ", b"").lower():
         minimal = MinimalProduceAnswer(_by_partition(appended), accepted.duplicate)
         return Reply.of(minimal, status, [(b"preference-applied", b"return=minimal")])
     places = list(map(RecordPlace, appended.partitions, appended.offsets, appended.timestamps_ms))

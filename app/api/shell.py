@@ -5,7 +5,8 @@ The hot routes are reached here through one table, in front of FastAPI's router 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,9 @@ _CORS: dict[str, Any] = {
     "expose_headers": ["Link", "Retry-After", "X-Request-ID"],
 }
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+
+_KNOWN_PATHS = 1_024
+_KNOWN_HOSTS = 64
 
 _Hot = tuple[tuple[tuple[int, str], ...], tuple[tuple[int, str], ...], WireOperation]
 
@@ -54,6 +58,7 @@ class Shell:
         self._origins = frozenset(origins)
         self._cors = CORSMiddleware(self._route, allow_origins=list(origins), **_CORS) if origins else None
         self._hot: dict[tuple[str, int], list[_Hot]] = {}
+        self._match = lru_cache(_KNOWN_PATHS)(self._find)
         for route in routes:
             if route.operation.description.hot:
                 self._add(route)
@@ -92,7 +97,7 @@ class Shell:
         for method in route.methods or ():
             self._hot.setdefault((method, len(parts)), []).append((fixed, named, route.operation))
 
-    def _match(self, method: str, path: str) -> tuple[WireOperation, dict[str, str]] | None:
+    def _find(self, method: str, path: str) -> tuple[WireOperation, Mapping[str, str]] | None:
         parts = path.split("/")
         for fixed, named, operation in self._hot.get((method, len(parts)), ()):
             if all(parts[i] == part for i, part in fixed):
@@ -136,6 +141,7 @@ def allowed_hosts(host: str, names: Collection[str]) -> Collection[str] | None:
     return {*_LOOPBACK_NAMES, host, *(name.lower() for name in names)} if names else None
 
 
+@lru_cache(_KNOWN_HOSTS)
 def _name_of(host: bytes) -> str:
     """Return a Host header without its port."""
     text = host.decode("latin-1").lower().strip()

@@ -102,23 +102,20 @@ class WireOperation:
         self.description: Description = handler.description  # type: ignore[attr-defined]
         hints = get_type_hints(handler, include_extras=True)
         self.needs = {name: hints[name] for name in inspect.signature(handler).parameters}
-        self._binders: list[tuple[str, Binder]] = [
-            (name, _binder(name, hint)) for name, hint in self.needs.items() if name not in {"body", "call"}
-        ]
+        self._names = [name for name in self.needs if name != "body"]
+        self._binders = [_binder(name, self.needs[name]) for name in self._names]
         self._body = _body_decoder(self.needs["body"]) if "body" in self.needs else None
-        self._takes_call = "call" in self.needs
         self._takes_no_query = "query" not in self.needs and path.startswith("/v1/")
 
     async def __call__(self, call: Call) -> Reply:
         """Decode the request and run the handler."""
         if self._takes_no_query and call.scope["query_string"]:
             raise InvalidRequest("this operation takes no parameters in the query")
-        given: dict[str, Any] = {name: bind(call) for name, bind in self._binders}
-        if self._body is not None:
-            given["body"] = self._body(call, await call.body())
-        if self._takes_call:
-            given["call"] = call
-        return await self.handler(**given)
+        given = [bind(call) for bind in self._binders]
+        if self._body is None:
+            return await self.handler(*given)
+        body = self._body(call, await call.body())
+        return await self.handler(**dict(zip(self._names, given, strict=True)), body=body)
 
 
 class WireRoute(APIRoute):
@@ -167,6 +164,8 @@ def wire_routes(routes: Iterable[Any]) -> Iterator[WireRoute]:
 
 
 def _binder(name: str, hint: object) -> Binder:
+    if name == "call":
+        return lambda call: call
     if name == "query":
         return _query_binder(hint)
     if hint is int:

@@ -90,8 +90,7 @@ class Appender:
             raise ServiceUnavailable("too many appends wait for the database; try again later")
         waiting = _Waiting(append, size_bytes, asyncio.get_running_loop().create_future())
         self.pending_bytes += size_bytes
-        lowest = min(append.partition_ids[partition] for partition in set(append.partitions))
-        lane = self._lanes[lowest % len(self._lanes)]
+        lane = self._lanes[append.touched[0] % len(self._lanes)]
         lane.waiting.append(waiting)
         if not lane.busy:
             self._start(lane)
@@ -132,9 +131,8 @@ class Appender:
         for waiting, outcome in zip(batch, outcomes, strict=True):
             self.pending_bytes -= waiting.size_bytes
             if isinstance(outcome, Accepted) and not outcome.duplicate:
-                append = waiting.append
-                touched.update([append.partition_ids[partition] for partition in set(append.partitions)])
-                self.records += len(append.records)
+                touched.update(waiting.append.touched)
+                self.records += len(waiting.append.records)
             if not waiting.outcome.done():
                 waiting.outcome.set_result(outcome)
         self.requests += len(batch)

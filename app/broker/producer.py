@@ -78,7 +78,7 @@ class Producer:
             BrokerError: What the request breaks; nothing is written.
         """
         for _ in range(_ATTEMPTS):
-            topic = await self._topic(request)
+            topic = self._topics.known(request.topic) or await self._topic(request)
             try:
                 append = self._prepare(topic, request)
             except BrokerError:
@@ -177,7 +177,7 @@ def _choose_partitions(topic: TopicInfo, request: ProduceRequest, turns: Iterato
         partition_id_of(topic, request.partition)
         _check_agreement(request.records, request.partition)
         return [request.partition] * len(request.records)
-    partitions = topic.partitions
+    partitions = len(topic.partition_ids)
     turn = -1
     chosen = []
     for index, record in enumerate(request.records):

@@ -59,6 +59,10 @@ class Topics:
         self._cache: dict[str, TopicInfo] = {}
         self._by_id: dict[int, TopicInfo] = {}
 
+    def known(self, name: str) -> TopicInfo | None:
+        """Return a topic if this node knows it already."""
+        return self._cache.get(name)
+
     async def get(self, name: str) -> TopicInfo:
         """Return a topic as this node knows it.
 

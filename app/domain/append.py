@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from app.domain.producer import ProducerStamp, ProducerState, advance, replay
 from app.domain.record import Record
@@ -29,6 +30,7 @@ class Append(msgspec.Struct, frozen=True):
         stamp_time: Whether every record gets the time of the append (LogAppendTime).
         refusal: What the topic's configuration has against the records; a repeat is answered all the same.
         expected_offset: The log end that the one partition of the records must have, or None.
+        touched: Ids of the partitions that the records go to, ascending; follows from the others.
     """
 
     topic_id: int
@@ -42,6 +44,14 @@ class Append(msgspec.Struct, frozen=True):
     key: IdempotencyKey | None = None
     stamp: ProducerStamp | None = None
     refusal: BrokerError | None = None
+    touched: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Look once which partitions are touched: it is asked several times."""
+        ids, partitions = self.partition_ids, self.partitions
+        one = len(partitions) == 1
+        touched = (ids[partitions[0]],) if one else tuple(sorted([ids[partition] for partition in set(partitions)]))
+        force_setattr(self, "touched", touched)
 
 
 class Appended(msgspec.Struct, frozen=True, array_like=True):
@@ -159,8 +169,8 @@ class Batch:
 
     def _version(self, append: Append) -> int:
         version = -1
-        for partition in set(append.partitions):
-            end = self._ends.get(append.partition_ids[partition])
+        for partition_id in append.touched:
+            end = self._ends.get(partition_id)
             if end is None or end.topic_id != append.topic_id:
                 raise UnknownTopicOrPartition("the topic was deleted")
             version = end.version
@@ -189,19 +199,20 @@ class Batch:
 
     def _place(self, append: Append) -> Appended:
         """Give each record its offset, and make its row."""
-        ends = {partition: self._ends[append.partition_ids[partition]] for partition in set(append.partitions)}
+        ends, ids = self._ends, append.partition_ids
         now_ms, stamp_time, add_row = self._now_ms, append.stamp_time, self.rows.append
         offsets: list[int] = []
         timestamps: list[int] = []
         for record, partition in zip(append.records, append.partitions, strict=True):
-            end = ends[partition]
-            timestamp_ms = now_ms if stamp_time or record.timestamp_ms < 0 else record.timestamp_ms
-            end.max_timestamp_ms = max(end.max_timestamp_ms, timestamp_ms)
+            end = ends[ids[partition]]
+            timestamp_ms, latest_ms = record.timestamp_ms, end.max_timestamp_ms
+            if stamp_time or timestamp_ms < 0:
+                timestamp_ms = now_ms
+            if timestamp_ms > latest_ms:
+                end.max_timestamp_ms = latest_ms = timestamp_ms
             offset, size = end.log_end_offset, end.size_bytes
             key, value, headers = record.key, record.value, record.headers
-            add_row(
-                (end.first_id + offset, timestamp_ms, record.encoding, key, value, headers, size, end.max_timestamp_ms)
-            )
+            add_row((end.first_id + offset, timestamp_ms, record.encoding, key, value, headers, size, latest_ms))
             end.log_end_offset = offset + 1
             if key is not None:
                 size += len(key)
@@ -228,4 +239,4 @@ class Batch:
 
 def partition_ids_of(appends: Sequence[Append]) -> list[int]:
     """Return the ids of the partitions that the appends write to, ascending: the order of their locks."""
-    return sorted({append.partition_ids[partition] for append in appends for partition in set(append.partitions)})
+    return sorted(set().union(*[append.touched for append in appends]))
