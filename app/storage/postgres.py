@@ -42,7 +42,14 @@ _SESSION = """
 SELECT set_config('lock_timeout', '5s', false),
        set_config('idle_in_transaction_session_timeout', '5s', false),
        set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
-                  THEN 'on' ELSE current_setting('synchronous_commit') END, false)
+                  THEN 'on' ELSE current_setting('synchronous_commit') END, false),
+       set_config('enable_seqscan', 'off', false),
+       set_config('enable_hashjoin', 'off', false),
+       set_config('enable_mergejoin', 'off', false),
+       set_config('jit', 'off', false)
+"""
+"""Every statement on the log goes by an index. A planner that has no statistics yet, or those of an empty table,
+would read all of `records` to find where a partition ends, and a prepared statement would stay with that.
 """
 
 CONNECT_ARGS: dict[str, Any] = {

@@ -210,3 +210,18 @@ def test_a_lock_not_to_be_had_in_time_is_refused_and_writes_nothing(nodes: tuple
     first.storage.write_now(hold)
 
     assert first.extent(info).log_end_offset == 1
+
+
+@pytest.mark.postgres
+def test_the_end_of_a_partition_is_found_by_its_index_before_the_database_has_statistics(
+    nodes: tuple[Scribe, Scribe],
+) -> None:
+    node, _ = nodes
+    info = node.create(partitions=2)
+    read_whole = "SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'records'"
+
+    def append(tx: Tx) -> int:
+        log.append(tx, [request(info, [Row(value=b"x")]), request(info, [Row(value=b"x")], 1)], NOW_MS)
+        return int(tx.connection.exec_driver_sql(read_whole).scalar_one())
+
+    assert [node.storage.write_now(append) for _ in range(10)] == [0] * 10
