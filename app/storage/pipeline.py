@@ -131,13 +131,10 @@ def int2s(values: Sequence[int]) -> bytes:
 
 def byteas(values: Sequence[bytes | None]) -> bytes:
     """Pack a bytea[]."""
-    parts = [_HEADER.pack(1, 1, _BYTEA_OID, len(values), 1)]
-    for value in values:
-        if value is None:
-            parts.append(_NULL)
-        else:
-            parts += (_length(len(value)), value)
-    return b"".join(parts)
+    head = _HEADER.pack(1, 1, _BYTEA_OID, len(values), 1)
+    if values.count(None) == len(values):
+        return head + _NULL * len(values)
+    return head + b"".join([_NULL if value is None else _length(len(value)) + value for value in values])
 
 
 @lru_cache(maxsize=1024)

@@ -20,7 +20,8 @@ from app.domain.append import PartitionEnd, Row
 from app.storage.engine import Fault, Statement, Tx
 from app.storage.pipeline import STALE, Pipeline, byteas, int2s, int8s
 
-_LANES = 4
+_LANES = 2
+"""More would share the same interpreter's lock, and make the batches smaller."""
 _CANCEL_S = 1.0
 _SPARE_WRITERS = 2
 _READERS = 4
