@@ -16,7 +16,7 @@ from app.api.call import JSON, Call, Header, Reply
 from app.api.media import LINE_TYPES
 from app.api.wire import Description, WireRoute, check_bound, describe
 from app.broker.patience import Patience
-from app.broker.reading import PageSize
+from app.broker.reading import PageSize, PartitionPage
 from app.domain.cursor import Cursor, decode_cursor, encode_cursor
 from app.domain.position import Position, parse_position
 from app.errors import InvalidRequest
@@ -53,6 +53,9 @@ class FetchTopicQuery(FetchQuery, forbid_unknown_fields=True, kw_only=True):
     """As for a partition; `cursor` goes on where a page ended."""
 
     cursor: Annotated[str | None, Meta(description="next_cursor of a page; instead of offset.")] = None
+
+
+_DEFAULTS = FetchTopicQuery()
 
 
 class FetchedHeader(msgspec.Struct, omit_defaults=True):
@@ -150,20 +153,32 @@ async def fetch(call: Call, topic: str, partition: int, query: FetchQuery) -> Re
     """
     position = parse_position(query.offset)
     size = _size(call, query)
+    lines = _wants_lines(call)
     waiting = _waiting(call, query)
     try:
-        page = await call.services.fetcher.fetch(
-            topic, partition, position, size, query.offset_reset, waiting and waiting.patience
+        body, next_offset = await call.services.fetcher.fetch_as(
+            _lines if lines else _json,
+            topic,
+            partition,
+            position,
+            size,
+            query.offset_reset,
+            waiting and waiting.patience,
         )
     finally:
         _stop(waiting)
-    link = _link(call, query, {"offset": str(page.next_offset)})
-    if _wants_lines(call):
-        lines = encoding.ndjson([(partition, record) for record in page.records])
-        return await _page(call, lines, b"application/x-ndjson", link)
-    records = encoding.records_out(partition, page.records)
+    link = _link(call, query, {"offset": str(next_offset)})
+    return await _page(call, body, b"application/x-ndjson" if lines else JSON, link)
+
+
+def _lines(page: PartitionPage) -> tuple[bytes, int]:
+    return encoding.ndjson([(page.partition, record) for record in page.records]), page.next_offset
+
+
+def _json(page: PartitionPage) -> tuple[bytes, int]:
+    records = encoding.records_out(page.partition, page.records)
     answer = encoding.PartitionPageOut(records, page.next_offset, page.log_start_offset, page.log_end_offset)
-    return await _page(call, encoding.encode(answer) + b"\n", JSON, link)
+    return encoding.encode(answer) + b"\n", page.next_offset
 
 
 class _Waiting(NamedTuple):
@@ -205,7 +220,7 @@ def _link(call: Call, query: FetchQuery, place: dict[str, str]) -> Header:
     same = {
         name: value
         for name, value in msgspec.structs.asdict(query).items()
-        if value is not None and name not in {"offset", "cursor"} and value != getattr(FetchTopicQuery(), name)
+        if value is not None and name not in {"offset", "cursor"} and value != getattr(_DEFAULTS, name)
     }
     path = quote(call.scope["path"], safe="/")
     return b"link", f'<{path}?{urlencode(place | same)}>; rel="next"'.encode()

@@ -6,6 +6,8 @@ A waiting read holds no database connection. Streams are the same loop.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 from app.broker.patience import Patience
 from app.broker.reading import (
@@ -23,7 +25,9 @@ from app.domain.cursor import Cursor
 from app.domain.position import At, Position
 from app.domain.topic import TopicInfo
 from app.errors import CursorExpired, UnknownTopicOrPartition
-from app.storage.engine import Storage
+from app.storage.engine import Storage, Tx
+
+T = TypeVar("T")
 
 
 class Fetcher:
@@ -44,7 +48,23 @@ class Fetcher:
         reset: OffsetReset | None = None,
         patience: Patience | None = None,
     ) -> PartitionPage:
-        """Return a page of a partition, once it has `min_bytes` or the patience is over.
+        """Return a page of a partition, once it has `min_bytes` or the patience is over; see `fetch_as`."""
+        return await self.fetch_as(_itself, topic, partition, position, size, reset, patience)
+
+    async def fetch_as(
+        self,
+        shape: Callable[[PartitionPage], T],
+        topic: str,
+        partition: int,
+        position: Position,
+        size: PageSize,
+        reset: OffsetReset | None = None,
+        patience: Patience | None = None,
+    ) -> T:
+        """Return what `shape` makes of a page of a partition, once it has `min_bytes` or the patience is over.
+
+        `shape` runs in the thread that has read the page: there the event loop does not wait for it, nor does it
+        wait for the event loop between a page's records.
 
         The position is resolved once, before any wait.
 
@@ -63,8 +83,8 @@ class Fetcher:
                     peek = not last and size.min_bytes > 1
                     try:
                         async with self._reads:
-                            page = await self._storage.read(
-                                read_partition, info, partition, position, size, reset, peek=peek
+                            page, shaped = await self._storage.read(
+                                _read, shape, info, partition, position, size, reset, last=last, peek=peek
                             )
                     except UnknownTopicOrPartition:
                         if resolved:
@@ -72,8 +92,8 @@ class Fetcher:
                             raise
                         info = await self._instead_of(info, partition)
                         break
-                    if page.enough or patience is None or last:
-                        return page
+                    if patience is None or shaped is not None:
+                        return cast("T", shaped)
                     position, resolved = At(page.start_offset), True
                     watch.seen[partition_id] = page.log_end_offset
                     await patience.wait(watch)
@@ -151,3 +171,24 @@ class Fetcher:
             if isinstance(start, Cursor):
                 raise CursorExpired("the topic of this cursor was deleted; start again with offset=earliest")
         return info
+
+
+def _itself(page: PartitionPage) -> PartitionPage:
+    return page
+
+
+def _read(
+    tx: Tx,
+    shape: Callable[[PartitionPage], T],
+    info: TopicInfo,
+    partition: int,
+    position: Position,
+    size: PageSize,
+    reset: OffsetReset | None,
+    *,
+    last: bool,
+    peek: bool,
+) -> tuple[PartitionPage, T | None]:
+    """Return a page, and its shape if it is enough or the last that is read."""
+    page = read_partition(tx, info, partition, position, size, reset, peek=peek)
+    return page, shape(page) if page.enough or last else None
