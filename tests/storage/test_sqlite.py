@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from app.domain.append import PartitionEnd
 from app.errors import DiskFull
 from app.storage import log
 from app.storage.opening import open_storage
@@ -221,3 +222,30 @@ def test_a_crashed_writer_leaves_a_whole_database(sqlite_url: str) -> None:
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 500, 2_048, 2_049, 5_000])
+def test_an_append_of_any_number_of_rows_is_in_the_log_once_and_in_order(opened: Storage, count: int) -> None:
+    scribe = Scribe(opened)
+    info = scribe.create()
+
+    assert scribe.append(info, [Row(value=b"%d" % number) for number in range(count)]) == list(range(count))
+    assert scribe.append_values(info, b"last") == [count]
+    assert scribe.count("records") == count + 1
+    assert [record.value for record in scribe.page(info, count - 1, 2)] == [b"%d" % (count - 1), b"last"]
+
+
+def test_an_append_of_which_one_row_is_refused_leaves_none(opened: Storage) -> None:
+    scribe = Scribe(opened)
+    info = scribe.create()
+
+    def occupy(tx: Tx) -> None:
+        sql = "INSERT INTO records SELECT (partition_id << 42) + 2100, 0, 0, NULL, NULL, NULL, 0, 0 FROM partitions"
+        tx.connection.exec_driver_sql(sql)
+
+    opened.write_now(occupy)
+    opened.dialect.ends = {info.partition_ids[0]: PartitionEnd(info.topic_id, 1, 0, 0, 0, info.partition_ids[0] << 42)}
+    with pytest.raises(sqlite3.IntegrityError):
+        scribe.append(info, [Row(value=b"x")] * 2_200)
+
+    assert scribe.count("records") == 1
