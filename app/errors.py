@@ -200,9 +200,9 @@ class IdempotencyKeyReused(BrokerError):
 
 class ConcurrentRequest(BrokerError):
     code = "CONCURRENT_REQUEST"
-    title = "A request with the same key is running"
-    cause = "Another request with this Idempotency-Key did not finish within five seconds."
-    cure = "Send the same request with the same key again."
+    title = "A request like this is running"
+    cause = "Another request with this Idempotency-Key did not finish within five seconds, or another poll of this member began."
+    cure = "Send the same request with the same key again. Poll one at a time, each after the last's answer."
     retriable = True
 
 

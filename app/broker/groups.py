@@ -133,9 +133,6 @@ class Groups:
     ) -> Standing:
         """Take a heartbeat under the group's lock.
 
-        A client that gave up on a call may have sent another since, perhaps to another node: taken now, this one
-        would give away what the other was given.
-
         Args:
             beat: The heartbeat.
             found: How the member stood shortly before.
@@ -146,8 +143,7 @@ class Groups:
             ServiceUnavailable: The client has gone; nothing was changed.
         """
         owned = None if beat.owned is None else await self._ids(beat.owned, found)
-        if gone is not None and gone():
-            raise ServiceUnavailable("the client has gone before its heartbeat was taken; nothing was done")
+        refuse_gone(gone)
         step = partial(_beat, beat=beat, owned=owned)
         changed = await self._storage.write(_change, beat.group, step, (beat.member_id, before))
         self._announce(changed, beat.member_id)
@@ -239,6 +235,18 @@ class Groups:
             before.members.get(name) is not after.members.get(name) for name in others
         ):
             self._signals.announce([watch_id(after.group_id)])
+
+
+def refuse_gone(gone: Gone | None) -> None:
+    """Refuse a call whose client has gone: it may have sent another since, perhaps to another node.
+
+    Taken late, this one would give away what the other was given, or commit what that has not done yet.
+
+    Raises:
+        ServiceUnavailable: Nothing was changed.
+    """
+    if gone is not None and gone():
+        raise ServiceUnavailable("the client has gone before its call was taken; nothing was done")
 
 
 def watch_id(group_id: int) -> int:

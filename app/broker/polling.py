@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from app.broker.groups import Beat, Before, Gone, Groups, refuse, watch_id
+from app.broker.groups import Beat, Before, Gone, Groups, refuse, refuse_gone, watch_id
 from app.broker.offsets import Holder, OffsetCommit, Offsets, TopicGone, store, topics_change
 from app.broker.patience import Patience
 from app.broker.reading import PageSize, shares_of
@@ -19,10 +19,10 @@ from app.domain import group as rules
 from app.domain.assignor import Partition
 from app.domain.group import Member, Wish
 from app.domain.record import StoredRecord
-from app.errors import NoOffsetForPartition
+from app.errors import ConcurrentRequest, NoOffsetForPartition
 from app.storage import clock, members, offsets
 from app.storage.engine import Storage, Tx
-from app.storage.members import Standing
+from app.storage.members import HandedOut, Standing
 from app.storage.offsets import Commit, Position
 
 _ATTEMPTS = 5
@@ -100,7 +100,7 @@ class Poller:
             UnknownMemberId, FencedMemberEpoch, FencedInstanceId, StaleMemberEpoch: Nothing was changed.
             NoOffsetForPartition: auto_offset_reset is none, and there is nowhere to go on from.
         """
-        standing, had = await self._begin(request, patience.has_gone)
+        standing, had, turn = await self._begin(request, patience.has_gone)
         patience.shorten(standing.member.heartbeat_interval_ms)
         beaten = standing.assignment_epoch
         while True:
@@ -109,13 +109,19 @@ class Poller:
                 standing = await self._groups.step(beat, standing, gone=patience.has_gone)
                 beaten = standing.assignment_epoch
                 continue
-            page = await self._read_or_wait(request, beat, standing, had, patience)
+            page = await self._read_or_wait(request, beat, standing, had, turn, patience)
             if page.spans or patience.over or self._signals.closed or _changed(page, had):
                 return page
             standing = page.standing
 
     async def _read_or_wait(
-        self, request: PollRequest, beat: Beat, known: Standing, had: Collection[Partition], patience: Patience
+        self,
+        request: PollRequest,
+        beat: Beat,
+        known: Standing,
+        had: Collection[Partition],
+        turn: int | None,
+        patience: Patience,
     ) -> Polled:
         """Read what a member is assigned; wait until there are records, it stands differently, or patience is over."""
         await self._topics.learn(known.member.assigned)
@@ -125,7 +131,7 @@ class Poller:
                 watch.arm()
                 page = await self._storage.read(_read, beat, ids, request.size)
                 if page.spans:
-                    if await self._hand_out(request, page, patience):
+                    if turn is None or patience.has_gone() or await self._hand_out(page, turn):
                         return page
                     continue
                 if patience.over or self._signals.closed or _changed(page, had) or _moved(known, page.standing):
@@ -138,29 +144,39 @@ class Poller:
         known = ((partition, self._topics.place(*partition)) for partition in partitions)
         return {place[1]: _Place(place[0], partition) for partition, place in known if place is not None}
 
-    async def _begin(self, request: PollRequest, gone: Gone) -> tuple[Standing, Collection[Partition]]:
+    async def _begin(self, request: PollRequest, gone: Gone) -> tuple[Standing, Collection[Partition], int | None]:
         """Join if the member is not there, else commit and beat.
 
         Returns:
-            How the member stands then, and what it was assigned so far: nothing, if it has just joined.
+            How the member stands then; what it was assigned so far: nothing, if it has just joined; and the turn in
+            which it is to note what it hands out, or None.
         """
         beat, wish = request.beat, request.wish
         found = await self._storage.read(members.find, beat.group, beat.member_id)
         if wish is not None and (found is None or found.member.wish != wish):
             standing, _ = await self._groups.join(beat.group, wish, by_poll=True)
-            return standing, ()
+            return standing, (), 0 if found is None else found.turn
         if found is None:
             raise await self._storage.read(refuse, beat.group, beat.member_id)
         if beat.member_epoch is None:
             beat = beat._replace(member_epoch=found.member.member_epoch)
-        return await self._commit_and_beat(request, beat, gone, found), found.member.assigned.keys()
+        had = found.member.assigned.keys()
+        if _begins_turn(request, found):
+            return await self._commit_and_beat(request, beat, gone, found, found.turn), had, found.turn + 1
+        standing = (
+            await self._commit_and_beat(request, beat, gone, found, None)
+            if request.commits
+            else await self._groups.beat(beat, found, gone)
+        )
+        return standing, had, found.turn if request.auto_commit else None
 
-    async def _commit_and_beat(self, request: PollRequest, beat: Beat, gone: Gone, found: Standing) -> Standing:
-        if not request.commits and (not request.auto_commit or found.handed_out is None):
-            return await self._groups.beat(beat, found, gone)
+    async def _commit_and_beat(
+        self, request: PollRequest, beat: Beat, gone: Gone, found: Standing, turn: int | None
+    ) -> Standing:
         for _ in range(_ATTEMPTS):
             commits = await self._offsets.resolve(request.commits)
-            before = partial(_commit, beat=beat, commits=commits, auto=request.auto_commit)
+            before = partial(_commit, beat=beat, commits=commits, turn=turn, auto=request.auto_commit)
+            refuse_gone(gone)
             try:
                 quick = await self._storage.write(_commit_and_renew, beat, before)
                 return quick or await self._groups.step(beat, found, before, gone)
@@ -168,15 +184,31 @@ class Poller:
                 self._offsets.look_again(request.commits)
         raise topics_change()
 
-    async def _hand_out(self, request: PollRequest, page: Polled, patience: Patience) -> bool:
+    async def _hand_out(self, page: Polled, turn: int) -> bool:
         """Note what is returned, for the next poll to commit it. Return False if the member moved meanwhile.
 
-        A poll without auto_commit has to note it too where an earlier page is noted: it stands in for that page.
+        Raises:
+            ConcurrentRequest: A later poll has begun; its client has perhaps given up on this one.
         """
-        if patience.has_gone() or not (request.auto_commit or page.standing.handed_out is not None):
-            return True
         spans = {partition: (span.from_offset, span.offset) for partition, span in page.spans.items()}
-        return await self._storage.write(members.hand_out, page.standing, spans)
+        if await self._storage.write(members.hand_out, page.standing, turn, spans):
+            return True
+        now = await self._storage.read(members.find_turn, page.standing)
+        if now is not None and now != turn:
+            raise _overtaken()
+        return False
+
+
+def _begins_turn(request: PollRequest, found: Standing) -> bool:
+    """Return whether a poll commits what was handed out, or does without it: an older one then hands out nothing."""
+    handed = found.handed_out
+    if request.auto_commit:
+        return handed is not None and bool(handed.spans)
+    return request.wish is not None or handed is not None
+
+
+def _overtaken() -> ConcurrentRequest:
+    return ConcurrentRequest("a later poll of this member has begun; poll one at a time, each after the last's answer")
 
 
 def _changed(page: Polled, had: Collection[Partition]) -> bool:
@@ -201,18 +233,21 @@ def _commit_and_renew(tx: Tx, beat: Beat, before: Before) -> Standing | None:
     return found
 
 
-def _commit(tx: Tx, group_id: int, member: Member, *, beat: Beat, commits: Sequence[Commit], auto: bool) -> None:
+def _commit(
+    tx: Tx, group_id: int, member: Member, *, beat: Beat, commits: Sequence[Commit], turn: int | None, auto: bool
+) -> None:
     if commits and beat.member_epoch is not None:
         store(tx, group_id, Holder(member, beat.member_epoch), commits)
-    if auto:
-        _commit_handed_out(tx, group_id, member)
+    if turn is not None:
+        handed = members.begin_turn(tx, group_id, member.wish.member_id, turn)
+        if handed is None:
+            raise _overtaken()
+        if auto and handed.member_epoch <= member.member_epoch:
+            _commit_handed_out(tx, group_id, member, handed)
 
 
-def _commit_handed_out(tx: Tx, group_id: int, member: Member) -> None:
+def _commit_handed_out(tx: Tx, group_id: int, member: Member, handed: HandedOut) -> None:
     """Commit what the previous poll returned, where the member still holds it and nobody committed otherwise."""
-    handed = members.take_handed_out(tx, group_id, member.wish.member_id)
-    if handed is None or handed.member_epoch > member.member_epoch:
-        return
     lost = set(rules.check_commit(member, handed.member_epoch, handed.spans))
     committed = offsets.committed(tx, group_id, handed.spans)
     moves = {

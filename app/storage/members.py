@@ -29,10 +29,17 @@ class _MemberDetails(msgspec.Struct, frozen=True, array_like=True):
 
 
 class HandedOut(msgspec.Struct, frozen=True, array_like=True):
-    """What a poll returned: per partition where its records begin, and the offset after the last."""
+    """What a member's polls hand out, to be committed by the next.
 
-    member_epoch: int
-    spans: dict[Partition, tuple[int, int]]
+    Attributes:
+        turn: Rises when a poll begins that commits, or that does without what was handed out. A poll of an earlier
+            turn, whose client has perhaps given up on it, hands out nothing.
+        spans: Per partition where the records begin, and the offset after the last.
+    """
+
+    turn: int = 0
+    member_epoch: int = 0
+    spans: dict[Partition, tuple[int, int]] = {}
 
 
 class Standing(NamedTuple):
@@ -40,7 +47,7 @@ class Standing(NamedTuple):
 
     Attributes:
         now_ms: The database's time when it was read.
-        handed_out: What its last poll returned, if that is to be committed by the next.
+        handed_out: What its last poll returned; None if its polls commit otherwise.
     """
 
     group_id: int
@@ -49,6 +56,11 @@ class Standing(NamedTuple):
     member: Member
     now_ms: int
     handed_out: HandedOut | None = None
+
+    @property
+    def turn(self) -> int:
+        """The turn of its polls."""
+        return 0 if self.handed_out is None else self.handed_out.turn
 
     @property
     def settled(self) -> bool:
@@ -101,13 +113,9 @@ _RENEW = (
     .values(deadline_ms=now_ms() + _members.session_timeout_ms)
 )
 _RENEW_ONE = update(group_members).where(*_of_member).values(deadline_ms=now_ms() + _members.session_timeout_ms)
-_HAND_OUT = (
-    update(group_members)
-    .where(*_of_member, _members.member_epoch == bindparam("epoch"))
-    .values(handed_out=bindparam("new_handed_out"))
-)
-_HANDED_OUT = select(_members.handed_out).where(*_of_member)
-_CLEAR_HANDED_OUT = update(group_members).where(*_of_member).values(handed_out=None)
+_HANDED_OUT_NOW = select(_members.member_epoch, _members.handed_out).where(*_of_member)
+_HANDED_OUT = _HANDED_OUT_NOW.with_for_update()
+_HAND_OUT = update(group_members).where(*_of_member).values(handed_out=bindparam("new_handed_out"))
 
 
 def find(tx: Tx, name: str, member_id: str) -> Standing | None:
@@ -138,26 +146,39 @@ def renew_one(tx: Tx, found: Standing) -> None:
     tx.connection.execute(_RENEW_ONE, {"id": found.group_id, "name": found.member.wish.member_id})
 
 
-def hand_out(tx: Tx, found: Standing, spans: Mapping[Partition, tuple[int, int]]) -> bool:
-    """Note what a poll hands out, to be committed by the next. Return False if the member is at another epoch."""
-    epoch = found.member.member_epoch
-    values = {
-        "id": found.group_id,
-        "name": found.member.wish.member_id,
-        "epoch": epoch,
-        "new_handed_out": _encode(HandedOut(epoch, dict(spans))),
-    }
-    return tx.connection.execute(_HAND_OUT, values).rowcount == 1
+def hand_out(tx: Tx, found: Standing, turn: int, spans: Mapping[Partition, tuple[int, int]]) -> bool:
+    """Note what a poll of a turn hands out. Return False if the member is at another epoch, or a later turn began."""
+    epoch, name = found.member.member_epoch, found.member.wish.member_id
+    row = tx.connection.execute(_HANDED_OUT, {"id": found.group_id, "name": name}).one_or_none()
+    if row is None or row.member_epoch != epoch or _decoded(row.handed_out).turn != turn:
+        return False
+    _note(tx, found.group_id, name, HandedOut(turn, epoch, dict(spans)))
+    return True
 
 
-def take_handed_out(tx: Tx, group_id: int, member_id: str) -> HandedOut | None:
-    """Return what a locked member's last poll handed out, and forget it."""
-    member = {"id": group_id, "name": member_id}
-    encoded = tx.connection.execute(_HANDED_OUT, member).scalar_one_or_none()
-    if encoded is None:
+def find_turn(tx: Tx, found: Standing) -> int | None:
+    """Return the turn of a member's polls now, or None if it is gone."""
+    row = tx.connection.execute(
+        _HANDED_OUT_NOW, {"id": found.group_id, "name": found.member.wish.member_id}
+    ).one_or_none()
+    return None if row is None else _decoded(row.handed_out).turn
+
+
+def begin_turn(tx: Tx, group_id: int, member_id: str, turn: int) -> HandedOut | None:
+    """Take what a locked member's polls handed out, and begin the turn after it; None if that is not this turn."""
+    row = tx.connection.execute(_HANDED_OUT, {"id": group_id, "name": member_id}).one_or_none()
+    if row is None or (handed := _decoded(row.handed_out)).turn != turn:
         return None
-    tx.connection.execute(_CLEAR_HANDED_OUT, member)
-    return _handed_out.decode(encoded)
+    _note(tx, group_id, member_id, HandedOut(turn + 1))
+    return handed
+
+
+def _note(tx: Tx, group_id: int, member_id: str, handed: HandedOut) -> None:
+    tx.connection.execute(_HAND_OUT, {"id": group_id, "name": member_id, "new_handed_out": _encode(handed)})
+
+
+def _decoded(encoded: bytes | None) -> HandedOut:
+    return HandedOut() if encoded is None else _handed_out.decode(encoded)
 
 
 def _stand(rows: Sequence[tuple[Any, ...]]) -> Standing | None:

@@ -138,14 +138,26 @@ def test_what_was_handed_out_is_taken_once_and_only_noted_at_the_epoch(storage: 
     assert found is not None
     spans = {(7, 0): (3, 5), (7, 1): (0, 1)}
 
-    assert storage.write_now(members.hand_out, found, spans)
+    assert storage.write_now(members.hand_out, found, 0, spans)
     step(storage, lambda group: rules.join(group, wish("alice"), NOW_MS, 9))
-    assert not storage.write_now(members.hand_out, found, {})
+    assert not storage.write_now(members.hand_out, found, 0, {})
 
-    taken = storage.write_now(members.take_handed_out, found.group_id, "alice")
+    taken = storage.write_now(members.begin_turn, found.group_id, "alice", 0)
     assert (taken and taken.member_epoch, taken and taken.spans) == (1, spans)
-    assert storage.write_now(members.take_handed_out, found.group_id, "alice") is None
-    assert storage.write_now(members.take_handed_out, found.group_id, "zoe") is None
+    assert storage.write_now(members.begin_turn, found.group_id, "alice", 0) is None
+    assert storage.write_now(members.begin_turn, found.group_id, "zoe", 0) is None
+
+
+def test_a_poll_of_an_earlier_turn_hands_out_nothing(storage: Storage) -> None:
+    create(storage, "billing", "alice")
+    found = storage.read_now(members.find, "billing", "alice")
+    assert found is not None
+
+    assert storage.write_now(members.begin_turn, found.group_id, "alice", 0) is not None
+
+    assert not storage.write_now(members.hand_out, found, 0, {(7, 0): (0, 9)})
+    assert storage.write_now(members.hand_out, found, 1, {(7, 0): (0, 5)})
+    assert storage.read_now(members.find_turn, found) == 1
 
 
 def test_a_group_created_again_has_another_id_and_no_past(storage: Storage) -> None:
