@@ -62,7 +62,7 @@ class ProducePartitionQuery(_ProduceQuery, forbid_unknown_fields=True, kw_only=T
     ] = None
 
 
-class RecordPlace(msgspec.Struct):
+class RecordPlace(msgspec.Struct, gc=False):
     """Where a record lies."""
 
     partition: int
@@ -70,7 +70,7 @@ class RecordPlace(msgspec.Struct):
     timestamp_ms: int
 
 
-class PartitionPlace(msgspec.Struct):
+class PartitionPlace(msgspec.Struct, gc=False):
     """Where the records of a request lie in one partition: contiguous, from `base_offset`."""
 
     partition: int

@@ -115,8 +115,12 @@ class Appender:
     def _finish(self, lane: _Lane, batch: list[_Waiting], task: asyncio.Future[list[Outcome]]) -> None:
         error = task.exception()
         if error is None:
-            self._settle(batch, task.result())
-        elif isinstance(error, BrokerError):
+            try:
+                self._start(lane)  # first: the database goes on while the answers are written
+            finally:
+                self._settle(batch, task.result())
+            return
+        if isinstance(error, BrokerError):
             self._refuse(lane, batch, error)
         elif len(batch) > 1:
             _log.warning("the database refused a batch of %d requests; trying each alone", len(batch), exc_info=error)
