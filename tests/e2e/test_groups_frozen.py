@@ -271,9 +271,6 @@ async def all_have_a_full_session(node: Node, group: str, members: list[Member],
 
 
 @pytest.mark.postgres
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a beat that runs late confirms what its member never gave up"
-)
 @pytest.mark.parametrize("call", ["heartbeat", "poll"])
 async def test_a_call_executed_late_gives_nothing_away(nodes: tuple[Node, Node], topic: str, call: str) -> None:
     """A node is frozen before it reads a call; its client goes on at the other, and gets more to work on."""
@@ -314,9 +311,6 @@ async def test_a_call_executed_late_gives_nothing_away(nodes: tuple[Node, Node],
 
 
 @pytest.mark.postgres
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a poll that nobody waits for replaces what is handed out"
-)
 async def test_auto_commit_leaves_out_nothing_after_a_poll_whose_answer_nobody_got(
     nodes: tuple[Node, Node], topic: str
 ) -> None:
@@ -337,7 +331,7 @@ async def test_auto_commit_leaves_out_nothing_after_a_poll_whose_answer_nobody_g
         following = await there.post(path, json=wish | {"auto_commit": True, "max_wait_ms": 0})
 
     seen = [record["value"] for answer in (again, following) for record in answer.json()["records"]]
-    assert len(unseen.document["records"]) == 5
+    assert unseen.document["code"] == "CONCURRENT_REQUEST"
     assert seen == [0, 1, 2, 3, 4]
 
 
