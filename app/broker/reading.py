@@ -32,6 +32,7 @@ class PartitionPage(NamedTuple):
     Attributes:
         start_offset: Where the page begins.
         enough: Whether it has `min_bytes`, or as much as a page may have.
+        info: The topic as it was read.
     """
 
     partition: int
@@ -41,6 +42,7 @@ class PartitionPage(NamedTuple):
     log_start_offset: int
     log_end_offset: int
     enough: bool
+    info: TopicInfo
 
 
 class TopicPage(NamedTuple):
@@ -51,6 +53,7 @@ class TopicPage(NamedTuple):
         next_offsets: Offset of each partition where the next page begins.
         log_end_offsets: Log end of each partition.
         enough: Whether it has `min_bytes`, or as much as a page may have.
+        info: The topic as it was read.
     """
 
     records: list[tuple[int, StoredRecord]]
@@ -58,6 +61,7 @@ class TopicPage(NamedTuple):
     next_offsets: list[int]
     log_end_offsets: list[int]
     enough: bool
+    info: TopicInfo
 
 
 class TopicChanged(Exception):
@@ -88,12 +92,12 @@ def read_partition(
     first, end = bounds.log_start_offset, bounds.log_end_offset
     fewest = min(size.min_bytes, size.max_records + 1)
     if peek and end - start < fewest and pages.size_from(tx, bounds, start) < size.min_bytes:
-        return PartitionPage(partition, [], start, start, first, end, enough=False)
+        return PartitionPage(partition, [], start, start, first, end, enough=False, info=info)
     records = pages.read(tx, bounds, start, size.max_records, size.max_bytes)
     next_offset = records[-1].offset + 1 if records else start
     more = next_offset < end
     enough = _is_enough(records, size.min_bytes, more=more)
-    return PartitionPage(partition, records, start, next_offset, first, end, enough)
+    return PartitionPage(partition, records, start, next_offset, first, end, enough, info)
 
 
 def read_topic(
@@ -123,6 +127,7 @@ def read_topic(
         next_offsets,
         [one.log_end_offset for one in bounds],
         _is_enough([record for _, record in records], size.min_bytes, more=more),
+        info,
     )
 
 
@@ -132,7 +137,7 @@ def _positions(info: TopicInfo, start: Position | Cursor) -> Sequence[Position]:
     if len(start.offsets) > info.partitions:
         raise InvalidCursor("the cursor has more partitions than the topic")
     added = info.partitions - len(start.offsets)
-    return [At(offset) for offset in start.offsets] + [At(0)] * added
+    return [At(offset) if offset >= 0 else start.rest for offset in start.offsets] + [start.rest] * added
 
 
 def _resolve(tx: Tx, bounds: Bounds, position: Position, reset: OffsetReset | None) -> int:

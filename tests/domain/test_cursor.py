@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.cursor import Cursor, decode_cursor, encode_cursor
+from app.domain.cursor import Cursor, Place, decode_cursor, encode_cursor, encode_place
+from app.domain.position import At, Latest
 from app.errors import InvalidCursor
 
 OFFSETS = st.lists(st.integers(0, 2**42 - 1), min_size=1, max_size=1000)
@@ -27,6 +28,27 @@ def test_a_cursor_comes_back_as_it_was(topic_id: int, offsets: list[int]) -> Non
 
     assert decode_cursor(word) == Cursor(topic_id, offsets)
     assert quote(word, safe="") == word
+
+
+@given(st.integers(1, 2**63 - 1), st.integers(0, 999), st.integers(0, 2**42 - 1))
+def test_a_place_comes_back_as_it_was(topic_id: int, partition: int, offset: int) -> None:
+    word = encode_place(topic_id, partition, offset)
+
+    assert decode_cursor(word) == Place(topic_id, partition, offset)
+    assert quote(word, safe="") == word
+    assert len(word) <= 32
+
+
+def test_a_place_among_all_says_nothing_of_the_other_partitions() -> None:
+    assert Place(7, 2, 5).among_all(Latest()) == Cursor(7, [-1, -1, 5], Latest())
+    assert Cursor(7, [1]).rest == At(0)
+
+
+@pytest.mark.parametrize("word", [encode_place(7, 2, 5), encode_cursor(Cursor(7, [1, 2, 3]))])
+def test_a_word_with_another_character_is_refused(word: str) -> None:
+    for at, other in ((0, "l"), (3, "B"), (len(word) - 1, "0")):
+        with pytest.raises(InvalidCursor):
+            decode_cursor(word[:at] + other + word[at + 1 :])
 
 
 def test_a_cursor_of_the_largest_topic_fits_a_url() -> None:
@@ -52,7 +74,22 @@ def test_a_cursor_that_was_cut_is_refused(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [(7, []), (7, [-1]), (7, [0] * 1001), (7, ["0"]), ("7", [0]), (7, [0.5]), (7,), [7, [0], 1], {"topic_id": 7}, None],
+    [
+        (7, 1000, 0),
+        (7, -1, 0),
+        (7, 0, -1),
+        (7, 0, 0, 0),
+        (7, []),
+        (7, [-1]),
+        (7, [0] * 1001),
+        (7, ["0"]),
+        ("7", [0]),
+        (7, [0.5]),
+        (7,),
+        [7, [0], 1],
+        {"topic_id": 7},
+        None,
+    ],
     ids=repr,
 )
 def test_a_cursor_of_another_shape_is_refused(content: object) -> None:
