@@ -29,6 +29,8 @@ from app.storage.engine import Storage, Tx
 
 T = TypeVar("T")
 
+_GONE = "the topic of this cursor was deleted; start again with offset=earliest"
+
 
 class Fetcher:
     """Reads partitions and topics, waiting for records where asked."""
@@ -47,6 +49,7 @@ class Fetcher:
         size: PageSize,
         reset: OffsetReset | None = None,
         patience: Patience | None = None,
+        topic_id: int | None = None,
     ) -> PartitionPage:
         """Return a page of a partition, once it has `min_bytes` or the patience is over; see `fetch_as`."""
         return await self.fetch_as(_itself, topic, partition, position, size, reset, patience)
@@ -66,13 +69,15 @@ class Fetcher:
         `shape` runs in the thread that has read the page: there the event loop does not wait for it, nor does it
         wait for the event loop between a page's records.
 
-        The position is resolved once, before any wait.
+        The position is resolved once, before any wait. With `topic_id` it belongs to that topic, and to none that
+        was created again under the name.
 
         Raises:
+            CursorExpired: The topic of `topic_id` is gone.
             UnknownTopicOrPartition: There is none, or it was deleted during the wait.
             OffsetBelowLogStart, OffsetAboveLogEnd: Without `reset`, with the bounds.
         """
-        info = await self._with_partition(topic, partition)
+        info = await self._with_partition(topic, partition, topic_id)
         resolved = False
         while True:
             partition_id = info.partition_ids[partition]
@@ -87,8 +92,11 @@ class Fetcher:
                                 _read, shape, info, partition, position, size, reset, last=last, peek=peek
                             )
                     except UnknownTopicOrPartition:
-                        if resolved:
+                        if resolved or topic_id is not None:
                             self._topics.forget(info)
+                        if topic_id is not None:
+                            raise CursorExpired(_GONE) from None
+                        if resolved:
                             raise
                         info = await self._instead_of(info, partition)
                         break
@@ -134,8 +142,8 @@ class Fetcher:
                     watch.seen.update(zip(info.partition_ids, page.log_end_offsets, strict=True))
                     await patience.wait(watch)
 
-    async def _with_partition(self, topic: str, partition: int) -> TopicInfo:
-        info = await self._topics.get(topic)
+    async def _with_partition(self, topic: str, partition: int, topic_id: int | None) -> TopicInfo:
+        info = await (self._topics.get(topic) if topic_id is None else self._of_id(topic, topic_id))
         if not 0 <= partition < info.partitions:
             info = await self._topics.refresh(topic)
         partition_id_of(info, partition)
@@ -150,11 +158,14 @@ class Fetcher:
     async def _of_cursor(self, topic: str, start: Position | Cursor) -> TopicInfo:
         if not isinstance(start, Cursor):
             return await self._topics.get(topic)
+        return await self._of_id(topic, start.topic_id)
+
+    async def _of_id(self, topic: str, topic_id: int) -> TopicInfo:
         info = await self._topics.find(topic)
-        if info is not None and info.topic_id != start.topic_id:
+        if info is not None and info.topic_id != topic_id:
             info = await self._topics.refresh(topic)
-        if info is None or info.topic_id != start.topic_id:
-            raise CursorExpired("the topic of this cursor was deleted; start again with offset=earliest")
+        if info is None or info.topic_id != topic_id:
+            raise CursorExpired(_GONE)
         return info
 
     async def _changed(self, old: TopicInfo, start: Position | Cursor, *, resolved: bool) -> TopicInfo:
@@ -169,7 +180,7 @@ class Fetcher:
             if resolved:
                 raise UnknownTopicOrPartition("the topic was deleted")
             if isinstance(start, Cursor):
-                raise CursorExpired("the topic of this cursor was deleted; start again with offset=earliest")
+                raise CursorExpired(_GONE)
         return info
 
 

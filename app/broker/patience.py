@@ -11,19 +11,21 @@ class Patience:
     """A deadline, and the client that may go away before it.
 
     Args:
-        max_wait_ms: Longest wait from now on.
+        max_wait_ms: Longest wait from now on; None for no end.
         gone: Done when the client has gone; None if that is not watched.
     """
 
-    def __init__(self, max_wait_ms: int, gone: asyncio.Future[None] | None = None) -> None:
+    def __init__(self, max_wait_ms: int | None, gone: asyncio.Future[None] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + max_wait_ms / 1000
+        self._deadline = None if max_wait_ms is None else self._loop.time() + max_wait_ms / 1000
         self._gone = gone
 
     @property
     def over(self) -> bool:
         """Whether the deadline has passed or the client has gone."""
-        return self._loop.time() >= self._deadline or self.has_gone()
+        if self.has_gone():
+            return True
+        return self._deadline is not None and self._loop.time() >= self._deadline
 
     def has_gone(self) -> bool:
         """Return whether the client has gone."""
@@ -31,16 +33,18 @@ class Patience:
 
     def shorten(self, max_wait_ms: int) -> None:
         """Wait no longer than this from now on."""
-        self._deadline = min(self._deadline, self._loop.time() + max_wait_ms / 1000)
+        deadline = self._loop.time() + max_wait_ms / 1000
+        self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
 
     async def wait(self, watch: Watch) -> None:
         """Return at an announcement, at the deadline or when the client has gone."""
-        timer = self._loop.call_at(self._deadline, watch.fire)
+        timer = None if self._deadline is None else self._loop.call_at(self._deadline, watch.fire)
         if self._gone is not None:
             self._gone.add_done_callback(watch.fire)
         try:
             await watch.wait()
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
             if self._gone is not None:
                 self._gone.remove_done_callback(watch.fire)
