@@ -1,4 +1,4 @@
-"""Answers in one write to the socket."""
+"""Answers and chunks in one write to the socket."""
 
 from __future__ import annotations
 
@@ -39,4 +39,20 @@ def answer_at_once(cycle: RequestResponseCycle, status: int, head: bytes, body: 
     if not cycle.keep_alive:
         cycle.transport.close()
     cycle.on_response()
+    return True
+
+
+def chunk_at_once(cycle: RequestResponseCycle, chunk: bytes) -> bool:
+    """Write a chunk of a response under way, which many responses may share.
+
+    Args:
+        cycle: The request.
+        chunk: With its length and line ends, as it goes over the wire.
+
+    Returns:
+        False if it must go the ordinary way: the client is behind, or gone.
+    """
+    if cycle.disconnected or cycle.flow.write_paused or not cycle.chunked_encoding or cycle.response_complete:
+        return False
+    cycle.transport.write(chunk)
     return True

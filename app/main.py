@@ -41,6 +41,7 @@ from app.broker.offsets import Offsets
 from app.broker.polling import Poller
 from app.broker.producer import Producer
 from app.broker.signals import Signals
+from app.broker.streams import Streams
 from app.broker.topics import Topics
 from app.broker.transactions import Transactions
 from app.domain.topic import TopicConfig
@@ -149,6 +150,7 @@ def _services(settings: Settings, storage: Storage, runner: TaskRunner, outbox: 
     )
     appender = Appender(storage, signals, clock=clock, max_pending_bytes=settings.max_pending_bytes)
     producer = Producer(storage, catalogue, appender, auto_create_topics=settings.auto_create_topics, clock=clock)
+    fetcher = Fetcher(storage, catalogue, signals)
     groups = Groups(storage, catalogue, signals, Limits(settings.max_groups, settings.max_group_members))
     offsets = Offsets(storage, catalogue, settings.max_groups)
     return Services(
@@ -157,7 +159,8 @@ def _services(settings: Settings, storage: Storage, runner: TaskRunner, outbox: 
         topics=catalogue,
         appender=appender,
         producer=producer,
-        fetcher=Fetcher(storage, catalogue, signals),
+        fetcher=fetcher,
+        streams=Streams(fetcher, signals, comment_interval_ms=settings.stream_comment_interval_ms),
         groups=groups,
         offsets=offsets,
         poller=Poller(storage, catalogue, signals, groups, offsets),

@@ -14,7 +14,7 @@ from typing_extensions import override
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.answering import answer_at_once
+from app.answering import answer_at_once, chunk_at_once
 from app.limits import ProtocolLimits
 from app.refusal import (
     CHUNKS,
@@ -186,6 +186,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
         cycle.scope["millrace.answer"] = partial(answer_at_once, cycle)  # type: ignore[typeddict-unknown-key]
+        cycle.scope["millrace.chunk"] = partial(chunk_at_once, cycle)  # type: ignore[typeddict-unknown-key]
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     )
     max_records: int = Field(10_000, ge=1, le=10_000, description="Records in a request and in a page.")
     max_wait_ms: int = Field(60_000, ge=0, le=60_000, description="Longest wait of a read.")
+    stream_comment_interval_ms: int = Field(
+        15_000, ge=10, le=600_000, description="How often a stream of events says that it lives."
+    )
     poll_interval_ms: int = Field(
         500,
         ge=10,

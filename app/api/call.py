@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qsl
@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 _encoder = msgspec.json.Encoder()
 
 Header = tuple[bytes, bytes]
+Write = Callable[[bytes], Awaitable[None]]
 
 
 class ClientGone(Exception):
@@ -45,14 +46,25 @@ class Operation(Protocol):
         """Answer the call."""
 
 
+class Body(Protocol):
+    """A body that is written bit by bit; see `app/api/streams.py`."""
+
+    async def pour(self, write: Write) -> None:
+        """Write it. Each write waits while the client is behind."""
+
+    def last_words(self, error: BrokerError) -> bytes:
+        """Return how a refusal is told in mid-stream, before the end."""
+
+
 class Reply:
-    """An answer, sent in one piece.
+    """An answer, sent in one piece, or a stream.
 
     Attributes:
         body: The whole body; answers end with a newline.
+        stream: Writes the body of a stream.
     """
 
-    __slots__ = ("body", "content_type", "headers", "status")
+    __slots__ = ("body", "content_type", "headers", "status", "stream")
 
     def __init__(
         self,
@@ -60,8 +72,10 @@ class Reply:
         status: int = 200,
         content_type: bytes = JSON,
         headers: list[Header] | None = None,
+        stream: Body | None = None,
     ) -> None:
         self.body = body
+        self.stream = stream
         self.status = status
         self.content_type = content_type
         self.headers = headers or []
@@ -170,20 +184,43 @@ class Call:
         """Run an operation, send what it answers, refuses or fails with, and count that."""
         try:
             reply = await operation(self)
-        except BrokerError as refusal:
-            if isinstance(refusal, UnknownServerError):
-                _log.error("request %s failed: %s", self.request_id, refusal.detail)
-            reply = Reply.problem(refusal, self.request_id)
         except (ClientGone, asyncio.CancelledError):
             return
-        except Exception:  # noqa: BLE001 - the border to HTTP
-            _log.exception("request %s failed", self.request_id)
-            failure = UnknownServerError("the server failed; its log tells why under the request_id")
-            reply = Reply.problem(failure, self.request_id)
+        except Exception as error:  # noqa: BLE001 - the border to HTTP
+            reply = Reply.problem(self._refusal(error), self.request_id)
         answered = (operation.name, reply.status)
         answers = self.services.answers
         answers[answered] = answers.get(answered, 0) + 1
-        await send_reply(self.scope, self._send, reply)
+        if reply.stream is None:
+            await send_reply(self.scope, self._send, reply)
+        else:
+            await self._pour(reply, reply.stream)
+
+    async def _pour(self, reply: Reply, stream: Body) -> None:
+        """Send a stream; to HEAD only what stands before it."""
+        fields = _fields(self.scope, reply)
+        await self._send({"type": "http.response.start", "status": reply.status, "headers": fields})
+        last = b""
+        try:
+            if not self.scope.get("millrace.head"):
+                await stream.pour(self._write)
+        except asyncio.CancelledError:
+            return
+        except Exception as error:  # noqa: BLE001 - the border to HTTP
+            last = stream.last_words(self._refusal(error))
+        await self._send({"type": "http.response.body", "body": last})
+
+    async def _write(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    def _refusal(self, error: Exception) -> BrokerError:
+        """Return what to tell of an error, and log what is nobody's business."""
+        if not isinstance(error, BrokerError):
+            _log.error("request %s failed", self.request_id, exc_info=error)
+            return UnknownServerError("the server failed; its log tells why under the request_id")
+        if isinstance(error, UnknownServerError):
+            _log.error("request %s failed: %s", self.request_id, error.detail)
+        return error
 
 
 def request_id(scope: Scope) -> str:
@@ -202,14 +239,10 @@ def request_id(scope: Scope) -> str:
 
 async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:
     """Send an answer with the headers that every answer has, in one piece where the server can."""
-    identity = request_id(scope).encode()
     answer = scope.get("millrace.answer")
-    if answer is not None and answer(reply.status, _head(reply, identity), reply.body):
+    if answer is not None and answer(reply.status, _head(reply, request_id(scope).encode()), reply.body):
         return
-    fields: list[Header] = [(b"cache-control", b"no-store"), (b"x-request-id", identity)]
-    if reply.status != 204:
-        fields += (b"content-type", reply.content_type), (b"content-length", b"%d" % len(reply.body))
-    fields += reply.headers
+    fields = _fields(scope, reply)
     await send({"type": "http.response.start", "status": reply.status, "headers": fields})
     await send({"type": "http.response.body", "body": reply.body})
 
@@ -222,6 +255,15 @@ def _head(reply: Reply, identity: bytes) -> bytes:
     for field in reply.headers:
         head += b"%b: %b\r\n" % field
     return head
+
+
+def _fields(scope: Scope, reply: Reply) -> list[Header]:
+    fields: list[Header] = [(b"cache-control", b"no-store"), (b"x-request-id", request_id(scope).encode())]
+    if reply.status != 204:
+        fields.append((b"content-type", reply.content_type))
+        if reply.stream is None:
+            fields.append((b"content-length", b"%d" % len(reply.body)))
+    return fields + reply.headers
 
 
 def _part(message: Message) -> bytes:

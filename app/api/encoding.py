@@ -129,6 +129,11 @@ def ndjson(records: Iterable[tuple[int, StoredRecord]]) -> bytes:
     return _encoder.encode_lines([record_out(partition, _in_one_line(record)) for partition, record in records])
 
 
+def lines(records: Iterable[tuple[int, StoredRecord]]) -> list[bytes]:
+    """Return each record as one line without its end."""
+    return [encode(record_out(partition, _in_one_line(record))) for partition, record in records]
+
+
 def _in_one_line(record: StoredRecord) -> StoredRecord:
     value = record.value
     if value is None or record.encoding & VALUE_MASK != VALUE_JSON or (b"\n" not in value and b"\r" not in value):

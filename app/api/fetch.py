@@ -11,14 +11,14 @@ from fastapi import APIRouter
 from msgspec import Meta
 
 from app import errors
-from app.api import encoding
+from app.api import encoding, streams
 from app.api.call import JSON, Call, Header, Reply
 from app.api.media import LINE_TYPES
-from app.api.wire import Description, WireRoute, check_bound, describe
+from app.api.wire import MAX_INT64, Description, WireRoute, check_bound, describe
 from app.broker.patience import Patience
 from app.broker.reading import PageSize, PartitionPage
-from app.domain.cursor import Cursor, decode_cursor, encode_cursor
-from app.domain.position import Position, parse_position
+from app.domain.cursor import Cursor, Place, decode_cursor, encode_cursor
+from app.domain.position import Earliest, Position, parse_position
 from app.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=WireRoute)
@@ -26,26 +26,46 @@ router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=Wi
 
 _MAX_RECORDS = 500
 _COMPRESSED_AT_ONCE = 256 * 1024
+_MEDIA = ("application/x-ndjson", "text/event-stream")
+_STREAM_HEADERS: dict[str, dict[str, Any]] = {
+    "Last-Event-ID": {
+        "schema": {"type": "string"},
+        "description": "On streams: the id of the last event, where it goes on; wins over offset and cursor.",
+    }
+}
 
 
 class FetchQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Where to read, how much, and how long to wait for it."""
 
     offset: Annotated[
-        str,
+        Annotated[str, Meta(max_length=64)] | None,
         Meta(
-            max_length=64,
-            description="An offset, `earliest`, `latest`, `-N` (the last N), or `@` and epoch ms or RFC 3339.",
+            description="An offset, `earliest`, `latest`, `-N` (the last N), or `@` and epoch ms or RFC 3339. "
+            "If not given, a page starts at `earliest`, a stream at `latest`."
         ),
-    ] = "earliest"
+    ] = None
     max_records: Annotated[
         Annotated[int, Meta(ge=1, le=10_000)] | None, Meta(description="500 if not given, or what the server allows.")
     ] = None
     max_bytes: Annotated[int, Meta(ge=1, le=33_554_432)] = 1_048_576
     min_bytes: Annotated[int, Meta(ge=0, le=33_554_432, description="Wait for as many bytes.")] = 1
-    max_wait_ms: Annotated[int, Meta(ge=0, le=60_000, description="Longest wait for min_bytes.")] = 0
+    max_wait_ms: Annotated[
+        Annotated[int, Meta(ge=0, le=MAX_INT64)] | None,
+        Meta(
+            description="Longest wait of a page for min_bytes: 0 to 60,000, 0 if not given. "
+            "A stream ends so long after its start, and without it never."
+        ),
+    ] = None
     offset_reset: Annotated[
         Literal["earliest", "latest"] | None, Meta(description="Where to go on instead of 410 or 416.")
+    ] = None
+    follow: Annotated[
+        bool, Meta(description="Stream one record a line, for as long as the client stays, instead of a page.")
+    ] = False
+    max_events: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_INT64)] | None,
+        Meta(description="A stream ends after so many records, such as 10. Pages have max_records."),
     ] = None
 
 
@@ -99,9 +119,15 @@ class FetchTopicAnswer(msgspec.Struct):
 @describe(
     Description(
         answers={200: FetchTopicAnswer},
-        refusals=(errors.UnknownTopicOrPartition, errors.OffsetBelowLogStart, errors.InvalidCursor),
-        examples={"topic": "orders"},
-        media=("application/x-ndjson",),
+        refusals=(
+            errors.UnknownTopicOrPartition,
+            errors.OffsetBelowLogStart,
+            errors.InvalidCursor,
+            errors.CursorExpired,
+        ),
+        examples={"topic": "orders", "max_wait_ms": 1000},
+        headers=_STREAM_HEADERS,
+        media=_MEDIA,
         hot=True,
     )
 )
@@ -110,14 +136,14 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
 
     The order within a partition is kept, and each partition with unread records has a share of the page.
     `next_cursor` goes on where the page ended. With `Accept: application/x-ndjson` one record a line.
+
+    With `Accept: text/event-stream` it is a stream of server-sent events, from now on unless told otherwise: first one
+    with an `id` alone, then one for each record; send the last `id` as `Last-Event-ID` to go on after it. With
+    `follow=true` it is a stream of one record a line. `max_wait_ms=1000` or `max_events=10` ends a stream.
     """
-    start: Position | Cursor
-    if query.cursor is not None:
-        if query.offset != "earliest":
-            raise InvalidRequest("send either cursor or offset, not both")
-        start = decode_cursor(query.cursor)
-    else:
-        start = parse_position(query.offset)
+    if (form := streams.form_of(call, query)) is not None:
+        return await streams.open_stream(call, topic, None, query, form, query.cursor)
+    start = _start(query)
     services = call.services
     size = _size(call, query)
     waiting = _waiting(call, query)
@@ -139,9 +165,16 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
 @describe(
     Description(
         answers={200: FetchAnswer},
-        refusals=(errors.UnknownTopicOrPartition, errors.OffsetBelowLogStart, errors.OffsetAboveLogEnd),
-        examples={"topic": "orders", "partition": 0},
-        media=("application/x-ndjson",),
+        refusals=(
+            errors.UnknownTopicOrPartition,
+            errors.OffsetBelowLogStart,
+            errors.OffsetAboveLogEnd,
+            errors.InvalidCursor,
+            errors.CursorExpired,
+        ),
+        examples={"topic": "orders", "partition": 0, "max_wait_ms": 1000},
+        headers=_STREAM_HEADERS,
+        media=_MEDIA,
         hot=True,
     )
 )
@@ -150,8 +183,13 @@ async def fetch(call: Call, topic: str, partition: int, query: FetchQuery) -> Re
 
     `records` is empty only at `log_end_offset` or when the wait ran out. With `max_wait_ms` the answer comes as
     soon as `min_bytes` are there. With `Accept: application/x-ndjson` one record a line.
+
+    With `Accept: text/event-stream` or `follow=true` it is a stream, as of the whole topic. The ids of either kind of
+    stream are good for the other.
     """
-    position = parse_position(query.offset)
+    if (form := streams.form_of(call, query)) is not None:
+        return await streams.open_stream(call, topic, partition, query, form)
+    position = _position(query)
     size = _size(call, query)
     lines = _wants_lines(call)
     waiting = _waiting(call, query)
@@ -181,6 +219,19 @@ def _json(page: PartitionPage) -> tuple[bytes, int]:
     return encoding.encode(answer) + b"\n", page.next_offset
 
 
+def _position(query: FetchQuery) -> Position:
+    return Earliest() if query.offset is None else parse_position(query.offset)
+
+
+def _start(query: FetchTopicQuery) -> Position | Cursor:
+    if query.cursor is None:
+        return _position(query)
+    if query.offset is not None:
+        raise InvalidRequest("send either cursor or offset, not both")
+    start = decode_cursor(query.cursor)
+    return start.among_all(Earliest()) if isinstance(start, Place) else start
+
+
 class _Waiting(NamedTuple):
     patience: Patience
     gone: asyncio.Task[None]
@@ -188,9 +239,9 @@ class _Waiting(NamedTuple):
 
 def _waiting(call: Call, query: FetchQuery) -> _Waiting | None:
     """Return the patience of a read that may wait, ended by its client's going."""
-    check_bound("max_wait_ms", query.max_wait_ms, call.services.max_wait_ms)
-    if query.max_wait_ms == 0:
+    if not query.max_wait_ms:
         return None
+    check_bound("max_wait_ms", query.max_wait_ms, call.services.max_wait_ms)
     gone = asyncio.create_task(call.gone())
     return _Waiting(Patience(query.max_wait_ms, gone), gone)
 

@@ -123,6 +123,9 @@ class _Node(Collector):
             "millrace_waiting_reads", "Reads that wait for records.", value=self._services.signals.waiting
         )
         yield GaugeMetricFamily(
+            "millrace_open_streams", "Streams that clients read.", value=self._services.streams.open
+        )
+        yield GaugeMetricFamily(
             "millrace_disk_full",
             "1 while appends are refused for lack of space.",
             value=float(self._services.storage.full),

@@ -12,6 +12,7 @@ from app.broker.offsets import Offsets
 from app.broker.polling import Poller
 from app.broker.producer import Producer
 from app.broker.signals import Signals
+from app.broker.streams import Streams
 from app.broker.topics import Topics
 from app.broker.transactions import Transactions
 from app.storage.engine import Storage
@@ -33,6 +34,7 @@ class Services:
     appender: Appender
     producer: Producer
     fetcher: Fetcher
+    streams: Streams
     groups: Groups
     offsets: Offsets
     poller: Poller

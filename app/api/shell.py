@@ -83,7 +83,7 @@ class Shell:
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a hot route from here, all others from FastAPI."""
         if scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", "millrace.head": True}
         if (found := self._match(scope["method"], scope["path"])) is not None:
             operation, parameters = found
             await Call(scope, receive, send, self._services, parameters).run(operation)

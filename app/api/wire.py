@@ -185,7 +185,9 @@ def _partition_number(name: str, text: str) -> int:
 
 def _query_binder(struct: Any) -> Binder:  # noqa: ANN401 - a struct type
     empty = struct()
-    numbers = {name for name, hint in get_type_hints(struct).items() if hint is int or int in get_args(hint)}
+    hints = get_type_hints(struct)
+    numbers = {name for name, hint in hints.items() if hint is int or int in get_args(hint)}
+    flags = {name for name, hint in hints.items() if hint is bool}
 
     def bind(call: Call) -> Any:  # noqa: ANN401 - the struct
         if not call.scope["query_string"]:
@@ -194,6 +196,8 @@ def _query_binder(struct: Any) -> Binder:  # noqa: ANN401 - a struct type
         for name in numbers & given.keys():
             if _INTEGER.fullmatch(given[name]):
                 given[name] = int(given[name])
+        for name in flags & given.keys():
+            given[name] = {"true": True, "false": False}.get(given[name], given[name])
         try:
             return msgspec.convert(given, struct)
         except msgspec.ValidationError as error:

@@ -52,7 +52,7 @@ class Fetcher:
         topic_id: int | None = None,
     ) -> PartitionPage:
         """Return a page of a partition, once it has `min_bytes` or the patience is over; see `fetch_as`."""
-        return await self.fetch_as(_itself, topic, partition, position, size, reset, patience)
+        return await self.fetch_as(_itself, topic, partition, position, size, reset, patience, topic_id)
 
     async def fetch_as(
         self,
@@ -63,6 +63,7 @@ class Fetcher:
         size: PageSize,
         reset: OffsetReset | None = None,
         patience: Patience | None = None,
+        topic_id: int | None = None,
     ) -> T:
         """Return what `shape` makes of a page of a partition, once it has `min_bytes` or the patience is over.
 

@@ -98,6 +98,11 @@ SCRIPT = [
         get(url.replace("partitions/0", "partitions/9")),
         get(url.replace("partitions/0", "partitions/x")),
         get(f"{url}?cursor=x"),
+        get(f"{url}?offset=-3&max_events=2", Accept="text/event-stream"),
+        get(f"{url}?offset=earliest&max_wait_ms=0&follow=true"),
+        get(f"{url}?offset=99999", Accept="text/event-stream"),
+        get(f"{url}?max_wait_ms=5", Accept="text/event-stream", Last_Event_ID="x"),
+        get(f"{url}?max_events=2"),
     )
 ]
 
