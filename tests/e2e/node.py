@@ -36,6 +36,7 @@ class Node:
         directory: Where it runs and where its log is.
         program: What runs it, up to the subcommand.
         settings: `MILLRACE_` settings by their lower-case names, or whole variables by their upper-case names.
+        port: Where it listens, in all its lives; 0 takes a free one in each.
     """
 
     _number = 0
@@ -47,6 +48,7 @@ class Node:
         *,
         program: Sequence[str] = PROGRAM,
         settings: Mapping[str, object] | None = None,
+        port: int = 0,
     ) -> None:
         Node._number += 1
         self.log_path = directory / f"node-{Node._number}.log"
@@ -54,6 +56,7 @@ class Node:
         self.url = ""
         self._directory = directory
         self._program = tuple(program)
+        self._port = str(port)
         self._environment = environment(database_url, settings or {})
 
     def __enter__(self) -> Self:
@@ -67,7 +70,7 @@ class Node:
         """Start the process, without waiting for it."""
         with self.log_path.open("a") as log:
             self.process = subprocess.Popen(
-                [*self._program, "serve", "--port", "0"],
+                [*self._program, "serve", "--port", self._port],
                 cwd=self._directory,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

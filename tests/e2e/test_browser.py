@@ -1,0 +1,184 @@
+"""`EventSource` in a real browser reads a topic across restarts of the server without a gap.
+
+It needs a Chromium (Debian: `apt-get install chromium`), named by MILLRACE_TEST_CHROMIUM or found in the path, and is
+skipped where there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+
+from tests.e2e.node import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+CHROMIUM = os.environ.get("MILLRACE_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--no-proxy-server",
+)
+DEADLINE_S = 60
+PAGE = """<!doctype html><title>reader</title><script>
+const tell = (told) => fetch("/told", {method: "POST", body: JSON.stringify(told)});
+const source = new EventSource("STREAM");
+source.onopen = () => tell({open: true});
+source.onmessage = (event) => tell({value: JSON.parse(event.data).value, id: event.lastEventId, type: event.type});
+source.onerror = (event) => tell({error: source.readyState, data: event.data || null});
+</script>
+"""
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium is installed, nor named by MILLRACE_TEST_CHROMIUM"
+)
+
+
+class Told:
+    """What the page tells, sorted: the values in order, how often it was connected, what it had for errors."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self.ids: list[str] = []
+        self.opened = 0
+        self.errors: list[Any] = []
+        self.inbox: queue.Queue[Any] = queue.Queue()
+
+    def until(self, *, values: int = 0, opened: int = 0, errors: int = 0) -> None:
+        """Listen until the page has told as much."""
+        while len(self.values) < values or self.opened < opened or len(self.errors) < errors:
+            told = self.inbox.get(timeout=DEADLINE_S)
+            if "value" in told:
+                assert told["type"] == "message"
+                self.values.append(told["value"])
+                self.ids.append(told["id"])
+            elif "open" in told:
+                self.opened += 1
+            else:
+                self.errors.append(told)
+
+
+@contextlib.contextmanager
+def page_server(told: Told) -> Iterator[ThreadingHTTPServer]:
+    """Serve the page, and take what it tells."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(server.page.encode() if self.path == "/" else b"")
+
+        def do_POST(self) -> None:
+            told.inbox.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self._answer(b"")
+
+        def _answer(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    class Server(ThreadingHTTPServer):
+        page = ""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def browser(url: str, folder: Path) -> Iterator[None]:
+    """Run Chromium on a page."""
+    assert CHROMIUM is not None
+    with (folder / "chromium.log").open("wb") as log:
+        process = subprocess.Popen(
+            [CHROMIUM, *OPTIONS, f"--user-data-dir={folder / 'profile'}", url],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def test_a_page_reads_a_topic_across_restarts_without_a_gap(sqlite_url: str, tmp_path: Path) -> None:
+    told, port = Told(), free_port()
+    with page_server(told) as pages:
+        origin = f"http://127.0.0.1:{pages.server_port}"
+        stream = f"http://127.0.0.1:{port}/v1/topics/orders/records"
+        pages.page = PAGE.replace("STREAM", stream)  # type: ignore[attr-defined]
+        with Node(sqlite_url, tmp_path, port=port, settings={"cors_origins": origin}) as node:
+
+            def produce(first: int, number: int) -> None:
+                records = [{"value": value, "key": str(value)} for value in range(first, first + number)]
+                for record in records:
+                    assert httpx2.post(stream, json=record).status_code == 201
+
+            httpx2.put(f"{node.url}/v1/topics/orders", json={"partitions": 3})
+            produce(-3, 3)
+            with browser(origin, tmp_path):
+                told.until(opened=1)
+                # The server dies before the page has had a record: the first id alone says where it was.
+                node.kill()
+                node.start()
+                produce(0, 30)
+                told.until(opened=2, values=30)
+                node.terminate()
+                assert node.exit_code() == 0
+                node.start()
+                produce(30, 30)
+                told.until(opened=3, values=60)
+                before = len(told.errors)
+                httpx2.delete(f"{node.url}/v1/topics/orders")
+                told.until(errors=before + 3)
+
+    assert sorted(told.values) == list(range(60))
+    assert len(set(told.ids)) == 60
+    assert told.opened == 3
+    assert {error["error"] for error in told.errors[:before]} == {0}
+    (problem,) = [error["data"] for error in told.errors if error["data"]]
+    assert json.loads(problem)["code"] == "UNKNOWN_TOPIC_OR_PARTITION"
+    assert 2 in {error["error"] for error in told.errors[before:]}, "the browser has not given up"
+    assert "Traceback" not in node.log
