@@ -16,11 +16,12 @@ from bench.raw import open_raw
 from bench.report import HEAD, Line
 from bench.servers import Databases
 from bench.starting import starting
+from bench.streams import delivery
 from bench.throughput import Pace, p1, p2, p3
-from bench.waking import p4, p6_polls
+from bench.waking import p4, p6_polls, p6_streams
 
 _RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
-_ALL = ("P1", "P2", "P3", "P4", "P5", "P6", "START", "G1", "G2", "G3")
+_ALL = ("P1", "P2", "P3", "P4", "P5", "P6", "START", "G1", "G2", "G3", "STREAMS")
 
 
 class Plan(argparse.Namespace):
@@ -111,6 +112,7 @@ def _measures(plan: Plan, databases: Databases) -> Iterable[tuple[str, Callable[
         ("G1", lambda: groups.heartbeats(databases, 5.0 if plan.quick else 20.0)),
         ("G2", lambda: groups.polls(databases, 40 if plan.quick else 200)),
         ("G3", lambda: groups.assignment(databases.kind)),
+        ("STREAMS", lambda: [*p6_streams(databases, idle_s), delivery(databases, 3, 2.0 if plan.quick else 5.0)]),
     ]
     return [(name, measure) for name, measure in measures if name in plan.names]
 

@@ -1,16 +1,17 @@
-"""The bare twin: three lines of ASGI on the uvicorn settings of Millrace. `python -m bench.bare PORT [plain]`."""
+"""The bare twins: a few lines of ASGI on the uvicorn settings of Millrace. `python -m bench.bare PORT [plain|streams]`.
+
+One answers a constant; the other writes what is posted to all who have opened a stream.
+"""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import uvicorn
 
 from app.server import serve
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 _BODY = b'{"offsets":[{"partition":0,"offset":17,"timestamp_ms":1517363399650}]}\n'
 _START = {
@@ -30,6 +31,35 @@ async def bare(
         await _lifespan(receive, send)
         return
     await receive()
+    await send(_START)
+    await send({"type": "http.response.body", "body": _BODY})
+
+
+_streams: list[Callable[[dict[str, Any]], Awaitable[None]]] = []
+_OPEN = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+
+
+async def streams(
+    scope: dict[str, Any],
+    receive: Callable[[], Awaitable[dict[str, Any]]],
+    send: Callable[[dict[str, Any]], Awaitable[None]],
+) -> None:
+    """Open a stream for GET on another path than /; write the body of a POST to all streams."""
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+        return
+    message = await receive()
+    if scope["method"] == "POST":
+        event = {"type": "http.response.body", "body": message["body"], "more_body": True}
+        for write in _streams:
+            await write(event)
+    elif scope["path"] != "/":
+        await send(_OPEN)
+        await send({"type": "http.response.body", "body": b"id: 0\n\n", "more_body": True})
+        _streams.append(send)
+        await receive()
+        _streams.remove(send)
+        return
     await send(_START)
     await send({"type": "http.response.body", "body": _BODY})
 
@@ -61,7 +91,7 @@ def main() -> None:
         )
         return
     serve(
-        bare,  # type: ignore[arg-type]
+        streams if sys.argv[2:] == ["streams"] else bare,  # type: ignore[arg-type]
         host="127.0.0.1",
         port=port,
         on_stop=lambda: None,

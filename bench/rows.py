@@ -76,9 +76,9 @@ def post(path: str, body: bytes) -> bytes:
     return head.encode() + b"\r\n\r\n" + body
 
 
-def get(path: str) -> bytes:
+def get(path: str, accept: str = "*/*") -> bytes:
     """Return the bytes of a request without a body."""
-    return f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: {accept}\r\n\r\n".encode()
 
 
 @cache

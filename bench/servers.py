@@ -116,9 +116,17 @@ def running(process: Process) -> Iterator[Process]:
 
 def bare(*, plain: bool = False) -> Process:
     """Start the bare twin; `plain` on uvicorn's own protocol class."""
+    return _bare("plain" if plain else "")
+
+
+def bare_streams() -> Process:
+    """Start the bare twin that writes what it is sent to all streams."""
+    return _bare("streams")
+
+
+def _bare(kind: str) -> Process:
     port = free_port()
-    command = [sys.executable, "-m", "bench.bare", str(port), *(["plain"] if plain else [])]
-    return Process(command, port, "/")
+    return Process([sys.executable, "-m", "bench.bare", str(port), *filter(None, [kind])], port, "/")
 
 
 def millrace(database_url: str) -> Process:

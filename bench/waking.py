@@ -110,26 +110,32 @@ def p6_polls(databases: Databases, idle_s: float) -> list[Line]:
         f"/v1/topics/{_WATCHED}/partitions/{turn % _PARTITIONS}/records?offset=latest&max_wait_ms={_WAIT_MS}"
         for turn in range(_PARKED)
     ]
-    return _parked(databases, "long polls", _PARTITIONS, paths, idle_s)
+    return _parked(databases, "long polls", _PARTITIONS, [rows.get(path) for path in paths], idle_s)
 
 
-def _parked(databases: Databases, name: str, partitions: int, paths: list[str], idle_s: float) -> list[Line]:
+def p6_streams(databases: Databases, idle_s: float) -> list[Line]:
+    """Measure what 1,000 streams of one partition hold while nothing comes."""
+    request = rows.get(f"/v1/topics/{_WATCHED}/partitions/0/records", "text/event-stream")
+    return _parked(databases, "streams", 1, [request] * _PARKED, idle_s)
+
+
+def _parked(databases: Databases, name: str, partitions: int, requests: list[bytes], idle_s: float) -> list[Line]:
     url = databases.new()
     with servers.running(servers.millrace(url)) as server:
         servers.create_topic(server.port, _WATCHED, partitions)
-        return _park_all(databases, server, url, name, paths, idle_s)
+        return _park_all(databases, server, url, name, requests, idle_s)
 
 
 def _park_all(
-    databases: Databases, server: Process, url: str, name: str, paths: list[str], idle_s: float
+    databases: Databases, server: Process, url: str, name: str, requests: list[bytes], idle_s: float
 ) -> list[Line]:
     buffer = bytearray(1 << 20)
     kind = databases.kind
     before = server.rss_bytes()
     cpu_before = _cpu_share(server, idle_s)
     clients = [Connection(server.port, buffer) for _ in range(_PARKED)]
-    for path, client in zip(paths, clients, strict=True):
-        client.send(rows.get(path))
+    for request, client in zip(requests, clients, strict=True):
+        client.send(request)
     time.sleep(2)
     answers = {answer for client in clients if (answer := _early(client)) is not None}
     each_kb = (server.rss_bytes() - before) / _PARKED / 1000
