@@ -16,7 +16,7 @@ from bench.load import BadAnswer, Connection
 from bench.report import Line, Target
 from bench.servers import Databases, Process
 
-DELIVERY = Target(2.0, 1.2, higher=False)
+DELIVERY = Target(2.0, 1.5, higher=False)
 
 _READERS = 1_000
 _RATE = 20

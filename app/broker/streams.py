@@ -90,24 +90,32 @@ class Streams:
             flight.page.cancel()
 
     def _land(self, flight: Flight) -> None:
-        """Hand the page to all who wait for it."""
+        """Hand the page to all who wait for it: first to those whose clients keep up, then wake the others."""
         self._forget(flight)
+        waiting, flight.followers = flight.followers, set()
+        served: list[Follower] = []
         page = flight.result()
+        try:
+            if page is not None:
+                served += (follower for follower in waiting if follower.serve(page))
+        finally:
+            for follower in waiting.difference(served):
+                follower.fire()
         if page is None:
             flight.tail.close()
-            for follower in flight.followers:
-                follower.fire()
-            return
-        following = page.following
-        served = [follower for follower in flight.followers if follower.serve(page)]
-        if following in self._flights or following in self._kept:
-            flight.tail.close()
         else:
-            self._kept[following] = flight.tail
-        if served:
-            self.join(following, served)
-        elif self._kept.get(following) is flight.tail:
-            asyncio.get_running_loop().call_later(_KEPT_S, self._drop, following, flight.tail)
+            self._go_on(page.following, flight.tail, served)
+
+    def _go_on(self, spot: Spot, tail: Tail, followers: list[Follower]) -> None:
+        """Let a tail read on for followers; without any, keep it for a moment."""
+        if spot in self._flights or spot in self._kept:
+            tail.close()
+        else:
+            self._kept[spot] = tail
+        if followers:
+            self.join(spot, followers)
+        elif self._kept.get(spot) is tail:
+            asyncio.get_running_loop().call_later(_KEPT_S, self._drop, spot, tail)
 
     def _drop(self, spot: Spot, tail: Tail) -> None:
         if self._kept.get(spot) is tail:
@@ -214,11 +222,10 @@ class Follower:
                 await self._patience.wait(watch)
 
     def serve(self, page: SharedPage) -> bool:
-        """Send a page if the client keeps up, and return whether to wait for the next; else wake the stream."""
+        """Send a page at once if the client keeps up, and return whether it is sent."""
         if self._send(page):
             self._spot = page.following
             return True
-        self.fire()
         return False
 
     def fire(self) -> None:

@@ -257,6 +257,24 @@ async def test_a_read_that_nobody_waits_for_is_ended_and_another_may_begin_at_on
     await until(lambda: again.values == [b"1"])
 
 
+async def test_a_page_that_cannot_be_sent_at_once_silences_nobody(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = await readers(node, 3)
+
+    def broken(_: SharedPage) -> bool:
+        raise ZeroDivisionError
+
+    (flight,) = node.streams._flights.values()
+    for follower in flight.followers:
+        monkeypatch.setattr(follower, "_send", broken)
+    faults: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context["exception"]))
+    await node.produce(b"1")
+
+    await until(lambda: all(stream.values == [b"1"] for stream in streams))
+    asyncio.get_running_loop().set_exception_handler(None)
+    assert [type(fault) for fault in faults] == [ZeroDivisionError]
+
+
 async def test_a_tail_that_nobody_comes_to_is_not_kept(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.broker.streams._KEPT_S", 0.01)
     (stream,) = await readers(node, 1, prompt=False)

@@ -64,6 +64,7 @@ class Subscriber:
         ):
             assert answer.status_code == 200, await answer.aread()
             self.connections += 1
+            self.progress.set()
             text = ""
             async for part in answer.aiter_text():
                 *blocks, text = (text + part).split("\n\n")
@@ -73,6 +74,18 @@ class Subscriber:
                         assert event.event is None, event.data
                         self.seen.append(event.record)
                 self.progress.set()
+
+    async def read_for(self, seconds: float) -> None:
+        """Read one stream for a time, and leave it wherever it is."""
+        reading, before = asyncio.create_task(self.read()), self.connections
+        async with asyncio.timeout(30):
+            while self.connections == before and not reading.done():
+                self.progress.clear()
+                await self.progress.wait()
+        await asyncio.wait([reading], timeout=seconds)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        assert reading.cancelled(), reading.exception()
 
     async def have(self, number: int) -> None:
         """Wait until it has had so many records."""

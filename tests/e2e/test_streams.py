@@ -108,7 +108,7 @@ async def test_sigterm_ends_streams_cleanly_within_a_second(migrated_url: str, t
         node.terminate()
         rest = await asyncio.gather(*(reader.read() for reader, _ in streams))
         assert await asyncio.to_thread(node.exit_code) == 0
-        assert time.monotonic() - asked < 1.5
+        assert time.monotonic() - asked < 2
         assert set(rest) == {b"0\r\n\r\n"}
         for _, writer in streams:
             writer.close()
@@ -173,11 +173,10 @@ async def test_a_stream_goes_on_at_another_node(nodes: tuple[Node, Node], topic:
                 client.post(url, json={"records": [{"value": f"{number}.{i}"} for i in "abc"]})
             )
             # Cut at a random place: the client goes, wherever it is.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(subscriber.read(), rng.uniform(0.005, 0.06))
+            await subscriber.read_for(rng.uniform(0, 0.05))
             assert (await writing).status_code == 201
         async with reading(subscriber):
             await subscriber.have(90)
         expected = await read_topic(first, topic, range(2))
     subscriber.check(expected)
-    assert subscriber.connections > 5
+    assert subscriber.connections >= 30
