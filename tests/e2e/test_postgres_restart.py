@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.load import KINDS, PARTITIONS, TOPIC, Ledger
-from tests.e2e.node import Node, create_topic, run_cli, until
+from tests.e2e.node import Node, create_topic, read_topic, run_cli, until
+from tests.e2e.streams import Subscriber
 from tests.postgres import PostgresServer, ShutdownMode
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ async def test_a_restart_of_postgresql_loses_nothing_and_doubles_nothing(
         ledger.serving.set()
         async with node.client() as client:
             await create_topic(client, TOPIC, PARTITIONS)
+            stream = Subscriber(lambda: node.url, f"/v1/topics/{TOPIC}/records?offset=earliest")
+            streaming = asyncio.create_task(stream.run())
             async with asyncio.TaskGroup() as group:
                 group.create_task(read_until_stopped(ledger, client))
                 for kind in KINDS:
@@ -68,7 +71,13 @@ async def test_a_restart_of_postgresql_loses_nothing_and_doubles_nothing(
                 ledger.stopped.set()
 
             await until(lambda: client.get("/readyz"), lambda answer: answer.status_code == 200)
-            assert await ledger.audit() > 50
+            number = await ledger.audit()
+            assert number > 50
+            await stream.have(number)
+            stream.check(await read_topic(client, TOPIC, range(PARTITIONS)))
+            streaming.cancel()
+            await asyncio.wait([streaming])
+    assert stream.connections == 1, "a stream does not wait for the database"
     assert set(ledger.statuses) <= {200, 201, 409, 503, 504}
     assert "an append failed" not in node.log
     assert "UNKNOWN_SERVER_ERROR" not in node.log
