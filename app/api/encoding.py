@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from msgspec import UNSET, Raw, UnsetType
 from app.domain.record import KEY_BASE64, VALUE_BASE64, VALUE_JSON, VALUE_MASK, StoredRecord
 
 _MIN_COMPRESSED_BYTES = 512
+_COMPRESSED_AT_ONCE = 256 * 1024
 _NULL = Raw(b"null")
 
 
@@ -139,6 +141,15 @@ def _in_one_line(record: StoredRecord) -> StoredRecord:
     if value is None or record.encoding & VALUE_MASK != VALUE_JSON or (b"\n" not in value and b"\r" not in value):
         return record
     return record._replace(value=value.replace(b"\n", b" ").replace(b"\r", b" "))
+
+
+async def compressed(body: bytes, accepted: bytes | None) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """Return the body as the client accepts it, and the header that says so; a long one keeps nobody waiting."""
+    if len(body) < _COMPRESSED_AT_ONCE:
+        body, coding = compress(body, accepted)
+    else:
+        body, coding = await asyncio.to_thread(compress, body, accepted)
+    return body, [] if coding is None else [(b"content-encoding", coding)]
 
 
 def compress(body: bytes, accepted: bytes | None) -> tuple[bytes, bytes | None]:

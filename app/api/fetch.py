@@ -25,7 +25,6 @@ router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=Wi
 
 
 _MAX_RECORDS = 500
-_COMPRESSED_AT_ONCE = 256 * 1024
 _MEDIA = ("application/x-ndjson", "text/event-stream")
 _STREAM_HEADERS: dict[str, dict[str, Any]] = {
     "Last-Event-ID": {
@@ -278,12 +277,5 @@ def _link(call: Call, query: FetchQuery, place: dict[str, str]) -> Header:
 
 
 async def _page(call: Call, body: bytes, content_type: bytes, link: Header) -> Reply:
-    accepted = call.header(b"accept-encoding")
-    if len(body) < _COMPRESSED_AT_ONCE:
-        body, coding = encoding.compress(body, accepted)
-    else:
-        body, coding = await asyncio.to_thread(encoding.compress, body, accepted)
-    headers = [link, (b"vary", b"accept, accept-encoding")]
-    if coding is not None:
-        headers.append((b"content-encoding", coding))
-    return Reply(body, 200, content_type, headers)
+    body, headers = await encoding.compressed(body, call.header(b"accept-encoding"))
+    return Reply(body, 200, content_type, [link, (b"vary", b"accept, accept-encoding"), *headers])

@@ -43,7 +43,6 @@ details = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_
 
 _MAX_RECORDS = 500
 _MAX_WAIT_MS = 1_000
-_COMPRESSED_AT_ONCE = 256 * 1024
 _FENCED = (errors.UnknownMemberId, errors.FencedMemberEpoch, errors.FencedInstanceId)
 
 
@@ -331,10 +330,5 @@ async def _polled(call: Call, polled: Polled) -> Reply:
         [NextOffset(*span) for span in polled.spans.values()],
         [Skipped(*span) for span in polled.skipped],
     )
-    body = encoding.encode(answer) + b"\n"
-    accepted = call.header(b"accept-encoding")
-    if len(body) < _COMPRESSED_AT_ONCE:
-        body, coding = encoding.compress(body, accepted)
-    else:
-        body, coding = await asyncio.to_thread(encoding.compress, body, accepted)
-    return Reply(body, 200, JSON, [] if coding is None else [(b"content-encoding", coding)])
+    body, headers = await encoding.compressed(encoding.encode(answer) + b"\n", call.header(b"accept-encoding"))
+    return Reply(body, 200, JSON, headers)
