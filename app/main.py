@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import (
+    deliveries,
     docs,
     fetch,
     groups,
@@ -28,6 +29,7 @@ from app.api import (
     operations,
     produce,
     producers,
+    queues,
     topics,
     transactions,
 )
@@ -35,11 +37,14 @@ from app.api.call import Reply, request_id
 from app.api.services import Services
 from app.api.shell import Shell, allowed_hosts
 from app.broker.appender import Appender
+from app.broker.deliveries import Deliveries
 from app.broker.fetcher import Fetcher
 from app.broker.groups import Groups, Limits
 from app.broker.offsets import Offsets
 from app.broker.polling import Poller
 from app.broker.producer import Producer
+from app.broker.queues import Queues
+from app.broker.redriving import Redriver
 from app.broker.signals import Signals
 from app.broker.streams import Streams
 from app.broker.topics import Topics
@@ -51,6 +56,7 @@ from app.storage import schema
 from app.storage.engine import Storage
 from app.storage.notices import Notices
 from app.storage.opening import open_storage
+from app.tasks.delivery import Delivery
 from app.tasks.notices import Outbox, hear_notices, poll_watched, send_notices
 from app.tasks.retention import Retention
 from app.tasks.runner import TaskRunner
@@ -63,6 +69,9 @@ _PURGE_INTERVAL_MS = 1_000
 _FORGET_INTERVAL_MS = 600_000
 _SPACE_INTERVAL_MS = 1_000
 _TICK_INTERVAL_MS = 1_500
+_DELIVERY_INTERVAL_MS = 1_000
+_RECHECK_POLLS = 10
+"""Polls after which a waiting acquire looks by itself: every other look of it locks windows."""
 _DRAIN_S = 0.5
 
 _ROUTERS = (
@@ -76,6 +85,9 @@ _ROUTERS = (
     transactions.router,
     members.details,
     groups.router,
+    queues.router,
+    deliveries.router,
+    queues.admin,
     operations.router,
 )
 """In the order of the document, in which the examples run on an empty server."""
@@ -117,11 +129,11 @@ def create_app(settings: Settings) -> Application:
         raise
     runner = TaskRunner()
     outbox = Outbox()
-    services = _services(settings, storage, runner, outbox)
+    services, delivery = _services(settings, storage, runner, outbox)
     api = FastAPI(
         title="Millrace", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )
-    api.router.lifespan_context = lambda _: _lifespan(settings, services, runner, outbox)
+    api.router.lifespan_context = lambda _: _lifespan(settings, services, runner, outbox, delivery)
     api.state.services = services
     for router in _ROUTERS:
         api.include_router(router)
@@ -138,7 +150,7 @@ def create_app(settings: Settings) -> Application:
     return Application(shell, api, services)
 
 
-def _services(settings: Settings, storage: Storage, runner: TaskRunner, outbox: Outbox) -> Services:
+def _services(settings: Settings, storage: Storage, runner: TaskRunner, outbox: Outbox) -> tuple[Services, Delivery]:
     clock = wall_clock_ms
     signals = Signals(outbox.put if storage.dialect.shared else None)
     catalogue = Topics(
@@ -153,7 +165,9 @@ def _services(settings: Settings, storage: Storage, runner: TaskRunner, outbox: 
     fetcher = Fetcher(storage, catalogue, signals)
     groups = Groups(storage, catalogue, signals, Limits(settings.max_groups, settings.max_group_members))
     offsets = Offsets(storage, catalogue, settings.max_groups)
-    return Services(
+    delivery = Delivery(storage, signals, _defaults(settings))
+    known_queues = Queues(storage, catalogue, signals)
+    services = Services(
         storage=storage,
         signals=signals,
         topics=catalogue,
@@ -167,12 +181,22 @@ def _services(settings: Settings, storage: Storage, runner: TaskRunner, outbox: 
         transactions=Transactions(
             storage, catalogue, signals, producer, offsets, clock_ms=clock, max_groups=settings.max_groups
         ),
+        queues=known_queues,
+        deliveries=Deliveries(
+            storage,
+            known_queues,
+            signals,
+            recheck_ms=settings.poll_interval_ms * _RECHECK_POLLS,
+            doomed=delivery.poke,
+        ),
+        redriver=Redriver(storage, catalogue, known_queues, signals),
         clock=clock,
         tasks_failing=runner.failing,
         max_body_bytes=settings.max_body_bytes,
         max_records=settings.max_records,
         max_wait_ms=settings.max_wait_ms,
     )
+    return services, delivery
 
 
 def _defaults(settings: Settings) -> TopicConfig:
@@ -180,10 +204,12 @@ def _defaults(settings: Settings) -> TopicConfig:
 
 
 @asynccontextmanager
-async def _lifespan(settings: Settings, services: Services, runner: TaskRunner, outbox: Outbox) -> AsyncIterator[None]:
+async def _lifespan(
+    settings: Settings, services: Services, runner: TaskRunner, outbox: Outbox, delivery: Delivery
+) -> AsyncIterator[None]:
     sys.setswitchinterval(_GIL_SWITCH_S)
     with _rare_collections():
-        async with _running(settings, services, runner, outbox):
+        async with _running(settings, services, runner, outbox, delivery):
             yield
 
 
@@ -201,7 +227,9 @@ def _rare_collections() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _running(settings: Settings, services: Services, runner: TaskRunner, outbox: Outbox) -> AsyncIterator[None]:
+async def _running(
+    settings: Settings, services: Services, runner: TaskRunner, outbox: Outbox, delivery: Delivery
+) -> AsyncIterator[None]:
     storage = services.storage
     retention = Retention(storage, _defaults(settings), services.clock)
     runner.every("retention", settings.retention_interval_ms, retention.raise_starts)
@@ -211,6 +239,7 @@ async def _running(settings: Settings, services: Services, runner: TaskRunner, o
     runner.every("rebalance", settings.rebalance_interval_ms, services.groups.rebalance)
     runner.every("tick", _TICK_INTERVAL_MS, services.groups.tick)
     runner.every("offsets", _FORGET_INTERVAL_MS, services.offsets.expire)
+    runner.forever("delivery", lambda well: delivery.run(_DELIVERY_INTERVAL_MS, well))
     notices = Notices(settings.database_url) if storage.dialect.shared else None
     if notices is not None:
         runner.forever("notices-out", lambda well: send_notices(outbox, notices, settings.notify_interval_ms, well))

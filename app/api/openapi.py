@@ -37,6 +37,10 @@ TAGS = [
     {"name": "producers", "description": "Epochs of idempotent producers."},
     {"name": "groups", "description": "Consumer groups: members, offsets, rebalances."},
     {"name": "transactions", "description": "Produce and commit, all or nothing."},
+    {
+        "name": "queues",
+        "description": "Records handed out one by one under a lock: acquire, acknowledge, dead letters.",
+    },
     {"name": "operations", "description": "Health, readiness and metrics."},
 ]
 

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from app.broker.appender import Appender
+from app.broker.deliveries import Deliveries
 from app.broker.fetcher import Fetcher
 from app.broker.groups import Groups
 from app.broker.offsets import Offsets
 from app.broker.polling import Poller
 from app.broker.producer import Producer
+from app.broker.queues import Queues
+from app.broker.redriving import Redriver
 from app.broker.signals import Signals
 from app.broker.streams import Streams
 from app.broker.topics import Topics
@@ -39,6 +42,9 @@ class Services:
     offsets: Offsets
     poller: Poller
     transactions: Transactions
+    queues: Queues
+    deliveries: Deliveries
+    redriver: Redriver
     clock: Callable[[], int]
     tasks_failing: Callable[[], list[str]]
     max_body_bytes: int

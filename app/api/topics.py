@@ -149,11 +149,18 @@ async def alter_topic(call: Call, topic: str, body: TopicChange) -> Reply:
 
 
 @router.delete("/{topic}")
-@describe(Description(answers={204: None}, refusals=(errors.UnknownTopicOrPartition,), examples={"topic": "orders"}))
+@describe(
+    Description(
+        answers={204: None},
+        refusals=(errors.UnknownTopicOrPartition, errors.TopicInUse),
+        examples={"topic": "orders"},
+    )
+)
 async def delete_topic(call: Call, topic: str) -> Reply:
     """Delete a topic and its records.
 
-    It is gone at once; the rows go in the background. One created again under the name inherits nothing.
+    It is gone at once, and the queues over it; the rows go in the background. One created again under the name inherits
+    nothing. A dead-letter topic is refused with 409 while a queue names it.
     """
     await call.services.topics.delete(topic)
     return Reply(b"", 204)

@@ -41,6 +41,7 @@ MAX_INT64 = 2**63 - 1
 _REF = "#/components/schemas/{name}"
 _HINTS = {
     "/v1/topics": "; PUT /v1/topics/{topic} creates a topic",
+    "/v1/queues": "; PUT /v1/queues/{queue} creates a queue",
     "/v1/topics/{topic}": "; POST /v1/topics/{topic}/records produces",
 }
 _CHOICES = {
@@ -51,6 +52,9 @@ _CHOICES = {
     "assignor": "uniform, range",
     "cleanup_policy": "delete, compact, compact,delete",
     "message_timestamp_type": "CreateTime, LogAppendTime",
+    "ordering": "none, key",
+    "outcome": "accept, release, reject, renew",
+    "state": "available, acquired, delayed, archived",
 }
 _LONGEST_PATH = 400
 _UNKNOWN = re.compile(r"Object contains unknown field (.{1,100})", re.DOTALL)

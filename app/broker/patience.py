@@ -36,9 +36,13 @@ class Patience:
         deadline = self._loop.time() + max_wait_ms / 1000
         self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
 
-    async def wait(self, watch: Watch) -> None:
-        """Return at an announcement, at the deadline or when the client has gone."""
-        timer = None if self._deadline is None else self._loop.call_at(self._deadline, watch.fire)
+    async def wait(self, watch: Watch, pause_ms: int | None = None) -> None:
+        """Return at an announcement, at the deadline or when the client has gone; or after a pause, if one is given."""
+        until = self._deadline
+        if pause_ms is not None:
+            pause_over = self._loop.time() + pause_ms / 1000
+            until = pause_over if until is None else min(until, pause_over)
+        timer = None if until is None else self._loop.call_at(until, watch.fire)
         if self._gone is not None:
             self._gone.add_done_callback(watch.fire)
         try:

@@ -8,13 +8,15 @@ from typing import NamedTuple
 from app.broker.signals import Signals
 from app.domain import topic as rules
 from app.domain.topic import TopicConfig, TopicInfo
-from app.errors import OffsetAboveLogEnd, TopicAlreadyExists, UnknownTopicOrPartition
-from app.storage import pages, retention, topics
+from app.errors import OffsetAboveLogEnd, TopicAlreadyExists, TopicInUse, UnknownTopicOrPartition
+from app.storage import pages, queues, retention, topics
 from app.storage.engine import Storage, Tx
 from app.storage.topics import Overrides, StoredTopic
 
 DRAFT = 0
 """The id of a topic that is yet to be created."""
+_NAMED = 10
+"""Queues that a refusal names at most."""
 
 
 class TopicRequest(NamedTuple):
@@ -163,10 +165,11 @@ class Topics:
         return info
 
     async def delete(self, name: str) -> None:
-        """Delete a topic at once; its records are removed in the background.
+        """Delete a topic and the queues over it at once; its records are removed in the background.
 
         Raises:
             UnknownTopicOrPartition: There is none of this name.
+            TopicInUse: It is the dead-letter topic of a queue.
         """
         info = await self._storage.write(_delete, name, self._defaults)
         self.drop([name])
@@ -233,7 +236,12 @@ def _change(tx: Tx, name: str, request: TopicRequest, defaults: TopicConfig) -> 
 
 
 def _delete(tx: Tx, name: str, defaults: TopicConfig) -> TopicInfo:
+    queues.lock_over(tx, name)
     info = _locked(tx, name, defaults).info
+    if naming := queues.naming(tx, info.topic_id, _NAMED):
+        raise TopicInUse(
+            f"the topic is the dead-letter topic of {', '.join(naming)}; give them another one first", queues=naming
+        )
     topics.delete_(tx, info)
     return info
 

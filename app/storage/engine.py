@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, SelectBase, Table
+from sqlalchemy import Connection, Engine, SelectBase, Table, Update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
@@ -67,6 +67,9 @@ class Dialect(Protocol):
 
     def fetch(self, tx: Tx, sql: str, parameters: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - the driver's
         """Run a SELECT of `compiler` on the driver's connection and return all rows."""
+
+    def defer(self, tx: Tx, sql: str, parameters: Any) -> None:  # noqa: ANN401 - the driver's
+        """Run a statement of `compiler` whose rows nobody wants, at the latest with COMMIT."""
 
     def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
         """Insert rows of `records` in bulk."""
@@ -130,19 +133,26 @@ class Tx:
 
 
 class Query:
-    """A SELECT for hot paths: compiled once, run on the driver's connection in the same transaction.
+    """A statement for hot paths: compiled once, run on the driver's connection in the same transaction.
 
     One parameter may be a list (`expanding`). Lists are filled up to the next power of two by repeating their
     last entry, so that there are few statements to prepare.
     """
 
-    def __init__(self, statement: SelectBase, *, expanding: str = "") -> None:
+    def __init__(self, statement: SelectBase | Update, *, expanding: str = "") -> None:
         self._statement = statement
         self._expanding = expanding
         self._compiled: dict[tuple[str, int], _Compiled] = {}
 
     def rows(self, tx: Tx, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
         """Return all rows."""
+        return tx.dialect.fetch(tx, *self._prepared(tx, parameters))
+
+    def defer(self, tx: Tx, parameters: dict[str, Any]) -> None:
+        """Run a statement without rows, at the latest with COMMIT."""
+        tx.dialect.defer(tx, *self._prepared(tx, parameters))
+
+    def _prepared(self, tx: Tx, parameters: dict[str, Any]) -> tuple[str, Any]:
         length = 0
         if self._expanding:
             entries = parameters[self._expanding]
@@ -154,7 +164,7 @@ class Query:
         given: Any = compiled.constants | parameters
         if compiled.order is not None:
             given = [given[name] for name in compiled.order]
-        return tx.dialect.fetch(tx, compiled.sql, given)
+        return compiled.sql, given
 
     def _compile(self, tx: Tx, length: int, parameters: dict[str, Any]) -> _Compiled:
         compiled = self._statement.compile(dialect=tx.dialect.compiler)

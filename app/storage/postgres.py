@@ -94,6 +94,10 @@ class Postgres:
         """Run a SELECT, and with it in the same round trip what was deferred, and return all rows."""
         return self._run(tx, Statement(sql, parameters))
 
+    def defer(self, tx: Tx, sql: str, parameters: Any) -> None:  # noqa: ANN401 - the driver's
+        """Run a statement together with what follows, be it COMMIT."""
+        tx.deferred.append(Statement(sql, parameters))
+
     def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
         """Insert rows of `records` from one array per column, together with what follows, be it COMMIT."""
         columns = zip(*rows, strict=True)

@@ -84,6 +84,10 @@ class Sqlite:
         found: list[tuple[Any, ...]] = tx.driver().execute(sql, parameters).fetchall()
         return found
 
+    def defer(self, tx: Tx, sql: str, parameters: Any) -> None:  # noqa: ANN401 - the driver's
+        """Run a statement on the driver's connection at once."""
+        tx.driver().execute(sql, parameters)
+
     def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
         """Insert rows of `records`, as many to a statement as can be."""
         for start in range(0, len(rows), _MOST_ROWS):

@@ -208,3 +208,68 @@ group_ticks = Table(
     Column("ticked_at_ms", BigInteger, nullable=False),
 )
 """One row: when some node last looked after the groups. Nobody expires for a time in which none did."""
+queues = Table(
+    "queues",
+    metadata,
+    Column("queue_id", _Id, primary_key=True, autoincrement=True),
+    Column("name", _Name, nullable=False, unique=True),
+    Column("topic_id", BigInteger, nullable=False),
+    Column("dead_letter_topic_id", BigInteger),
+    Column("config", Text, nullable=False),
+    Column("redriven", LargeBinary),
+    Column("created_at_ms", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""`redriven`: offset up to which each partition of dead-letter topics has been redriven."""
+
+queue_partitions = Table(
+    "queue_partitions",
+    metadata,
+    Column("queue_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("partition_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("end_offset", BigInteger, nullable=False),
+    Column("entries", LargeBinary, nullable=False),
+    Column("copies", BigInteger, nullable=False),
+    Column("accepted", BigInteger, nullable=False),
+    Column("archived", BigInteger, nullable=False),
+    Column("expired", BigInteger, nullable=False),
+    Column("archive_at_ms", BigInteger),
+    Column("copies_archive_at_ms", BigInteger),
+    Column("dead_letter_error", Text),
+)
+"""What a queue knows of a partition: records from `end_offset` on are still to be looked at, those before it have
+ended but for the `entries` (msgpack, by offset) and `copies` in rows of their own. No column has an index but the
+key: PostgreSQL then updates the row in place, however often."""
+
+queue_copies = Table(
+    "queue_copies",
+    metadata,
+    Column("queue_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("partition_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("delivery_count", Integer, nullable=False),
+    Column("until_ms", BigInteger, nullable=False),
+    Column("key_hash", BigInteger, nullable=False),
+    Column("timestamp_ms", BigInteger, nullable=False),
+    Column("encoding", SmallInteger, nullable=False),
+    Column("key", LargeBinary),
+    Column("value", LargeBinary),
+    Column("headers", LargeBinary),
+    Index("ix_queue_copies_until", "queue_id", "partition_id", "until_ms"),
+    Index("ix_queue_copies_key", "queue_id", "partition_id", "key_hash", "offset"),
+)
+"""Delayed records: they have left the window, and return when due, whatever retention did."""
+
+queue_archives = Table(
+    "queue_archives",
+    metadata,
+    Column("queue_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("partition_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("delivery_count", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("archived_at_ms", BigInteger, nullable=False),
+    Index("ix_queue_archives_at", "queue_id", "partition_id", "archived_at_ms"),
+)
+"""The records archived last, for those who look."""

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.domain.topic import TopicConfig, TopicInfo, with_overrides
 from app.errors import InvalidPartitions
+from app.storage import queues
 from app.storage.engine import Tx
 from app.storage.log import forget_ends
 from app.storage.tables import (
@@ -125,10 +126,12 @@ def change(tx: Tx, info: TopicInfo, count: int, overrides: Overrides) -> None:
     """Store a locked topic's new configuration and partitions; its version rises by one."""
     tx.connection.execute(_CHANGE, {"id": info.topic_id, "new_config": _encode(overrides)})
     _add_partitions(tx, info.topic_id, info.partitions, count)
+    queues.follow(tx, info.topic_id, info.partitions)
 
 
 def delete_(tx: Tx, info: TopicInfo) -> None:
     """Delete a locked topic and all that belongs to its id; its records go in the background."""
+    queues.delete_of_topic(tx, info.topic_id)
     tx.connection.execute(_LOCK_ROWS, {"id": info.topic_id}).all()
     tx.connection.execute(_RAISE_PURGES, {"id": info.topic_id})
     tx.connection.execute(_PURGE_ALL, {"id": info.topic_id})

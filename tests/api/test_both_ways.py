@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -39,6 +40,16 @@ def post(path: str, body: bytes | dict[str, Any], **headers: str) -> Request:
     content = json.dumps(body).encode() if isinstance(body, dict) else body
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Request("produce_to_partition" if "/partitions/" in path else "produce", "POST", path, content, named)
+
+
+def queue(name: str, body: bytes | dict[str, Any], **headers: str) -> Request:
+    return post(f"/v1/queues/jobs/{name}", body, **({"Content_Type": JSON} | headers))._replace(
+        operation=name.partition("?")[0]
+    )
+
+
+def settled(outcome: str, number: int = 0) -> dict[str, Any]:
+    return {"acknowledgements": [{"delivery_id": f"1.0.{number}.1", "outcome": outcome}]}
 
 
 def get(path: str, **headers: str) -> Request:
@@ -145,11 +156,42 @@ SCRIPT += [
 ]
 
 
+QUEUES = [
+    queue("acquire", {}),
+    queue("acknowledge", settled("accept")),
+    queue("acquire", {"topic": "orders", "max_records": 2, "lock_duration_ms": 3_600_000}),
+    queue("acquire", {"max_records": 2}, Idempotency_Key="a"),
+    queue("acquire", {"max_records": 3}, Idempotency_Key="a"),
+    queue("acquire", {"topic": "others"}),
+    queue("acquire", b""),
+    queue("acquire", {"max_records": 0}),
+    queue("acquire", {"lock_duration_ms": 1}),
+    queue("acquire", {"max_wait_ms": 60_001}),
+    queue("acquire", b'{"max_record":1}'),
+    queue("acquire", b"{"),
+    queue("acquire", b"a=1", Content_Type="application/x-www-form-urlencoded"),
+    queue("acquire?a=1", {}),
+    queue("acknowledge", settled("accept")),
+    queue("acknowledge", settled("accept")),
+    queue("acknowledge", settled("accept", 1), Idempotency_Key="b"),
+    queue("acknowledge", settled("accept", 1), Idempotency_Key="b"),
+    queue("acknowledge", settled("reject", 1), Idempotency_Key="b"),
+    queue("acknowledge", settled("renew", 2)),
+    queue("acknowledge", settled("lose", 2)),
+    queue("acknowledge", {}),
+    queue("acknowledge", {"acknowledgements": []}),
+    queue("acknowledge", {"acknowledgements": [{"delivery_id": "1.0.2.1", "outcome": "accept", "delay_ms": 5}]}),
+]
+"""After the script, on what it has produced."""
+
+UNTIL = re.compile(rb'"locked_until_ms":\d+')
+
+
 async def answer(client: httpx2.AsyncClient, request: Request) -> tuple[int, list[tuple[str, str]], bytes]:
     headers = {"Accept-Encoding": "identity", "X-Request-ID": "same"} | request.headers
     async with client.stream(request.method, request.path, content=request.body, headers=headers) as response:
         body = b"".join([part async for part in response.aiter_raw()])
-    return response.status_code, sorted(response.headers.multi_items()), body
+    return response.status_code, sorted(response.headers.multi_items()), UNTIL.sub(b"", body)
 
 
 async def test_in_front_of_fastapi_and_behind_it_the_answers_are_the_same(serve: Serve, tmp_path: Path) -> None:
@@ -158,7 +200,7 @@ async def test_in_front_of_fastapi_and_behind_it_the_answers_are_the_same(serve:
     statuses: dict[str, set[int]] = {}
 
     async with client_of(behind.api) as client:
-        for number, request in enumerate(SCRIPT):
+        for number, request in enumerate(SCRIPT + QUEUES):
             mine, theirs = await answer(in_front, request), await answer(client, request)
             assert mine == theirs, (number, request)
             statuses.setdefault(request.operation, set()).add(mine[0])
@@ -168,6 +210,8 @@ async def test_in_front_of_fastapi_and_behind_it_the_answers_are_the_same(serve:
     assert statuses["produce"] >= {200, 201, 400, 409, 415, 422}
     assert statuses["produce_to_partition"] >= {200, 201, 400, 404, 409, 412, 415, 422}
     assert statuses["fetch"] >= {200, 404, 416, 422}
+    assert statuses["acquire"] >= {200, 400, 404, 409, 415, 422}
+    assert statuses["acknowledge"] >= {200, 404, 422}
     assert statuses["fetch_topic"] >= {200, 400, 404, 422}
     assert statuses["heartbeat"] >= {200, 400, 409, 415, 422}
     assert statuses["poll"] >= {200, 400, 409, 422}

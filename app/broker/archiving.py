@@ -1,0 +1,151 @@
+"""Archiving: records that were rejected or delivered too often, with their dead letters in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from app.broker.share import Share
+from app.domain import queue as rules_of
+from app.domain.append import Accepted, Append
+from app.domain.queue import Entry, Rules
+from app.domain.queue_config import Origin, QueueInfo, with_origin
+from app.domain.record import Record, StoredRecord
+from app.domain.topic import TopicConfig, TopicInfo
+from app.errors import BrokerError, InvalidRecord, MessageTooLarge, UnknownTopicOrPartition
+from app.storage import copies, log, queues, topics, windows
+from app.storage.copies import Archived, Place
+from app.storage.engine import Tx
+
+AT_ONCE = 100
+"""Records that one transaction archives."""
+
+REFUSED_BACK_OFF_MS = 30_000
+"""How long a record is left alone whose dead letter was refused."""
+
+
+class ArchivePass(NamedTuple):
+    """What a pass has done.
+
+    Attributes:
+        archived: How many records have ended.
+        partition_ids: Partitions that dead letters were appended to.
+        more: Whether there may be more to archive in this window now.
+    """
+
+    archived: int = 0
+    partition_ids: frozenset[int] = frozenset()
+    more: bool = False
+
+
+class _Doomed(NamedTuple):
+    entry: Entry
+    record: StoredRecord
+
+
+def archive(tx: Tx, place: Place, defaults: TopicConfig, time: Callable[[Tx], int] | None = None) -> ArchivePass:
+    """Archive what is to be archived in a window, unless somebody else is at it.
+
+    A record whose dead letter is refused becomes available again after a while, and the window says why.
+    """
+    locked = windows.lock(tx, place.queue_id, [place.partition_id], wait=False)
+    queue = queues.of_id(tx, place.queue_id)
+    if locked is None or queue is None:
+        return ArchivePass()
+    scene = windows.scene(tx, [place.partition_id])
+    bounds = scene.bounds.get(place.partition_id)
+    if bounds is None:
+        return ArchivePass()
+    now_ms = time(tx) if time is not None else scene.now_ms
+    (window,) = locked.windows
+    rules = queues.decode_config(locked.config).rules
+    share = Share(tx, place, window, bounds, rules, now_ms)
+    share.expire()
+    doomed = _doomed(tx, share, place, rules, now_ms)
+    touched, refused = _bury(tx, queue, bounds.partition, doomed, defaults, now_ms)
+    ended = [each for each in doomed if each.entry.offset not in refused]
+    share.archive([each.entry.offset for each in ended])
+    for each in doomed:
+        if each.entry.offset in refused:
+            share.put(rules_of.postpone(each.entry, now_ms + REFUSED_BACK_OFF_MS))
+    if doomed:
+        window.dead_letter_error = next((error.detail for error in refused.values()), None)
+    copies.add_archives(
+        tx,
+        place,
+        [
+            Archived(each.entry.offset, each.entry.delivery_count, rules_of.reason_of(each.entry), now_ms)
+            for each in ended
+        ],
+    )
+    share.save(copies_too=True)
+    return ArchivePass(len(ended), touched, len(doomed) >= AT_ONCE)
+
+
+def _doomed(tx: Tx, share: Share, place: Place, rules: Rules, now_ms: int) -> list[_Doomed]:
+    """Return up to AT_ONCE records to archive; those that are gone from the log have expired."""
+    found = [entry for entry in share.window.entries.values() if rules_of.is_doomed(entry, rules, now_ms)][:AT_ONCE]
+    records = share.records(entry.offset for entry in found)
+    share.lose([entry.offset for entry in found if entry.offset not in records])
+    doomed = [_Doomed(entry, records[entry.offset]) for entry in found if entry.offset in records]
+    if share.window.copies and len(doomed) < AT_ONCE:
+        some = copies.doomed(tx, place, rules, now_ms, AT_ONCE - len(doomed))
+        share.load_copies(copy.entry.offset for copy in some)
+        doomed += [_Doomed(copy.entry, copy.record) for copy in some]
+    return doomed
+
+
+def _bury(
+    tx: Tx, queue: QueueInfo, partition: int, doomed: Sequence[_Doomed], defaults: TopicConfig, now_ms: int
+) -> tuple[frozenset[int], dict[int, BrokerError]]:
+    """Append the dead letters, if the queue wants them. Return the partitions touched, and refusals by offset."""
+    if queue.dead_letter_topic is None or not doomed:
+        return frozenset(), {}
+    found = topics.find(tx, queue.dead_letter_topic, defaults)
+    if found is None:
+        return frozenset(), {
+            each.entry.offset: UnknownTopicOrPartition("the dead-letter topic is gone") for each in doomed
+        }
+    target, letters, refused = found.info, [], {}
+    for each in doomed:
+        letter = _letter(queue, partition, each)
+        if (refusal := _refusal(target, letter)) is not None:
+            refused[each.entry.offset] = refusal
+        else:
+            letters.append(letter)
+    if not letters:
+        return frozenset(), refused
+    number = partition % target.partitions
+    append = Append(
+        target.topic_id,
+        target.name,
+        target.version,
+        target.partition_ids,
+        letters,
+        [number] * len(letters),
+        target.config.message_timestamp_type == "LogAppendTime",
+    )
+    (outcome,) = log.append(tx, [append], now_ms)
+    if not isinstance(outcome, Accepted):
+        changed = outcome if isinstance(outcome, BrokerError) else UnknownTopicOrPartition("the topic changes")
+        return frozenset(), {each.entry.offset: changed for each in doomed}
+    return frozenset({target.partition_ids[number]}), refused
+
+
+def _letter(queue: QueueInfo, partition: int, doomed: _Doomed) -> Record:
+    entry, record = doomed
+    origin = Origin(queue.topic, partition, entry.offset, queue.name)
+    headers = with_origin(record.headers, origin, entry.delivery_count, rules_of.reason_of(entry))
+    return Record(-1, -1, record.key, record.value, headers, record.encoding)
+
+
+def _refusal(target: TopicInfo, letter: Record) -> BrokerError | None:
+    """Return what the dead-letter topic's configuration has against a record, or None."""
+    size = len(letter.key or b"") + len(letter.value or b"")
+    if size > target.config.max_message_bytes:
+        return MessageTooLarge(
+            f"a record has {size} bytes, and max_message_bytes of {target.name} is {target.config.max_message_bytes}"
+        )
+    if target.config.compacted:
+        return InvalidRecord(f"the dead-letter topic {target.name} is compacted; its cleanup_policy must be delete")
+    return None

@@ -1,0 +1,144 @@
+"""Looking at the records of a queue without taking them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from app.domain import queue as rules_of
+from app.domain.queue import Entry, Rules
+from app.domain.queue_config import DeliveryId, QueueInfo
+from app.domain.record import StoredRecord
+from app.storage import clock, copies, pages, windows
+from app.storage.copies import Place
+from app.storage.engine import Tx
+from app.storage.pages import Bounds
+from app.storage.windows import Window
+
+StateName = Literal["available", "acquired", "delayed", "archived"]
+
+_MAX_BYTES = 4 * 1024 * 1024
+
+
+class Seen(NamedTuple):
+    """A record of a queue, and what the queue knows of it.
+
+    Attributes:
+        until_ms: End of the lock, time before which it is not delivered, or time of archiving; 0 for none.
+        delivery_id: Of the running delivery, or None.
+        reason: Why it was archived, or None.
+    """
+
+    partition: int
+    record: StoredRecord
+    state: StateName
+    delivery_count: int
+    until_ms: int
+    delivery_id: DeliveryId | None = None
+    reason: str | None = None
+
+
+class SeenPage(NamedTuple):
+    """A page of records in order of partition and offset, and where the next one begins, if there is one."""
+
+    records: list[Seen]
+    next_place: tuple[int, int] | None
+
+
+def look(tx: Tx, queue: QueueInfo, state: StateName, place: tuple[int, int], limit: int) -> SeenPage:
+    """Return up to `limit` records of a state from a place (partition and offset) on, on one snapshot.
+
+    Archived are those archived last that the log still has.
+    """
+    all_windows = {window.partition_id: window for window in windows.all_(tx, queue.queue_id)}
+    found = pages.bounds(tx, list(all_windows)) if all_windows else {}
+    now_ms = clock.read(tx)
+    seen: list[Seen] = []
+    size_bytes = 0
+    for bounds in sorted(found.values(), key=lambda each: each.partition):
+        if bounds.partition < place[0]:
+            continue
+        offset = place[1] if bounds.partition == place[0] else 0
+        eye = _Eye(tx, queue, all_windows[bounds.partition_id], bounds, now_ms)
+        for each in eye.look(state, offset, limit + 1 - len(seen)):
+            if len(seen) >= limit or (seen and size_bytes > _MAX_BYTES):
+                return SeenPage(seen, (bounds.partition, each.record.offset))
+            seen.append(each)
+            size_bytes += each.record.size_bytes
+    return SeenPage(seen, None)
+
+
+class _Eye:
+    """Looks at one window."""
+
+    def __init__(self, tx: Tx, queue: QueueInfo, window: Window, bounds: Bounds, now_ms: int) -> None:
+        self._tx = tx
+        self._queue = queue
+        self._window = window
+        self._bounds = bounds
+        self._now_ms = now_ms
+        self._rules: Rules = queue.config.rules
+        self._place = Place(queue.queue_id, bounds.partition_id)
+
+    def look(self, state: StateName, offset: int, limit: int) -> Iterator[Seen]:
+        """Yield up to `limit` records of a state, from an offset on."""
+        found: list[tuple[Entry, StoredRecord | None]] = [
+            (entry, None)
+            for entry in self._window.entries.values()
+            if entry.offset >= max(offset, self._bounds.log_start_offset) and self._state(entry) == state
+        ]
+        if self._window.copies:
+            some = copies.page(self._tx, self._place, offset, limit)
+            while some:
+                found += [(copy.entry, copy.record) for copy in some if self._state(copy.entry) == state]
+                if len(some) < limit or len(found) >= limit:
+                    break
+                some = copies.page(self._tx, self._place, some[-1].entry.offset + 1, limit)
+        found = sorted(found, key=lambda each: each[0].offset)[:limit]
+        records = windows.read(self._tx, self._bounds.partition_id, [entry.offset for entry, _ in found])
+        seen = [
+            self._seen(entry, record, state)
+            for entry, copied in found
+            if (record := copied or records.get(entry.offset)) is not None
+        ]
+        if state == "archived":
+            seen = sorted([*seen, *self._archives(offset, limit)], key=lambda each: each.record.offset)[:limit]
+        yield from seen
+        if state == "available" and len(found) < limit:
+            yield from self._unlooked(offset, limit - len(found))
+
+    def _archives(self, offset: int, limit: int) -> Iterator[Seen]:
+        found = copies.archives(self._tx, self._place, offset, limit)
+        records = windows.read(self._tx, self._bounds.partition_id, [each.offset for each in found])
+        for each in found:
+            record = records.get(each.offset)
+            if record is not None and each.offset >= self._bounds.log_start_offset:
+                yield Seen(
+                    self._bounds.partition,
+                    record,
+                    "archived",
+                    each.delivery_count,
+                    each.archived_at_ms,
+                    reason=each.reason,
+                )
+
+    def _unlooked(self, offset: int, limit: int) -> Iterator[Seen]:
+        """Yield records that are still to come into the window."""
+        first = max(offset, self._window.end_offset, self._bounds.log_start_offset)
+        for record in pages.read(self._tx, self._bounds, first, limit, _MAX_BYTES):
+            yield Seen(self._bounds.partition, record, "available", 0, 0)
+
+    def _seen(self, entry: Entry, record: StoredRecord, state: StateName) -> Seen:
+        delivery_id = None
+        if state == "acquired":
+            delivery_id = DeliveryId(self._queue.queue_id, self._bounds.partition, entry.offset, entry.delivery_count)
+        reason = rules_of.reason_of(entry) if state == "archived" else None
+        until_ms = entry.until_ms if entry.until_ms > self._now_ms or state == "archived" else 0
+        return Seen(self._bounds.partition, record, state, entry.delivery_count, until_ms, delivery_id, reason)
+
+    def _state(self, entry: Entry) -> StateName:
+        if rules_of.is_held(entry, self._now_ms):
+            return "acquired"
+        if rules_of.is_last(entry, self._rules):
+            return "archived"
+        return "delayed" if rules_of.is_delayed(entry, self._now_ms) else "available"

@@ -1,0 +1,143 @@
+"""How many records of a queue are in which state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from app.domain import queue as rules_of
+from app.domain.queue import Entry, Rules
+from app.domain.queue_config import MAX_COPIES, QueueInfo
+from app.storage import clock, copies, pages, windows
+from app.storage.copies import CopyState, Place
+from app.storage.engine import Tx
+from app.storage.pages import Bounds
+from app.storage.windows import Window
+
+
+class QueueState(NamedTuple):
+    """How many records of a queue are in which state at one moment.
+
+    Attributes:
+        available: Records that wait for a worker; an upper bound where compaction made gaps.
+        delayed: Records that wait for a time.
+        accepted, archived, expired: Since the queue was created.
+        oldest_age_ms: Age of the oldest record that has not ended, or None if all have.
+        blocked: Whether records wait and none of them may be acquired now, because of the order of their keys.
+        dead_letter_error: Why the last archiving of a partition was refused, or None.
+        delayed_limit_reached: Whether no more records are taken in that are to be delayed.
+    """
+
+    available: int
+    acquired: int
+    delayed: int
+    accepted: int
+    archived: int
+    expired: int
+    oldest_age_ms: int | None
+    blocked: bool
+    dead_letter_error: str | None
+    delayed_limit_reached: bool
+
+
+def describe(tx: Tx, info: QueueInfo) -> QueueState:
+    """Count the records of a queue, on one snapshot."""
+    rules = info.config.rules
+    all_windows = windows.all_(tx, info.queue_id)
+    found = pages.bounds(tx, [window.partition_id for window in all_windows]) if all_windows else {}
+    now_ms = clock.read(tx)
+    delayed = copies.states(tx, info.queue_id) if any(window.copies for window in all_windows) else {}
+    tally = _Tally(rules, now_ms)
+    for window in all_windows:
+        if (bounds := found.get(window.partition_id)) is not None:
+            tally.add(window, bounds, delayed.get(window.partition_id, []))
+            tally.see(_oldest(tx, window, bounds))
+    return tally.state(
+        blocked=rules.by_key and tally.available > 0 and _nothing_free(tx, info, all_windows, found, now_ms)
+    )
+
+
+def _oldest(tx: Tx, window: Window, bounds: Bounds) -> int | None:
+    """Return the timestamp of the first record that has not ended, delayed ones left aside."""
+    first = max(min(window.entries, default=window.end_offset), bounds.log_start_offset)
+    page = pages.read(tx, bounds, first, 1, 1)
+    return page[0].timestamp_ms if page else None
+
+
+def _nothing_free(
+    tx: Tx, info: QueueInfo, all_windows: Iterable[Window], found: dict[int, Bounds], now_ms: int
+) -> bool:
+    """Return whether no acquire would find anything now, by the order of keys."""
+    rules = info.config.rules
+    for window in all_windows:
+        bounds = found.get(window.partition_id)
+        if bounds is None:
+            continue
+        if len(window.entries) < rules_of.MAX_IN_FLIGHT and window.end_offset < bounds.log_end_offset:
+            return False
+        place = Place(info.queue_id, window.partition_id)
+        copied = copies.first_offsets(tx, place, {entry.key_hash for entry in window.entries.values()})
+        if any(True for _ in rules_of.takeable(window.entries.values(), rules, now_ms, copied)):
+            return False
+        if window.copies and copies.due(tx, place, rules, now_ms, 1):
+            return False
+    return True
+
+
+class _Tally:
+    """Adds the windows of a queue up."""
+
+    def __init__(self, rules: Rules, now_ms: int) -> None:
+        self._rules = rules
+        self._now_ms = now_ms
+        self._oldest_ms: int | None = None
+        self.available = self.acquired = self.delayed = 0
+        self.accepted = self.archived = self.expired = self.copies = 0
+        self.dead_letter_error: str | None = None
+
+    def add(self, window: Window, bounds: Bounds, delayed: Iterable[CopyState]) -> None:
+        """Count a window and its copies."""
+        self.accepted += window.accepted
+        self.archived += window.archived
+        self.copies += window.copies
+        gone = set(rules_of.passed(window.entries, bounds.log_start_offset, self._now_ms))
+        end = max(window.end_offset, bounds.log_start_offset)
+        self.expired += window.expired + len(gone) + end - window.end_offset
+        self.available += max(0, bounds.log_end_offset - end)
+        for offset, entry in window.entries.items():
+            if offset not in gone:
+                self._count(entry)
+        for copy in delayed:
+            self._count(copy.entry)
+            self.see(copy.timestamp_ms)
+        self.dead_letter_error = self.dead_letter_error or window.dead_letter_error
+
+    def see(self, timestamp_ms: int | None) -> None:
+        """Note the time of a record that has not ended."""
+        if timestamp_ms is not None:
+            self._oldest_ms = timestamp_ms if self._oldest_ms is None else min(self._oldest_ms, timestamp_ms)
+
+    def state(self, *, blocked: bool) -> QueueState:
+        """Return the sums."""
+        return QueueState(
+            self.available,
+            self.acquired,
+            self.delayed,
+            self.accepted,
+            self.archived,
+            self.expired,
+            None if self._oldest_ms is None else max(0, self._now_ms - self._oldest_ms),
+            blocked,
+            self.dead_letter_error,
+            self.copies >= MAX_COPIES,
+        )
+
+    def _count(self, entry: Entry) -> None:
+        if rules_of.is_held(entry, self._now_ms):
+            self.acquired += 1
+        elif rules_of.is_last(entry, self._rules):
+            self.archived += 1
+        elif rules_of.is_delayed(entry, self._now_ms):
+            self.delayed += 1
+        else:
+            self.available += 1

@@ -1,0 +1,56 @@
+"""Archiving what was rejected or delivered too often, whether anybody acquires or not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+
+from app.broker.archiving import archive
+from app.broker.signals import Signals
+from app.domain.topic import TopicConfig
+from app.storage import windows
+from app.storage.copies import Place
+from app.storage.engine import Storage
+from app.storage.queues import scope_id
+from app.tasks.runner import Well
+
+_WINDOWS_AT_ONCE = 200
+
+
+@dataclass
+class Delivery:
+    """A task that archives at once what this node's workers ended, and looks for what others left.
+
+    Safe to run on every node at once: a window is archived by who has its row.
+    """
+
+    storage: Storage
+    signals: Signals
+    defaults: TopicConfig
+    _poked: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    def poke(self) -> None:
+        """Look now."""
+        self._poked.set()
+
+    async def run(self, interval_ms: int, well: Well) -> None:
+        """Archive, and again when poked or after an interval."""
+        while True:
+            self._poked.clear()
+            more = await self.archive_due()
+            well()
+            if not more:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._poked.wait(), interval_ms / 1000)
+
+    async def archive_due(self) -> bool:
+        """Archive what is due. Return whether there may be more."""
+        due = await self.storage.read(windows.due, _WINDOWS_AT_ONCE)
+        more = False
+        for queue_id, partition_id in due:
+            done = await self.storage.write(archive, Place(queue_id, partition_id), self.defaults)
+            more |= done.more
+            if done.archived:
+                self.signals.announce([*done.partition_ids, scope_id(queue_id)])
+        return more
