@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench import groups, machine, noise, rows, servers
 from bench.large import p5
+from bench.queues import q1, q2
 from bench.raw import open_raw
 from bench.report import HEAD, Line
 from bench.servers import Databases
@@ -21,7 +22,7 @@ from bench.throughput import Pace, p1, p2, p3
 from bench.waking import p4, p6_polls, p6_streams
 
 _RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
-_ALL = ("P1", "P2", "P3", "P4", "P5", "P6", "START", "G1", "G2", "G3", "STREAMS")
+_ALL = ("P1", "P2", "P3", "P4", "P5", "P6", "START", "G1", "G2", "G3", "STREAMS", "Q1", "Q2")
 
 
 class Plan(argparse.Namespace):
@@ -113,6 +114,8 @@ def _measures(plan: Plan, databases: Databases) -> Iterable[tuple[str, Callable[
         ("G2", lambda: groups.polls(databases, 40 if plan.quick else 200)),
         ("G3", lambda: groups.assignment(databases.kind)),
         ("STREAMS", lambda: [*p6_streams(databases, idle_s), delivery(databases, 3, 2.0 if plan.quick else 5.0)]),
+        ("Q1", lambda: _queues(plan, databases)),
+        ("Q2", lambda: [q2(databases, large[0], large[1])]),
     ]
     return [(name, measure) for name, measure in measures if name in plan.names]
 
@@ -134,6 +137,12 @@ def _throughput(plan: Plan, databases: Databases, name: str) -> list[Line]:
 def _waking(plan: Plan, databases: Databases) -> list[Line]:
     with servers.running(servers.millrace(databases.new())) as server:
         return [p4(server, databases.kind, rounds=5, each=60 if plan.quick else 200)]
+
+
+def _queues(plan: Plan, databases: Databases) -> list[Line]:
+    with servers.running(servers.millrace(databases.new())) as server:
+        servers.create_topic(server.port, rows.TOPIC, rows.PARTITIONS)
+        return [q1(server, databases.kind, plan.pace)]
 
 
 def _report(plan: Plan, lines: list[Line], failures: list[str], facts: list[tuple[str, str]], took_s: float) -> str:

@@ -116,6 +116,16 @@ class _Node(Collector):
         yield CounterMetricFamily(
             "millrace_append_transactions", "Transactions they were committed in.", value=appender.transactions
         )
+        yield CounterMetricFamily(
+            "millrace_queue_requests",
+            "Requests to acquire and to acknowledge that were answered.",
+            value=self._services.deliveries.requests,
+        )
+        yield CounterMetricFamily(
+            "millrace_queue_transactions",
+            "Transactions that they shared.",
+            value=self._services.deliveries.transactions,
+        )
         yield GaugeMetricFamily(
             "millrace_pending_append_bytes", "Bytes of appends that wait for a commit.", value=appender.pending_bytes
         )

@@ -13,7 +13,7 @@ from app.domain.queue_config import Origin, QueueInfo, with_origin
 from app.domain.record import Record, StoredRecord
 from app.domain.topic import TopicConfig, TopicInfo
 from app.errors import BrokerError, InvalidRecord, MessageTooLarge, UnknownTopicOrPartition
-from app.storage import copies, log, queues, topics, windows
+from app.storage import clock, copies, log, queues, topics, windows
 from app.storage.copies import Archived, Place
 from app.storage.engine import Tx
 
@@ -43,7 +43,7 @@ class _Doomed(NamedTuple):
     record: StoredRecord
 
 
-def archive(tx: Tx, place: Place, defaults: TopicConfig, time: Callable[[Tx], int] | None = None) -> ArchivePass:
+def archive(tx: Tx, place: Place, defaults: TopicConfig, time: Callable[[Tx], int] = clock.read) -> ArchivePass:
     """Archive what is to be archived in a window, unless somebody else is at it.
 
     A record whose dead letter is refused becomes available again after a while, and the window says why.
@@ -56,7 +56,7 @@ def archive(tx: Tx, place: Place, defaults: TopicConfig, time: Callable[[Tx], in
     bounds = scene.bounds.get(place.partition_id)
     if bounds is None:
         return ArchivePass()
-    now_ms = time(tx) if time is not None else scene.now_ms
+    now_ms = time(tx)
     (window,) = locked.windows
     rules = queues.decode_config(locked.config).rules
     share = Share(tx, place, window, bounds, rules, now_ms)

@@ -17,6 +17,7 @@ from app.domain.queue import Outcome
 from app.domain.queue_config import QueueInfo
 from app.domain.topic import TopicInfo
 from app.errors import BrokerError, ServiceUnavailable, UnknownServerError
+from app.storage import clock
 from app.storage.engine import Storage, Tx
 from app.storage.queues import scope_id
 
@@ -70,7 +71,7 @@ class Deliveries:
     Args:
         recheck_ms: How long a waiting acquire relies on announcements alone, where other nodes make them too.
         doomed: Called when there is something to archive.
-        time: Another clock than the database's.
+        time: The database's clock, or another.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Deliveries:
         *,
         recheck_ms: int,
         doomed: Callable[[], None],
-        time: Callable[[Tx], int] | None = None,
+        time: Callable[[Tx], int] = clock.read,
     ) -> None:
         self._storage = storage
         self._queues = queues
@@ -90,6 +91,7 @@ class Deliveries:
         self._doomed = doomed
         self._time = time
         self._lanes: dict[int, _Lane] = {}
+        self.requests = 0
         self.transactions = 0
 
     async def acquire(
@@ -184,6 +186,7 @@ class Deliveries:
     def _finish(self, queue_id: int, lane: _Lane, batch: list[_Waiting], task: asyncio.Future[Done]) -> None:
         error = task.exception()
         self.transactions += 1
+        self.requests += len(batch)
         if error is None:
             done = task.result()
             self._settle(lane, batch, done.answers)

@@ -76,7 +76,7 @@ _results = msgspec.msgpack.Decoder(list[Settled])
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def deliver(tx: Tx, batch: Batch, time: Callable[[Tx], int] | None = None) -> Done:
+def deliver(tx: Tx, batch: Batch, time: Callable[[Tx], int] = clock.read) -> Done:
     """Answer the requests in order, each against what those before it have changed.
 
     The windows that acknowledgements name are waited for, in ascending order, others are taken as they are free.
@@ -84,7 +84,7 @@ def deliver(tx: Tx, batch: Batch, time: Callable[[Tx], int] | None = None) -> Do
     Args:
         tx: A write.
         batch: The requests.
-        time: Another clock than the database's.
+        time: The database's clock, or another.
 
     Raises:
         QueueChanged: Look the queue and its topic up again.
@@ -93,7 +93,7 @@ def deliver(tx: Tx, batch: Batch, time: Callable[[Tx], int] | None = None) -> Do
 
 
 class _Transaction:
-    def __init__(self, tx: Tx, batch: Batch, time: Callable[[Tx], int] | None) -> None:
+    def __init__(self, tx: Tx, batch: Batch, time: Callable[[Tx], int]) -> None:
         self._tx = tx
         self._batch = batch
         self._queue_id = batch.queue.queue_id
@@ -160,7 +160,7 @@ class _Transaction:
             return False
         self._config = queues.decode_config(locked.config)
         scene = windows.scene(self._tx, [window.partition_id for window in locked.windows])
-        self._now_ms = self._time(self._tx) if self._time is not None else scene.now_ms
+        self._now_ms = scene.now_ms if self._time is clock.read else self._time(self._tx)
         for window in locked.windows:
             self._shares[window.partition_id] = self._share(window, scene)
         return len(locked.windows) == len(wanted)
@@ -181,7 +181,7 @@ class _Transaction:
         ids = sorted({self._key_id(request.key) for request in requests if request.key is not None})
         if ids:
             if not self._now_ms:
-                self._now_ms = (self._time or clock.read)(self._tx)
+                self._now_ms = self._time(self._tx)
             self._stored = idempotency.claim(self._tx, ids, self._now_ms)
         return ids
 

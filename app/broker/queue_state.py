@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from app.domain import queue as rules_of
@@ -40,12 +40,12 @@ class QueueState(NamedTuple):
     delayed_limit_reached: bool
 
 
-def describe(tx: Tx, info: QueueInfo) -> QueueState:
+def describe(tx: Tx, info: QueueInfo, time: Callable[[Tx], int] = clock.read) -> QueueState:
     """Count the records of a queue, on one snapshot."""
     rules = info.config.rules
     all_windows = windows.all_(tx, info.queue_id)
     found = pages.bounds(tx, [window.partition_id for window in all_windows]) if all_windows else {}
-    now_ms = clock.read(tx)
+    now_ms = time(tx)
     delayed = copies.states(tx, info.queue_id) if any(window.copies for window in all_windows) else {}
     tally = _Tally(rules, now_ms)
     for window in all_windows:

@@ -16,6 +16,8 @@ from app.cli.health import health
 from app.cli.migrate import migrate
 from app.cli.openapi import openapi
 from app.cli.produce import produce
+from app.cli.queue import queue
+from app.cli.queues import queues
 from app.cli.serve import serve
 from app.cli.topics import topics
 
@@ -39,6 +41,8 @@ program.command()(produce)
 program.command()(consume)
 program.add_typer(topics, name="topics")
 program.add_typer(groups, name="groups")
+program.add_typer(queues, name="queues")
+program.add_typer(queue, name="queue")
 
 
 def _show_version(wanted: bool) -> None:

@@ -33,7 +33,7 @@ def values(lines: bytes) -> bytes:
 
 def text(lines: bytes) -> bytes:
     """Return the text or the bytes of each value, a line each; nothing for a tombstone."""
-    return b"".join(_value_bytes(record) + b"\n" for record in _decoder.decode_lines(lines))
+    return b"".join(value_bytes(record.value, record.encoding) + b"\n" for record in _decoder.decode_lines(lines))
 
 
 def readable(lines: bytes) -> bytes:
@@ -41,14 +41,15 @@ def readable(lines: bytes) -> bytes:
     return "".join(map(_line, _decoder.decode_lines(lines))).encode()
 
 
-def _value_bytes(record: _Record) -> bytes:
-    raw = bytes(record.value)
+def value_bytes(value: msgspec.Raw, encoding: str) -> bytes:
+    """Return the JSON of a value as it was sent, its text or its bytes; nothing for a tombstone."""
+    raw = bytes(value)
     if raw == b"null":
         return b""
-    if record.encoding == "json":
+    if encoding == "json":
         return raw
     characters: str = _string.decode(raw)
-    return characters.encode() if record.encoding == "text" else b64decode(characters)
+    return characters.encode() if encoding == "text" else b64decode(characters)
 
 
 def _line(record: _Record) -> str:

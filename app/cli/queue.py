@@ -1,0 +1,71 @@
+"""`millrace queue work`: a command for each record of a queue."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.client import Client, Url, Verbose
+from app.cli.output import tell
+from app.cli.queues import Queue, queue_path
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+queue = typer.Typer(no_args_is_help=True, help="Work on the records of a queue.")
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends the work as Ctrl-C does."""
+
+
+@queue.callback()
+def _group() -> None:
+    """Keep `work` a word of its own, though it is the only one yet."""
+
+
+@queue.command()
+def work(
+    name: Queue,
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="Command and its arguments.")],
+    url: Url,
+    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, max=256, help="Commands at once.")] = 1,
+    backoff_ms: Annotated[
+        int, typer.Option(min=0, max=3_600_000, help="After exit code 75: first pause, doubled each time.")
+    ] = 1_000,
+    max_wait_ms: Annotated[int, typer.Option(min=100, max=60_000, help="Wait of a request for records.")] = 20_000,
+    until_empty: Annotated[bool, typer.Option("--until-empty", help="End when nothing is there now.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a command for each record: its value on standard input, the rest in MILLRACE_… variables.
+
+    Exit code 0 accepts the record, 75 releases it for later, any other releases it at once; after the queue's
+    max_delivery_count it is archived. Locks are renewed while commands run. Ctrl-C lets them finish and gives back what
+    is not begun; a second one ends them.
+    """
+    from app.cli.workshop import Workshop  # noqa: PLC0415 - msgspec, which `--help` does not need
+
+    def terminated(_number: int, _frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminated)
+    with Client(url, verbose=verbose) as client:
+        found = client.send("GET", queue_path(name)).json()
+        workshop = Workshop(client, found, command, concurrency=concurrency, backoff_ms=backoff_ms)
+        try:
+            workshop.run(max_wait_ms=0 if until_empty else max_wait_ms, until_empty=until_empty)
+        except KeyboardInterrupt as interrupt:
+            if workshop.running:
+                tell(f"finishing {workshop.running} commands; Ctrl-C again ends them")
+            try:
+                workshop.finish()
+            except KeyboardInterrupt:
+                workshop.end_commands()
+                workshop.finish()
+            raise typer.Exit(0 if isinstance(interrupt, _Terminated) else 130) from None
+        finally:
+            tell(workshop.summary)

@@ -1,0 +1,241 @@
+"""Acquires records, runs a command for each, and tells the queue what became of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from app.cli.client import Client, ServerRefused, Unreachable
+from app.cli.failure import CommandFailed
+from app.cli.output import tell
+from app.cli.queues import queue_path
+from app.cli.rendering import value_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+_TRY_LATER = 75
+"""EX_TEMPFAIL of sysexits.h."""
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+_LONGEST_BACKOFF_MS = 3_600_000
+_SPARE_S = 30.0
+_RENEWALS_A_LOCK = 3
+_CODES = {0: "accept", _TRY_LATER: "release"}
+
+
+class _Record(msgspec.Struct):
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: str | None
+    value: msgspec.Raw
+    headers: msgspec.Raw = msgspec.Raw(b"[]")
+    encoding: str = "json"
+    key_encoding: str = "text"
+
+
+class _Delivery(msgspec.Struct):
+    delivery_id: str
+    delivery_count: int
+    locked_until_ms: int
+    record: _Record
+
+
+class _Acquired(msgspec.Struct):
+    deliveries: list[_Delivery]
+
+
+_decoder = msgspec.json.Decoder(_Acquired)
+
+
+class Workshop:
+    """Commands at work for a queue.
+
+    Args:
+        client: Of the server, used from several threads.
+        queue: As the server describes it.
+        command: What to run.
+        concurrency: How many at once.
+        backoff_ms: First pause after exit code 75.
+    """
+
+    def __init__(
+        self, client: Client, queue: Mapping[str, Any], command: Sequence[str], *, concurrency: int, backoff_ms: int
+    ) -> None:
+        self._client = client
+        self._name: str = queue["name"]
+        self._topic: str = queue["topic"]
+        self._path = queue_path(self._name)
+        self._command = list(command)
+        self._concurrency = concurrency
+        self._backoff_ms = backoff_ms
+        self._lock_s = queue["lock_duration_ms"] / 1000
+        self._pool = ThreadPoolExecutor(concurrency, "work")
+        self._futures: set[Future[None]] = set()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._held: dict[str, _Delivery] = {}
+        self._stopping = threading.Event()
+        self._failure: CommandFailed | None = None
+        self._outcomes: Counter[str] = Counter()
+        threading.Thread(target=self._renew, daemon=True).start()
+
+    @property
+    def running(self) -> int:
+        """Number of commands that run."""
+        return len(self._processes)
+
+    @property
+    def summary(self) -> str:
+        """What was done, as a sentence."""
+        accepted, released, lost = (self._outcomes[word] for word in ("accept", "release", "lost"))
+        rest = f", {lost} too late" if lost else ""
+        return f"{accepted} accepted, {released} released{rest}"
+
+    def run(self, *, max_wait_ms: int, until_empty: bool) -> None:
+        """Work until interrupted, or until nothing is there.
+
+        Raises:
+            CommandFailed: The command cannot be run, or the server refuses.
+        """
+        while self._failure is None:
+            free = self._concurrency - len(self._futures)
+            deliveries = self._acquire(free, max_wait_ms)
+            for delivery in deliveries:
+                self._futures.add(self._pool.submit(self._work, delivery))
+            if not deliveries and until_empty and not self._futures:
+                break
+            if len(self._futures) >= self._concurrency or (until_empty and not deliveries):
+                wait(self._futures, return_when="FIRST_COMPLETED")
+            self._futures = {future for future in self._futures if not future.done()}
+        self.finish()
+        if self._failure is not None:
+            raise self._failure
+
+    def finish(self) -> None:
+        """Wait for the commands that run, and give back what was not begun."""
+        self._stopping.set()
+        wait(self._futures)
+        self._pool.shutdown()
+        if self._held:
+            self._acknowledge([{"delivery_id": each, "outcome": "release"} for each in self._held])
+            self._held.clear()
+
+    def end_commands(self) -> None:
+        """End the commands that run; their records are released."""
+        for process in list(self._processes.values()):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+
+    def _acquire(self, number: int, max_wait_ms: int) -> list[_Delivery]:
+        """Acquire records, and while the server is away, wait and try again."""
+        body = json.dumps({"max_records": number, "max_wait_ms": max_wait_ms}).encode()
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                response = self._client.send(
+                    "POST", f"{self._path}/acquire", body=body, timeout_s=max_wait_ms / 1000 + _SPARE_S
+                )
+            except (ServerRefused, Unreachable) as error:
+                if isinstance(error, ServerRefused) and not error.passing:
+                    raise
+                if pause_s == _FIRST_PAUSE_S:
+                    tell(f"{error}; trying again")
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                continue
+            deliveries = _decoder.decode(response.content).deliveries
+            self._held |= {delivery.delivery_id: delivery for delivery in deliveries}
+            return deliveries
+
+    def _work(self, delivery: _Delivery) -> None:
+        """Run the command for a record and say what became of it."""
+        outcome: dict[str, object] = {"delivery_id": delivery.delivery_id, "outcome": "release"}
+        if not self._stopping.is_set() and self._failure is None:
+            code = self._run(delivery)
+            outcome["outcome"] = _CODES.get(code, "release")
+            if code == _TRY_LATER:
+                pause_ms = self._backoff_ms * 2 ** min(delivery.delivery_count - 1, 20)
+                outcome["delay_ms"] = min(pause_ms, _LONGEST_BACKOFF_MS)
+        del self._held[delivery.delivery_id]
+        self._acknowledge([outcome])
+
+    def _run(self, delivery: _Delivery) -> int:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - what the user asked for
+                self._command, stdin=subprocess.PIPE, env=self._environment(delivery), start_new_session=True
+            )
+        except OSError as error:
+            self._failure = CommandFailed(f"cannot run {self._command[0]}: {error.strerror}")
+            return 1
+        self._processes[delivery.delivery_id] = process
+        try:
+            process.communicate(value_bytes(delivery.record.value, delivery.record.encoding))
+        finally:
+            del self._processes[delivery.delivery_id]
+        return process.returncode
+
+    def _environment(self, delivery: _Delivery) -> dict[str, str]:
+        record = delivery.record
+        given = {
+            "QUEUE": self._name,
+            "TOPIC": self._topic,
+            "PARTITION": str(record.partition),
+            "OFFSET": str(record.offset),
+            "TIMESTAMP_MS": str(record.timestamp_ms),
+            "KEY": record.key,
+            "KEY_ENCODING": record.key_encoding,
+            "VALUE_ENCODING": "null" if bytes(record.value) == b"null" else record.encoding,
+            "HEADERS": bytes(record.headers).decode(),
+            "DELIVERY_ID": delivery.delivery_id,
+            "DELIVERY_COUNT": str(delivery.delivery_count),
+            "LOCKED_UNTIL_MS": str(delivery.locked_until_ms),
+        }
+        return os.environ | {
+            f"MILLRACE_{name}": value for name, value in given.items() if value is not None and "\0" not in value
+        }
+
+    def _acknowledge(self, outcomes: Iterable[Mapping[str, object]]) -> None:
+        """Say what became of deliveries; while the server is away, try again as long as the lock may live."""
+        body = json.dumps({"acknowledgements": list(outcomes)}).encode()
+        deadline, pause_s = time.monotonic() + self._lock_s, _FIRST_PAUSE_S
+        while True:
+            try:
+                results = self._client.send("POST", f"{self._path}/acknowledge", body=body).json()["results"]
+            except (ServerRefused, Unreachable) as error:
+                passing = isinstance(error, Unreachable) or error.passing
+                if not passing or time.monotonic() > deadline:
+                    self._failure = error
+                    return
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                continue
+            for result in results:
+                self._outcomes["lost" if result["code"] else result["outcome"]] += 1
+                if result["code"]:
+                    tell(f"too late for delivery {result['delivery_id']} ({result['code']}): it is delivered again")
+            return
+
+    def _renew(self) -> None:
+        """Renew all locks, some times before they pass."""
+        while not self._stopping.wait(self._lock_s / _RENEWALS_A_LOCK) or self._held:
+            held = [{"delivery_id": each, "outcome": "renew"} for each in list(self._held)]
+            if not held:
+                continue
+            with contextlib.suppress(ServerRefused, Unreachable):
+                self._client.send(
+                    "POST", f"{self._path}/acknowledge", body=json.dumps({"acknowledgements": held}).encode()
+                )
+            if self._stopping.is_set():
+                time.sleep(self._lock_s / _RENEWALS_A_LOCK)
