@@ -53,7 +53,7 @@ class _Waiting:
 class _Lane:
     """Requests of one queue that go into one transaction after the other."""
 
-    __slots__ = ("alone", "busy", "patient", "turn", "waiting")
+    __slots__ = ("alone", "busy", "patient", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[_Waiting] = deque()
@@ -62,7 +62,6 @@ class _Lane:
         self.busy = False
         self.patient = False
         """Whether the next transaction waits for windows that other nodes are at."""
-        self.turn = 0
 
 
 class Deliveries:
@@ -91,6 +90,7 @@ class Deliveries:
         self._doomed = doomed
         self._time = time
         self._lanes: dict[int, _Lane] = {}
+        self._turn = 0
         self.requests = 0
         self.transactions = 0
 
@@ -176,10 +176,10 @@ class Deliveries:
         if not batch:
             self._lanes.pop(queue_id, None)
             return
-        lane.turn += 1
         wait, lane.patient = lane.patient, False
         first = batch[0]
-        work = Batch(first.queue, first.topic, [each.request for each in batch], lane.turn - 1, wait)
+        work = Batch(first.queue, first.topic, [each.request for each in batch], self._turn, wait)
+        self._turn += any(isinstance(each.request, Acquire) for each in batch)
         task = self._storage.submit(deliver, work, self._time)
         task.add_done_callback(partial(self._finish, queue_id, lane, batch))
 

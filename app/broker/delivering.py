@@ -60,7 +60,7 @@ class Batch(NamedTuple):
     """Requests of one queue that share a transaction.
 
     Attributes:
-        turn: Rises by one with each batch, so that each partition is the first in turn.
+        turn: Rises by one with each acquiring batch, so that each partition is the first in turn.
         wait: Whether to wait for windows that other nodes are at.
     """
 

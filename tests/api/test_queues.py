@@ -1,0 +1,514 @@
+"""Queues over HTTP: their life, acquire and acknowledge, dead letters, looking, purging, redriving."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e.node import until
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from tests.serving import Serve
+
+pytestmark = pytest.mark.anyio
+
+JOBS = "/v1/queues/jobs"
+FAR_MS = 4_000_000_000_000
+
+
+async def put(client: httpx2.AsyncClient, queue: str = "jobs", **settings: Any) -> dict[str, Any]:
+    answer = await client.put(f"/v1/queues/{queue}", json={"topic": "orders"} | settings)
+    assert answer.status_code in {200, 201}, answer.text
+    created: dict[str, Any] = answer.json()
+    return created
+
+
+async def topic(client: httpx2.AsyncClient, name: str = "orders", partitions: int = 1, **config: Any) -> None:
+    answer = await client.put(f"/v1/topics/{name}", json={"partitions": partitions, "config": config})
+    assert answer.status_code == 201, answer.text
+
+
+async def produce(client: httpx2.AsyncClient, *values: Any, partition: int = 0, **fields: Any) -> None:
+    records = [{"value": value} | fields for value in values]
+    answer = await client.post(f"/v1/topics/orders/partitions/{partition}/records", json={"records": records})
+    assert answer.status_code == 201, answer.text
+
+
+async def acquire(client: httpx2.AsyncClient, number: int = 10, queue: str = "jobs", **more: Any) -> list[Any]:
+    answer = await client.post(f"/v1/queues/{queue}/acquire", json={"max_records": number} | more)
+    assert answer.status_code == 200, answer.text
+    found: list[Any] = answer.json()["deliveries"]
+    return found
+
+
+async def settle(client: httpx2.AsyncClient, outcome: str, *deliveries: Any, **more: Any) -> list[str | None]:
+    """Say one outcome of deliveries, and return the codes."""
+    items = [{"delivery_id": each["delivery_id"], "outcome": outcome} | more for each in deliveries]
+    answer = await client.post(f"{JOBS}/acknowledge", json={"acknowledgements": items})
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    assert [each["delivery_id"] for each in results] == [each["delivery_id"] for each in items]
+    return [each["code"] for each in results]
+
+
+async def counts(client: httpx2.AsyncClient, queue: str = "jobs") -> dict[str, Any]:
+    described: dict[str, Any] = (await client.get(f"/v1/queues/{queue}")).json()
+    return {name: number for name, number in described["counts"].items() if number}
+
+
+async def parked(client: httpx2.AsyncClient) -> None:
+    """Return once a request waits."""
+    await until(lambda: client.get("/metrics"), lambda answer: "millrace_waiting_reads 1.0" in answer.text)
+
+
+def values(deliveries: list[Any]) -> list[Any]:
+    return [each["record"]["value"] for each in deliveries]
+
+
+async def letters(client: httpx2.AsyncClient, number: int) -> list[Any]:
+    """Wait for so many dead letters."""
+    found: list[Any] = []
+    while len(found) < number:
+        query = {"offset": len(found), "max_wait_ms": 10_000}
+        page = (await client.get("/v1/topics/dead/partitions/0/records", params=query)).json()
+        assert page["records"], f"there are {len(found)} dead letters"
+        found += page["records"]
+    return found
+
+
+async def test_a_queue_is_created_with_its_topics_and_confirmed(client: httpx2.AsyncClient) -> None:
+    first = await client.put(JOBS, json={"topic": "orders", "dead_letter_topic": "dead", "ordering": "key"})
+    assert first.status_code == 201
+    created = first.json()
+    assert created.pop("created_at_ms") > 0
+    assert created == {
+        "name": "jobs",
+        "topic": "orders",
+        "lock_duration_ms": 30_000,
+        "max_delivery_count": 5,
+        "dead_letter_topic": "dead",
+        "start": "earliest",
+        "ordering": "key",
+        "paused": False,
+    }
+    assert (await client.get("/v1/topics/dead")).status_code == 200
+    assert (await client.put(JOBS)).json() == first.json()
+    assert (await client.put(JOBS, json={"topic": "orders", "ordering": "key"})).status_code == 200
+    for differing in ({"topic": "other"}, {"ordering": "none"}, {"dead_letter_topic": None}, {"start": "latest"}):
+        refused = await client.put(JOBS, json=differing)
+        assert (refused.status_code, refused.json()["differing"]) == (409, list(differing))
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "word"),
+    [
+        ({}, 422, "topic is required"),
+        ({"topic": "orders", "lock_duration_ms": 999}, 422, "from 1000 to 3600000"),
+        ({"topic": "orders", "max_delivery_count": 0}, 422, "from 1 to 100"),
+        ({"topic": "orders", "max_delivery_count": "x"}, 422, "max_delivery_count"),
+        ({"topic": "orders", "start": "soon"}, 422, "start must be"),
+        ({"topic": "orders", "ordering": "fifo"}, 422, "none, key"),
+        ({"topic": "orders", "dead_letter_topic": "orders"}, 422, "own topic"),
+        ({"topic": "orders", "dead_letter_topic": "compacted"}, 422, "cleanup_policy delete"),
+        ({"topic": "a b"}, 422, "1 to 249 characters"),
+        ({"topic": "orders", "lock_duration": 5}, 422, "did you mean lock_duration_ms"),
+    ],
+)
+async def test_a_queue_that_cannot_be_is_refused_with_what_to_do(
+    sqlite_client: httpx2.AsyncClient, body: dict[str, Any], status: int, word: str
+) -> None:
+    await topic(sqlite_client, "compacted", cleanup_policy="compact")
+    answer = await sqlite_client.put(JOBS, json=body)
+    assert answer.status_code == status
+    assert word in answer.text
+
+
+async def test_a_queue_is_changed_paused_listed_and_deleted(client: httpx2.AsyncClient) -> None:
+    await put(client, lock_duration_ms=1_000, dead_letter_topic="dead")
+    await put(client, "mails")
+    changed = await client.patch(JOBS, json={"lock_duration_ms": None, "dead_letter_topic": None, "paused": True})
+    assert changed.status_code == 200
+    assert (changed.json()["lock_duration_ms"], changed.json()["dead_letter_topic"]) == (30_000, None)
+    await produce(client, 1)
+    assert await acquire(client) == []
+    await client.patch(JOBS, json={"paused": None})
+    assert values(await acquire(client)) == [1]
+    page = (await client.get("/v1/queues", params={"limit": 1})).json()
+    rest = (await client.get("/v1/queues", params={"cursor": page["next_cursor"]})).json()
+    assert [each["name"] for each in (*page["items"], *rest["items"])] == ["jobs", "mails"]
+    assert (await client.delete(JOBS)).status_code == 204
+    for answer in (await client.get(JOBS), await client.delete(JOBS), await client.patch(JOBS, json={})):
+        assert (answer.status_code, answer.json()["code"]) == (404, "UNKNOWN_QUEUE")
+    assert (await client.post(f"{JOBS}/acquire")).status_code == 404
+    assert (await client.patch("/v1/queues/mails", json={"topic": "x"})).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("start", "first"),
+    [("earliest", [0, 1, 2, 3]), ("latest", []), ("-1", [3]), ("2", [2, 3]), ("99", []), ("@1000002", [2, 3])],
+)
+async def test_a_queue_begins_where_it_is_told(client: httpx2.AsyncClient, start: str, first: list[int]) -> None:
+    await topic(client, retention_ms=-1)
+    for number in range(4):
+        await produce(client, number, timestamp_ms=1_000_000 + number)
+    await put(client, start=start)
+    assert values(await acquire(client)) == first
+
+
+async def test_each_queue_over_a_topic_has_a_state_of_its_own(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    await put(client)
+    await put(client, "mails")
+    await produce(client, 1, 2)
+    assert await settle(client, "accept", *await acquire(client, 1)) == [None]
+    assert values(await acquire(client)) == [2]
+    assert values(await acquire(client, queue="mails")) == [1, 2]
+    assert await counts(client) == {"acquired": 1, "accepted": 1}
+
+
+async def test_a_delivery_is_settled_once_and_each_for_itself(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    await put(client)
+    await produce(client, 1, 2, 3, 4)
+    first, second, third, fourth = await acquire(client)
+    assert (first["delivery_count"], first["record"]["offset"]) == (1, 0)
+    items = [
+        {"delivery_id": first["delivery_id"], "outcome": "accept"},
+        {"delivery_id": first["delivery_id"], "outcome": "reject"},
+        {"delivery_id": second["delivery_id"], "outcome": "release"},
+        {"delivery_id": third["delivery_id"], "outcome": "renew"},
+        {"delivery_id": fourth["delivery_id"], "outcome": "reject"},
+        {"delivery_id": "9.0.0.1", "outcome": "accept"},
+        {"delivery_id": "1.999.0.1", "outcome": "accept"},
+        {"delivery_id": "never", "outcome": "accept"},
+    ]
+    results = (await client.post(f"{JOBS}/acknowledge", json={"acknowledgements": items})).json()["results"]
+    codes = [each["code"] for each in results]
+    assert codes == [None, "INVALID_RECORD_STATE", None, None, None, *["INVALID_RECORD_STATE"] * 3]
+    assert results[3]["locked_until_ms"] >= third["locked_until_ms"]
+    (again,) = await acquire(client)
+    assert (again["record"]["value"], again["delivery_count"]) == (2, 2)
+    assert await settle(client, "accept", second) == ["INVALID_RECORD_STATE"]
+    assert await settle(client, "accept", again) == [None]
+
+
+async def test_one_delivery_is_settled_from_the_shell(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    await put(client)
+    await produce(client, 1)
+    (delivery,) = await acquire(client)
+    path = f"{JOBS}/deliveries/{delivery['delivery_id']}"
+    assert (await client.post(f"{path}/renew")).json()["locked_until_ms"] >= delivery["locked_until_ms"]
+    assert (await client.post(f"{path}/lose")).status_code == 404
+    assert (await client.post(f"{path}/accept", params={"delay_ms": 5})).status_code == 422
+    assert (await client.post(f"{path}/release", params={"delay_ms": 60_000})).status_code == 200
+    refused = await client.post(f"{path}/accept")
+    assert (refused.status_code, refused.json()["code"]) == (409, "INVALID_RECORD_STATE")
+    assert await counts(client) == {"delayed": 1}
+
+
+async def test_a_waiting_acquire_wakes_for_an_append_a_release_a_resumption_and_a_due_record(
+    client: httpx2.AsyncClient,
+) -> None:
+    await topic(client)
+    await put(client)
+
+    async def woken(cause: Any) -> list[Any]:
+        waiting = asyncio.create_task(acquire(client, max_wait_ms=20_000))
+        await parked(client)
+        await cause
+        return await waiting
+
+    (first,) = await woken(produce(client, 1))
+    (second,) = await woken(settle(client, "release", first))
+    assert second["delivery_count"] == 2
+    (third,) = await woken(settle(client, "release", second, delay_ms=50))
+    assert third["delivery_count"] == 3
+    await client.patch(JOBS, json={"paused": True})
+    await settle(client, "release", third)
+    (fourth,) = await woken(client.patch(JOBS, json={"paused": False}))
+    assert fourth["delivery_count"] == 4
+
+
+async def test_a_lock_that_passes_gives_the_record_to_who_waits(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    await put(client, lock_duration_ms=1_000)
+    await produce(client, 1)
+    (first,) = await acquire(client)
+    (second,) = await acquire(client, max_wait_ms=20_000)
+    assert (second["delivery_count"], second["locked_until_ms"] >= first["locked_until_ms"]) == (2, True)
+    assert await settle(client, "accept", first) == ["INVALID_RECORD_STATE"]
+    assert await settle(client, "accept", second) == [None]
+
+
+async def test_archived_records_become_dead_letters_without_an_acquire(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    await put(client, dead_letter_topic="dead", max_delivery_count=1, lock_duration_ms=1_000)
+    await produce(client, "a", key="k", headers={"n": "v"})
+    await produce(client, "b", "c")
+    rejected, released, _ = await acquire(client)
+    assert await settle(client, "reject", rejected) == [None]
+    assert await settle(client, "release", released) == [None]
+
+    found = await letters(client, 3)
+
+    headers = [{each["name"]: each["value"] for each in letter["headers"]} for letter in found]
+    assert (found[0]["key"], [letter["value"] for letter in found]) == ("k", ["a", "b", "c"])
+    assert headers[0] == {
+        "n": "v",
+        "__dlq.errors.topic": "orders",
+        "__dlq.errors.partition": "0",
+        "__dlq.errors.offset": "0",
+        "__dlq.errors.group": "jobs",
+        "__dlq.errors.delivery.count": "1",
+        "__dlq.errors.message": "rejected",
+    }
+    reasons = [each["__dlq.errors.message"] for each in headers[1:]]
+    assert [reason.partition(" after")[0] for reason in reasons] == ["released", "lock expired"]
+    assert await counts(client) == {"archived": 3}
+    looked = (await client.get(f"{JOBS}/records", params={"state": "archived"})).json()["items"]
+    assert [(each["record"]["value"], each["delivery_count"]) for each in looked] == [("a", 1), ("b", 1), ("c", 1)]
+
+
+async def test_a_dead_letter_that_is_refused_leaves_the_record_and_is_shown(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    await topic(client, "dead", max_message_bytes=10)
+    await put(client, dead_letter_topic="dead")
+    await produce(client, "x" * 100, "y")
+    await settle(client, "reject", *await acquire(client))
+
+    (letter,) = await letters(client, 1)
+
+    assert letter["value"] == "y"
+    assert await counts(client) == {"delayed": 1, "archived": 1}
+    assert "max_message_bytes of dead is 10" in (await client.get(JOBS)).json()["dead_letter_error"]
+
+
+async def test_a_dead_letter_topic_stays_while_it_is_named_and_a_queue_goes_with_its_topic(
+    client: httpx2.AsyncClient,
+) -> None:
+    await topic(client)
+    await put(client, dead_letter_topic="dead")
+    refused = await client.delete("/v1/topics/dead")
+    assert (refused.status_code, refused.json()["code"], refused.json()["queues"]) == (409, "TOPIC_IN_USE", ["jobs"])
+    waiting = asyncio.create_task(client.post(f"{JOBS}/acquire", json={"max_wait_ms": 20_000}))
+    await parked(client)
+    assert (await client.delete("/v1/topics/orders")).status_code == 204
+    assert ((await waiting).status_code, (await client.get(JOBS)).status_code) == (404, 404)
+    assert (await client.delete("/v1/topics/dead")).status_code == 204
+    await topic(client)
+    assert (await client.post(f"{JOBS}/acquire")).status_code == 404
+
+
+async def test_a_repeated_acquire_gets_the_same_while_its_locks_live(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    await put(client)
+    await produce(client, 1, 2, 3)
+    key = {"Idempotency-Key": "worker-1"}
+    first = await client.post(f"{JOBS}/acquire", json={"max_records": 2}, headers=key)
+    again = await client.post(f"{JOBS}/acquire", json={"max_records": 2}, headers=key)
+    assert again.json() == first.json()
+    assert (await client.post(f"{JOBS}/acquire", json={"max_records": 1}, headers=key)).status_code == 422
+    await settle(client, "accept", first.json()["deliveries"][0])
+    other = await client.post(f"{JOBS}/acquire", json={"max_records": 2}, headers=key)
+    assert values(other.json()["deliveries"]) == [3]
+
+
+async def test_a_repeated_acknowledge_gets_the_same_answer(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    await put(client)
+    await produce(client, 1)
+    (delivery,) = await acquire(client)
+    key = {"Idempotency-Key": "ack-1"}
+    body = {"acknowledgements": [{"delivery_id": delivery["delivery_id"], "outcome": "accept"}]}
+    first = await client.post(f"{JOBS}/acknowledge", json=body, headers=key)
+    again = await client.post(f"{JOBS}/acknowledge", json=body, headers=key)
+    assert first.json() == again.json()
+    assert first.json()["results"][0]["code"] is None
+    body["acknowledgements"][0]["outcome"] = "reject"
+    refused = await client.post(f"{JOBS}/acknowledge", json=body, headers=key)
+    assert (refused.status_code, refused.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+
+
+async def test_a_header_delays_delivery_even_beyond_retention(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    await put(client)
+    await produce(client, "later", headers={"deliver_at_ms": str(FAR_MS)})
+    await produce(client, "now", headers={"deliver_at_ms": "5"})
+    await produce(client, "unreadable", headers={"deliver_at_ms": "soon"})
+    assert values(await acquire(client)) == ["now", "unreadable"]
+    await client.delete("/v1/topics/orders/partitions/0/records", params={"before_offset": 3})
+    assert await counts(client) == {"acquired": 2, "delayed": 1}
+    (seen,) = (await client.get(f"{JOBS}/records", params={"state": "delayed"})).json()["items"]
+    assert (seen["record"]["value"], seen["until_ms"]) == ("later", FAR_MS)
+
+
+async def test_records_that_retention_passes_expire_and_held_ones_may_be_accepted(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    await put(client)
+    await produce(client, *range(5))
+    held, released = await acquire(client, 2)
+    await settle(client, "release", released)
+    await client.delete("/v1/topics/orders/partitions/0/records", params={"before_offset": 4})
+    assert await counts(client) == {"available": 1, "acquired": 1, "expired": 3}
+    assert await settle(client, "accept", held) == [None]
+    assert values(await acquire(client)) == [4]
+    assert await counts(client) == {"acquired": 1, "accepted": 1, "expired": 3}
+
+
+async def test_keys_are_delivered_in_order_and_one_at_a_time(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    await put(client, ordering="key", max_delivery_count=2, dead_letter_topic="dead")
+    for key, value in (("a", 1), ("a", 2), ("b", 3), (None, 4), (None, 5), ("a", 6)):
+        await produce(client, value, key=key)
+    first = await acquire(client)
+    assert values(first) == [1, 3, 4, 5]
+    assert await acquire(client) == []
+    assert (await client.get(JOBS)).json()["blocked"] is True
+    await settle(client, "release", first[0], delay_ms=60_000)
+    assert await acquire(client) == []
+    assert (await client.get(JOBS)).json()["blocked"] is True
+    await settle(client, "accept", *first[1:])
+    assert await counts(client) == {"available": 2, "delayed": 1, "accepted": 3}
+    assert (await client.post(f"{JOBS}/purge")).json() == {"purged": 3}
+    await produce(client, 7, 8, key="a")
+    (seventh,) = await acquire(client)
+    await settle(client, "reject", seventh)
+    (eighth,) = await acquire(client, max_wait_ms=20_000)
+    assert (seventh["record"]["value"], eighth["record"]["value"]) == (7, 8)
+    assert [each["value"] for each in await letters(client, 1)] == [7]
+
+
+async def test_an_acquire_looks_at_no_more_than_the_window(sqlite_client: httpx2.AsyncClient) -> None:
+    await topic(sqlite_client)
+    await put(sqlite_client, ordering="key")
+    await produce(sqlite_client, *range(3_000), key="same")
+    await produce(sqlite_client, "other", key="other")
+    (first,) = await acquire(sqlite_client)
+    assert await acquire(sqlite_client) == []
+    described = (await sqlite_client.get(JOBS)).json()
+    assert (described["blocked"], described["counts"]["available"]) == (True, 3_000)
+    await settle(sqlite_client, "accept", first)
+    assert values(await acquire(sqlite_client)) == [1]
+
+
+async def test_partitions_that_are_added_are_taken_in(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    await put(client)
+    assert await acquire(client) == []
+    await client.patch("/v1/topics/orders", json={"partitions": 3})
+    await produce(client, "new", partition=2)
+    assert values(await acquire(client)) == ["new"]
+
+
+async def test_every_partition_has_its_turn_and_large_records_are_bounded(client: httpx2.AsyncClient) -> None:
+    await topic(client, partitions=4)
+    await put(client)
+    for partition in range(4):
+        await produce(client, "x" * 1_000, "y" * 1_000, partition=partition)
+    taken = [delivery for _ in range(4) for delivery in await acquire(client, 1)]
+    assert {delivery["record"]["partition"] for delivery in taken} == {0, 1, 2, 3}
+    assert len(await acquire(client, 10, max_bytes=2_500)) == 2
+    assert len(await acquire(client, 10)) == 2
+
+
+async def test_purging_leaves_what_is_held(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    await put(client)
+    await produce(client, *range(5))
+    held, delayed, released = await acquire(client, 3)
+    await settle(client, "release", delayed, delay_ms=60_000)
+    await settle(client, "release", released)
+    assert (await client.post(f"{JOBS}/purge")).json() == {"purged": 4}
+    assert await counts(client) == {"acquired": 1, "archived": 4}
+    assert await settle(client, "accept", held) == [None]
+    await produce(client, "after")
+    assert values(await acquire(client)) == ["after"]
+
+
+async def test_dead_letters_go_back_once_and_by_plan(client: httpx2.AsyncClient) -> None:
+    await topic(client, partitions=2)
+    await put(client, dead_letter_topic="dead")
+    await produce(client, "a", key="k", headers={"n": "v", "deliver_at_ms": "1"}, partition=1)
+    await produce(client, "b", "c")
+    await settle(client, "reject", *await acquire(client))
+    while (await client.post(f"{JOBS}/redrive")).json()["records"] < 3:
+        pass
+    plan = (await client.post(f"{JOBS}/redrive", json={"max_records": 2})).json()
+    assert (plan["dry_run"], plan["records"], plan["more"]) == (True, 2, True)
+    done = (await client.post(f"{JOBS}/redrive", json={"dry_run": False})).json()
+    assert done["plan"] == [
+        {"topic": "orders", "partition": 0, "records": 2},
+        {"topic": "orders", "partition": 1, "records": 1},
+    ]
+    assert (await client.post(f"{JOBS}/redrive", json={"dry_run": False})).json()["records"] == 0
+    again = await acquire(client)
+    assert sorted(values(again)) == ["a", "b", "c"]
+    (keyed,) = [each["record"] for each in again if each["record"]["value"] == "a"]
+    assert (keyed["partition"], keyed["key"], keyed["headers"]) == (1, "k", [{"name": "n", "value": "v"}])
+    assert (await client.post(f"{JOBS}/redrive", json={"dead_letter_topic": "no"})).status_code == 404
+
+
+async def test_looking_takes_nothing_and_goes_page_by_page(client: httpx2.AsyncClient) -> None:
+    await topic(client, partitions=2)
+    await put(client)
+    for partition in (0, 1):
+        await produce(client, *range(partition * 10, partition * 10 + 5), partition=partition)
+    (held,) = await acquire(client, 1)
+    await settle(client, "release", held)
+    seen: list[Any] = []
+    cursor = None
+    while True:
+        query = {"limit": 3} | ({"cursor": cursor} if cursor else {})
+        page = (await client.get(f"{JOBS}/records", params=query)).json()
+        seen += page["items"]
+        if (cursor := page["next_cursor"]) is None:
+            break
+    assert values(seen) == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
+    assert {each["state"] for each in seen} == {"available"}
+    assert len(await acquire(client)) == 10
+    acquired = (await client.get(f"{JOBS}/records", params={"state": "acquired"})).json()["items"]
+    assert await settle(client, "accept", *acquired) == [None] * 10
+    for query in ({"state": "lost"}, {"cursor": "x"}, {"limit": 0}):
+        assert (await client.get(f"{JOBS}/records", params=query)).status_code in {400, 422}
+
+
+async def test_no_more_records_are_delayed_than_there_is_room_for(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.broker.share.MAX_COPIES", 2)
+    monkeypatch.setattr("app.broker.queue_state.MAX_COPIES", 2)
+    _, client = await serve()
+    await topic(client)
+    await put(client)
+    await produce(client, "first", "second")
+    await produce(client, "a", "b", headers={"deliver_at_ms": str(FAR_MS)})
+    await produce(client, "last")
+    first, second = await acquire(client, 2)
+    assert await settle(client, "release", first, delay_ms=60_000) == [None]
+    assert await acquire(client) == []
+    assert await settle(client, "release", second, delay_ms=60_000) == ["DELAYED_RECORDS_LIMIT"]
+    described = (await client.get(JOBS)).json()
+    assert described["delayed_limit_reached"] is True
+    assert {name: number for name, number in described["counts"].items() if number} == {
+        "available": 2,
+        "acquired": 1,
+        "delayed": 2,
+    }
+    assert await settle(client, "accept", second) == [None]
+
+
+async def test_compaction_leaves_no_hole_that_a_queue_falls_into(client: httpx2.AsyncClient) -> None:
+    await topic(client, cleanup_policy="compact")
+    for number in range(50):
+        await produce(client, number, key=str(number % 2))
+    await put(client)
+    (first,) = await acquire(client, 1)
+    assert first["record"]["value"] in {0, 48}
+    taken = await acquire(client, 100)
+    assert values(taken)[-2:] == [48, 49]
+    assert await counts(client) == {"acquired": len(taken) + 1}
