@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +13,7 @@ from app.cli.output import tell
 from app.cli.queues import Queue, queue_path
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
 queue = typer.Typer(no_args_is_help=True, help="Work on the records of a queue.")
@@ -20,6 +21,21 @@ queue = typer.Typer(no_args_is_help=True, help="Work on the records of a queue."
 
 class _Terminated(KeyboardInterrupt):
     """SIGTERM, which ends the work as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM end the work as Ctrl-C does, and Ctrl-C also where a shell has had it ignored."""
+
+    def terminated(_number: int, _frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminated), signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
 
 
 @queue.callback()
@@ -48,12 +64,7 @@ def work(
     """
     from app.cli.workshop import Workshop  # noqa: PLC0415 - msgspec, which `--help` does not need
 
-    def terminated(_number: int, _frame: FrameType | None) -> None:
-        raise _Terminated
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminated)
-    with Client(url, verbose=verbose) as client:
+    with _interruptible(), Client(url, verbose=verbose) as client:
         found = client.send("GET", queue_path(name)).json()
         workshop = Workshop(client, found, command, concurrency=concurrency, backoff_ms=backoff_ms)
         try:

@@ -1,0 +1,128 @@
+"""`millrace queues` and `millrace queue work`."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cli.running import DEADLINE_S, Cli, await_line
+
+if TYPE_CHECKING:
+    import subprocess
+
+WEBHOOKS = Path(__file__).resolve().parents[1] / "data" / "github-webhooks.ndjson.gz"
+
+
+@pytest.fixture
+def queue(cli: Cli, topic: str) -> str:
+    """A queue over a topic of its own, both of one name."""
+    cli.ok("topics", "create", topic, "-p", "1")
+    cli.ok("queues", "create", topic, topic, "--max-delivery-count", "2", "--dead-letter-topic", f"{topic}-dead")
+    return topic
+
+
+def described(cli: Cli, queue: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cli.ok("queues", "describe", queue).out)
+    found |= found["counts"]
+    return found
+
+
+def test_a_queue_is_created_altered_listed_purged_and_deleted(cli: Cli, queue: str) -> None:
+    assert cli.ok("queues", "create", queue, queue).err == f"millrace: {queue} is there already\n"
+    assert cli("queues", "create", queue, "other").code == 4
+    changed = json.loads(cli.ok("queues", "alter", queue, "--pause", "--dead-letter-topic", "").out)
+    assert (changed["paused"], changed["dead_letter_topic"]) == (True, None)
+    assert cli("queues", "alter", queue).code == 2
+    assert queue in [json.loads(line)["name"] for line in cli.ok("queues", "list").lines]
+    cli.ok("produce", queue, stdin=b"1\n2\n")
+    assert json.loads(cli.ok("queues", "purge", queue, "--yes").out) == {"purged": 2}
+    assert cli("queues", "delete", queue).code == 2
+    cli.ok("queues", "delete", queue, "--yes")
+    assert cli("queues", "describe", queue).code == 3
+
+
+def test_a_command_gets_the_value_and_the_rest_in_its_environment(cli: Cli, queue: str, tmp_path: Path) -> None:
+    record = '{"value":{"a": 1.50,"é":null},"key":"k","headers":{"n":"v"}}'
+    cli.ok("produce", queue, "--format", "records", stdin=record.encode())
+    script = "cat > value; env | grep ^MILLRACE_ > variables"
+    cli.ok("queue", "work", queue, "--until-empty", "--", "sh", "-c", script)
+
+    variables = dict(line.split("=", 1) for line in (tmp_path / "variables").read_text().splitlines())
+    assert (tmp_path / "value").read_text() == '{"a": 1.50,"é":null}'
+    names = ("QUEUE", "TOPIC", "PARTITION", "OFFSET", "KEY", "VALUE_ENCODING", "DELIVERY_COUNT")
+    assert [variables[f"MILLRACE_{name}"] for name in names] == [queue, queue, "0", "0", "k", "json", "1"]
+    assert json.loads(variables["MILLRACE_HEADERS"]) == [{"name": "n", "value": "v"}]
+    assert described(cli, queue)["accepted"] == 1
+
+
+def test_exit_code_75_releases_for_later_and_others_at_once(cli: Cli, queue: str) -> None:
+    cli.ok("produce", queue, stdin=b"0\n1\n2\n")
+    script = "exit $((MILLRACE_OFFSET == 1 ? 75 : MILLRACE_OFFSET == 2 ? 9 : 0))"
+    done = cli.ok("queue", "work", queue, "--until-empty", "--backoff-ms", "600000", "--", "sh", "-c", script)
+    assert done.err == "millrace: 1 accepted, 3 released\n"
+    state = described(cli, queue)
+    assert (state["accepted"], state["delayed"], state["archived"]) == (1, 1, 1)
+
+
+def test_a_command_that_cannot_be_run_ends_the_work_and_gives_the_record_back(cli: Cli, queue: str) -> None:
+    cli.ok("produce", queue, stdin=b"1\n")
+    done = cli("queue", "work", queue, "--", "/nowhere/nothing")
+    assert done.code == 1
+    assert "cannot run /nowhere/nothing: No such file" in done.err
+    assert described(cli, queue)["available"] == 1
+    assert cli("queue", "work", "nothing", "--", "true").code == 3
+
+
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_work_that_is_ended_finishes_what_it_has_begun(cli: Cli, queue: str, sign: signal.Signals, code: int) -> None:
+    cli.ok("produce", queue, stdin=b"1\n2\n3\n")
+    script = "echo begun >&2; until [ -e go ]; do sleep 0.01; done"
+    with cli.started("queue", "work", queue, "--", "sh", "-c", script) as working:
+        await_line(working, containing="begun")
+        working.send_signal(sign)
+        await_line(working, containing="finishing 1 commands")
+        (cli.folder / "go").touch()
+        assert ended(working) == code
+    state = described(cli, queue)
+    assert (state["accepted"], state["available"], state["acquired"]) == (1, 2, 0)
+
+
+def test_locks_are_renewed_while_a_command_runs(cli: Cli, queue: str) -> None:
+    cli.ok("queues", "alter", queue, "--lock-duration-ms", "1000")
+    cli.ok("produce", queue, stdin=b"1\n")
+    done = cli.ok("queue", "work", queue, "--until-empty", "--", "sleep", "2")
+    assert done.err == "millrace: 1 accepted, 0 released\n"
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    return process.wait(DEADLINE_S)
+
+
+def test_webhooks_that_a_command_fails_on_end_in_the_dead_letter_topic_and_no_others(cli: Cli, queue: str) -> None:
+    lines = gzip.decompress(WEBHOOKS.read_bytes()).splitlines()
+    cli.ok("produce", queue, "--key", "/event", stdin=b"\n".join(lines) + b"\n")
+    script = "cat > /dev/null; exit $((MILLRACE_OFFSET % 10 == 9))"
+
+    done = cli.ok("queue", "work", queue, "--until-empty", "--concurrency", "8", "--", "sh", "-c", script)
+
+    failing = {number for number in range(len(lines)) if number % 10 == 9}
+    assert done.err == f"millrace: {len(lines) - len(failing)} accepted, {2 * len(failing)} released\n"
+    records = [json.loads(line) for line in cli.ok("consume", f"{queue}-dead").lines]
+    offsets = [
+        int(header["value"])
+        for record in records
+        for header in record["headers"]
+        if header["name"] == "__dlq.errors.offset"
+    ]
+    assert sorted(offsets) == sorted(failing)
+    assert [record["value"] for record in records] == [json.loads(lines[offset]) for offset in offsets]
+    assert described(cli, queue)["accepted"] == len(lines) - len(failing)
+    plan = json.loads(cli.ok("queues", "redrive", queue).out)
+    assert (plan["records"], plan["dry_run"]) == (len(failing), True)
+    assert json.loads(cli.ok("queues", "redrive", queue, "--execute").out)["records"] == len(failing)
+    assert described(cli, queue)["available"] == len(failing)
