@@ -158,6 +158,8 @@ def _load(tx: Tx, rows: Sequence[tuple[int, str, int, str, int]], defaults: Topi
             ids[topic_id].append(partition_id)
     found = []
     for topic_id, name, version, config, created_at_ms in rows:
+        if not ids[topic_id]:
+            continue  # deleted between the two statements
         overrides = msgspec.json.decode(config, type=Overrides)
         info = TopicInfo(
             topic_id, name, version, created_at_ms, with_overrides(defaults, overrides), tuple(ids[topic_id])
