@@ -6,6 +6,7 @@ renewed together with others; everything else is one step of `domain.group` unde
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import count
@@ -33,6 +34,7 @@ from app.storage.members import Standing
 from app.storage.rebalancing import PastRebalance
 
 _DUE_AT_ONCE = 100
+_TURNS_OF_THE_LOOP = 5
 _LOOKS_AT_TOPICS = 200
 """So often at the latest the groups are compared with the topics: one may be assigned while a topic is created."""
 
@@ -143,7 +145,7 @@ class Groups:
             ServiceUnavailable: The client has gone; nothing was changed.
         """
         owned = None if beat.owned is None else await self._ids(beat.owned, found)
-        refuse_gone(gone)
+        await refuse_gone(gone)
         step = partial(_beat, beat=beat, owned=owned)
         changed = await self._storage.write(_change, beat.group, step, (beat.member_id, before))
         self._announce(changed, beat.member_id)
@@ -237,7 +239,7 @@ class Groups:
             self._signals.announce([watch_id(after.group_id)])
 
 
-def refuse_gone(gone: Gone | None) -> None:
+async def refuse_gone(gone: Gone | None) -> None:
     """Refuse a call whose client has gone: it may have sent another since, perhaps to another node.
 
     Taken late, this one would give away what the other was given, or commit what that has not done yet.
@@ -245,7 +247,11 @@ def refuse_gone(gone: Gone | None) -> None:
     Raises:
         ServiceUnavailable: Nothing was changed.
     """
-    if gone is not None and gone():
+    if gone is None:
+        return
+    for _ in range(_TURNS_OF_THE_LOOP):  # in which a connection that was closed long ago is heard of
+        await asyncio.sleep(0)
+    if gone():
         raise ServiceUnavailable("the client has gone before its call was taken; nothing was done")
 
 

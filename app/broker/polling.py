@@ -155,7 +155,11 @@ class Poller:
         found = await self._storage.read(members.find, beat.group, beat.member_id)
         if wish is not None and (found is None or found.member.wish != wish):
             standing, _ = await self._groups.join(beat.group, wish, by_poll=True)
-            return standing, (), 0 if found is None else found.turn
+            turn = 0 if found is None else found.turn
+            if request.auto_commit:
+                await self._storage.write(members.begin_turn, standing.group_id, beat.member_id, turn)
+                turn += 1
+            return standing, (), turn if request.auto_commit else None
         if found is None:
             raise await self._storage.read(refuse, beat.group, beat.member_id)
         if beat.member_epoch is None:
@@ -176,7 +180,7 @@ class Poller:
         for _ in range(_ATTEMPTS):
             commits = await self._offsets.resolve(request.commits)
             before = partial(_commit, beat=beat, commits=commits, turn=turn, auto=request.auto_commit)
-            refuse_gone(gone)
+            await refuse_gone(gone)
             try:
                 quick = await self._storage.write(_commit_and_renew, beat, before)
                 return quick or await self._groups.step(beat, found, before, gone)
@@ -200,11 +204,14 @@ class Poller:
 
 
 def _begins_turn(request: PollRequest, found: Standing) -> bool:
-    """Return whether a poll commits what was handed out, or does without it: an older one then hands out nothing."""
+    """Return whether a poll commits what was handed out, or does without it: an older one then hands out nothing.
+
+    The first with auto_commit begins one too: those that do without it can tell that there may be something to end.
+    """
     handed = found.handed_out
     if request.auto_commit:
-        return handed is not None and bool(handed.spans)
-    return request.wish is not None or handed is not None
+        return handed is None or bool(handed.spans)
+    return handed is not None
 
 
 def _overtaken() -> ConcurrentRequest:
