@@ -252,7 +252,8 @@ async def _running(
     finally:
         services.signals.close()
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(services.appender.drain(), services.groups.drain()), _DRAIN_S)
+            drains = services.appender.drain(), services.groups.drain(), services.deliveries.drain()
+            await asyncio.wait_for(asyncio.gather(*drains), _DRAIN_S)
         await runner.stop()
         if notices is not None:
             await notices.close()

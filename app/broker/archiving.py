@@ -28,12 +28,12 @@ class ArchivePass(NamedTuple):
     """What a pass has done.
 
     Attributes:
-        archived: How many records have ended.
+        judged: How many records have ended, or are available again because their dead letter was refused.
         partition_ids: Partitions that dead letters were appended to.
         more: Whether there may be more to archive in this window now.
     """
 
-    archived: int = 0
+    judged: int = 0
     partition_ids: frozenset[int] = frozenset()
     more: bool = False
 
@@ -79,7 +79,7 @@ def archive(tx: Tx, place: Place, defaults: TopicConfig, time: Callable[[Tx], in
         ],
     )
     share.save(copies_too=True)
-    return ArchivePass(len(ended), touched, len(doomed) >= AT_ONCE)
+    return ArchivePass(len(doomed), touched, len(doomed) >= AT_ONCE)
 
 
 def _doomed(tx: Tx, share: Share, place: Place, rules: Rules, now_ms: int) -> list[_Doomed]:

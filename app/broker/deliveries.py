@@ -90,6 +90,7 @@ class Deliveries:
         self._doomed = doomed
         self._time = time
         self._lanes: dict[int, _Lane] = {}
+        self._running: set[asyncio.Future[Done]] = set()
         self._turn = 0
         self.requests = 0
         self.transactions = 0
@@ -131,6 +132,11 @@ class Deliveries:
             assert isinstance(answer, Acknowledged)  # noqa: S101 - the answer to its request
             return answer
         raise ServiceUnavailable("the queue or its topic changes too often; try again")
+
+    async def drain(self) -> None:
+        """Return when no transaction runs any more."""
+        while self._running:
+            await asyncio.wait(self._running)
 
     async def _acquired(
         self, name: str, request: Acquire, patience: Patience | None, gone: asyncio.Future[None] | None
@@ -181,10 +187,12 @@ class Deliveries:
         work = Batch(first.queue, first.topic, [each.request for each in batch], self._turn, wait)
         self._turn += any(isinstance(each.request, Acquire) for each in batch)
         task = self._storage.submit(deliver, work, self._time)
+        self._running.add(task)
         task.add_done_callback(partial(self._finish, queue_id, lane, batch))
 
     def _finish(self, queue_id: int, lane: _Lane, batch: list[_Waiting], task: asyncio.Future[Done]) -> None:
-        error = task.exception()
+        self._running.discard(task)
+        error = ServiceUnavailable("the server is stopping") if task.cancelled() else task.exception()
         self.transactions += 1
         self.requests += len(batch)
         if error is None:

@@ -228,7 +228,7 @@ class Share:
         if not self.window.copies:
             return []
         self._write_copies()
-        found = copies.due(self._tx, self._place, self._rules, self._now_ms, min(wanted, MAX_IN_FLIGHT))
+        found = copies.due(self._tx, self._place, self._rules, self._now_ms, min(wanted, _READ_AT_ONCE))
         if self._rules.by_key:
             first: dict[int, int] = {}
             for entry in self.window.entries.values():

@@ -115,7 +115,7 @@ _SAVE = Query(
 )
 _DUE = (
     select(_cells.queue_id, _cells.partition_id)
-    .where((_cells.archive_at_ms <= clock.now_ms()) | (_cells.copies_archive_at_ms <= clock.now_ms()))
+    .where((_cells.archive_at_ms <= bindparam("now_ms")) | (_cells.copies_archive_at_ms <= bindparam("now_ms")))
     .order_by(_cells.queue_id, _cells.partition_id)
     .limit(bindparam("at_most"))
 )
@@ -208,7 +208,7 @@ def save(tx: Tx, queue_id: int, window: Window) -> None:
 
 def due(tx: Tx, limit: int) -> list[tuple[int, int]]:
     """Return up to `limit` queues and partitions in which something is to be archived."""
-    return [(row[0], row[1]) for row in tx.connection.execute(_DUE, {"at_most": limit})]
+    return [(row[0], row[1]) for row in tx.connection.execute(_DUE, {"now_ms": clock.read(tx), "at_most": limit})]
 
 
 def keys(tx: Tx, bounds: Bounds, offset: int, limit: int) -> tuple[list[tuple[int, bytes | None, bytes | None]], int]:

@@ -51,6 +51,6 @@ class Delivery:
         for queue_id, partition_id in due:
             done = await self.storage.write(archive, Place(queue_id, partition_id), self.defaults)
             more |= done.more
-            if done.archived:
+            if done.judged:
                 self.signals.announce([*done.partition_ids, scope_id(queue_id)])
         return more
