@@ -27,7 +27,7 @@ test: install-dev ## Format, lint, types, import rules, tests: all that must pas
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install-dev ## The same without the tests
 	$(BIN)/ruff format --check .
