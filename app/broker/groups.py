@@ -7,6 +7,7 @@ renewed together with others; everything else is one step of `domain.group` unde
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import count
@@ -211,7 +212,7 @@ class Groups:
         if seen != self._topics_seen or next(self._looks) % _LOOKS_AT_TOPICS == 0:
             names |= set(await self._storage.read(rebalancing.outdated))
         changes = 0
-        for name in sorted(names):
+        for name in random.sample(sorted(names), len(names)):  # one that fails is not always before the same others
             changed = await self._storage.write(_rebalance, name, expires=self._ticked)
             if changed is not None:
                 self._announce(changed)
