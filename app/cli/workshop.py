@@ -84,6 +84,7 @@ class Workshop:
         self._lock_s = queue["lock_duration_ms"] / 1000
         self._pool = ThreadPoolExecutor(concurrency, "work")
         self._futures: set[Future[None]] = set()
+        self._begun: set[str] = set()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._held: dict[str, _Delivery] = {}
         self._stopping = threading.Event()
@@ -94,7 +95,7 @@ class Workshop:
     @property
     def running(self) -> int:
         """Number of commands that run."""
-        return len(self._processes)
+        return len(self._begun)
 
     @property
     def summary(self) -> str:
@@ -172,6 +173,13 @@ class Workshop:
         self._acknowledge([outcome])
 
     def _run(self, delivery: _Delivery) -> int:
+        self._begun.add(delivery.delivery_id)  # before: a command may be at work before it has a process here
+        try:
+            return self._run_begun(delivery)
+        finally:
+            self._begun.discard(delivery.delivery_id)
+
+    def _run_begun(self, delivery: _Delivery) -> int:
         try:
             process = subprocess.Popen(  # noqa: S603 - what the user asked for
                 self._command, stdin=subprocess.PIPE, env=self._environment(delivery), start_new_session=True
