@@ -16,6 +16,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api import problems
+from app.broker.patience import LOOP_TURNS
 from app.errors import BadRequest, BodyTooLarge, BrokerError, InvalidRequest, UnknownServerError, UnsupportedMediaType
 
 if TYPE_CHECKING:
@@ -179,6 +180,14 @@ class Call:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 return
+
+    async def has_gone(self) -> bool:
+        """Return whether the client has gone, as far as the event loop can have heard by now."""
+        gone = asyncio.create_task(self.gone())
+        for _ in range(LOOP_TURNS):
+            await asyncio.sleep(0)
+        gone.cancel()
+        return gone.done()
 
     async def run(self, operation: Operation) -> None:
         """Run an operation, send what it answers, refuses or fails with, and count that."""

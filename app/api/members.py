@@ -198,12 +198,8 @@ async def heartbeat(call: Call, group: str, member_id: str, body: HeartbeatBody)
     """
     check_group(group)
     check_member(member_id)
-    gone = asyncio.create_task(call.gone())
-    try:
-        beat = Beat(group, member_id, body.member_epoch, owned_of(body.owned))
-        standing = await call.services.groups.beat(beat, gone=gone.done)
-    finally:
-        gone.cancel()
+    beat = Beat(group, member_id, body.member_epoch, owned_of(body.owned))
+    standing = await call.services.groups.beat(beat, gone=call.has_gone)
     return Reply.of(await answer_of(call, standing))
 
 

@@ -6,9 +6,8 @@ renewed together with others; everything else is one step of `domain.group` unde
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from itertools import count
 from typing import NamedTuple
@@ -35,15 +34,14 @@ from app.storage.members import Standing
 from app.storage.rebalancing import PastRebalance
 
 _DUE_AT_ONCE = 100
-_TURNS_OF_THE_LOOP = 5
 _LOOKS_AT_TOPICS = 200
 """So often at the latest the groups are compared with the topics: one may be assigned while a topic is created."""
 
 Step = Callable[[Group, int], Group]
 """One pure step: a group and the database's time in, a group out."""
 
-Gone = Callable[[], bool]
-"""Whether the client of a call has gone."""
+Gone = Callable[[], Awaitable[bool]]
+"""Finds out whether the client of a call has gone."""
 
 Before = Callable[[Tx, int, Member], None]
 """What is to happen under the locks before a beat: it gets the group's id and the member."""
@@ -248,11 +246,7 @@ async def refuse_gone(gone: Gone | None) -> None:
     Raises:
         ServiceUnavailable: Nothing was changed.
     """
-    if gone is None:
-        return
-    for _ in range(_TURNS_OF_THE_LOOP):  # in which a connection that was closed long ago is heard of
-        await asyncio.sleep(0)
-    if gone():
+    if gone is not None and await gone():
         raise ServiceUnavailable("the client has gone before its call was taken; nothing was done")
 
 

@@ -6,6 +6,9 @@ import asyncio
 
 from app.broker.signals import Watch
 
+LOOP_TURNS = 5
+"""Turns of the event loop after which a connection that was closed before is known to be."""
+
 
 class Patience:
     """A deadline, and the client that may go away before it.
@@ -26,6 +29,12 @@ class Patience:
         if self.has_gone():
             return True
         return self._deadline is not None and self._loop.time() >= self._deadline
+
+    async def has_gone_by_now(self) -> bool:
+        """Return whether the client has gone, once the event loop has heard of connections closed long ago."""
+        for _ in range(LOOP_TURNS):
+            await asyncio.sleep(0)
+        return self.has_gone()
 
     def has_gone(self) -> bool:
         """Return whether the client has gone."""

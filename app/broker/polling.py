@@ -100,13 +100,13 @@ class Poller:
             UnknownMemberId, FencedMemberEpoch, FencedInstanceId, StaleMemberEpoch: Nothing was changed.
             NoOffsetForPartition: auto_offset_reset is none, and there is nowhere to go on from.
         """
-        standing, had, turn = await self._begin(request, patience.has_gone)
+        standing, had, turn = await self._begin(request, patience.has_gone_by_now)
         patience.shorten(standing.member.heartbeat_interval_ms)
         beaten = standing.assignment_epoch
         while True:
             beat = request.beat._replace(member_epoch=standing.member.member_epoch)
             if not standing.settled and standing.assignment_epoch != beaten:
-                standing = await self._groups.step(beat, standing, gone=patience.has_gone)
+                standing = await self._groups.step(beat, standing, gone=patience.has_gone_by_now)
                 beaten = standing.assignment_epoch
                 continue
             page = await self._read_or_wait(request, beat, standing, had, turn, patience)

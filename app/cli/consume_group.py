@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import sys
 import uuid
@@ -61,7 +62,7 @@ def consume_group(
 
     Raises:
         CommandFailed: With the exit code.
-        Exit: Told to end: 128 and the signal's number.
+        Exit: Ended by Ctrl-C; by another signal it ends as when it is through.
     """
     ends = None if max_wait_ms is not None else LogEnds(client, group, wish)
     patience_s = float("inf") if ends is None else wish.session_timeout_ms / 1000
@@ -77,8 +78,8 @@ def consume_group(
                 consumer.run(count, max_wait_ms, ends)
             finally:
                 consumer.leave()
-    if interruption.signal_number is not None:
-        raise typer.Exit(128 + interruption.signal_number)
+    if interruption.signal_number == signal.SIGINT:
+        raise typer.Exit(130)
 
 
 @contextmanager

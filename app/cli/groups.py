@@ -86,7 +86,7 @@ def rebalances(group: Group, url: Url, as_json: Json = False, verbose: Verbose =
         for one in found:
             emit_json(one)
         return
-    columns = ("at", "group_epoch", "reasons", "moved_partitions", "member", "before", "after")
+    columns = ("at", "epoch", "reasons", "moved", "member", "before", "after")
     emit_rows(columns, (row for one in found for row in _rebalance(one)), "the group was never assigned anything")
 
 
@@ -186,4 +186,4 @@ def _or_dash(value: object) -> object:
 
 
 def _time(at_ms: int) -> str:
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec='milliseconds')[:-6]}Z"
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec='seconds')[:-6]}Z"
