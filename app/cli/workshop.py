@@ -31,6 +31,8 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _LONGEST_BACKOFF_MS = 3_600_000
 _SPARE_S = 30.0
+_HEARD_S = 0.25
+"""Longest wait after which a signal is heard."""
 _RENEWALS_A_LOCK = 3
 _CODES = {0: "accept", _TRY_LATER: "release"}
 
@@ -118,7 +120,9 @@ class Workshop:
             if not deliveries and until_empty and not self._futures:
                 break
             if len(self._futures) >= self._concurrency or (until_empty and not deliveries):
-                wait(self._futures, return_when="FIRST_COMPLETED")
+                # A signal that comes just before an endless wait begins would be heard at its end only.
+                while not wait(self._futures, timeout=_HEARD_S, return_when="FIRST_COMPLETED").done:
+                    pass
             self._futures = {future for future in self._futures if not future.done()}
         self.finish()
         if self._failure is not None:
@@ -127,7 +131,8 @@ class Workshop:
     def finish(self) -> None:
         """Wait for the commands that run, and give back what was not begun."""
         self._stopping.set()
-        wait(self._futures)
+        while wait(self._futures, timeout=_HEARD_S).not_done:
+            pass
         self._pool.shutdown()
         if self._held:
             self._acknowledge([{"delivery_id": each, "outcome": "release"} for each in self._held])
