@@ -431,7 +431,7 @@ async def test_what_breaks_in_mid_stream_is_told_as_the_last_event(
         await stream.event()
         monkeypatch.setattr(sqlite_node.services.fetcher, "fetch", broken)
         await sqlite_node.produce(1)
-        (event,) = parsed(await stream.rest())
+        *_, event = parsed(await stream.rest())  # a read that began before it broke may still find the record
 
     assert (event.event, event.record["code"]) == ("error", code)
     assert "secret" not in (event.data or "")
