@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from app.api.wire import MAX_INT64, check_records, decode_json, decode_lines, depth
+from app.api.wire import MAX_INT64, check_records, decode_json, decode_lines, is_deeper
 from app.domain.position import parse_time
 from app.domain.record import (
     KEY_BASE64,
@@ -303,9 +303,7 @@ def _check_key(index: int, key: bytes | None) -> None:
 
 
 def _check_depth(index: int, value: bytes) -> None:
-    if len(value) <= MAX_VALUE_DEPTH or value.count(b"[") + value.count(b"{") <= MAX_VALUE_DEPTH:
-        return
-    if depth(value) > MAX_VALUE_DEPTH:
+    if is_deeper(value, MAX_VALUE_DEPTH):
         raise BadRequest(
             f"record {index}: the value is nested more than {MAX_VALUE_DEPTH} levels deep",
             errors=[{"index": index, "field": "value", "detail": "is nested too deeply"}],

@@ -221,7 +221,7 @@ def _body_decoder(struct: Any) -> Callable[[Call, bytes], Any]:  # noqa: ANN401 
         if media_type and media_type != b"application/json" and not media_type.endswith(b"+json"):
             raise UnsupportedMediaType("the body must be application/json; use: curl --json '{…}' URL")
         decoded = decode_json(decoder, body)
-        if depth(body) > MAX_BODY_DEPTH:
+        if is_deeper(body, MAX_BODY_DEPTH):
             raise BadRequest(f"the JSON is nested more than {MAX_BODY_DEPTH} levels deep")
         return decoded
 
@@ -346,10 +346,12 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEP = [1 if b in b"[{" else -1 for b in range(256)]
 
 
-def depth(json: bytes) -> int:
-    """Return how deeply JSON is nested; it must be valid, or this may take long."""
+def is_deeper(json: bytes, levels: int) -> bool:
+    """Return whether JSON is nested more than some levels; it must be valid, or this may take long."""
+    if len(json) <= levels or json.count(b"[") + json.count(b"{") <= levels:
+        return False
     brackets = _STRING.sub(b"", json).translate(None, _NOT_BRACKETS)
-    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
+    return max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > levels
 
 
 def check_bound(name: str, value: int, bound: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.api.wire import depth
+from app.api.wire import is_deeper
 from app.domain.record import Record
 from app.errors import BrokerError
 
@@ -164,7 +164,9 @@ async def test_a_deep_or_long_wish_is_refused_at_once(
 
 
 async def test_brackets_in_strings_are_no_depth() -> None:
-    assert depth(b'{"a":"[[[[","b":"\\"[[","c":[{}]}') == 3
+    nested = b'{"a":"[[[[","b":"\\"[[","c":[{}]}'
+    assert not is_deeper(nested, 3)
+    assert is_deeper(nested, 2)
 
 
 @pytest.mark.parametrize(
