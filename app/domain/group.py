@@ -24,6 +24,8 @@ ASSIGNMENT_INTERVAL_MS = 1_000
 
 LONGEST_HEARTBEAT_INTERVAL_MS = 5_000
 
+_AMPLE_MS = 1_000
+
 AssignorName = Literal["uniform", "range"]
 Reason = Literal[
     "member_joined",
@@ -113,8 +115,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         return min(LONGEST_HEARTBEAT_INTERVAL_MS, self.wish.session_timeout_ms // 6)
 
     def lease_is_ample(self, now_ms: int) -> bool:
-        """Return whether half of the session remains, so that nobody need wait for its renewal."""
-        return 2 * (self.deadline_ms - now_ms) >= self.wish.session_timeout_ms
+        """Return whether two heartbeats remain, and a second for the write: nobody need wait for its renewal."""
+        return self.deadline_ms - now_ms >= max(self.wish.session_timeout_ms // 3, _AMPLE_MS)
 
     def lease_is_fresh(self, now_ms: int) -> bool:
         """Return whether two thirds of the session remain, so that a beat need not be written."""
