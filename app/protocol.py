@@ -74,7 +74,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # ── the connection ───────────────────────────────────────────────────────────────────────
 
     @override
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn too narrows it
         super().connection_made(transport)
         self._expect_within(self.limits.header_timeout_ms)
 
@@ -169,7 +169,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self._running is not None:
             # The scope refers to the request and the request to the scope: only a garbage collection would free them.
-            self._running.scope.pop("millrace.answer", None)  # type: ignore[typeddict-item]
+            self._running.scope.pop("millrace.answer", None)  # type: ignore[typeddict-item] # ours
         self._unsent_bytes = math.inf
         if self.transport.is_closing():
             return
@@ -185,8 +185,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        cycle.scope["millrace.answer"] = partial(answer_at_once, cycle)  # type: ignore[typeddict-unknown-key]
-        cycle.scope["millrace.chunk"] = partial(chunk_at_once, cycle)  # type: ignore[typeddict-unknown-key]
+        cycle.scope["millrace.answer"] = partial(answer_at_once, cycle)  # type: ignore[typeddict-unknown-key] # ours
+        cycle.scope["millrace.chunk"] = partial(chunk_at_once, cycle)  # type: ignore[typeddict-unknown-key] # ours
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)

@@ -16,7 +16,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api import problems
-from app.broker.patience import LOOP_TURNS
+from app.broker.patience import hear_of_closed
 from app.errors import BadRequest, BodyTooLarge, BrokerError, InvalidRequest, UnknownServerError, UnsupportedMediaType
 
 if TYPE_CHECKING:
@@ -184,8 +184,7 @@ class Call:
     async def has_gone(self) -> bool:
         """Return whether the client has gone, as far as the event loop can have heard by now."""
         gone = asyncio.create_task(self.gone())
-        for _ in range(LOOP_TURNS):
-            await asyncio.sleep(0)
+        await hear_of_closed()
         gone.cancel()
         return gone.done()
 

@@ -225,7 +225,7 @@ def _records(given: Sequence[RecordIn | ProduceBody]) -> list[Record]:
 
 
 def _record_of(index: int, given: RecordIn | ProduceBody) -> Record:
-    encoding, value = _value(index, bytes(given.value), given.encoding)  # type: ignore[arg-type]  # is set
+    encoding, value = _value(index, bytes(given.value), given.encoding)  # type: ignore[arg-type] # the callers refuse UNSET
     if value is not None and encoding == VALUE_JSON:
         _check_depth(index, value)
     key = None

@@ -208,7 +208,7 @@ async def settle_delivery(call: Call, queue: str, delivery_id: str, outcome: str
     """
     if outcome not in _OUTCOMES:
         raise NotFound(f"the outcomes of a delivery are {', '.join(_OUTCOMES)}")
-    given = AcknowledgementIn(delivery_id, outcome, query.delay_ms)  # type: ignore[arg-type] # one of them
+    given = AcknowledgementIn(delivery_id, outcome, query.delay_ms)  # type: ignore[arg-type] # one of _OUTCOMES
     done = await call.services.deliveries.acknowledge(queue, Acknowledge([_acknowledgement(0, given)]))
     (settled,) = done.results
     if settled.code is not None:

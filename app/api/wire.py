@@ -90,7 +90,7 @@ def describe(description: Description) -> Callable[[H], H]:
     """Attach a description to a handler."""
 
     def attach(handler: H) -> H:
-        handler.description = description  # type: ignore[attr-defined]
+        handler.description = description  # type: ignore[attr-defined] # a function takes any
         return handler
 
     return attach
@@ -103,7 +103,7 @@ class WireOperation:
         self.path = path
         self.handler = handler
         self.name = handler.__name__
-        self.description: Description = handler.description  # type: ignore[attr-defined]
+        self.description: Description = handler.description  # type: ignore[attr-defined] # set by `describe`
         hints = get_type_hints(handler, include_extras=True)
         self.needs = {name: hints[name] for name in inspect.signature(handler).parameters}
         self._names = [name for name in self.needs if name != "body"]
@@ -279,7 +279,7 @@ def check_records(number: int, most: int) -> None:
         raise InvalidRequest(f"records {detail}", errors=[{"field": "records", "detail": detail}])
 
 
-def _decode_line(index: int, decoder: msgspec.json.Decoder[Any], line: bytes) -> Any:  # noqa: ANN401
+def _decode_line(index: int, decoder: msgspec.json.Decoder[Any], line: bytes) -> Any:  # noqa: ANN401 - what it decodes
     try:
         return decode_json(decoder, line)
     except BrokerError as refusal:

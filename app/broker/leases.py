@@ -21,9 +21,9 @@ _log = logging.getLogger(__name__)
 class Leases:
     """Renews sessions without the groups' locks; used on the event loop only.
 
-    While a third of a session remains nobody waits for its renewal: were it lost with this process, the member
-    would beat at another node before its time is over. A member that beats as often as it should is renewed when half
-    remains, so that none waits.
+    While a third of a session and a second remain nobody waits for its renewal: were it lost with this process, the
+    member would beat at another node before its time is over. A member that beats as often as it should is renewed
+    when half remains, so that none waits.
     """
 
     def __init__(self, storage: Storage) -> None:

@@ -6,8 +6,13 @@ import asyncio
 
 from app.broker.signals import Watch
 
-LOOP_TURNS = 5
-"""Turns of the event loop after which a connection that was closed before is known to be."""
+_LOOP_TURNS = 5
+
+
+async def hear_of_closed() -> None:
+    """Let the event loop turn until it has heard of all connections that were closed before."""
+    for _ in range(_LOOP_TURNS):
+        await asyncio.sleep(0)
 
 
 class Patience:
@@ -32,8 +37,7 @@ class Patience:
 
     async def has_gone_by_now(self) -> bool:
         """Return whether the client has gone, once the event loop has heard of connections closed long ago."""
-        for _ in range(LOOP_TURNS):
-            await asyncio.sleep(0)
+        await hear_of_closed()
         return self.has_gone()
 
     def has_gone(self) -> bool:

@@ -32,7 +32,7 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._signals._remove(self)  # noqa: SLF001
+        self._signals._remove(self)  # noqa: SLF001 - the two are one piece
 
     def arm(self) -> None:
         """Forget announcements so far; to be called before each read."""

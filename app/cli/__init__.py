@@ -5,6 +5,6 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command that `sys.argv` names, and exit with its code."""
-    from app.cli.program import run  # noqa: PLC0415 - whoever imports the package need not pay for the program
+    from app.cli.program import run
 
     run()

@@ -83,7 +83,7 @@ class Client:
     """
 
     def __init__(self, url: str, *, verbose: bool = False, timeout_s: float = _ANSWER_S) -> None:
-        import httpx2  # noqa: PLC0415 - 80 ms that `--help` need not pay
+        import httpx2
 
         self.url = url.rstrip("/")
         self._verbose = verbose

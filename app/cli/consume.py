@@ -138,8 +138,8 @@ def consume(
     _refuse(alone, "a group goes on where it stands; see --auto-offset-reset and `millrace groups reset`")
     if not topics and pattern is None:
         raise typer.BadParameter("name topics, or give --pattern", param_hint="TOPIC")
-    from app.cli.consume_group import consume_group, own_name  # noqa: PLC0415 - msgspec, which most uses do not need
-    from app.cli.membership import Wish  # noqa: PLC0415
+    from app.cli.consume_group import consume_group, own_name
+    from app.cli.membership import Wish
 
     wish = Wish(
         member_id or own_name(),
@@ -164,7 +164,7 @@ def _refuse(options: Mapping[str, object], reason: str) -> None:
 def _renderer(output: Format | None) -> Callable[[bytes], bytes]:
     if output is Format.records or (output is None and not to_terminal()):
         return bytes
-    from app.cli import rendering  # noqa: PLC0415 - msgspec, which most uses do not need
+    from app.cli import rendering
 
     if output is None:
         return rendering.readable

@@ -25,8 +25,8 @@ def migrate(
     PostgreSQL needs it before the first start and after each upgrade; on SQLite `serve` does it by itself.
     Several may run at once; the tables are changed by one.
     """
-    from app.storage import schema  # noqa: PLC0415 - SQLAlchemy
-    from app.storage.opening import open_storage  # noqa: PLC0415
+    from app.storage import schema
+    from app.storage.opening import open_storage
 
     settings = read_settings({} if database_url is None else {"database_url": database_url})
     with told_in_one_sentence():
@@ -50,7 +50,7 @@ def read_settings(given: dict[str, Any]) -> Settings:
     Raises:
         CommandFailed: With every setting that is wrong; its value is not shown, since it may hold a password.
     """
-    from app.settings import Settings  # noqa: PLC0415 - pydantic
+    from app.settings import Settings
 
     try:
         return Settings(**given)
@@ -67,9 +67,9 @@ def told_in_one_sentence() -> Iterator[None]:
     Raises:
         CommandFailed: With that sentence, and what the database itself said of it.
     """
-    from app.errors import BrokerError  # noqa: PLC0415
-    from app.storage.schema import SchemaNotCurrent  # noqa: PLC0415 - SQLAlchemy
-    from app.storage.sqlite import DatabaseInUse  # noqa: PLC0415
+    from app.errors import BrokerError
+    from app.storage.schema import SchemaNotCurrent
+    from app.storage.sqlite import DatabaseInUse
 
     try:
         yield

@@ -12,7 +12,7 @@ from app.cli.migrate import read_settings
 
 def openapi() -> None:
     """Print the OpenAPI document."""
-    import asyncio  # noqa: PLC0415 - 15 ms that other commands need not pay
+    import asyncio
 
     with TemporaryDirectory() as folder:
         print(json.dumps(asyncio.run(_document(Path(folder))), ensure_ascii=False, indent=2))
@@ -20,9 +20,9 @@ def openapi() -> None:
 
 async def _document(folder: Path) -> Any:  # noqa: ANN401 - JSON
     """Ask an application that nobody serves, on a database that nobody needs."""
-    import httpx2  # noqa: PLC0415
+    import httpx2
 
-    from app.main import create_app  # noqa: PLC0415 - FastAPI and SQLAlchemy
+    from app.main import create_app
 
     settings = read_settings(
         {"host": "127.0.0.1", "database_url": f"sqlite:///{folder / 'millrace.db'}", "ballast_bytes": 0}

@@ -42,9 +42,9 @@ def emit_json(value: object) -> None:
 
 def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table; columns of integers are aligned right."""
-    from rich.console import Console  # noqa: PLC0415 - 50 ms that a pipe need not pay
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     cells = [list(row) for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")

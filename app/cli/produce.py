@@ -180,7 +180,7 @@ def _text_record(line: bytes) -> bytes:
     try:
         return b'{"value":%b,"encoding":"text"}' % json.dumps(line.decode()).encode()
     except UnicodeDecodeError:
-        from base64 import b64encode  # noqa: PLC0415 - seldom
+        from base64 import b64encode
 
         return b'{"value":"%b","encoding":"base64"}' % b64encode(line)
 
@@ -211,8 +211,8 @@ def _progress(descriptor: int) -> AbstractContextManager[Callable[[int, int], No
 
 @contextmanager
 def _progress_bar(total_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console  # noqa: PLC0415 - 50 ms that a pipe need not pay
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

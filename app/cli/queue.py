@@ -62,7 +62,7 @@ def work(
     max_delivery_count it is archived. Locks are renewed while commands run. Ctrl-C lets them finish and gives back what
     is not begun; a second one ends them.
     """
-    from app.cli.workshop import Workshop  # noqa: PLC0415 - msgspec, which `--help` does not need
+    from app.cli.workshop import Workshop
 
     with _interruptible(), Client(url, verbose=verbose) as client:
         found = client.send("GET", queue_path(name)).json()

@@ -38,7 +38,7 @@ def serve(
     settings = read_settings({name: value for name, value in given.items() if value is not None})
     _log_to_stderr()
     application = _build(settings)
-    from app.server import serve as run_server  # noqa: PLC0415 - only this command needs uvicorn
+    from app.server import serve as run_server
 
     run_server(
         application.asgi,
@@ -50,7 +50,7 @@ def serve(
 
 
 def _build(settings: Settings) -> Application:
-    from app.main import create_app  # noqa: PLC0415 - FastAPI and SQLAlchemy
+    from app.main import create_app
 
     with told_in_one_sentence():
         return create_app(settings)

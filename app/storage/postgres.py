@@ -35,7 +35,7 @@ _PACK: list[Callable[[Any], bytes]] = [int8s, int8s, int2s, byteas, byteas, byte
 _ARRAYS = ", ".join(f"${number}::{name}[]" for number, name in enumerate(_TYPES, 1))
 _APPEND = f"INSERT INTO records ({_COLUMNS}) SELECT * FROM unnest({_ARRAYS})"  # noqa: S608 - constants
 
-_LOCK_PARTITIONS = f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, id::int4) FROM unnest($1::int8[]) AS id"  # noqa: S608
+_LOCK_PARTITIONS = f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, id::int4) FROM unnest($1::int8[]) AS id"  # noqa: S608 - constants
 _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _COMMIT = Statement("COMMIT")
 

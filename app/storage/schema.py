@@ -55,8 +55,8 @@ def upgrade(tx: Tx) -> bool:
 
 
 def _run_alembic(connection: Connection) -> None:
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
+    from alembic import command  # noqa: PLC0415 - a database that is up to date starts without it
+    from alembic.config import Config  # noqa: PLC0415 - likewise
 
     config = Config()
     config.set_main_option("script_location", str(migrations_path()).replace("%", "%%"))

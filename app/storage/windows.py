@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import BigInteger, bindparam, select, update
@@ -240,6 +240,6 @@ def read(tx: Tx, partition_id: int, offsets: Iterable[int]) -> dict[int, StoredR
     return found
 
 
-def _window(row: tuple[object, ...]) -> Window:
-    entries = _entries.decode(row[2])  # type: ignore[arg-type] # bytes
-    return Window(row[0], row[1], {entry.offset: entry for entry in entries}, *row[3:10])  # type: ignore[arg-type]
+def _window(row: tuple[Any, ...]) -> Window:
+    entries = _entries.decode(row[2])
+    return Window(row[0], row[1], {entry.offset: entry for entry in entries}, *row[3:10])

@@ -50,7 +50,7 @@ async def test_on_loopback_other_names_are_421(sqlite_client: httpx2.AsyncClient
 async def test_names_of_the_settings_are_answered(serve: Serve, tmp_path: Any) -> None:
     _, listed = await serve(allowed_hosts=("log.example.com",))
     _, everything = await serve(allowed_hosts=("*",), database_url=f"sqlite:///{tmp_path}/two.db")
-    _, public = await serve(host="0.0.0.0", database_url=f"sqlite:///{tmp_path}/three.db")  # noqa: S104
+    _, public = await serve(host="0.0.0.0", database_url=f"sqlite:///{tmp_path}/three.db")
 
     named, other = {"Host": "log.example.com:8400"}, {"Host": "other.example.com"}
     assert [(await client.get("/healthz", headers=named)).status_code for client in (listed, everything, public)] == [

@@ -240,7 +240,7 @@ async def test_a_head_is_a_get_without_its_body(sqlite_client: httpx2.AsyncClien
 
 async def waiting(application: Application, reads: int) -> None:
     """Return when so many reads wait."""
-    while application.services.signals.waiting < reads:  # noqa: ASYNC110 - it is somebody else who waits
+    while application.services.signals.waiting < reads:
         await asyncio.sleep(0)
 
 

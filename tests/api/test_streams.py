@@ -77,7 +77,7 @@ async def _node(serve: Serve, **settings: Any) -> Node:
 
 async def until(enough: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not enough():  # noqa: ASYNC110 - it is the server who works
+        while not enough():
             await asyncio.sleep(0)
 
 

@@ -180,8 +180,8 @@ async def test_a_lock_timeout_refuses_those_who_waited_for_a_key_and_tries_the_r
     services: Services, orders: TopicInfo
 ) -> None:
     slow = Slow(services)
-    appender = Appender(slow, services.signals, clock=services.clock, max_pending_bytes=1000)  # type: ignore[arg-type]
-    accepted = Accepted(None, duplicate=True)  # type: ignore[arg-type]
+    appender = Appender(slow, services.signals, clock=services.clock, max_pending_bytes=1000)  # type: ignore[arg-type] # a double
+    accepted = Accepted(None, duplicate=True)  # type: ignore[arg-type] # a double
     tasks = [asyncio.ensure_future(appender.append(append(orders), 1))]
     await asyncio.sleep(0)
     tasks += [asyncio.ensure_future(appender.append(each, 1)) for each in (append(orders, key=KEY), append(orders))]
@@ -200,7 +200,7 @@ async def test_a_lock_timeout_refuses_those_who_waited_for_a_key_and_tries_the_r
 async def test_a_full_disk_refuses_before_anything_waits(services: Services, orders: TopicInfo) -> None:
     slow = Slow(services)
     slow.full = True
-    appender = Appender(slow, services.signals, clock=services.clock, max_pending_bytes=1000)  # type: ignore[arg-type]
+    appender = Appender(slow, services.signals, clock=services.clock, max_pending_bytes=1000)  # type: ignore[arg-type] # a double
 
     with pytest.raises(DiskFull):
         await appender.append(append(orders), 1)

@@ -340,7 +340,7 @@ async def test_a_failure_in_one_group_does_not_let_the_others_miss_a_topic(node:
             raise ServiceUnavailable("a lock was not to be had")
         return submit(query, *args, **kwargs)
 
-    node.storage.submit = failing  # type: ignore[method-assign]
+    node.storage.submit = failing  # type: ignore[method-assign] # a double
     with pytest.raises(ServiceUnavailable):
         await node.groups.rebalance()
     await node.groups.rebalance()

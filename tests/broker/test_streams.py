@@ -117,7 +117,7 @@ async def at_rest(node: Node) -> None:
 
 async def until(enough: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not enough():  # noqa: ASYNC110 - it is others who work
+        while not enough():
             await asyncio.sleep(0)
 
 
@@ -129,7 +129,7 @@ async def test_one_append_is_read_once_for_all_streams(node: Node, partition: in
 
     for number in range(1, 6):
         await node.produce(b"%d" % number)
-        await until(lambda number=number: all(len(stream.values) == number for stream in streams))  # type: ignore[misc]
+        await until(lambda number=number: all(len(stream.values) == number for stream in streams))  # type: ignore[misc] # a lambda with a default
 
     assert node.storage.reads - before == 5
     assert {tuple(stream.values) for stream in streams} == {(b"1", b"2", b"3", b"4", b"5")}

@@ -154,7 +154,7 @@ def written(interruption: Interruption, member: Member) -> GroupConsumer:
     work.take()
     work.done()
     sink = Sink(os.open(os.devnull, os.O_WRONLY), interruption)
-    return GroupConsumer(member, work, sink, interruption, 1.0)  # type: ignore[arg-type]
+    return GroupConsumer(member, work, sink, interruption, 1.0)  # type: ignore[arg-type] # a double
 
 
 @pytest.mark.parametrize(

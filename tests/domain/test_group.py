@@ -471,3 +471,15 @@ def test_a_pattern_is_a_glob_that_minds_case_and_passes_over_internal_topics(
 
 def test_an_internal_topic_is_read_by_who_names_it() -> None:
     assert Subscription(("__internal",)).covers("__internal")
+
+
+@pytest.mark.parametrize(
+    ("session_ms", "left_ms", "ample"),
+    [(30_000, 14_900, True), (30_000, 10_000, True), (30_000, 9_999, False), (2_000, 1_000, True), (2_000, 999, False)],
+)
+def test_a_renewal_may_be_late_while_two_heartbeats_and_a_second_remain(
+    session_ms: int, left_ms: int, ample: bool
+) -> None:
+    member = join(EMPTY, "alice", session_timeout_ms=session_ms).members["alice"]
+
+    assert member.lease_is_ample(member.deadline_ms - left_ms) is ample

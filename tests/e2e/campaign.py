@@ -84,7 +84,7 @@ class Campaign:
                 for task, _ in consumers:
                     task.cancel()
         except BaseException:
-            print(self.summary())  # noqa: T201
+            print(self.summary())
             raise
 
     def hire(

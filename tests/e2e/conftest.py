@@ -24,7 +24,7 @@ NO_POLL = {"poll_interval_ms": 60_000}
 def seed() -> int:
     """Give the seed of a test's chances and print it; MILLRACE_SEED repeats them."""
     chosen = int(os.environ.get("MILLRACE_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"MILLRACE_SEED={chosen}")  # noqa: T201
+    print(f"MILLRACE_SEED={chosen}")
     return chosen
 
 

@@ -6,6 +6,7 @@ What has no answer is sent again. A consumer may be killed at any moment, by can
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ Record = dict[str, Any]
 
 
 @dataclass
-class Consumer:
+class Consumer(ABC):
     """A member of the group.
 
     Attributes:
@@ -55,8 +56,8 @@ class Consumer:
         finally:
             self.journal.release(self.holder)
 
-    async def consume(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def consume(self) -> None: ...
 
     @property
     def path(self) -> str:

@@ -30,7 +30,7 @@ def call(event: str, path: str, document: dict[str, Any]) -> dict[str, Any]:
             status = response.status
     except urllib.error.HTTPError as refusal:
         answer, status = json.load(refusal), refusal.code
-    print(json.dumps({"event": event, "status": status} | answer), flush=True)  # noqa: T201
+    print(json.dumps({"event": event, "status": status} | answer), flush=True)
     return answer
 
 

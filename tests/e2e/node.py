@@ -119,7 +119,7 @@ class Node:
         assert self.process is not None
         assert self.process.stdout is not None
         process, self.process = self.process, None
-        with process.stdout:  # type: ignore[union-attr]
+        with process.stdout:  # type: ignore[union-attr] # started with a pipe
             return process.wait(DEADLINE_S)
 
     @property

@@ -148,7 +148,7 @@ def test_a_page_reads_a_topic_across_restarts_without_a_gap(sqlite_url: str, tmp
     with page_server(told) as pages:
         origin = f"http://127.0.0.1:{pages.server_port}"
         stream = f"http://127.0.0.1:{port}/v1/topics/orders/records"
-        pages.page = PAGE.replace("STREAM", stream)  # type: ignore[attr-defined]
+        pages.page = PAGE.replace("STREAM", stream)  # type: ignore[attr-defined] # for its handler
         with Node(sqlite_url, tmp_path, port=port, settings={"cors_origins": origin}) as node:
 
             def produce(first: int, number: int) -> None:

@@ -43,7 +43,7 @@ async def run(campaign: Campaign) -> None:
     finally:
         for node in campaign.fleet.nodes:
             node.kill()
-    print(campaign.summary())  # noqa: T201
+    print(campaign.summary())
     campaign.check_journal()
     assert campaign.statuses["lost"] > 0
     assert campaign.statuses["unread"] > 0

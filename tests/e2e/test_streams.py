@@ -79,7 +79,7 @@ async def test_a_client_that_does_not_read_costs_no_more_than_a_page(migrated_ur
                 await produce(client, "orders", *[text] * 200)
             streams = [await open_raw(node, f"{PARTITION}?offset=earliest") for _ in range(SLOW)]
             for _, writer in streams:
-                writer.transport.pause_reading()  # type: ignore[attr-defined]
+                writer.transport.pause_reading()  # type: ignore[attr-defined] # of reading transports
             await until(lambda: open_streams(client), lambda found: found == SLOW)
             before = rss_bytes(node)
             for _ in range(10):
@@ -87,7 +87,7 @@ async def test_a_client_that_does_not_read_costs_no_more_than_a_page(migrated_ur
             assert rss_bytes(node) - before < 30_000_000
 
             reader, writer = streams[0]
-            writer.transport.resume_reading()  # type: ignore[attr-defined]
+            writer.transport.resume_reading()  # type: ignore[attr-defined] # of reading transports
             found = 0
             while found < 4_000:
                 found += (await reader.readline()).startswith(b"data: ")
@@ -137,7 +137,7 @@ async def test_a_stream_goes_on_across_a_restart_of_the_server(migrated_url: str
         subscribers = [Subscriber(lambda: node.url, path) for path in (RECORDS, RECORDS, PARTITION)]
         async with reading(*subscribers):
             for each in subscribers:
-                await until(lambda each=each: asyncio.sleep(0, each.last_id), bool)  # type: ignore[misc]
+                await until(lambda each=each: asyncio.sleep(0, each.last_id), bool)  # type: ignore[misc] # a lambda with a default
             for round_ in range(3):
                 async with node.client() as client:
                     await produce(client, "orders", *[f"{round_}.{i}" for i in range(40)])

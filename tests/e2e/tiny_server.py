@@ -24,7 +24,7 @@ seen: list[str] = []
 
 
 def say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201
+    print(line, flush=True)
 
 
 async def answer(send: Send, status: int, body: bytes, *, more: bool = False) -> None:
@@ -116,7 +116,7 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
 
 if __name__ == "__main__":
     serve(
-        app,  # type: ignore[arg-type]
+        app,  # type: ignore[arg-type] # any ASGI application will do
         host=sys.argv[1],
         port=int(sys.argv[2]),
         limits=ProtocolLimits(**json.loads(sys.argv[3])),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import count, takewhile
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
@@ -92,8 +92,9 @@ class Model:
             if seen_at_ms is not None and seen_at_ms <= now_ms - delete_retention_ms and offset != self.last_offset:
                 self.rows.pop(offset, None)
                 del self.latest[key]
-        young = lambda item: item[1].timestamp_ms <= now_ms - lag_ms  # noqa: E731
-        for offset, row in takewhile(young, self.present(max(self.cleaned, self.start))):
+        for offset, row in self.present(max(self.cleaned, self.start)):
+            if row.timestamp_ms > now_ms - lag_ms:
+                break
             self.cleaned = offset + 1
             if row.key is not None:
                 if row.key in self.latest:
