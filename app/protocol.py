@@ -170,6 +170,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._running is not None:
             # The scope refers to the request and the request to the scope: only a garbage collection would free them.
             self._running.scope.pop("millrace.answer", None)  # type: ignore[typeddict-item] # ours
+            self._running.scope.pop("millrace.chunk", None)  # type: ignore[typeddict-item] # ours
         self._unsent_bytes = math.inf
         if self.transport.is_closing():
             return
