@@ -23,6 +23,8 @@ URL = f"{ORDERS}/partitions/0/records"
 JSON = {"Content-Type": "application/json"}
 GZIP = {"Content-Encoding": "gzip"}
 SMALL = 10_000
+ZIPPED = gzip.compress(b'{"value":1}', mtime=0)
+"""Without the time of day, which would be in the names of the tests that use it."""
 
 
 @pytest.fixture
@@ -65,16 +67,16 @@ async def test_a_bomb_does_not_unfold(sqlite_client: httpx2.AsyncClient, url: st
 @pytest.mark.parametrize(
     ("body", "encoding", "status"),
     [
-        (gzip.compress(b'{"value":1}'), "gzip", 201),
-        (gzip.compress(b'{"value":1}'), "GZip", 201),
-        (gzip.compress(b'{"value":1}'), "x-gzip", 201),
+        (ZIPPED, "gzip", 201),
+        (ZIPPED, "GZip", 201),
+        (ZIPPED, "x-gzip", 201),
         (b'{"value":1}', "identity", 201),
         (b'{"value":1}', "gzip", 400),
-        (gzip.compress(b'{"value":1}')[:-1], "gzip", 400),
-        (gzip.compress(b'{"value":1}')[:-8] + b"\0" * 8, "gzip", 400),
-        (gzip.compress(b'{"value":1}') + b"x", "gzip", 400),
+        (ZIPPED[:-1], "gzip", 400),
+        (ZIPPED[:-8] + b"\0" * 8, "gzip", 400),
+        (ZIPPED + b"x", "gzip", 400),
         (b"", "gzip", 400),
-        (gzip.compress(gzip.compress(b'{"value":1}')), "gzip, gzip", 415),
+        (gzip.compress(ZIPPED, mtime=0), "gzip, gzip", 415),
         (b'{"value":1}', "br", 415),
         (b'{"value":1}', "zstd", 415),
         (b'{"value":1}', "deflate", 415),
