@@ -1,7 +1,8 @@
 """Consumer groups: join, beat, leave, and the rebalancing that any node may do at any time.
 
-All state is in the database. A beat that changes nothing is answered from a read; a lease that grows old is
-renewed together with others; everything else is one step of `domain.group` under the group's lock.
+All state is in the database. A beat that changes nothing is answered from a read, or from what the last read found; a
+lease that grows old is renewed together with others; everything else is one step of `domain.group` under the group's
+lock.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from app.broker.leases import Leases
 from app.broker.signals import Signals
+from app.broker.standings import Standings
 from app.broker.topics import Topics
 from app.domain import assignment
 from app.domain import group as rules
@@ -27,7 +29,7 @@ from app.errors import (
     ServiceUnavailable,
     UnknownMemberId,
 )
-from app.storage import beginnings, clock, groups, members, rebalancing
+from app.storage import beginnings, clock, groups, rebalancing
 from app.storage.engine import Storage, Tx
 from app.storage.groups import GroupSummary
 from app.storage.members import Standing
@@ -86,7 +88,8 @@ class Groups:
         self._topics = topics
         self._signals = signals
         self._limits = limits
-        self._leases = Leases(storage)
+        self._standings = Standings(storage, signals)
+        self._leases = Leases(storage, self._standings.note_renewal)
         self._topics_seen: tuple[int, ...] | None = None
         self._looks = count()
         self._ticked = False
@@ -118,7 +121,8 @@ class Groups:
         Raises:
             UnknownMemberId, FencedMemberEpoch, FencedInstanceId: Nothing was changed.
         """
-        found = found or await self._storage.read(members.find, beat.group, beat.member_id)
+        known = found or self._standings.recall(beat.group, beat.member_id, beat.member_epoch)
+        found = known or await self._standings.read(beat.group, beat.member_id)
         if found is not None and found.member.member_epoch == beat.member_epoch and found.settled:
             if found.member.lease_is_fresh(found.now_ms):
                 return found

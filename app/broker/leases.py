@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from typing import NamedTuple
 
 from app.errors import BrokerError
 from app.storage import members
@@ -12,10 +14,20 @@ from app.storage.members import Standing
 
 _Lease = tuple[int, str, int]
 
+Renewed = Callable[[Standing, bool], None]
+"""Told of a member as it stood when its renewal was asked for, and whether that was done."""
+
 _MOST = 500
 _TOGETHER_S = 0.25
 
 _log = logging.getLogger(__name__)
+
+
+class _Waiting(NamedTuple):
+    """A member that is to be renewed, and those who wait for it."""
+
+    found: Standing
+    done: asyncio.Future[bool]
 
 
 class Leases:
@@ -26,9 +38,10 @@ class Leases:
     when half remains, so that none waits.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, renewed: Renewed) -> None:
         self._storage = storage
-        self._waiting: dict[_Lease, asyncio.Future[bool]] = {}
+        self._renewed = renewed
+        self._waiting: dict[_Lease, _Waiting] = {}
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
@@ -51,14 +64,15 @@ class Leases:
         while self._waiting or self._busy:
             if not self._busy:
                 self._start()
-            self._idle = asyncio.get_running_loop().create_future()
-            await self._idle
+            if self._idle is None or self._idle.done():
+                self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._idle)
 
     def _add(self, found: Standing) -> asyncio.Future[bool]:
         lease = (found.group_id, found.member.wish.member_id, found.member.member_epoch)
-        if (future := self._waiting.get(lease)) is None:
-            future = self._waiting[lease] = asyncio.get_running_loop().create_future()
-        return future
+        if (waiting := self._waiting.get(lease)) is None:
+            waiting = self._waiting[lease] = _Waiting(found, asyncio.get_running_loop().create_future())
+        return waiting.done
 
     def _start(self) -> None:
         if self._timer is not None:
@@ -72,20 +86,22 @@ class Leases:
             task = self._storage.submit(members.renew, list(batch))
             task.add_done_callback(lambda done: self._finish(batch, done))
 
-    def _finish(self, batch: dict[_Lease, asyncio.Future[bool]], done: asyncio.Future[set[_Lease]]) -> None:
+    def _finish(self, batch: dict[_Lease, _Waiting], done: asyncio.Future[set[_Lease]]) -> None:
         if done.cancelled():  # the server ends
-            for future in (*batch.values(), *self._waiting.values()):
-                future.cancel()
+            for one in (*batch.values(), *self._waiting.values()):
+                one.done.cancel()
             self._waiting.clear()
             self._busy = False
             return
         error = done.exception()
         if error is not None and not isinstance(error, BrokerError):
             _log.error("sessions could not be renewed", exc_info=error)
-        for lease, future in batch.items():
+        for lease, one in batch.items():
             if error is not None:
-                future.set_exception(error)
-                future.exception()
+                one.done.set_exception(error)
+                one.done.exception()
             else:
-                future.set_result(lease in done.result())
+                renewed = lease in done.result()
+                self._renewed(one.found, renewed)
+                one.done.set_result(renewed)
         self._start()

@@ -52,21 +52,34 @@ class Watch:
         await self._future
 
 
+Follower = Callable[[int | None], None]
+"""Told of each announcement of what is no partition; of None where announcements may have been missed."""
+
+
 class Signals:
     """Announces appends and changes of partitions to those who watch them.
 
     Args:
         forward: Called with the partitions announced on this node, to tell other nodes.
+
+    Attributes:
+        complete: Whether this node hears all announcements: from the first on if there are no other nodes.
     """
 
     def __init__(self, forward: Callable[[Iterable[int]], None] | None = None) -> None:
         self._watches: dict[int, set[Watch]] = {}
+        self._followers: list[Follower] = []
         self._forward = forward
+        self.complete = forward is None
         self.closed = False
 
     def watch(self, partition_ids: Iterable[int]) -> Watch:
         """Return a watch, to be entered with `with`."""
         return Watch(self, partition_ids)
+
+    def follow(self, follower: Follower) -> None:
+        """Tell a follower from now on."""
+        self._followers.append(follower)
 
     def announce(self, partition_ids: Iterable[int]) -> None:
         """Wake the readers of partitions that this node changed, here and on other nodes."""
@@ -77,12 +90,15 @@ class Signals:
     def wake(self, partition_ids: Iterable[int]) -> None:
         """Wake the readers of this node."""
         for partition_id in partition_ids:
+            if partition_id < 0:
+                self._tell(partition_id)
             if watches := self._watches.get(partition_id):
                 for watch in watches:
                     watch.fire()
 
     def wake_all(self) -> None:
         """Wake every reader, after notices may have been lost."""
+        self._tell(None)
         self.wake(tuple(self._watches))
 
     def wake_behind(self, present: Mapping[int, tuple[int, int]]) -> None:
@@ -110,6 +126,10 @@ class Signals:
         """End all waits, now and from now on."""
         self.closed = True
         self.wake_all()
+
+    def _tell(self, watch_id: int | None) -> None:
+        for follower in self._followers:
+            follower(watch_id)
 
     def _add(self, watch: Watch) -> None:
         for partition_id in watch.partition_ids:

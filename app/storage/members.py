@@ -102,9 +102,10 @@ _STANDING_LOCKED = Query(_standing.with_for_update(of=group_members))
 _ids = tuple_(_members.group_id, _members.member_id, _members.member_epoch)
 _LOCK_LEASES = (
     select(_members.group_id, _members.member_id, _members.member_epoch)
-    .where(_ids.in_(bindparam("ids", expanding=True)))
+    .join(consumer_groups, _groups.group_id == _members.group_id)
+    .where(_ids.in_(bindparam("ids", expanding=True)), _members.member_epoch >= _groups.assignment_epoch)
     .order_by(_members.group_id, _members.member_id)
-    .with_for_update(skip_locked=True)
+    .with_for_update(of=group_members, skip_locked=True)
 )
 _of_member = (_members.group_id == bindparam("id"), _members.member_id == bindparam("name"))
 _RENEW = (
@@ -129,7 +130,7 @@ def load(tx: Tx, name: str, member_id: str) -> Standing | None:
 
 
 def renew(tx: Tx, leases: Sequence[tuple[int, str, int]]) -> set[tuple[int, str, int]]:
-    """Give members a full session. Return those that were renewed: not those that changed or are being changed.
+    """Give members a full session. Return those that were renewed: not those that are to change, or being changed.
 
     Args:
         tx: A transaction of its own.

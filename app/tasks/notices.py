@@ -50,12 +50,17 @@ async def send_notices(outbox: Outbox, notices: Notices, interval_ms: int, well:
 
 async def hear_notices(signals: Signals, notices: Notices, well: Well) -> None:
     """Wake the readers of the partitions that other nodes tell of; all of them where notices may be missed."""
-    async for partition_ids in notices.listen():
-        well()
-        if partition_ids is None:
-            signals.wake_all()
-        else:
-            signals.wake(partition_ids)
+    try:
+        async for partition_ids in notices.listen():
+            well()
+            if partition_ids is None:
+                signals.complete = True
+                signals.wake_all()
+            else:
+                signals.wake(partition_ids)
+    finally:
+        signals.complete = False
+        signals.wake_all()
 
 
 async def poll_watched(storage: Storage, signals: Signals) -> bool:

@@ -11,6 +11,7 @@ from app.broker.patience import Patience
 from app.broker.polling import Polled, PollRequest
 from app.broker.producer import ProduceRequest
 from app.broker.reading import PageSize
+from app.broker.standings import monotonic_ms
 from app.broker.topics import TopicRequest
 from app.domain.group import Subscription, Wish
 from app.domain.record import Record
@@ -47,6 +48,8 @@ class Node:
         self.storage = self.services.storage
         self.groups = self.services.groups
         self.writes = self.reads = 0
+        self._passed_ms = 0
+        self.groups._standings._clock_ms = lambda: monotonic_ms() + self._passed_ms
         self._count()
 
     def _count(self) -> None:
@@ -106,6 +109,7 @@ class Node:
     async def pass_time(self, ms: int, *, ticking: bool = True) -> None:
         """Let time pass for the groups: all that they remember is so much longer ago."""
         await self.storage.write(_age, ms, ticking=ticking)
+        self._passed_ms += ms
 
     async def parked(self, reads: int = 1) -> None:
         """Return when so many reads wait and have nothing else to do."""
