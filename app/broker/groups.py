@@ -209,8 +209,7 @@ class Groups:
 
     async def rebalance(self) -> bool:
         """Do what is due in all groups: expire members, note other topics, assign. Safe on every node at once."""
-        seen = await self._storage.read(rebalancing.fingerprint)
-        names = set(await self._storage.read(rebalancing.due, _DUE_AT_ONCE))
+        seen, names = await self._storage.read(_look)
         if seen != self._topics_seen or next(self._looks) % _LOOKS_AT_TOPICS == 0:
             names |= set(await self._storage.read(rebalancing.outdated))
         changes = 0
@@ -271,6 +270,11 @@ def refuse(tx: Tx, name: str, member_id: str) -> BrokerError:
 def not_found() -> GroupIdNotFound:
     """Return the refusal of a group that is not there."""
     return GroupIdNotFound("there is no group of this name; a join, a poll with topics or a commit creates it")
+
+
+def _look(tx: Tx) -> tuple[tuple[int, ...], set[str]]:
+    """Return what tells whether topics have changed, and the groups that are due."""
+    return rebalancing.fingerprint(tx), set(rebalancing.due(tx, _DUE_AT_ONCE))
 
 
 def _standing(changed: Changed, member_id: str) -> Standing:

@@ -18,7 +18,8 @@ Renewed = Callable[[Standing, bool], None]
 """Told of a member as it stood when its renewal was asked for, and whether that was done."""
 
 _MOST = 500
-_TOGETHER_S = 0.25
+_LONGEST_S = 1.0
+_SHARE = 8
 
 _log = logging.getLogger(__name__)
 
@@ -47,10 +48,17 @@ class Leases:
         self._idle: asyncio.Future[None] | None = None
 
     def renew_soon(self, found: Standing) -> None:
-        """Give a member a full session, together with all others of the next moment."""
+        """Give a member a full session, together with all others of the next second, or sooner if little remains."""
         self._add(found)
-        if self._timer is None and not self._busy:
-            self._timer = asyncio.get_running_loop().call_later(_TOGETHER_S, self._start)
+        if self._busy:
+            return
+        loop = asyncio.get_running_loop()
+        at = loop.time() + min(_LONGEST_S, (found.member.deadline_ms - found.now_ms) / 1_000 / _SHARE)
+        if self._timer is not None and self._timer.when() > at:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = loop.call_at(at, self._start)
 
     async def renew(self, found: Standing) -> bool:
         """Give a member a full session. Return False if the member has changed, or is being changed."""
