@@ -222,7 +222,7 @@ def refuse_members(group: Group) -> None:
     """
     if group.members:
         raise NonEmptyGroup(
-            f"the group has {len(group.members)} members; commit as one of them, or stop them first",
+            f"the group has {len(group.members)} members: only they may commit; stop them to set offsets from outside",
             members=len(group.members),
         )
 

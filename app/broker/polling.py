@@ -323,10 +323,11 @@ def _start(found: Position, member: Member, place: _Place) -> int:
     if at is not None and at >= first:
         return at
     if member.wish.auto_offset_reset == "none":
+        where = f"partition {place.id[1]} of {place.topic}"
         raise NoOffsetForPartition(
-            f"there is no committed offset in partition {place.id[1]} of a topic"
+            f"there is no committed offset in {where}"
             if at is None
-            else f"retention has removed the records from the committed offset, {at}, to {first}",
+            else f"retention has removed the records of {where} from the committed offset, {at}, to {first}",
             topic=place.topic,
             partition=place.id[1],
             committed_offset=at,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -52,6 +53,7 @@ class Done(NamedTuple):
 
 
 class _Commits(NamedTuple):
+    place: int
     committer: Committer
     commits: Sequence[Commit]
 
@@ -103,8 +105,14 @@ class Transactions:
         if self._storage.full:
             raise DiskFull("the database has no space left; nothing was written")
         for _ in range(_ATTEMPTS):
-            appends = [await self._producer.prepare(one) for one in request.produce]
-            commits = [_Commits(one, await self._offsets.resolve(given)) for one, given in request.commit]
+            appends = []
+            for index, one in enumerate(request.produce):
+                with _naming("produce", index):
+                    appends.append(await self._producer.prepare(one))
+            commits = []
+            for index, (committer, given) in enumerate(request.commit):
+                with _naming("commit", index):
+                    commits.append(_Commits(index, committer, await self._offsets.resolve(given)))
             try:
                 done = await self._storage.write(
                     _run, appends, commits, request.key, self._clock_ms(), self._max_groups
@@ -121,6 +129,17 @@ class Transactions:
         raise topics_change()
 
 
+@contextmanager
+def _naming(part: Literal["produce", "commit"], index: int) -> Iterator[None]:
+    """Let a refusal say which part of the transaction it is of."""
+    try:
+        yield
+    except BrokerError as refusal:
+        if refusal.retriable:  # it is of the database, not of a part
+            raise
+        raise type(refusal)(f"{part} {index}: {refusal.detail}", **refusal.facts | {part: index}) from refusal
+
+
 def _run(
     tx: Tx, appends: Sequence[Append], commits: Sequence[_Commits], key: IdempotencyKey | None, now_ms: int, most: int
 ) -> Done:
@@ -128,7 +147,8 @@ def _run(
     if key is not None and (before := _claim(tx, key, now_ms)) is not None:
         return before
     for one, found in committers:
-        _commit(tx, one, found)
+        with _naming("commit", one.place):
+            _commit(tx, one, found)
     produced = _append(tx, _created(tx, appends, now_ms), now_ms)
     if key is not None:
         key_id = (_NO_TOPIC, key.key_hash)
@@ -195,10 +215,11 @@ def _with_ids(append: Append, topic: TopicInfo) -> Append:
 
 def _append(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Appended]:
     produced = []
-    for outcome in log.append(tx, appends, now_ms) if appends else ():
+    for index, outcome in enumerate(log.append(tx, appends, now_ms) if appends else ()):
         if isinstance(outcome, TopicChanged | UnknownTopicOrPartition):
             raise TopicGone
-        if isinstance(outcome, BrokerError):
-            raise outcome
-        produced.append(outcome.appended)
+        with _naming("produce", index):
+            if isinstance(outcome, BrokerError):
+                raise outcome
+            produced.append(outcome.appended)
     return produced

@@ -66,6 +66,21 @@ async def test_a_key_of_a_refused_transaction_is_free(shop: httpx2.AsyncClient) 
     assert (await shop.post(URL, json=BOTH, headers=key)).status_code == 201
 
 
+async def test_a_refusal_names_the_part_that_it_is_of(shop: httpx2.AsyncClient) -> None:
+    good, bad = MOVE, MOVE | {"from_offset": 1}
+
+    commits = [{"group": "other", "offsets": [good | {"from_offset": 0}]}, ALICE | {"offsets": [bad]}]
+    second = (await shop.post(URL, json={"produce": [], "commit": commits[1:]})).json()
+    first = (await shop.post(URL, json={"produce": [], "commit": [ALICE | {"offsets": [good]}, commits[0]]})).json()
+    records = [{"value": 1, "partition": 9}]
+    produce = [{"topic": "bills", "records": [{"value": 1}]}, {"topic": "orders", "records": records}]
+    third = (await shop.post(URL, json={"produce": produce, "commit": []})).json()
+
+    assert (second["code"], second["commit"], second["detail"].split(":")[0]) == ("OFFSET_CONFLICT", 0, "commit 0")
+    assert (first["code"], first["commit"], first["detail"].split(":")[0]) == ("OFFSET_CONFLICT", 1, "commit 1")
+    assert (third["produce"], third["detail"].split(":")[0]) == (1, "produce 1")
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [

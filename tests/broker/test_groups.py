@@ -66,6 +66,22 @@ async def test_a_lease_is_renewed_when_less_than_two_thirds_of_the_session_remai
     assert 16_000 <= renewed - before < 30_000
 
 
+async def test_a_renewal_waits_no_longer_than_its_session_allows(node: Node) -> None:
+    await node.create()
+    slow = await node.join("alice", group="slow", session_timeout_ms=900_000)
+    await node.pass_time(400_000)
+    quick = await node.join("alice", group="quick", session_timeout_ms=3_000)
+    await node.pass_time(1_200)
+    loop, leases = asyncio.get_running_loop(), node.groups._leases
+
+    await node.beat("alice", slow.member.member_epoch, group="slow")
+    assert leases._timer is not None
+    assert leases._timer.when() - loop.time() > 0.5
+    await node.beat("alice", quick.member.member_epoch, group="quick")
+    assert leases._timer.when() - loop.time() < 0.5
+    await node.groups.drain()
+
+
 async def test_leases_that_grow_old_together_are_renewed_together(node: Node) -> None:
     await node.create(partitions=40)
     for number in range(40):
