@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 from app.errors import InvalidCursor
+
+
+class Named(Protocol):
+    """What lists are ordered by."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+
+N = TypeVar("N", bound=Named)
 
 
 def cursor_after(name: str) -> str:
@@ -27,3 +40,14 @@ def name_after(cursor: str | None) -> str:
     if not name or not name.isprintable():
         raise InvalidCursor("the cursor is not one of this list; use next_cursor as it was given")
     return name
+
+
+def page_of(found: Sequence[N], limit: int) -> tuple[Sequence[N], str | None]:
+    """Return a page of a list in order of names, and the cursor after it.
+
+    Args:
+        found: What was found from the page's start on: one more than `limit`, if there is more.
+        limit: Length of the page.
+    """
+    page = found[:limit]
+    return page, cursor_after(page[-1].name) if len(found) > limit else None

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from app import errors
 from app.api.call import Call, Reply
-from app.api.cursors import cursor_after, name_after
+from app.api.cursors import name_after, page_of
 from app.api.members import MemberAnswer, member_answer
 from app.api.memberships import TopicPartitions, check_group
 from app.api.wire import Description, WireRoute, describe
@@ -82,8 +82,7 @@ class RebalanceList(msgspec.Struct):
 async def list_groups(call: Call, query: GroupListQuery) -> Reply:
     """List the groups in order of their names."""
     found = await call.services.groups.list_(name_after(query.cursor), query.limit + 1)
-    page = found[: query.limit]
-    cursor = cursor_after(page[-1].name) if len(found) > query.limit else None
+    page, cursor = page_of(found, query.limit)
     return Reply.of(GroupList([GroupSummaryAnswer(*group) for group in page], cursor))
 
 

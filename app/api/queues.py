@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from app import errors
 from app.api import encoding
 from app.api.call import Call, Reply
-from app.api.cursors import cursor_after, name_after
+from app.api.cursors import cursor_after, name_after, page_of
 from app.api.fetch import FetchedRecord
 from app.api.topics import ListQuery
 from app.api.wire import Description, WireRoute, check_bound, describe
@@ -253,10 +253,8 @@ async def delete_queue(call: Call, queue: str) -> Reply:
 @describe(Description(answers={200: QueueList}, refusals=(errors.InvalidCursor,)))
 async def list_queues(call: Call, query: ListQuery) -> Reply:
     """List the queues in order of their names."""
-    after = name_after(query.cursor)
-    found = await call.services.queues.list_(after, query.limit + 1)
-    page = found[: query.limit]
-    cursor = cursor_after(page[-1].name) if len(found) > query.limit else None
+    found = await call.services.queues.list_(name_after(query.cursor), query.limit + 1)
+    page, cursor = page_of(found, query.limit)
     return Reply.of(QueueList([_answer(info) for info in page], cursor))
 
 

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from app import errors
 from app.api.call import Call, Reply
-from app.api.cursors import cursor_after, name_after
+from app.api.cursors import cursor_after, name_after, page_of
 from app.api.wire import MAX_INT64, Description, WireRoute, describe
 from app.broker.topics import TopicRequest, partition_id_of
 from app.domain.topic import CleanupPolicy, TimestampType, TopicConfig, TopicInfo
@@ -170,10 +170,8 @@ async def delete_topic(call: Call, topic: str) -> Reply:
 @describe(Description(answers={200: TopicList}, refusals=(errors.InvalidCursor,)))
 async def list_topics(call: Call, query: ListQuery) -> Reply:
     """List the topics in order of their names."""
-    after = name_after(query.cursor)
-    found = await call.services.topics.list_(after, query.limit + 1)
-    page = found[: query.limit]
-    cursor = cursor_after(page[-1].name) if len(found) > query.limit else None
+    found = await call.services.topics.list_(name_after(query.cursor), query.limit + 1)
+    page, cursor = page_of(found, query.limit)
     return Reply.of(TopicList([_topic(info) for info in page], cursor))
 
 
