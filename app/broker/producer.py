@@ -79,12 +79,8 @@ class Producer:
         """
         for _ in range(_ATTEMPTS):
             topic = self._topics.known(request.topic) or await self._topic(request)
-            try:
-                append = self._prepare(topic, request)
-            except BrokerError:
-                self._topics.forget(topic)
-                if await self._topics.find(topic.name) == topic:
-                    raise
+            append = await self._judged(topic, request)
+            if append is None:
                 continue
             outcome = await self._appender.append(append, request.size_bytes)
             if isinstance(outcome, Accepted):
@@ -106,17 +102,27 @@ class Producer:
             topic = await self._topics.find(request.topic)
             if topic is None:
                 return self._prepare(self._draft(request.topic), request)
-            try:
-                return self._prepare(topic, request)
-            except BrokerError:
-                self._topics.forget(topic)
-                if await self._topics.find(topic.name) == topic:
-                    raise
+            if (append := await self._judged(topic, request)) is not None:
+                return append
         raise ServiceUnavailable("the topic changes too often; try again")
 
     async def raise_epoch(self, producer_id: str) -> int:
         """Raise a producer's epoch by one and return it: older instances are fenced."""
         return await self._storage.write(_raise_epoch, producer_id, self._clock())
+
+    async def _judged(self, topic: TopicInfo, request: ProduceRequest) -> Append | None:
+        """Return what is to be appended to a topic as it was known, or None if it is another by now.
+
+        Raises:
+            BrokerError: What the request breaks in the topic as it is.
+        """
+        try:
+            return self._prepare(topic, request)
+        except BrokerError:
+            self._topics.forget(topic)
+            if await self._topics.find(topic.name) == topic:
+                raise
+            return None
 
     async def _topic(self, request: ProduceRequest) -> TopicInfo:
         topic = await self._topics.find(request.topic)
