@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from app.cli.client import Client, Url, Verbose
+from app.cli.interruption import Interruption
 from app.cli.output import tell
 from app.cli.queues import Queue, queue_path
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
-
 queue = typer.Typer(no_args_is_help=True, help="Work on the records of a queue.")
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends the work as Ctrl-C does."""
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM end the work as Ctrl-C does, and Ctrl-C also where a shell has had it ignored."""
-
-    def terminated(_number: int, _frame: FrameType | None) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, terminated), signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before[0])
-        signal.signal(signal.SIGINT, before[1])
 
 
 @queue.callback()
@@ -64,19 +41,12 @@ def work(
     """
     from app.cli.workshop import Workshop
 
-    with _interruptible(), Client(url, verbose=verbose) as client:
+    with Interruption() as interruption, Client(url, verbose=verbose) as client:
         found = client.send("GET", queue_path(name)).json()
-        workshop = Workshop(client, found, command, concurrency=concurrency, backoff_ms=backoff_ms)
+        workshop = Workshop(client, found, command, interruption, concurrency=concurrency, backoff_ms=backoff_ms)
         try:
             workshop.run(max_wait_ms=0 if until_empty else max_wait_ms, until_empty=until_empty)
-        except KeyboardInterrupt as interrupt:
-            if workshop.running:
-                tell(f"finishing {workshop.running} commands; Ctrl-C again ends them")
-            try:
-                workshop.finish()
-            except KeyboardInterrupt:
-                workshop.end_commands()
-                workshop.finish()
-            raise typer.Exit(0 if isinstance(interrupt, _Terminated) else 130) from None
         finally:
             tell(workshop.summary)
+    if interruption.signal_number == signal.SIGINT:
+        raise typer.Exit(130)

@@ -17,12 +17,15 @@ import msgspec
 
 from app.cli.client import Client, ServerRefused, Unreachable
 from app.cli.failure import CommandFailed
+from app.cli.interruption import Stopped
 from app.cli.output import tell
 from app.cli.queues import queue_path
 from app.cli.rendering import value_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from app.cli.interruption import Interruption
 
 _TRY_LATER = 75
 """EX_TEMPFAIL of sysexits.h."""
@@ -69,14 +72,23 @@ class Workshop:
         client: Of the server, used from several threads.
         queue: As the server describes it.
         command: What to run.
+        interruption: Ends the work.
         concurrency: How many at once.
         backoff_ms: First pause after exit code 75.
     """
 
     def __init__(
-        self, client: Client, queue: Mapping[str, Any], command: Sequence[str], *, concurrency: int, backoff_ms: int
+        self,
+        client: Client,
+        queue: Mapping[str, Any],
+        command: Sequence[str],
+        interruption: Interruption,
+        *,
+        concurrency: int,
+        backoff_ms: int,
     ) -> None:
         self._client = client
+        self._interruption = interruption
         self._name: str = queue["name"]
         self._topic: str = queue["topic"]
         self._path = queue_path(self._name)
@@ -95,11 +107,6 @@ class Workshop:
         threading.Thread(target=self._renew, daemon=True).start()
 
     @property
-    def running(self) -> int:
-        """Number of commands that run."""
-        return len(self._begun)
-
-    @property
     def summary(self) -> str:
         """What was done, as a sentence."""
         accepted, released, lost = (self._outcomes[word] for word in ("accept", "release", "lost"))
@@ -107,28 +114,46 @@ class Workshop:
         return f"{accepted} accepted, {released} released{rest}"
 
     def run(self, *, max_wait_ms: int, until_empty: bool) -> None:
-        """Work until interrupted, or until nothing is there.
+        """Work until told to end, or until nothing is there; then finish what is begun and give back the rest.
 
         Raises:
             CommandFailed: The command cannot be run, or the server refuses.
         """
-        while self._failure is None:
-            free = self._concurrency - len(self._futures)
-            deliveries = self._acquire(free, max_wait_ms)
+        try:
+            with contextlib.suppress(Stopped):
+                self._take_on(max_wait_ms, until_empty=until_empty)
+            if self._interruption.signal_number is not None and self._begun:
+                tell(f"finishing {len(self._begun)} commands; Ctrl-C again ends them")
+        finally:
+            try:
+                self._finish()
+            except Stopped:
+                self._end_commands()
+                self._finish()
+        if self._failure is not None:
+            raise self._failure
+
+    def _take_on(self, max_wait_ms: int, *, until_empty: bool) -> None:
+        while self._failure is None and self._interruption.signal_number is None:
+            deliveries = self._acquire(self._concurrency - len(self._futures), max_wait_ms)
             for delivery in deliveries:
                 self._futures.add(self._pool.submit(self._work, delivery))
             if not deliveries and until_empty and not self._futures:
                 break
             if len(self._futures) >= self._concurrency or (until_empty and not deliveries):
-                # A signal that comes just before an endless wait begins would be heard at its end only.
-                while not wait(self._futures, timeout=_HEARD_S, return_when="FIRST_COMPLETED").done:
-                    pass
-            self._futures = {future for future in self._futures if not future.done()}
-        self.finish()
-        if self._failure is not None:
-            raise self._failure
+                self._await_one()
+            done = {future for future in self._futures if future.done()}
+            self._futures -= done
+            for future in done:
+                future.result()
 
-    def finish(self) -> None:
+    def _await_one(self) -> None:
+        """Wait until a command has ended, or all are to."""
+        while self._interruption.signal_number is None:
+            if wait(self._futures, timeout=_HEARD_S, return_when="FIRST_COMPLETED").done:
+                return
+
+    def _finish(self) -> None:
         """Wait for the commands that run, and give back what was not begun."""
         self._stopping.set()
         while wait(self._futures, timeout=_HEARD_S).not_done:
@@ -138,7 +163,7 @@ class Workshop:
             self._acknowledge([{"delivery_id": each, "outcome": "release"} for each in self._held])
             self._held.clear()
 
-    def end_commands(self) -> None:
+    def _end_commands(self) -> None:
         """End the commands that run; their records are released."""
         for process in list(self._processes.values()):
             with contextlib.suppress(ProcessLookupError):
@@ -150,15 +175,17 @@ class Workshop:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                response = self._client.send(
-                    "POST", f"{self._path}/acquire", body=body, timeout_s=max_wait_ms / 1000 + _SPARE_S
-                )
+                with self._interruption.raising():
+                    response = self._client.send(
+                        "POST", f"{self._path}/acquire", body=body, timeout_s=max_wait_ms / 1000 + _SPARE_S
+                    )
             except (ServerRefused, Unreachable) as error:
                 if isinstance(error, ServerRefused) and not error.passing:
                     raise
                 if pause_s == _FIRST_PAUSE_S:
                     tell(f"{error}; trying again")
-                time.sleep(pause_s)
+                with self._interruption.raising():
+                    time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 continue
             deliveries = _decoder.decode(response.content).deliveries

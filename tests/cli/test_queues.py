@@ -78,7 +78,6 @@ def test_a_command_that_cannot_be_run_ends_the_work_and_gives_the_record_back(cl
     assert cli("queue", "work", "nothing", "--", "true").code == 3
 
 
-@pytest.mark.slow  # now and then the signal is not heard and the test waits for ever: to be found
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_work_that_is_ended_finishes_what_it_has_begun(cli: Cli, queue: str, sign: signal.Signals, code: int) -> None:
     cli.ok("produce", queue, stdin=b"1\n2\n3\n")
@@ -91,6 +90,20 @@ def test_work_that_is_ended_finishes_what_it_has_begun(cli: Cli, queue: str, sig
         assert ended(working) == code
     state = described(cli, queue)
     assert (state["accepted"], state["available"], state["acquired"]) == (1, 2, 0)
+
+
+def test_work_that_is_ended_twice_ends_its_commands_and_gives_their_records_back(cli: Cli, queue: str) -> None:
+    cli.ok("produce", queue, stdin=b"1\n2\n3\n")
+    script = "echo begun >&2; exec sleep 1000"
+    with cli.started("queue", "work", queue, "--concurrency", "2", "--", "sh", "-c", script) as working:
+        await_line(working, containing="begun")
+        await_line(working, containing="begun")
+        working.send_signal(signal.SIGINT)
+        await_line(working, containing="finishing 2 commands")
+        working.send_signal(signal.SIGINT)
+        assert ended(working) == 130
+    state = described(cli, queue)
+    assert (state["accepted"], state["available"], state["acquired"]) == (0, 3, 0)
 
 
 def test_locks_are_renewed_while_a_command_runs(cli: Cli, queue: str) -> None:
