@@ -14,6 +14,7 @@ from itertools import count
 from typing import NamedTuple
 
 from app.broker.leases import Leases
+from app.broker.patience import monotonic_ms
 from app.broker.signals import Signals
 from app.broker.standings import Standings
 from app.broker.topics import Topics
@@ -83,13 +84,20 @@ class Changed(NamedTuple):
 class Groups:
     """The consumer groups."""
 
-    def __init__(self, storage: Storage, topics: Topics, signals: Signals, limits: Limits) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        topics: Topics,
+        signals: Signals,
+        limits: Limits,
+        clock_ms: Callable[[], int] = monotonic_ms,
+    ) -> None:
         self._storage = storage
         self._topics = topics
         self._signals = signals
         self._limits = limits
-        self._standings = Standings(storage, signals)
-        self._leases = Leases(storage, self._standings.note_renewal)
+        self._standings = Standings(storage, signals, clock_ms)
+        self._leases = Leases(storage, self._standings.note_renewal, clock_ms)
         self._topics_seen: tuple[int, ...] | None = None
         self._looks = count()
         self._ticked = False
@@ -124,10 +132,8 @@ class Groups:
         known = found or self._standings.recall(beat.group, beat.member_id, beat.member_epoch)
         found = known or await self._standings.read(beat.group, beat.member_id)
         if found is not None and found.member.member_epoch == beat.member_epoch and found.settled:
-            if found.member.lease_is_fresh(found.now_ms):
-                return found
-            if found.member.lease_is_ample(found.now_ms):
-                self._leases.renew_soon(found)
+            if found.member.lease_is_fresh(found.now_ms) or found.member.lease_is_ample(found.now_ms):
+                self._leases.hear(found)
                 return found
             if await self._leases.renew(found):
                 return found
@@ -152,7 +158,14 @@ class Groups:
         step = partial(_beat, beat=beat, owned=owned)
         changed = await self._storage.write(_change, beat.group, step, (beat.member_id, before))
         self._announce(changed, beat.member_id)
-        return _standing(changed, beat.member_id)
+        standing = _standing(changed, beat.member_id)
+        self.hear(standing)
+        return standing
+
+    def hear(self, standing: Standing) -> None:
+        """Remember that a member beat, which the database may not know yet."""
+        if standing.member.lease_is_fresh(standing.now_ms):
+            self._leases.hear(standing)
 
     async def _ids(self, owned: Iterable[tuple[str, int]], found: Standing | None) -> set[Partition]:
         """Return the ids of partitions by name, among those that a member holds; others get an id that is none."""
@@ -209,6 +222,7 @@ class Groups:
 
     async def rebalance(self) -> bool:
         """Do what is due in all groups: expire members, note other topics, assign. Safe on every node at once."""
+        await self._leases.settle()
         seen, names = await self._storage.read(_look)
         if seen != self._topics_seen or next(self._looks) % _LOOKS_AT_TOPICS == 0:
             names |= set(await self._storage.read(rebalancing.outdated))

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from app.broker.signals import Watch
 
 _LOOP_TURNS = 5
+
+
+def monotonic_ms() -> int:
+    """Return the time since some moment, which no change of a clock moves."""
+    return time.monotonic_ns() // 1_000_000
 
 
 async def hear_of_closed() -> None:

@@ -183,7 +183,10 @@ class Poller:
             await refuse_gone(gone)
             try:
                 quick = await self._storage.write(_commit_and_renew, beat, before)
-                return quick or await self._groups.step(beat, found, before, gone)
+                if quick is None:
+                    return await self._groups.step(beat, found, before, gone)
+                self._groups.hear(quick)
+                return quick
             except TopicGone:
                 self._offsets.look_again(request.commits)
         raise topics_change()

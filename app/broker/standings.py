@@ -5,7 +5,6 @@ Most beats are of members for which nothing changes; this answers them without t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -33,11 +32,6 @@ class _Page(NamedTuple):
     known: dict[str, _Known]
 
 
-def monotonic_ms() -> int:
-    """Return the time since some moment, which no change of a clock moves."""
-    return time.monotonic_ns() // 1_000_000
-
-
 class Standings:
     """Reads how members stand, and remembers those that are stable; used on the event loop only.
 
@@ -46,7 +40,7 @@ class Standings:
     session is over, finds out whether the group has another assignment, and then the member is forgotten as well.
     """
 
-    def __init__(self, storage: Storage, signals: Signals, clock_ms: Callable[[], int] = monotonic_ms) -> None:
+    def __init__(self, storage: Storage, signals: Signals, clock_ms: Callable[[], int]) -> None:
         self._storage = storage
         self._signals = signals
         self._clock_ms = clock_ms
@@ -85,8 +79,7 @@ class Standings:
         if not renewed or member.member_epoch != asked.member.member_epoch:
             del page.known[member_id]
             return
-        deadline_ms = asked.now_ms + member.wish.session_timeout_ms
-        later = msgspec.structs.replace(member, deadline_ms=max(member.deadline_ms, deadline_ms))
+        later = msgspec.structs.replace(member, deadline_ms=max(member.deadline_ms, asked.full_session_ms))
         page.known[member_id] = known._replace(standing=known.standing._replace(member=later))
 
     def _begin(self, name: str, group_id: int) -> None:

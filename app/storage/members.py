@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, select, tuple_, update
+from sqlalchemy import BigInteger, bindparam, select, tuple_, update
 
 from app.domain.assignor import Partition
 from app.domain.group import Group, Member, Wish
@@ -42,6 +42,14 @@ class HandedOut(msgspec.Struct, frozen=True, array_like=True):
     spans: dict[Partition, tuple[int, int]] = {}
 
 
+class Lease(NamedTuple):
+    """A member at an epoch, whose session runs."""
+
+    group_id: int
+    member_id: str
+    member_epoch: int
+
+
 class Standing(NamedTuple):
     """A member as it stands in its group.
 
@@ -61,6 +69,16 @@ class Standing(NamedTuple):
     def turn(self) -> int:
         """The turn of its polls."""
         return 0 if self.handed_out is None else self.handed_out.turn
+
+    @property
+    def lease(self) -> Lease:
+        """What is renewed when it beats."""
+        return Lease(self.group_id, self.member.wish.member_id, self.member.member_epoch)
+
+    @property
+    def full_session_ms(self) -> int:
+        """When its session ends that beat at `now_ms`."""
+        return self.now_ms + self.member.wish.session_timeout_ms
 
     @property
     def settled(self) -> bool:
@@ -101,18 +119,15 @@ _STANDING = Query(_standing)
 _STANDING_LOCKED = Query(_standing.with_for_update(of=group_members))
 _ids = tuple_(_members.group_id, _members.member_id, _members.member_epoch)
 _LOCK_LEASES = (
-    select(_members.group_id, _members.member_id, _members.member_epoch)
+    select(_members.group_id, _members.member_id, _members.member_epoch, _groups.assignment_epoch)
     .join(consumer_groups, _groups.group_id == _members.group_id)
-    .where(_ids.in_(bindparam("ids", expanding=True)), _members.member_epoch >= _groups.assignment_epoch)
+    .where(_ids.in_(bindparam("ids", expanding=True)))
     .order_by(_members.group_id, _members.member_id)
     .with_for_update(of=group_members, skip_locked=True)
 )
 _of_member = (_members.group_id == bindparam("id"), _members.member_id == bindparam("name"))
-_RENEW = (
-    update(group_members)
-    .where(_ids.in_(bindparam("ids", expanding=True)))
-    .values(deadline_ms=now_ms() + _members.session_timeout_ms)
-)
+_deadline_ms = now_ms() - bindparam("ago_ms", type_=BigInteger()) + _members.session_timeout_ms
+_RENEW = update(group_members).where(*_of_member, _members.deadline_ms < _deadline_ms).values(deadline_ms=_deadline_ms)
 _RENEW_ONE = update(group_members).where(*_of_member).values(deadline_ms=now_ms() + _members.session_timeout_ms)
 _HANDED_OUT_NOW = select(_members.member_epoch, _members.handed_out).where(*_of_member)
 _HANDED_OUT = _HANDED_OUT_NOW.with_for_update()
@@ -129,17 +144,21 @@ def load(tx: Tx, name: str, member_id: str) -> Standing | None:
     return _stand(_STANDING_LOCKED.rows(tx, {"name": name, "member_id": member_id}))
 
 
-def renew(tx: Tx, leases: Sequence[tuple[int, str, int]]) -> set[tuple[int, str, int]]:
-    """Give members a full session. Return those that were renewed: not those that are to change, or being changed.
+def renew(tx: Tx, heard_ago_ms: Mapping[Lease, int]) -> set[Lease]:
+    """Write the last beats of members. Return those that are where their group is: all others have to change.
+
+    Those of another epoch, and those that are being changed, are left as they are.
 
     Args:
         tx: A transaction of its own.
-        leases: Group id, member id and member epoch of each.
+        heard_ago_ms: How long ago each beat.
     """
-    found = {(row[0], row[1], row[2]) for row in tx.connection.execute(_LOCK_LEASES, {"ids": sorted(leases)})}
-    if found:
-        tx.connection.execute(_RENEW, {"ids": sorted(found)})
-    return found
+    found = list(tx.connection.execute(_LOCK_LEASES, {"ids": sorted(heard_ago_ms)}))
+    leases = {Lease(*row[:3]): row[3] for row in found}
+    if leases:
+        beats = [{"id": one.group_id, "name": one.member_id, "ago_ms": heard_ago_ms[one]} for one in leases]
+        tx.connection.execute(_RENEW, beats)
+    return {lease for lease, assignment_epoch in leases.items() if lease.member_epoch >= assignment_epoch}
 
 
 def renew_one(tx: Tx, found: Standing) -> None:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.broker.groups import Beat
 from app.broker.offsets import Committer, OffsetCommit
-from app.broker.patience import Patience
+from app.broker.patience import Patience, monotonic_ms
 from app.broker.polling import Polled, PollRequest
 from app.broker.producer import ProduceRequest
 from app.broker.reading import PageSize
-from app.broker.standings import monotonic_ms
 from app.broker.topics import TopicRequest
 from app.domain.group import Subscription, Wish
 from app.domain.record import Record
@@ -49,7 +48,7 @@ class Node:
         self.groups = self.services.groups
         self.writes = self.reads = 0
         self._passed_ms = 0
-        self.groups._standings._clock_ms = lambda: monotonic_ms() + self._passed_ms
+        self.groups._standings._clock_ms = self.groups._leases._clock_ms = lambda: monotonic_ms() + self._passed_ms
         self._count()
 
     def _count(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.broker.groups import Beat
+from app.broker.offsets import OffsetCommit
 from app.broker.topics import TopicRequest
 from app.errors import (
     FencedMemberEpoch,
@@ -64,6 +65,44 @@ async def test_a_lease_is_renewed_when_less_than_two_thirds_of_the_session_remai
     renewed = (await node.group()).members["alice"].deadline_ms
     assert node.writes == 1
     assert 16_000 <= renewed - before < 30_000
+
+
+@pytest.mark.parametrize("way", ["beat", "poll", "poll and commit"])
+async def test_a_session_lasts_from_the_last_beat_though_that_was_not_written(node: Node, way: str) -> None:
+    await node.create()
+    await node.produce(b"1", b"2")
+    epoch = (await node.join("alice")).member.member_epoch
+    await node.groups.tick()
+    await node.pass_time(13_000)
+    node.writes = 0
+    if way == "beat":
+        await node.beat("alice", epoch)
+        assert node.writes == 0
+    else:
+        commits = [OffsetCommit("orders", 0, 1)] if way == "poll and commit" else None
+        await node.poll("alice", epoch=epoch, commits=commits)
+
+    await node.pass_time(34_000)
+    await node.groups.rebalance()
+    assert "alice" in (await node.group()).members
+    await node.pass_time(12_000)
+    await node.groups.rebalance()
+    assert "alice" not in (await node.group()).members
+
+
+async def test_a_node_that_stops_writes_the_last_beats(nodes: tuple[Node, Node]) -> None:
+    stopping, other = nodes
+    await stopping.create()
+    epoch = (await stopping.join("alice")).member.member_epoch
+    await other.groups.tick()
+    await stopping.pass_time(13_000)
+    await stopping.beat("alice", epoch)
+
+    await stopping.groups.drain()
+
+    await other.pass_time(34_000)
+    await other.groups.rebalance()
+    assert "alice" in (await other.group()).members
 
 
 async def test_a_renewal_waits_no_longer_than_its_session_allows(node: Node) -> None:

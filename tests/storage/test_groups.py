@@ -13,6 +13,7 @@ from app.domain import group as rules
 from app.domain.assignment import Rebalance
 from app.domain.group import Group, Subscription, Wish
 from app.storage import clock, groups, members, rebalancing
+from app.storage.members import Lease
 from app.storage.opening import open_storage
 
 if TYPE_CHECKING:
@@ -117,15 +118,44 @@ def recorded(engine: Any) -> list[str]:
 def test_a_lease_is_renewed_for_the_epoch_it_was_asked_for(storage: Storage) -> None:
     group = create(storage, "billing", "alice", "bob")
     storage.write_now(_let_pass, 20_000)
-    alice, bob = ((group.group_id, name, group.members[name].member_epoch) for name in ("alice", "bob"))
-    stale, gone = (group.group_id, "bob", 9), (group.group_id, "zoe", 1)
+    storage.write_now(_assign_at, 1)
+    alice, bob = (Lease(group.group_id, name, group.members[name].member_epoch) for name in ("alice", "bob"))
+    stale, gone = Lease(group.group_id, "bob", 9), Lease(group.group_id, "zoe", 1)
 
-    assert storage.write_now(members.renew, [alice, stale, gone]) == {alice}
+    assert storage.write_now(members.renew, dict.fromkeys([alice, stale, gone], 0)) == {alice}
 
     deadlines = {name: member.deadline_ms for name, member in find(storage).members.items()}
     assert 19_000 < deadlines["alice"] - deadlines["bob"] < 25_000
-    assert storage.write_now(members.renew, [gone]) == set()
-    assert storage.write_now(members.renew, [alice, bob]) == {alice, bob}
+    assert storage.write_now(members.renew, {gone: 0}) == set()
+    assert storage.write_now(members.renew, {alice: 0, bob: 0}) == {alice, bob}
+
+
+def test_a_session_lasts_from_the_beat_and_is_never_shortened(storage: Storage) -> None:
+    group = create(storage, "billing", "alice", "bob")
+    storage.write_now(_let_pass, 20_000)
+    storage.write_now(_assign_at, 1)
+    alice, bob = (Lease(group.group_id, name, group.members[name].member_epoch) for name in ("alice", "bob"))
+    before = {name: member.deadline_ms for name, member in find(storage).members.items()}
+
+    assert storage.write_now(members.renew, {alice: 5_000, bob: 30_000}) == {alice, bob}
+
+    after = {name: member.deadline_ms for name, member in find(storage).members.items()}
+    assert 14_000 < after["alice"] - before["alice"] < 20_000
+    assert after["bob"] == before["bob"]
+
+
+def test_a_member_whose_group_has_another_assignment_is_renewed_and_named_as_behind(storage: Storage) -> None:
+    group = create(storage, "billing", "alice")
+    storage.write_now(_let_pass, 20_000)
+    storage.write_now(_assign_at, 9)
+
+    assert storage.write_now(members.renew, {Lease(group.group_id, "alice", 1): 0}) == set()
+
+    assert find(storage).members["alice"].deadline_ms > group.members["alice"].deadline_ms - 5_000
+
+
+def _assign_at(tx: Tx, epoch: int) -> None:
+    tx.connection.exec_driver_sql(f"UPDATE consumer_groups SET assignment_epoch = {epoch}")
 
 
 def _let_pass(tx: Tx, ms: int) -> None:
@@ -188,14 +218,14 @@ def nodes(migrated_postgres_url: str) -> Iterator[tuple[Storage, Storage]]:
 def test_a_lease_in_the_hands_of_a_step_is_not_waited_for(nodes: tuple[Storage, Storage]) -> None:
     first, second = nodes
     group = create(first, "billing", "alice")
-    lease = (group.group_id, "alice", 1)
+    lease = Lease(group.group_id, "alice", 1)
 
-    def hold(tx: Tx) -> set[tuple[int, str, int]]:
+    def hold(tx: Tx) -> set[Lease]:
         groups.load(tx, "billing")
-        return second.write_now(members.renew, [lease])
+        return second.write_now(members.renew, {lease: 0})
 
     assert first.write_now(hold) == set()
-    assert second.write_now(members.renew, [lease]) == {lease}
+    assert second.write_now(members.renew, {lease: 0}) == {lease}
 
 
 @pytest.mark.postgres
