@@ -104,14 +104,15 @@ class Deliveries:
     ) -> Acquired:
         """Acquire records for a client, waiting for some if it wants to.
 
-        Nothing is acquired for a client that has gone, and what it did not live to see is given back.
+        Nothing is acquired for a client that has gone, and what it did not live to see is given back; but not what has
+        an Idempotency-Key: the client may have sent the same again, and hold it by that answer.
 
         Raises:
             UnknownQueue: There is none, or it was deleted during the wait.
             IdempotencyKeyReused: The key stands for another request.
         """
         acquired = await self._acquired(name, request, patience, gone)
-        if acquired.deliveries and gone is not None and gone.done():
+        if acquired.deliveries and request.key is None and gone is not None and gone.done():
             items = [Acknowledgement(each.delivery_id, Outcome.WITHDRAW) for each in acquired.deliveries]
             await self.acknowledge(name, Acknowledge(items))
         return acquired
