@@ -258,6 +258,8 @@ def _change(tx: Tx, name: str, request: QueueRequest, dead_letters: TopicInfo | 
         queues.change_config(tx, info.queue_id, config)
     else:
         queues.change(tx, info.queue_id, None if dead_letters is None else dead_letters.topic_id, config)
+    if config.max_delivery_count != info.config.max_delivery_count:
+        windows.look_again(tx, info.queue_id)
     return queues.find(tx, name)
 
 

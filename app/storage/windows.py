@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import BigInteger, bindparam, select, update
+from sqlalchemy import BigInteger, bindparam, literal, select, update
 
 from app.domain.queue import Entry
 from app.domain.record import StoredRecord
@@ -113,6 +113,11 @@ _SAVE = Query(
         dead_letter_error=bindparam("new_dead_letter_error"),
     )
 )
+_LOOK_AGAIN = (
+    update(queue_partitions)
+    .where(_cells.queue_id == bindparam("queue"))
+    .values(archive_at_ms=literal(0), copies_archive_at_ms=literal(0))
+)
 _DUE = (
     select(_cells.queue_id, _cells.partition_id)
     .where((_cells.archive_at_ms <= bindparam("now_ms")) | (_cells.copies_archive_at_ms <= bindparam("now_ms")))
@@ -166,6 +171,13 @@ def lock(tx: Tx, queue_id: int, partition_ids: Sequence[int], *, wait: bool) -> 
 def all_(tx: Tx, queue_id: int) -> list[Window]:
     """Return a queue's windows of all partitions, unlocked."""
     return [_window(tuple(row)) for row in tx.connection.execute(_ALL, {"queue": queue_id})]
+
+
+def look_again(tx: Tx, queue_id: int) -> None:
+    """Let the next archiving look at all of a queue's windows: by other rules other records are to be archived."""
+    if ids := [window.partition_id for window in all_(tx, queue_id)]:
+        lock(tx, queue_id, ids, wait=True)
+        tx.connection.execute(_LOOK_AGAIN, {"queue": queue_id})
 
 
 def scene(tx: Tx, partition_ids: Sequence[int]) -> Scene:
