@@ -332,7 +332,7 @@ class _Transaction:
             return Acquired(found, self._now_ms)
         if self._config.paused and self._shares:
             return Acquired([], self._now_ms, None, {})
-        if self._skipped or self._cut:
+        if self._skipped or self._cut or any(share.unfinished for share in self._shares.values()):
             return Again(wait=self._skipped)
         return self._nothing()
 

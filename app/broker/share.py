@@ -52,6 +52,7 @@ class Share:
 
     Attributes:
         stirred: Whether something became free that somebody may wait for.
+        unfinished: Whether looking again may find more, though this time it found nothing.
     """
 
     def __init__(self, tx: Tx, place: Place, window: Window, bounds: Bounds, rules: Rules, now_ms: int) -> None:
@@ -66,6 +67,7 @@ class Share:
         self._removed: set[int] = set()
         self._dirty = False
         self.stirred = False
+        self.unfinished = False
 
     def load_copies(self, offsets: Iterable[int]) -> None:
         """Read the copies among the records at these offsets, which somebody will name."""
@@ -240,20 +242,26 @@ class Share:
 
     def _first_of_keys(self, wanted: int, room: Room) -> list[Entry]:
         """Return free records that are the first of their key, looking further until there are enough."""
-        entries = self.window.entries
-        budget, step = MAX_IN_FLIGHT - len(entries), max(_FEWEST_LOOKS, 2 * wanted)
+        budget, step = MAX_IN_FLIGHT - len(self.window.entries), max(_FEWEST_LOOKS, 2 * wanted)
         while True:
-            copied = self._first_copied(entry.key_hash for entry in entries.values())
-            free = rules_of.takeable(entries.values(), self._rules, self._now_ms, copied)
-            chosen = list(islice(free, max(0, wanted)))
-            if len(chosen) >= wanted or budget <= 0 or self.window.end_offset >= self.bounds.log_end_offset:
+            chosen = self._free_by_key(wanted)
+            if len(chosen) >= wanted or self.window.end_offset >= self.bounds.log_end_offset:
+                return chosen
+            if budget <= 0:
+                self.unfinished |= len(self.window.entries) < MAX_IN_FLIGHT
                 return chosen
             looks, end = self._look(min(step, budget))
             budget -= max(1, len(looks))
             step *= 2
             if not self._admit(looks, room):
-                return chosen
+                return self._free_by_key(wanted)
             self.window.end_offset, self._dirty = end, True
+
+    def _free_by_key(self, wanted: int) -> list[Entry]:
+        """Return up to `wanted` free records of the window that are the first of their key."""
+        entries = self.window.entries.values()
+        copied = self._first_copied(entry.key_hash for entry in entries)
+        return list(islice(rules_of.takeable(entries, self._rules, self._now_ms, copied), max(0, wanted)))
 
     def _first_copied(self, hashes: Iterable[int]) -> dict[int, int]:
         """Return the lowest offset of the delayed records of each key, those of this transaction included."""
@@ -289,6 +297,7 @@ class Share:
                     yield Taken(self, entry, record)
                 else:
                     self.lose([entry.offset])
+                    self.unfinished = True
 
     def _new(self, wanted: int, max_bytes: int, room: Room) -> Iterator[Taken]:
         """Yield records that come into the window, as they lie in the log."""
@@ -310,3 +319,5 @@ class Share:
                 return
             budget -= len(page)
             self.window.end_offset = page[-1].offset + 1
+        if wanted > 0 and self.window.end_offset < self.bounds.log_end_offset:
+            self.unfinished |= len(self.window.entries) < MAX_IN_FLIGHT
