@@ -53,7 +53,7 @@ bench: install-dev ## Run the benchmarks (minutes)
 	$(BIN)/python -m bench
 
 torture: install-dev ## Kill the server in long loops and look for lost records
-	MILLRACE_TORTURE=long $(BIN)/python -m pytest -m slow tests/e2e
+	MILLRACE_TORTURE=long $(BIN)/python -m pytest -m slow tests/e2e tests/broker
 
 fuzz: install-dev ## Fuzz the API for long
 	MILLRACE_FUZZ=long $(BIN)/python -m pytest -m "slow or not slow" -k fuzz
