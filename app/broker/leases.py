@@ -15,7 +15,7 @@ from typing import NamedTuple
 from app.errors import BrokerError
 from app.storage import members
 from app.storage.engine import Storage
-from app.storage.members import Lease, Standing
+from app.storage.members import Lease, Renewal, Standing
 
 Renewed = Callable[[Standing, bool], None]
 """Told of a member as it stood at the beat that is written now, and whether it is where its group is."""
@@ -100,15 +100,16 @@ class Leases:
 
     async def drain(self) -> None:
         """Write all beats that are not written, and return when none are left."""
-        resting = [*self._resting.values()]
-        self._due.clear()
-        await self._write(resting)
-        while self._waiting or self._busy:
-            if not self._busy:
-                self._start()
-            if self._idle is None or self._idle.done():
-                self._idle = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._idle)
+        while self._resting or self._waiting or self._busy:
+            resting = [*self._resting.values()]
+            self._due.clear()
+            await self._write(resting)
+            if self._waiting or self._busy:
+                if not self._busy:
+                    self._start()
+                if self._idle is None or self._idle.done():
+                    self._idle = asyncio.get_running_loop().create_future()
+                await asyncio.shield(self._idle)
 
     async def _write(self, beats: Sequence[_Resting]) -> None:
         """Write beats; those that the database does not take now rest until the next look."""
@@ -116,16 +117,20 @@ class Leases:
         if waiting and not self._busy:
             self._start()
         for one, done in zip(beats, await asyncio.gather(*waiting, return_exceptions=True), strict=True):
-            if isinstance(done, Exception) and one.found.lease not in self._resting:
-                self._resting[one.found.lease] = one
-                heappush(self._due, (one.due_ms, one.found.lease))
+            if isinstance(done, Exception):
+                self._rest_until(one.due_ms, one.found, one.heard_ms)
 
     def _rest(self, found: Standing) -> None:
         member, before, heard_ms = found.member, self._resting.get(found.lease), self._clock_ms()
         if before is not None:
             self._resting[found.lease] = _Resting(found, heard_ms, before.due_ms)
         elif member.deadline_ms < found.full_session_ms:
-            due_ms = heard_ms + member.deadline_ms - found.now_ms - member.wish.session_timeout_ms // 3
+            left_ms = member.deadline_ms - found.now_ms
+            self._rest_until(heard_ms + left_ms - member.wish.session_timeout_ms // 3, found, heard_ms)
+
+    def _rest_until(self, due_ms: int, found: Standing, heard_ms: int) -> None:
+        """Let a beat rest, unless a later one does or is to be written."""
+        if found.lease not in self._resting and found.lease not in self._waiting:
             self._resting[found.lease] = _Resting(found, heard_ms, due_ms)
             heappush(self._due, (due_ms, found.lease))
 
@@ -150,7 +155,7 @@ class Leases:
             task = self._storage.submit(members.renew, {lease: now_ms - one.heard_ms for lease, one in batch.items()})
             task.add_done_callback(lambda done: self._finish(batch, done))
 
-    def _finish(self, batch: dict[Lease, _Waiting], done: asyncio.Future[set[Lease]]) -> None:
+    def _finish(self, batch: dict[Lease, _Waiting], done: asyncio.Future[Renewal]) -> None:
         if done.cancelled():  # the server ends
             for one in (*batch.values(), *self._waiting.values()):
                 one.done.cancel()
@@ -165,7 +170,9 @@ class Leases:
                 one.done.set_exception(error)
                 one.done.exception()
             else:
-                renewed = lease in done.result()
+                renewed = lease in done.result().settled
                 self._renewed(one.found, renewed)
                 one.done.set_result(renewed)
+                if lease in done.result().busy:
+                    self._rest_until(self._clock_ms(), one.found, one.heard_ms)
         self._start()

@@ -50,6 +50,18 @@ class Lease(NamedTuple):
     member_epoch: int
 
 
+class Renewal(NamedTuple):
+    """What became of leases that were to be renewed.
+
+    Attributes:
+        settled: They were, and the members are where their groups are: all others have to change.
+        busy: They were not, since somebody was changing the members.
+    """
+
+    settled: set[Lease]
+    busy: set[Lease]
+
+
 class Standing(NamedTuple):
     """A member as it stands in its group.
 
@@ -118,13 +130,13 @@ _standing = (
 _STANDING = Query(_standing)
 _STANDING_LOCKED = Query(_standing.with_for_update(of=group_members))
 _ids = tuple_(_members.group_id, _members.member_id, _members.member_epoch)
-_LOCK_LEASES = (
+_LEASES = (
     select(_members.group_id, _members.member_id, _members.member_epoch, _groups.assignment_epoch)
     .join(consumer_groups, _groups.group_id == _members.group_id)
     .where(_ids.in_(bindparam("ids", expanding=True)))
     .order_by(_members.group_id, _members.member_id)
-    .with_for_update(of=group_members, skip_locked=True)
 )
+_LOCK_LEASES = _LEASES.with_for_update(of=group_members, skip_locked=True)
 _of_member = (_members.group_id == bindparam("id"), _members.member_id == bindparam("name"))
 _deadline_ms = now_ms() - bindparam("ago_ms", type_=BigInteger()) + _members.session_timeout_ms
 _RENEW = update(group_members).where(*_of_member, _members.deadline_ms < _deadline_ms).values(deadline_ms=_deadline_ms)
@@ -144,21 +156,21 @@ def load(tx: Tx, name: str, member_id: str) -> Standing | None:
     return _stand(_STANDING_LOCKED.rows(tx, {"name": name, "member_id": member_id}))
 
 
-def renew(tx: Tx, heard_ago_ms: Mapping[Lease, int]) -> set[Lease]:
-    """Write the last beats of members. Return those that are where their group is: all others have to change.
-
-    Those of another epoch, and those that are being changed, are left as they are.
+def renew(tx: Tx, heard_ago_ms: Mapping[Lease, int]) -> Renewal:
+    """Write the last beats of members, but of those alone that nobody changes at this moment.
 
     Args:
         tx: A transaction of its own.
         heard_ago_ms: How long ago each beat.
     """
-    found = list(tx.connection.execute(_LOCK_LEASES, {"ids": sorted(heard_ago_ms)}))
-    leases = {Lease(*row[:3]): row[3] for row in found}
-    if leases:
-        beats = [{"id": one.group_id, "name": one.member_id, "ago_ms": heard_ago_ms[one]} for one in leases]
+    asked = sorted(heard_ago_ms)
+    found = {Lease(*row[:3]): row[3] for row in tx.connection.execute(_LOCK_LEASES, {"ids": asked})}
+    if found:
+        beats = [{"id": one.group_id, "name": one.member_id, "ago_ms": heard_ago_ms[one]} for one in found]
         tx.connection.execute(_RENEW, beats)
-    return {lease for lease, assignment_epoch in leases.items() if lease.member_epoch >= assignment_epoch}
+    left = [lease for lease in asked if lease not in found]
+    busy = {Lease(*row[:3]) for row in tx.connection.execute(_LEASES, {"ids": left})} if left else set()
+    return Renewal({lease for lease, epoch in found.items() if lease.member_epoch >= epoch}, busy)
 
 
 def renew_one(tx: Tx, found: Standing) -> None:

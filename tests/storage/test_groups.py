@@ -13,7 +13,7 @@ from app.domain import group as rules
 from app.domain.assignment import Rebalance
 from app.domain.group import Group, Subscription, Wish
 from app.storage import clock, groups, members, rebalancing
-from app.storage.members import Lease
+from app.storage.members import Lease, Renewal
 from app.storage.opening import open_storage
 
 if TYPE_CHECKING:
@@ -122,12 +122,12 @@ def test_a_lease_is_renewed_for_the_epoch_it_was_asked_for(storage: Storage) -> 
     alice, bob = (Lease(group.group_id, name, group.members[name].member_epoch) for name in ("alice", "bob"))
     stale, gone = Lease(group.group_id, "bob", 9), Lease(group.group_id, "zoe", 1)
 
-    assert storage.write_now(members.renew, dict.fromkeys([alice, stale, gone], 0)) == {alice}
+    assert storage.write_now(members.renew, dict.fromkeys([alice, stale, gone], 0)) == ({alice}, set())
 
     deadlines = {name: member.deadline_ms for name, member in find(storage).members.items()}
     assert 19_000 < deadlines["alice"] - deadlines["bob"] < 25_000
-    assert storage.write_now(members.renew, {gone: 0}) == set()
-    assert storage.write_now(members.renew, {alice: 0, bob: 0}) == {alice, bob}
+    assert storage.write_now(members.renew, {gone: 0}) == (set(), set())
+    assert storage.write_now(members.renew, {alice: 0, bob: 0}) == ({alice, bob}, set())
 
 
 def test_a_session_lasts_from_the_beat_and_is_never_shortened(storage: Storage) -> None:
@@ -137,7 +137,7 @@ def test_a_session_lasts_from_the_beat_and_is_never_shortened(storage: Storage) 
     alice, bob = (Lease(group.group_id, name, group.members[name].member_epoch) for name in ("alice", "bob"))
     before = {name: member.deadline_ms for name, member in find(storage).members.items()}
 
-    assert storage.write_now(members.renew, {alice: 5_000, bob: 30_000}) == {alice, bob}
+    assert storage.write_now(members.renew, {alice: 5_000, bob: 30_000}) == ({alice, bob}, set())
 
     after = {name: member.deadline_ms for name, member in find(storage).members.items()}
     assert 14_000 < after["alice"] - before["alice"] < 20_000
@@ -149,7 +149,7 @@ def test_a_member_whose_group_has_another_assignment_is_renewed_and_named_as_beh
     storage.write_now(_let_pass, 20_000)
     storage.write_now(_assign_at, 9)
 
-    assert storage.write_now(members.renew, {Lease(group.group_id, "alice", 1): 0}) == set()
+    assert storage.write_now(members.renew, {Lease(group.group_id, "alice", 1): 0}) == (set(), set())
 
     assert find(storage).members["alice"].deadline_ms > group.members["alice"].deadline_ms - 5_000
 
@@ -220,12 +220,12 @@ def test_a_lease_in_the_hands_of_a_step_is_not_waited_for(nodes: tuple[Storage, 
     group = create(first, "billing", "alice")
     lease = Lease(group.group_id, "alice", 1)
 
-    def hold(tx: Tx) -> set[Lease]:
+    def hold(tx: Tx) -> Renewal:
         groups.load(tx, "billing")
         return second.write_now(members.renew, {lease: 0})
 
-    assert first.write_now(hold) == set()
-    assert second.write_now(members.renew, {lease: 0}) == {lease}
+    assert first.write_now(hold) == (set(), {lease})
+    assert second.write_now(members.renew, {lease: 0}) == ({lease}, set())
 
 
 @pytest.mark.postgres
