@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -9,8 +10,8 @@ from app.domain import queue as rules_of
 from app.domain.queue import Entry, Rules
 from app.domain.queue_config import DeliveryId, QueueInfo
 from app.domain.record import StoredRecord
-from app.storage import clock, copies, pages, windows
-from app.storage.copies import Place
+from app.storage import chunks, clock, copies, pages, windows
+from app.storage.copies import ARCHIVES_KEPT, Place
 from app.storage.engine import Tx
 from app.storage.pages import Bounds
 from app.storage.windows import Window
@@ -18,6 +19,8 @@ from app.storage.windows import Window
 StateName = Literal["available", "acquired", "delayed", "archived"]
 
 _MAX_BYTES = 4 * 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
+_COPIES_AT_ONCE = 1_000
 
 
 class Seen(NamedTuple):
@@ -48,23 +51,23 @@ class SeenPage(NamedTuple):
 def look(tx: Tx, queue: QueueInfo, state: StateName, place: tuple[int, int], limit: int) -> SeenPage:
     """Return up to `limit` records of a state from a place (partition and offset) on, on one snapshot.
 
-    Archived are those archived last that the log still has.
+    A page has 4 MB at most, or one record. Archived are those archived last that the log still has.
     """
     all_windows = {window.partition_id: window for window in windows.all_(tx, queue.queue_id)}
     found = pages.bounds(tx, list(all_windows)) if all_windows else {}
     now_ms = clock.read(tx)
     seen: list[Seen] = []
-    size_bytes = 0
+    left_bytes = _MAX_BYTES
     for bounds in sorted(found.values(), key=lambda each: each.partition):
         if bounds.partition < place[0]:
             continue
         offset = place[1] if bounds.partition == place[0] else 0
         eye = _Eye(tx, queue, all_windows[bounds.partition_id], bounds, now_ms)
         for each in eye.look(state, offset, limit + 1 - len(seen)):
-            if len(seen) >= limit or (seen and size_bytes > _MAX_BYTES):
+            left_bytes -= each.record.size_bytes
+            if len(seen) >= limit or (seen and left_bytes < 0):
                 return SeenPage(seen, (bounds.partition, each.record.offset))
             seen.append(each)
-            size_bytes += each.record.size_bytes
     return SeenPage(seen, None)
 
 
@@ -80,53 +83,66 @@ class _Eye:
         self._rules: Rules = queue.config.rules
         self._place = Place(queue.queue_id, bounds.partition_id)
 
-    def look(self, state: StateName, offset: int, limit: int) -> Iterator[Seen]:
-        """Yield up to `limit` records of a state, from an offset on."""
-        found: list[tuple[Entry, StoredRecord | None]] = [
-            (entry, None)
-            for entry in self._window.entries.values()
-            if entry.offset >= max(offset, self._bounds.log_start_offset) and self._state(entry) == state
-        ]
-        if self._window.copies:
-            some = copies.page(self._tx, self._place, offset, limit)
-            while some:
-                found += [(copy.entry, copy.record) for copy in some if self._state(copy.entry) == state]
-                if len(some) < limit or len(found) >= limit:
-                    break
-                some = copies.page(self._tx, self._place, some[-1].entry.offset + 1, limit)
-        found = sorted(found, key=lambda each: each[0].offset)[:limit]
-        records = windows.read(self._tx, self._bounds.partition_id, [entry.offset for entry, _ in found])
-        seen = [
-            self._seen(entry, record, state)
-            for entry, copied in found
-            if (record := copied or records.get(entry.offset)) is not None
-        ]
+    def look(self, state: StateName, offset: int, wanted: int) -> Iterator[Seen]:
+        """Yield all records of a state from an offset on, in order, read as they are asked for.
+
+        `wanted` says how many are likely to be asked for. Records that the log has no more are left out.
+        """
+        kinds = [self._entries(state, offset, wanted), self._copies(state, offset, wanted)]
         if state == "archived":
-            seen = sorted([*seen, *self._archives(offset, limit)], key=lambda each: each.record.offset)[:limit]
-        yield from seen
-        if state == "available" and len(found) < limit:
-            yield from self._unlooked(offset, limit - len(found))
+            kinds.append(self._archives(offset, wanted))
+        yield from heapq.merge(*kinds, key=lambda each: each.record.offset)
+        if state == "available":
+            yield from self._unlooked(offset, wanted)
 
-    def _archives(self, offset: int, limit: int) -> Iterator[Seen]:
-        found = copies.archives(self._tx, self._place, offset, limit)
-        records = windows.read(self._tx, self._bounds.partition_id, [each.offset for each in found])
-        for each in found:
-            record = records.get(each.offset)
-            if record is not None and each.offset >= self._bounds.log_start_offset:
-                yield Seen(
-                    self._bounds.partition,
-                    record,
-                    "archived",
-                    each.delivery_count,
-                    each.archived_at_ms,
-                    reason=each.reason,
-                )
+    def _entries(self, state: StateName, offset: int, wanted: int) -> Iterator[Seen]:
+        """Yield records of the window."""
+        first = max(offset, self._bounds.log_start_offset)
+        found = {
+            entry.offset: entry
+            for entry in self._window.entries.values()
+            if entry.offset >= first and self._state(entry) == state
+        }
+        for record in chunks.read(self._tx, self._bounds.partition_id, sorted(found), wanted, _CHUNK_BYTES):
+            yield self._seen(found[record.offset], record, state)
 
-    def _unlooked(self, offset: int, limit: int) -> Iterator[Seen]:
+    def _copies(self, state: StateName, offset: int, wanted: int) -> Iterator[Seen]:
+        """Yield delayed records."""
+        more = self._window.copies > 0
+        while more:
+            some = copies.outlines(self._tx, self._place, offset, _COPIES_AT_ONCE)
+            left = {each.entry.offset: each.size_bytes for each in some if self._state(each.entry) == state}
+            while chosen := chunks.fitting(left, _CHUNK_BYTES)[:wanted]:
+                found = copies.at(self._tx, self._place, chosen)
+                for each in chosen:
+                    del left[each]
+                    copy = found.pop(each)
+                    yield self._seen(copy.entry, copy.record, state)
+            more = len(some) == _COPIES_AT_ONCE
+            offset = some[-1].entry.offset + 1 if some else offset
+
+    def _archives(self, offset: int, wanted: int) -> Iterator[Seen]:
+        """Yield records that were archived."""
+        first = max(offset, self._bounds.log_start_offset)
+        found = {each.offset: each for each in copies.archives(self._tx, self._place, first, ARCHIVES_KEPT)}
+        for record in chunks.read(self._tx, self._bounds.partition_id, found, wanted, _CHUNK_BYTES):
+            each = found[record.offset]
+            yield Seen(
+                self._bounds.partition,
+                record,
+                "archived",
+                each.delivery_count,
+                each.archived_at_ms,
+                reason=each.reason,
+            )
+
+    def _unlooked(self, offset: int, wanted: int) -> Iterator[Seen]:
         """Yield records that are still to come into the window."""
         first = max(offset, self._window.end_offset, self._bounds.log_start_offset)
-        for record in pages.read(self._tx, self._bounds, first, limit, _MAX_BYTES):
-            yield Seen(self._bounds.partition, record, "available", 0, 0)
+        while page := pages.read(self._tx, self._bounds, first, wanted, _CHUNK_BYTES):
+            for record in page:
+                yield Seen(self._bounds.partition, record, "available", 0, 0)
+            first = page[-1].offset + 1
 
     def _seen(self, entry: Entry, record: StoredRecord, state: StateName) -> Seen:
         delivery_id = None

@@ -63,8 +63,14 @@ _DOOMED = (
 _ARCHIVE_AT = select(func.min(_cells.until_ms)).where(*_of_window, _LAST)
 _FREE_AT = select(func.min(_cells.until_ms)).where(*_of_window, _cells.until_ms > bindparam("now_ms"))
 _AT = select(*_COLUMNS).where(*_of_window, _cells.offset.in_(bindparam("offsets", expanding=True)))
-_PAGE = (
-    select(*_COLUMNS)
+_size_of_copy = (
+    func.coalesce(func.length(_cells.key), 0)
+    + func.coalesce(func.length(_cells.value), 0)
+    + func.coalesce(func.length(_cells.headers), 0)
+)
+_OUTLINE = (_cells.offset, _cells.state, _cells.delivery_count, _cells.until_ms, _cells.key_hash, _size_of_copy)
+_OUTLINES = (
+    select(*_OUTLINE)
     .where(*_of_window, _cells.offset >= bindparam("from_offset"))
     .order_by(_cells.offset)
     .limit(bindparam("at_most"))
@@ -114,6 +120,13 @@ class Copy(NamedTuple):
 
     entry: Entry
     record: StoredRecord
+
+
+class Outline(NamedTuple):
+    """A delayed record's state and the bytes of what there is besides."""
+
+    entry: Entry
+    size_bytes: int
 
 
 class CopyState(NamedTuple):
@@ -189,10 +202,10 @@ def at(tx: Tx, place: Place, offsets: Iterable[int]) -> dict[int, Copy]:
     return {copy.entry.offset: copy for copy in (_copy(row) for row in found)}
 
 
-def page(tx: Tx, place: Place, from_offset: int, limit: int) -> list[Copy]:
-    """Return up to `limit` copies in order of their offsets."""
-    found = tx.connection.execute(_PAGE, place.parameters | {"from_offset": from_offset, "at_most": limit})
-    return [_copy(row) for row in found]
+def outlines(tx: Tx, place: Place, from_offset: int, limit: int) -> list[Outline]:
+    """Return the outlines of up to `limit` copies in order of their offsets."""
+    found = tx.connection.execute(_OUTLINES, place.parameters | {"from_offset": from_offset, "at_most": limit})
+    return [Outline(Entry(*row[:5]), row[5]) for row in found]
 
 
 def first_offsets(tx: Tx, place: Place, hashes: Iterable[int]) -> dict[int, int]:

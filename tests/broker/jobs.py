@@ -1,0 +1,62 @@
+"""Words for the tests of a queue `jobs` over the topic `orders`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from app.broker.producer import ProduceRequest
+from app.broker.queue_state import QueueState
+from app.broker.queues import QueueRequest
+from app.domain.delivery import Acknowledge, Acknowledgement, Acquire, Delivery
+from app.domain.queue import Outcome
+from app.domain.record import Record
+from app.storage import pages
+from app.tasks.delivery import Delivery as Archiving
+
+if TYPE_CHECKING:
+    from tests.broker.node import Node
+
+LARGE = b'"' + b"x" * 900_000 + b'"'
+
+
+async def create(node: Node, dead_letter_topic: str = "", **config: Any) -> None:
+    await node.create(partitions=1)
+    await node.services.queues.create("jobs", QueueRequest("orders", config, frozenset(), dead_letter_topic))
+
+
+async def produce_keyed(node: Node, *keys: bytes | None) -> None:
+    records = [Record(0, -1, key, b"1", None, 0) for key in keys]
+    await node.services.producer.produce(ProduceRequest("orders", None, records, len(records)))
+
+
+async def acquire(node: Node, number: int) -> list[Delivery]:
+    return (await node.services.deliveries.acquire("jobs", Acquire(number, 1 << 25))).deliveries
+
+
+async def settle(node: Node, deliveries: list[Delivery], outcome: Outcome, delay_ms: int = 0) -> None:
+    items = [Acknowledgement(each.delivery_id, outcome, delay_ms) for each in deliveries]
+    settled = await node.services.deliveries.acknowledge("jobs", Acknowledge(items))
+    assert {each.code for each in settled.results} <= {None}
+
+
+async def archive(node: Node) -> None:
+    """Do what the background task does until there is nothing left."""
+    archiving = Archiving(node.storage, node.services.signals, node.services.topics._defaults)
+    while await archiving.archive_due():
+        pass
+
+
+async def come_due(node: Node) -> None:
+    """Let the delays of all copies pass."""
+    await node.storage.write(lambda tx: tx.connection.exec_driver_sql("UPDATE queue_copies SET until_ms = 1").rowcount)
+
+
+async def state(node: Node) -> QueueState:
+    return (await node.services.queues.describe("jobs"))[1]
+
+
+async def end_of(node: Node, topic: str) -> int:
+    """Return how many records were appended to a topic."""
+    info = await node.services.topics.refresh(topic)
+    found = await node.storage.read(pages.bounds, info.partition_ids)
+    return sum(each.log_end_offset for each in found.values())
