@@ -13,12 +13,15 @@ from app.domain.queue_config import Origin, QueueInfo, with_origin
 from app.domain.record import Record, StoredRecord
 from app.domain.topic import TopicConfig, TopicInfo
 from app.errors import BrokerError, InvalidRecord, MessageTooLarge, UnknownTopicOrPartition
-from app.storage import clock, copies, log, queues, topics, windows
+from app.storage import chunks, clock, copies, log, queues, topics, windows
 from app.storage.copies import Archived, Place
 from app.storage.engine import Tx
 
 AT_ONCE = 100
 """Records that one transaction archives."""
+
+AT_ONCE_BYTES = 8 * 1024 * 1024
+"""Bytes of them, unless one alone has more."""
 
 REFUSED_BACK_OFF_MS = 30_000
 """How long a record is left alone whose dead letter was refused."""
@@ -61,7 +64,7 @@ def archive(tx: Tx, place: Place, defaults: TopicConfig, time: Callable[[Tx], in
     rules = queues.decode_config(locked.config).rules
     share = Share(tx, place, window, bounds, rules, now_ms)
     share.expire()
-    doomed = _doomed(tx, share, place, rules, now_ms)
+    doomed, more = _doomed(tx, share, place, rules, now_ms)
     touched, refused = _bury(tx, queue, bounds.partition, doomed, defaults, now_ms)
     ended = [each for each in doomed if each.entry.offset not in refused]
     share.archive([each.entry.offset for each in ended])
@@ -79,20 +82,26 @@ def archive(tx: Tx, place: Place, defaults: TopicConfig, time: Callable[[Tx], in
         ],
     )
     share.save(copies_too=True)
-    return ArchivePass(len(doomed), touched, len(doomed) >= AT_ONCE)
+    return ArchivePass(len(doomed), touched, more)
 
 
-def _doomed(tx: Tx, share: Share, place: Place, rules: Rules, now_ms: int) -> list[_Doomed]:
-    """Return up to AT_ONCE records to archive; those that are gone from the log have expired."""
+def _doomed(tx: Tx, share: Share, place: Place, rules: Rules, now_ms: int) -> tuple[list[_Doomed], bool]:
+    """Return the first records to archive, and whether there are more; those that are gone from the log expire."""
     found = [entry for entry in share.window.entries.values() if rules_of.is_doomed(entry, rules, now_ms)][:AT_ONCE]
-    records = share.records(entry.offset for entry in found)
-    share.lose([entry.offset for entry in found if entry.offset not in records])
-    doomed = [_Doomed(entry, records[entry.offset]) for entry in found if entry.offset in records]
-    if share.window.copies and len(doomed) < AT_ONCE:
-        some = copies.doomed(tx, place, rules, now_ms, AT_ONCE - len(doomed))
-        share.load_copies(copy.entry.offset for copy in some)
-        doomed += [_Doomed(copy.entry, copy.record) for copy in some]
-    return doomed
+    sizes = chunks.sizes(tx, place.partition_id, [entry.offset for entry in found])
+    entries = {entry.offset: entry for entry in found if entry.offset in sizes}
+    left = {offset: sizes[offset] for offset in entries}
+    if share.window.copies and len(left) < AT_ONCE:
+        for outline in copies.doomed(tx, place, rules, now_ms, AT_ONCE - len(left)):
+            entries[outline.entry.offset] = outline.entry
+            left[outline.entry.offset] = outline.size_bytes
+    chosen = chunks.fitting(left, AT_ONCE_BYTES)
+    share.load_copies(chosen)
+    records = share.records(chosen)
+    share.lose([entry.offset for entry in found if entry.offset not in sizes])
+    share.lose([offset for offset in chosen if offset not in records])
+    more = len(found) == AT_ONCE or len(left) == AT_ONCE or len(chosen) < len(left)
+    return [_Doomed(entries[offset], records[offset]) for offset in chosen if offset in records], more
 
 
 def _bury(

@@ -30,6 +30,12 @@ _COLUMNS = (
     _cells.value,
     _cells.headers,
 )
+_size_of_copy = (
+    func.coalesce(func.length(_cells.key), 0)
+    + func.coalesce(func.length(_cells.value), 0)
+    + func.coalesce(func.length(_cells.headers), 0)
+)
+_OUTLINE = (_cells.offset, _cells.state, _cells.delivery_count, _cells.until_ms, _cells.key_hash, _size_of_copy)
 _of_window = (_cells.queue_id == bindparam("queue"), _cells.partition_id == bindparam("partition"))
 _takeable = or_(
     _cells.state == State.AVAILABLE,
@@ -55,7 +61,7 @@ _LAST = or_(
     and_(_cells.state == State.ACQUIRED, _cells.delivery_count >= bindparam("max_delivery_count")),
 )
 _DOOMED = (
-    select(*_COLUMNS)
+    select(*_OUTLINE)
     .where(*_of_window, _cells.until_ms <= bindparam("now_ms"), _LAST)
     .order_by(_cells.until_ms, _cells.offset)
     .limit(bindparam("at_most"))
@@ -63,12 +69,6 @@ _DOOMED = (
 _ARCHIVE_AT = select(func.min(_cells.until_ms)).where(*_of_window, _LAST)
 _FREE_AT = select(func.min(_cells.until_ms)).where(*_of_window, _cells.until_ms > bindparam("now_ms"))
 _AT = select(*_COLUMNS).where(*_of_window, _cells.offset.in_(bindparam("offsets", expanding=True)))
-_size_of_copy = (
-    func.coalesce(func.length(_cells.key), 0)
-    + func.coalesce(func.length(_cells.value), 0)
-    + func.coalesce(func.length(_cells.headers), 0)
-)
-_OUTLINE = (_cells.offset, _cells.state, _cells.delivery_count, _cells.until_ms, _cells.key_hash, _size_of_copy)
 _OUTLINES = (
     select(*_OUTLINE)
     .where(*_of_window, _cells.offset >= bindparam("from_offset"))
@@ -174,13 +174,13 @@ def due(tx: Tx, place: Place, rules: Rules, now_ms: int, limit: int) -> list[Cop
     return [_copy(row) for row in found]
 
 
-def doomed(tx: Tx, place: Place, rules: Rules, now_ms: int, limit: int) -> list[Copy]:
-    """Return up to `limit` copies that are to be archived now."""
+def doomed(tx: Tx, place: Place, rules: Rules, now_ms: int, limit: int) -> list[Outline]:
+    """Return the outlines of up to `limit` copies that are to be archived now."""
     found = tx.connection.execute(
         _DOOMED,
         place.parameters | {"now_ms": now_ms, "max_delivery_count": rules.max_delivery_count, "at_most": limit},
     )
-    return [_copy(row) for row in found]
+    return [_outline(row) for row in found]
 
 
 def archive_at_ms(tx: Tx, place: Place, rules: Rules) -> int | None:
@@ -205,7 +205,7 @@ def at(tx: Tx, place: Place, offsets: Iterable[int]) -> dict[int, Copy]:
 def outlines(tx: Tx, place: Place, from_offset: int, limit: int) -> list[Outline]:
     """Return the outlines of up to `limit` copies in order of their offsets."""
     found = tx.connection.execute(_OUTLINES, place.parameters | {"from_offset": from_offset, "at_most": limit})
-    return [Outline(Entry(*row[:5]), row[5]) for row in found]
+    return [_outline(row) for row in found]
 
 
 def first_offsets(tx: Tx, place: Place, hashes: Iterable[int]) -> dict[int, int]:
@@ -274,6 +274,10 @@ def _copy(row: Sequence[Any]) -> Copy:
         Entry(offset, state, delivery_count, until_ms, key_hash),
         StoredRecord(offset, timestamp_ms, encoding, key, value, headers, 0),
     )
+
+
+def _outline(row: Sequence[Any]) -> Outline:
+    return Outline(Entry(*row[:5]), row[5])
 
 
 def _row(place: Place, copy: Copy) -> Mapping[str, object]:
