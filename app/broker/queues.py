@@ -217,7 +217,7 @@ def _confirm(info: QueueInfo, request: QueueRequest) -> None:
 def _create(
     tx: Tx, name: str, topic: TopicInfo, dead_letters: TopicInfo | None, config: QueueConfig
 ) -> QueueInfo | None:
-    """Create a queue, or return None if it or one of its topics is not as it was."""
+    """Create a queue, or return None if somebody else just did, or one of its topics is not as it was."""
     wanted = {topic.topic_id} | ({dead_letters.topic_id} if dead_letters is not None else set())
     if queues.lock_topics(tx, sorted(wanted)) != wanted:
         return None
@@ -226,8 +226,8 @@ def _create(
         return None
     starts = {each: _start(tx, bounds, start_of(config)) for each, bounds in found.items()}
     dead_letter_topic_id = None if dead_letters is None else dead_letters.topic_id
-    queues.create(tx, name, topic.topic_id, dead_letter_topic_id, config, starts, clock.read(tx))
-    return queues.find(tx, name)
+    made = queues.create(tx, name, topic.topic_id, dead_letter_topic_id, config, starts, clock.read(tx))
+    return queues.find(tx, name) if made else None
 
 
 def _start(tx: Tx, bounds: Bounds, position: Position) -> int:
