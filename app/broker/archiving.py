@@ -16,6 +16,7 @@ from app.errors import BrokerError, InvalidRecord, MessageTooLarge, UnknownTopic
 from app.storage import chunks, clock, copies, log, queues, topics, windows
 from app.storage.copies import Archived, Place
 from app.storage.engine import Tx
+from app.storage.windows import Window
 
 AT_ONCE = 100
 """Records that one transaction archives."""
@@ -23,8 +24,10 @@ AT_ONCE = 100
 AT_ONCE_BYTES = 8 * 1024 * 1024
 """Bytes of them, unless one alone has more."""
 
-REFUSED_BACK_OFF_MS = 30_000
-"""How long a record is left alone whose dead letter was refused."""
+POSTPONED_MS = 30_000
+"""How long a record is left alone whose dead letter was refused, and a window whose dead letters have no space."""
+
+_NO_SPACE = "the database has no space left; archiving goes on once it has"
 
 
 class ArchivePass(NamedTuple):
@@ -46,10 +49,20 @@ class _Doomed(NamedTuple):
     record: StoredRecord
 
 
-def archive(tx: Tx, place: Place, defaults: TopicConfig, time: Callable[[Tx], int] = clock.read) -> ArchivePass:
+def archive(
+    tx: Tx, place: Place, defaults: TopicConfig, time: Callable[[Tx], int] = clock.read, *, full: bool = False
+) -> ArchivePass:
     """Archive what is to be archived in a window, unless somebody else is at it.
 
-    A record whose dead letter is refused becomes available again after a while, and the window says why.
+    A record whose dead letter is refused becomes available again after a while, and the window says why. On a full
+    disk nothing is appended: what is to have a dead letter waits for space.
+
+    Args:
+        tx: A write.
+        place: The window.
+        defaults: What topics are like that do not say.
+        time: The database's clock, or another.
+        full: Whether the disk is full.
     """
     locked = windows.lock(tx, place.queue_id, [place.partition_id], wait=False)
     queue = queues.of_id(tx, place.queue_id)
@@ -64,13 +77,16 @@ def archive(tx: Tx, place: Place, defaults: TopicConfig, time: Callable[[Tx], in
     rules = queues.decode_config(locked.config).rules
     share = Share(tx, place, window, bounds, rules, now_ms)
     share.expire()
+    if full and queue.dead_letter_topic is not None:
+        _wait_for_space(tx, place, window, now_ms)
+        return ArchivePass()
     doomed, more = _doomed(tx, share, place, rules, now_ms)
     touched, refused = _bury(tx, queue, bounds.partition, doomed, defaults, now_ms)
     ended = [each for each in doomed if each.entry.offset not in refused]
     share.archive([each.entry.offset for each in ended])
     for each in doomed:
         if each.entry.offset in refused:
-            share.put(rules_of.postpone(each.entry, now_ms + REFUSED_BACK_OFF_MS))
+            share.put(rules_of.postpone(each.entry, now_ms + POSTPONED_MS))
     if doomed:
         window.dead_letter_error = next((error.detail for error in refused.values()), None)
     copies.add_archives(
@@ -83,6 +99,17 @@ def archive(tx: Tx, place: Place, defaults: TopicConfig, time: Callable[[Tx], in
     )
     share.save(copies_too=True)
     return ArchivePass(len(doomed), touched, more)
+
+
+def _wait_for_space(tx: Tx, place: Place, window: Window, now_ms: int) -> None:
+    """Leave a window alone for a while, and say why."""
+    later_ms = now_ms + POSTPONED_MS
+    if window.archive_at_ms is not None:
+        window.archive_at_ms = max(window.archive_at_ms, later_ms)
+    if window.copies_archive_at_ms is not None:
+        window.copies_archive_at_ms = max(window.copies_archive_at_ms, later_ms)
+    window.dead_letter_error = _NO_SPACE
+    windows.save(tx, place.queue_id, window)
 
 
 def _doomed(tx: Tx, share: Share, place: Place, rules: Rules, now_ms: int) -> tuple[list[_Doomed], bool]:

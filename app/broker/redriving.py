@@ -13,7 +13,7 @@ from app.domain.partitioner import partition_for_key
 from app.domain.queue_config import QueueInfo, origin_of, without_origin
 from app.domain.record import Record, StoredRecord
 from app.domain.topic import TopicInfo
-from app.errors import BrokerError, MessageTooLarge, ServiceUnavailable, UnknownQueue, UnknownTopicOrPartition
+from app.errors import BrokerError, DiskFull, MessageTooLarge, ServiceUnavailable, UnknownQueue, UnknownTopicOrPartition
 from app.storage import clock, log, pages, queues
 from app.storage.engine import Storage, Tx
 
@@ -81,6 +81,7 @@ class Redriver:
             UnknownQueue: There is none of this name.
             UnknownTopicOrPartition: There is no such dead-letter topic.
             MessageTooLarge: The topic does not take a record back any more.
+            DiskFull: No space is left; what went back until then is not sent again.
         """
         queue, topic = await self._queues.route(name, anew=True)
         source_name = dead_letter_topic or queue.dead_letter_topic
@@ -105,6 +106,8 @@ class Redriver:
     async def _step(self, source: _Source, partition_id: int, offset: int, limit: int, *, dry_run: bool) -> _Step:
         if dry_run:
             return await self._storage.read(_plan, source, partition_id, offset, limit)
+        if self._storage.full:
+            raise DiskFull("the database has no space left; redrive again once it has")
         step = await self._storage.write(_send_back, source, partition_id, limit)
         self._signals.announce([source.topic.partition_ids[number] for number in step.chosen])
         return step

@@ -50,7 +50,9 @@ class Delivery:
         due = await self.storage.read(windows.due, _WINDOWS_AT_ONCE)
         more = False
         for queue_id, partition_id in random.sample(due, len(due)):  # one that fails is not always before the others
-            done = await self.storage.write(archive, Place(queue_id, partition_id), self.defaults)
+            done = await self.storage.write(
+                archive, Place(queue_id, partition_id), self.defaults, full=self.storage.full
+            )
             more |= done.more
             if done.judged:
                 self.signals.announce([*done.partition_ids, scope_id(queue_id)])

@@ -46,6 +46,13 @@ async def archive(node: Node) -> None:
         pass
 
 
+async def archive_again(node: Node) -> None:
+    """Archive what was postponed."""
+    statement = "UPDATE queue_partitions SET archive_at_ms = 1, copies_archive_at_ms = 1"
+    await node.storage.write(lambda tx: tx.connection.exec_driver_sql(statement).rowcount)
+    await archive(node)
+
+
 async def come_due(node: Node) -> None:
     """Let the delays of all copies pass."""
     await node.storage.write(lambda tx: tx.connection.exec_driver_sql("UPDATE queue_copies SET until_ms = 1").rowcount)

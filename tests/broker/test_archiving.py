@@ -7,7 +7,8 @@ import tracemalloc
 import pytest
 
 from app.domain.queue import Outcome
-from tests.broker.jobs import LARGE, acquire, archive, come_due, create, end_of, settle, state
+from app.errors import DiskFull
+from tests.broker.jobs import LARGE, acquire, archive, archive_again, come_due, create, end_of, settle, state
 from tests.broker.node import Node
 
 pytestmark = pytest.mark.anyio
@@ -49,3 +50,65 @@ async def test_archiving_goes_on_until_nothing_is_left(node: Node) -> None:
     await archive(node)
 
     assert (await state(node)).archived == await end_of(node, "dead") == 250
+
+
+class FullDisk:
+    """A disk that is full until it is told otherwise."""
+
+    exhausted = True
+
+    def exhaust(self) -> None:
+        self.exhausted = True
+
+    def restore(self) -> bool:
+        return not self.exhausted
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["of the log", "of copies"])
+async def test_on_a_full_disk_dead_letters_wait_for_space_and_nobody_gets_the_records(node: Node, copied: bool) -> None:
+    await create(node, "dead")
+    await node.produce(b"1", b"2", b"3")
+    held = await acquire(node, 3)
+    if copied:
+        await settle(node, held, Outcome.RELEASE, 60_000)
+        await come_due(node)
+        held = await acquire(node, 3)
+    disk = node.storage._space = FullDisk()
+    await settle(node, held, Outcome.REJECT)
+
+    await archive(node)
+
+    assert await end_of(node, "dead") == 0
+    assert (await state(node)).dead_letter_error == "the database has no space left; archiving goes on once it has"
+    assert await acquire(node, 3) == []
+    disk.exhausted = False
+    await archive_again(node)
+    assert await end_of(node, "dead") == (await state(node)).archived == 3
+    assert (await state(node)).dead_letter_error is None
+
+
+async def test_on_a_full_disk_archiving_without_dead_letters_goes_on(node: Node) -> None:
+    await create(node)
+    await node.produce(b"1")
+    node.storage._space = FullDisk()
+    await settle(node, await acquire(node, 1), Outcome.REJECT)
+
+    await archive(node)
+
+    assert ((await state(node)).archived, (await state(node)).dead_letter_error) == (1, None)
+
+
+async def test_on_a_full_disk_nothing_is_redriven(node: Node) -> None:
+    await create(node, "dead")
+    await node.produce(b"1", b"2")
+    await settle(node, await acquire(node, 2), Outcome.REJECT)
+    await archive(node)
+    disk = node.storage._space = FullDisk()
+
+    with pytest.raises(DiskFull):
+        await node.services.redriver.redrive("jobs", None, 100, dry_run=False)
+
+    assert await end_of(node, "orders") == 2
+    assert (await node.services.redriver.redrive("jobs", None, 100, dry_run=True)).partitions == {0: 2}
+    disk.exhausted = False
+    assert (await node.services.redriver.redrive("jobs", None, 100, dry_run=False)).partitions == {0: 2}
