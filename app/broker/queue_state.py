@@ -79,9 +79,19 @@ def _nothing_free(
         copied = copies.first_offsets(tx, place, {entry.key_hash for entry in window.entries.values()})
         if any(True for _ in rules_of.takeable(window.entries.values(), rules, now_ms, copied)):
             return False
-        if window.copies and copies.due(tx, place, rules, now_ms, 1):
+        if window.copies and _any_due(tx, place, window, rules, now_ms):
             return False
     return True
+
+
+def _any_due(tx: Tx, place: Place, window: Window, rules: Rules, now_ms: int) -> bool:
+    """Return whether a delayed record may be delivered: it is due, and none of its key is before it in the window."""
+    first: dict[int, int] = {}
+    for entry in window.entries.values():
+        first.setdefault(entry.key_hash, entry.offset)
+    first.pop(rules_of.KEYLESS, None)
+    due = copies.due_entries(tx, place, rules, now_ms, len(first) + 1)
+    return any(first.get(entry.key_hash, entry.offset) >= entry.offset for entry in due)
 
 
 class _Tally:

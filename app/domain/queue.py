@@ -9,7 +9,7 @@ Source: KIP-932 (SharePartition): states, delivery counts, locks, and at most 2,
 from __future__ import annotations
 
 import enum
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -191,14 +191,3 @@ def archive_at_ms(entries: Iterable[Entry], rules: Rules) -> int | None:
 def free_at_ms(entries: Iterable[Entry], now_ms: int) -> int | None:
     """Return when the next of the records is free by the passing of time, or None."""
     return min((entry.until_ms for entry in entries if entry.until_ms > now_ms), default=None)
-
-
-def is_blocked(entries: Iterable[Entry], blocking: Container[int]) -> bool:
-    """Return whether some record waits behind another of its key."""
-    seen: set[int] = set()
-    for entry in entries:
-        if entry.key_hash != KEYLESS:
-            if entry.state == State.AVAILABLE and (entry.key_hash in seen or entry.key_hash in blocking):
-                return True
-            seen.add(entry.key_hash)
-    return False

@@ -35,7 +35,8 @@ _size_of_copy = (
     + func.coalesce(func.length(_cells.value), 0)
     + func.coalesce(func.length(_cells.headers), 0)
 )
-_OUTLINE = (_cells.offset, _cells.state, _cells.delivery_count, _cells.until_ms, _cells.key_hash, _size_of_copy)
+_ENTRY = (_cells.offset, _cells.state, _cells.delivery_count, _cells.until_ms, _cells.key_hash)
+_OUTLINE = (*_ENTRY, _size_of_copy)
 _of_window = (_cells.queue_id == bindparam("queue"), _cells.partition_id == bindparam("partition"))
 _takeable = or_(
     _cells.state == State.AVAILABLE,
@@ -172,6 +173,15 @@ def due(tx: Tx, place: Place, rules: Rules, now_ms: int, limit: int) -> list[Cop
         place.parameters | {"now_ms": now_ms, "max_delivery_count": rules.max_delivery_count, "at_most": limit},
     )
     return [_copy(row) for row in found]
+
+
+def due_entries(tx: Tx, place: Place, rules: Rules, now_ms: int, limit: int) -> list[Entry]:
+    """Return the entries of what `due` returns, without reading the records."""
+    found = tx.connection.execute(
+        (_FIRST_OF_KEY if rules.by_key else _DUE).with_only_columns(*_ENTRY),
+        place.parameters | {"now_ms": now_ms, "max_delivery_count": rules.max_delivery_count, "at_most": limit},
+    )
+    return [Entry(*row) for row in found]
 
 
 def doomed(tx: Tx, place: Place, rules: Rules, now_ms: int, limit: int) -> list[Outline]:

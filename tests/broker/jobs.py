@@ -16,6 +16,7 @@ from app.tasks.delivery import Delivery as Archiving
 if TYPE_CHECKING:
     from tests.broker.node import Node
 
+FAR_MS = 4_000_000_000_000
 LARGE = b'"' + b"x" * 900_000 + b'"'
 
 
@@ -24,8 +25,9 @@ async def create(node: Node, dead_letter_topic: str = "", **config: Any) -> None
     await node.services.queues.create("jobs", QueueRequest("orders", config, frozenset(), dead_letter_topic))
 
 
-async def produce_keyed(node: Node, *keys: bytes | None) -> None:
-    records = [Record(0, -1, key, b"1", None, 0) for key in keys]
+async def produce_keyed(node: Node, *keys: bytes | None, deliver_at_ms: int = 0) -> None:
+    headers = b'[{"name":"deliver_at_ms","value":"%d"}]' % deliver_at_ms if deliver_at_ms else None
+    records = [Record(0, -1, key, b"1", headers, 0) for key in keys]
     await node.services.producer.produce(ProduceRequest("orders", None, records, len(records)))
 
 
