@@ -72,9 +72,7 @@ class Queues:
         if found is None:
             self._cache.pop(name, None)
             raise UnknownQueue(_UNKNOWN)
-        if self._cache.get(name) != found:
-            self._cache[name] = found
-        return self._cache[name]
+        return self._keep(found)
 
     async def route(self, name: str, *, anew: bool) -> tuple[QueueInfo, TopicInfo]:
         """Return a queue and its topic as this node knows them; `anew` loads both.
@@ -112,8 +110,7 @@ class Queues:
             found = await self._storage.read(queues.find, name)
             if found is not None:
                 _confirm(found, request)
-                self._cache[name] = found
-                return found, False
+                return self._keep(found), False
             if request.topic is None:
                 raise InvalidRequest(
                     "topic is required for a new queue: the topic whose records it hands out",
@@ -176,6 +173,15 @@ class Queues:
         if purged is None:
             raise UnknownQueue(_UNKNOWN)
         return purged
+
+    def _keep(self, found: QueueInfo) -> QueueInfo:
+        """Return what this node knows of a queue: the same object as before unless something has changed.
+
+        Requests share a transaction if they know a queue by the same object.
+        """
+        if self._cache.get(found.name) != found:
+            self._cache[found.name] = found
+        return self._cache[found.name]
 
     async def _dead_letters(self, name: str | None, topic: str) -> TopicInfo | None:
         """Return the dead-letter topic, created if it is missing.

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from app.broker.queues import QueueRequest
+from app.broker.queues import QueueRequest, Queues
 from app.errors import QueueAlreadyExists
+from tests.broker.jobs import acquire, create
 from tests.broker.node import Node
 
 pytestmark = pytest.mark.anyio
@@ -35,3 +36,29 @@ async def test_of_two_equal_queues_that_are_created_at_once_one_is_confirmed(nod
 
     assert sorted(created for _, created in answers) == [False] * 4 + [True]
     assert len({info.queue_id for info, _ in answers}) == 1
+
+
+async def test_acquires_share_a_transaction_although_each_confirms_the_queue(node: Node) -> None:
+    await create(node)
+    await node.produce(*(b"%d" % number for number in range(50)))
+    known = await node.services.queues.get("jobs")
+
+    async def confirm_and_acquire() -> int:
+        info, _ = await node.services.queues.create("jobs", QueueRequest("orders", {}))
+        assert info is known
+        return len(await acquire(node, 1))
+
+    assert await asyncio.gather(*(confirm_and_acquire() for _ in range(50))) == [1] * 50
+    deliveries = node.services.deliveries
+    assert deliveries.requests == 50
+    assert deliveries.transactions < 40
+
+
+async def test_a_queue_that_was_changed_elsewhere_is_known_anew(node: Node) -> None:
+    await create(node)
+    known = await node.services.queues.get("jobs")
+    other = Queues(node.storage, node.services.topics, node.services.signals)
+    await other.change("jobs", QueueRequest(None, {"max_delivery_count": 2}))
+
+    assert (await node.services.queues.get("jobs")).config.max_delivery_count == 2
+    assert known.config.max_delivery_count == 5
