@@ -101,7 +101,13 @@ class AcknowledgeAnswer(msgspec.Struct):
 class OutcomeQuery(msgspec.Struct, forbid_unknown_fields=True):
     """How long to wait before the record is delivered again."""
 
-    delay_ms: _Delay = 0
+    delay_ms: _Delay | None = None
+
+
+class OutcomeBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What goes with `release`, here instead of in the query; nothing goes with the other outcomes."""
+
+    delay_ms: _Delay | None = None
 
 
 class _DeliveryOut(msgspec.Struct, gc=False):
@@ -198,22 +204,42 @@ async def acknowledge(call: Call, queue: str, body: AcknowledgeRequest) -> Reply
     Description(
         answers={200: AcknowledgementResult},
         refusals=(errors.UnknownQueue, errors.NotFound, errors.InvalidRecordState, errors.DelayedRecordsLimit),
-        examples=_JOBS | {"delivery_id": "2.0.0.1", "outcome": "accept", "delay_ms": 0},
+        examples=_JOBS | {"delivery_id": "2.0.0.1", "outcome": "release", "body": {"delay_ms": 0}},
     )
 )
-async def settle_delivery(call: Call, queue: str, delivery_id: str, outcome: str, query: OutcomeQuery) -> Reply:
+async def settle_delivery(
+    call: Call, queue: str, delivery_id: str, outcome: str, query: OutcomeQuery, body: OutcomeBody
+) -> Reply:
     """Accept, release, reject or renew one delivery: for the shell.
 
-    409 `INVALID_RECORD_STATE` if it has ended, or its lock has passed. `delay_ms` goes with `release`.
+    409 `INVALID_RECORD_STATE` if it has ended, or its lock has passed. `delay_ms` goes with `release`, in the query or
+    in the body.
     """
     if outcome not in _OUTCOMES:
         raise NotFound(f"the outcomes of a delivery are {', '.join(_OUTCOMES)}")
-    given = AcknowledgementIn(delivery_id, outcome, query.delay_ms)  # type: ignore[arg-type] # one of _OUTCOMES
+    given = AcknowledgementIn(delivery_id, outcome, _delay_ms(outcome, query, body))  # type: ignore[arg-type] # one of _OUTCOMES
     done = await call.services.deliveries.acknowledge(queue, Acknowledge([_acknowledgement(0, given)]))
     (settled,) = done.results
     if settled.code is not None:
         raise _refusal(settled)
     return Reply.of(AcknowledgementResult(delivery_id, given.outcome, None, settled.locked_until_ms))
+
+
+def _delay_ms(outcome: str, query: OutcomeQuery, body: OutcomeBody) -> int:
+    """Return the delay that query or body give.
+
+    Raises:
+        InvalidRequest: They differ, or the body has a delay with another outcome than release.
+    """
+    if body.delay_ms is None:
+        return query.delay_ms or 0
+    if outcome != "release":
+        detail = f"goes with release alone; {outcome} takes no body"
+    elif query.delay_ms not in {None, body.delay_ms}:
+        detail = f"is {query.delay_ms} in the query and {body.delay_ms} in the body; give it once"
+    else:
+        return body.delay_ms
+    raise InvalidRequest(f"delay_ms {detail}", errors=[{"field": "delay_ms", "detail": detail}])
 
 
 def _refusal(settled: Settled) -> InvalidRecordState | DelayedRecordsLimit:

@@ -196,6 +196,48 @@ async def test_a_delivery_is_settled_once_and_each_for_itself(client: httpx2.Asy
     assert await settle(client, "accept", again) == [None]
 
 
+@pytest.mark.parametrize(
+    ("outcome", "query", "body", "word"),
+    [
+        ("accept", {}, {"delay_ms": 5}, "accept takes no body"),
+        ("renew", {}, {"delay_ms": 0}, "renew takes no body"),
+        ("reject", {"delay_ms": 5}, {}, "release alone"),
+        ("release", {"delay_ms": 6}, {"delay_ms": 5}, "is 6 in the query and 5 in the body"),
+        ("release", {"delay_ms": 0}, {"delay_ms": 5}, "is 0 in the query and 5 in the body"),
+        ("release", {}, {"delay": 5}, "did you mean delay_ms"),
+        ("accept", {}, {"outcome": "accept"}, "there is no field outcome"),
+        ("release", {}, {"delay_ms": -1}, "delay_ms"),
+    ],
+)
+async def test_nothing_of_a_body_is_ignored_when_one_delivery_is_settled(
+    sqlite_client: httpx2.AsyncClient, outcome: str, query: dict[str, Any], body: dict[str, Any], word: str
+) -> None:
+    await topic(sqlite_client)
+    await put(sqlite_client)
+    await produce(sqlite_client, 1)
+    (delivery,) = await acquire(sqlite_client)
+    path = f"{JOBS}/deliveries/{delivery['delivery_id']}/{outcome}"
+    refused = await sqlite_client.post(path, params=query, json=body)
+    assert (refused.status_code, refused.json()["code"]) == (422, "INVALID_REQUEST")
+    assert word in refused.json()["detail"]
+    assert await counts(sqlite_client) == {"acquired": 1}
+
+
+@pytest.mark.parametrize(
+    ("query", "body"), [({"delay_ms": 60_000}, None), ({}, {"delay_ms": 60_000}), ({"delay_ms": 60_000},) * 2]
+)
+async def test_a_delay_is_given_in_the_query_or_in_the_body(
+    sqlite_client: httpx2.AsyncClient, query: dict[str, Any], body: dict[str, Any] | None
+) -> None:
+    await topic(sqlite_client)
+    await put(sqlite_client)
+    await produce(sqlite_client, 1)
+    (delivery,) = await acquire(sqlite_client)
+    path = f"{JOBS}/deliveries/{delivery['delivery_id']}/release"
+    assert (await sqlite_client.post(path, params=query, json=body)).status_code == 200
+    assert await counts(sqlite_client) == {"delayed": 1}
+
+
 async def test_one_delivery_is_settled_from_the_shell(client: httpx2.AsyncClient) -> None:
     await topic(client)
     await put(client)
