@@ -70,9 +70,9 @@ class PollBody(Membership, forbid_unknown_fields=True, kw_only=True):
         Meta(description="All partitions that the member still works on; null says that it works on none."),
     ] = None
     commit: Annotated[
-        tuple[CommittedOffset, ...],
+        list[CommittedOffset],
         Meta(max_length=MOST_OFFSETS, description="Offsets to commit first: next_offsets of the last poll."),
-    ] = ()
+    ] = msgspec.field(default_factory=list)
     auto_commit: Annotated[bool, Meta(description="Commit first what this member's last poll returned.")] = False
     max_records: Annotated[
         Annotated[int, Meta(ge=1, le=10_000)] | None, Meta(description="500 if not given, or what the server allows.")

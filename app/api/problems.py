@@ -70,7 +70,7 @@ STATUS: dict[type[BrokerError], int] = {
 
 
 class FieldError(msgspec.Struct, omit_defaults=True):
-    """One thing that is wrong: the record's index and the field, where there are any."""
+    """One thing that is wrong: the index of the record, or of the item of another list, and the field, if any."""
 
     detail: str
     index: int | None = None

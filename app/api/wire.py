@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import accumulate, islice
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -20,6 +19,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from app.api.call import Call, Reply
+from app.api.faults import invalid, plain
 from app.api.media import form_refused, media_type_of
 from app.errors import (
     BadRequest,
@@ -44,22 +44,6 @@ _HINTS = {
     "/v1/queues": "; PUT /v1/queues/{queue} creates a queue",
     "/v1/topics/{topic}": "; POST /v1/topics/{topic}/records produces",
 }
-_CHOICES = {
-    "encoding": "json, text, base64",
-    "key_encoding": "text, base64",
-    "lines": "records, values",
-    "offset_reset": "earliest, latest",
-    "assignor": "uniform, range",
-    "cleanup_policy": "delete, compact, compact,delete",
-    "message_timestamp_type": "CreateTime, LogAppendTime",
-    "ordering": "none, key",
-    "outcome": "accept, release, reject, renew",
-    "state": "available, acquired, delayed, archived",
-}
-_LONGEST_PATH = 400
-_UNKNOWN = re.compile(r"Object contains unknown field (.{1,100})", re.DOTALL)
-_RECORD = re.compile(r"^\.records\[(\d{1,9})\]")
-_INDEX = re.compile(r"\[\d+\]")
 _LINE = re.compile(rb"[^ \t\r\n][^\n]*")
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 
@@ -205,7 +189,7 @@ def _query_binder(struct: Any) -> Binder:  # noqa: ANN401 - a struct type
         try:
             return msgspec.convert(given, struct)
         except msgspec.ValidationError as error:
-            raise invalid(error, "parameter", struct.__struct_fields__) from None
+            raise invalid(error, "parameter", struct) from None
 
     return bind
 
@@ -246,9 +230,9 @@ def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:  # noqa
     except RecursionError:
         raise BadRequest("the JSON is nested too deeply") from None
     except msgspec.ValidationError as error:
-        raise invalid(error, "field", getattr(decoder.type, "__struct_fields__", ())) from None
+        raise invalid(error, "field", decoder.type) from None
     except msgspec.DecodeError as error:
-        raise BadRequest(f"the body is not valid JSON: {_plain(str(error))}") from None
+        raise BadRequest(f"the body is not valid JSON: {plain(str(error))}") from None
 
 
 def decode_lines(decoder: msgspec.json.Decoder[Any], body: bytes, most: int) -> list[Any]:
@@ -287,58 +271,6 @@ def _decode_line(index: int, decoder: msgspec.json.Decoder[Any], line: bytes) ->
         if isinstance(found := refusal.facts.get("errors"), list):
             entry = found[0]
         raise type(refusal)(f"record {index}: {refusal.detail}", errors=[{**entry, "index": index}]) from None
-
-
-def invalid(error: msgspec.ValidationError, noun: str, known: Collection[str] = ()) -> InvalidRequest:
-    """Turn msgspec's words into a refusal with index and field.
-
-    Args:
-        error: What msgspec says.
-        noun: What its fields are called here.
-        known: The fields there are, to tell who names another.
-    """
-    message = str(error)
-    head, found, path = message[-_LONGEST_PATH:].rpartition(" - at `$")
-    path = path.removesuffix("`") if found else ""
-    detail = _plain(head if found and len(message) <= _LONGEST_PATH else message[:_LONGEST_PATH])
-    unknown = _UNKNOWN.fullmatch(detail)
-    if unknown is not None:
-        detail = f"there is no {noun} {unknown[1]}{_meant(unknown[1], known)}"
-    elif detail.startswith("Invalid enum value"):
-        detail = f"must be one of {_choices(path)}"
-    elif detail.startswith("Expected str") and path.endswith(".key"):
-        detail = "must be a string, in quotes"
-    entry: dict[str, object] = {"detail": detail}
-    if index := _RECORD.match(path):
-        entry["index"] = int(index[1])
-    if name := _INDEX.sub("", _RECORD.sub("", path)).strip("."):
-        entry["field"] = _plain(name)
-    if unknown is not None:
-        entry.setdefault("field", unknown[1])
-    place = f"{noun} {entry['field']}: " if "field" in entry and unknown is None else ""
-    record = f"record {entry['index']}: " if "index" in entry else ""
-    return InvalidRequest(f"{record}{place}{detail}", errors=[entry])
-
-
-def _meant(name: str, known: Collection[str]) -> str:
-    """Return the rest of a sentence that says which names there are."""
-    if close := get_close_matches(name, known, n=1):
-        return f"; did you mean {close[0]}?"
-    return f"; there are {', '.join(known)}" if known else ""
-
-
-def _choices(path: str) -> str:
-    """Return the values that a field of a few may have."""
-    name = path.rpartition(".")[2]
-    if path.endswith("].encoding") and "headers[" in path:
-        name = "key_encoding"
-    return _CHOICES.get(name, "the values that /docs lists")
-
-
-def _plain(text: str) -> str:
-    """Return a message of the decoder without what the caller sent at length."""
-    text = text.encode("ascii", "replace").decode().replace("`", "")
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)

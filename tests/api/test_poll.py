@@ -114,10 +114,10 @@ async def test_a_bounded_server_answers_a_poll_that_names_no_bounds(serve: Serve
         (AUTO | {"max_wait_ms": -1}, "max_wait_ms"),
         (AUTO | {"max_wait_ms": 60_001}, "max_wait_ms"),
         (AUTO | {"auto_comit": True}, "auto_comit"),
-        ({"member_epoch": 1, "commit": [{"topic": "orders", "partition": 0}]}, "commit[...]"),
+        ({"member_epoch": 1, "commit": [{"topic": "orders", "partition": 0}]}, "offset"),
         ({"member_epoch": 1, "commit": [{"topic": "orders", "partition": 0, "offset": 0}] * 10_001}, "commit"),
-        ({"member_epoch": 1, "commit": [{"topic": "orders", "partition": 0, "offset": -1}]}, "commit.offset"),
-        ({"member_epoch": 1, "owned": [{"topic": "orders", "partitions": [-1]}]}, "owned.partitions"),
+        ({"member_epoch": 1, "commit": [{"topic": "orders", "partition": 0, "offset": -1}]}, "offset"),
+        ({"member_epoch": 1, "owned": [{"topic": "orders", "partitions": [-1]}]}, "partitions"),
         ({"member_epoch": 2**63}, "member_epoch"),
     ],
     ids=lambda value: str(value)[:60],
@@ -126,7 +126,7 @@ async def test_a_poll_that_cannot_be_is_422(sqlite_client: httpx2.AsyncClient, b
     response = await sqlite_client.post(POLL, json=body)
 
     assert (response.status_code, response.json()["code"]) == (422, "INVALID_REQUEST"), response.text
-    assert field in {response.json()["errors"][0].get("field"), "commit[...]"}
+    assert response.json()["errors"][0]["field"] == field
 
 
 async def test_a_commit_of_what_is_not_there_names_it(shop: httpx2.AsyncClient) -> None:
