@@ -116,7 +116,9 @@ class Leases:
         waiting = [self._add(one.found, one.heard_ms) for one in beats]
         if waiting and not self._busy:
             self._start()
-        for one, done in zip(beats, await asyncio.gather(*waiting, return_exceptions=True), strict=True):
+        for one, done in zip(
+            beats, await asyncio.gather(*map(asyncio.shield, waiting), return_exceptions=True), strict=True
+        ):
             if isinstance(done, Exception):
                 self._rest_until(one.due_ms, one.found, one.heard_ms)
 
@@ -166,6 +168,8 @@ class Leases:
         if error is not None and not isinstance(error, BrokerError):
             _log.error("sessions could not be renewed", exc_info=error)
         for lease, one in batch.items():
+            if one.done.done():
+                continue
             if error is not None:
                 one.done.set_exception(error)
                 one.done.exception()
