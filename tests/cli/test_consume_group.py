@@ -350,7 +350,7 @@ def test_where_a_new_group_begins(cli: Cli, topic: str) -> None:
     none = cli("consume", topic, "-g", f"{topic}-none", "--auto-offset-reset", "none")
     assert (none.code, none.out) == (4, b"")
     assert none.err == (
-        "millrace: there is no committed offset in partition 0 of a topic (NO_OFFSET_FOR_PARTITION); say where to "
+        f"millrace: there is no committed offset in partition 0 of {topic} (NO_OFFSET_FOR_PARTITION); say where to "
         f"begin: millrace groups reset {topic}-none {topic} --to earliest --execute\n"
     )
     cli.ok("groups", "reset", f"{topic}-none", topic, "--to", "-1", "--execute")

@@ -98,7 +98,7 @@ def test_reset_moves_a_group_that_has_no_members(cli: Cli, group: str) -> None:
     words = ("groups", "reset", group, group)
     refused = cli(*words, "--to", "earliest", "--execute")
     assert (refused.code, refused.out) == (4, b"")
-    assert refused.err.endswith("stop them first (NON_EMPTY_GROUP)\n")
+    assert refused.err.endswith("stop them to set offsets from outside (NON_EMPTY_GROUP)\n")
     leave(cli, group)
     done = cli.ok(*words, "--to", "latest", "--execute")
     assert done.err == f"millrace: moved {group}\n"
