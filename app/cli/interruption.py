@@ -21,11 +21,17 @@ class Stopped(BaseException):
 class Interruption:
     """Notes Ctrl-C, SIGTERM and SIGHUP, and wakes whoever waits in `select` beside `wake_descriptor`.
 
-    Within `raising` the first of them is raised as `Stopped`; the second is, anywhere.
+    Within `raising` the first of them is raised as `Stopped`; the second is, anywhere, unless they are `only_counted`.
+
+    Attributes:
+        signal_number: Of the last one.
+        count: How many came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, only_counted: bool = False) -> None:
         self.signal_number: int | None = None
+        self.count = 0
+        self._only_counted = only_counted
         self.wake_descriptor, self._waker = -1, -1
         self._raising = False
         self._before: dict[int, Any] = {}
@@ -69,8 +75,8 @@ class Interruption:
             os.read(self.wake_descriptor, 65_536)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        again = self.signal_number is not None
         self.signal_number = number
+        self.count += 1
         self.wake()
-        if self._raising or again:
+        if self._raising or (self.count > 1 and not self._only_counted):
             raise Stopped

@@ -83,6 +83,11 @@ def tell(sentence: str) -> None:
     print(f"millrace: {sentence}", file=sys.stderr, flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words, such as `1 record`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def printable(text: str) -> str:
     """Return text that cannot steer a terminal: control characters as JSON would escape them."""
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -16,7 +16,7 @@ import typer
 from app.cli.client import Client, Url, Verbose
 from app.cli.failure import CommandFailed
 from app.cli.lines import read_lines
-from app.cli.output import tell
+from app.cli.output import counted, tell
 from app.cli.sending import Batch, Connection, Tally
 from app.cli.topics import Topic, topic_path
 
@@ -223,8 +223,7 @@ def _progress_bar(total_bytes: int | None) -> Iterator[Callable[[int, int], None
 
 
 def _report(tally: Tally, seconds: float, failure: CommandFailed | None) -> None:
-    records = "1 record" if tally.records == 1 else f"{tally.records} records"
-    requests = "1 request" if tally.requests == 1 else f"{tally.requests} requests"
+    records, requests = counted(tally.records, "record"), counted(tally.requests, "request")
     speed = f"{tally.records / max(seconds, 0.001):,.0f} records/s"
     summary = f"sent {records} in {requests}, {tally.size_bytes / 1e6:.1f} MB, {speed}"
     if failure is None:

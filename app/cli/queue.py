@@ -37,11 +37,11 @@ def work(
 
     Exit code 0 accepts the record, 75 releases it for later, any other releases it at once; after the queue's
     max_delivery_count it is archived. Locks are renewed while commands run. Ctrl-C lets them finish and gives back what
-    is not begun; a second one ends them.
+    is not begun; a second one ends them (SIGTERM), a third kills them.
     """
     from app.cli.workshop import Workshop
 
-    with Interruption() as interruption, Client(url, verbose=verbose) as client:
+    with Interruption(only_counted=True) as interruption, Client(url, verbose=verbose) as client:
         found = client.send("GET", queue_path(name)).json()
         workshop = Workshop(client, found, command, interruption, concurrency=concurrency, backoff_ms=backoff_ms)
         try:

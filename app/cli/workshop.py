@@ -18,7 +18,8 @@ import msgspec
 from app.cli.client import Client, ServerRefused, Unreachable
 from app.cli.failure import CommandFailed
 from app.cli.interruption import Stopped
-from app.cli.output import tell
+from app.cli.locks import Locks
+from app.cli.output import counted, tell
 from app.cli.queues import queue_path
 from app.cli.rendering import value_bytes
 
@@ -36,7 +37,10 @@ _LONGEST_BACKOFF_MS = 3_600_000
 _SPARE_S = 30.0
 _HEARD_S = 0.25
 """Longest wait after which a signal is heard."""
-_RENEWALS_A_LOCK = 3
+_NEWS_S = 10.0
+"""How old what is known of the queue may be while records come."""
+_ENDING = (signal.SIGTERM, signal.SIGKILL)
+"""What the second and the third signal send to the commands."""
 _CODES = {0: "accept", _TRY_LATER: "release"}
 
 
@@ -95,16 +99,17 @@ class Workshop:
         self._command = list(command)
         self._concurrency = concurrency
         self._backoff_ms = backoff_ms
-        self._lock_s = queue["lock_duration_ms"] / 1000
+        self._locks = Locks(client, self._path)
+        self._paused = False
+        self._learn(queue)
         self._pool = ThreadPoolExecutor(concurrency, "work")
         self._futures: set[Future[None]] = set()
         self._begun: set[str] = set()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._held: dict[str, _Delivery] = {}
+        self._signalled: dict[str, int] = {}
         self._stopping = threading.Event()
         self._failure: CommandFailed | None = None
         self._outcomes: Counter[str] = Counter()
-        threading.Thread(target=self._renew, daemon=True).start()
 
     @property
     def summary(self) -> str:
@@ -123,13 +128,10 @@ class Workshop:
             with contextlib.suppress(Stopped):
                 self._take_on(max_wait_ms, until_empty=until_empty)
             if self._interruption.signal_number is not None and self._begun:
-                tell(f"finishing {len(self._begun)} commands; Ctrl-C again ends them")
+                tell(f"finishing {counted(len(self._begun), 'command')}; Ctrl-C again ends them")
         finally:
-            try:
-                self._finish()
-            except Stopped:
-                self._end_commands()
-                self._finish()
+            self._finish()
+            self._locks.close()
         if self._failure is not None:
             raise self._failure
 
@@ -157,28 +159,51 @@ class Workshop:
         """Wait for the commands that run, and give back what was not begun."""
         self._stopping.set()
         while wait(self._futures, timeout=_HEARD_S).not_done:
-            pass
+            self._end_commands(min(self._interruption.count - 1, len(_ENDING)))
         self._pool.shutdown()
-        if self._held:
-            self._acknowledge([{"delivery_id": each, "outcome": "release"} for each in self._held])
-            self._held.clear()
+        if held := self._locks.held():
+            self._acknowledge([{"delivery_id": each, "outcome": "release"} for each in held])
+            self._locks.let_go(held)
 
-    def _end_commands(self) -> None:
-        """End the commands that run; their records are released."""
-        for process in list(self._processes.values()):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+    def _end_commands(self, times: int) -> None:
+        """End the commands that run, so many times, the last time by force; their records are released."""
+        for delivery_id, process in list(self._processes.items()):
+            if self._signalled.get(delivery_id, 0) < times:
+                if not self._signalled and times == 1:
+                    tell("ending the commands; Ctrl-C again kills them")
+                self._signalled[delivery_id] = times
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, _ENDING[times - 1])
+
+    def _learn(self, queue: Mapping[str, Any]) -> None:
+        """Take note of what the queue is now, and say once that nothing comes of it."""
+        self._learned_s = time.monotonic()
+        self._lock_ms: int = queue["lock_duration_ms"]
+        if queue["paused"] and not self._paused:
+            tell(f"the queue is paused; millrace queues alter {self._name} --resume")
+        self._paused = queue["paused"]
 
     def _acquire(self, number: int, max_wait_ms: int) -> list[_Delivery]:
         """Acquire records, and while the server is away, wait and try again."""
-        body = json.dumps({"max_records": number, "max_wait_ms": max_wait_ms}).encode()
         pause_s = _FIRST_PAUSE_S
         while True:
+            lock_ms = self._lock_ms
+            given = {"max_records": number, "max_wait_ms": max_wait_ms, "lock_duration_ms": lock_ms}
             try:
                 with self._interruption.raising():
                     response = self._client.send(
-                        "POST", f"{self._path}/acquire", body=body, timeout_s=max_wait_ms / 1000 + _SPARE_S
+                        "POST",
+                        f"{self._path}/acquire",
+                        body=json.dumps(given).encode(),
+                        timeout_s=max_wait_ms / 1000 + _SPARE_S,
                     )
+                deliveries = _decoder.decode(response.content).deliveries
+                self._locks.hold({each.delivery_id: each.locked_until_ms for each in deliveries}, lock_ms)
+                self._paused = self._paused and not deliveries
+                if not deliveries or time.monotonic() - self._learned_s > _NEWS_S:
+                    with contextlib.suppress(ServerRefused, Unreachable):  # the next acquire says so
+                        self._learn(self._client.send("GET", self._path).json())
+                return deliveries
             except (ServerRefused, Unreachable) as error:
                 if isinstance(error, ServerRefused) and not error.passing:
                     raise
@@ -187,38 +212,36 @@ class Workshop:
                 with self._interruption.raising():
                     time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                continue
-            deliveries = _decoder.decode(response.content).deliveries
-            self._held |= {delivery.delivery_id: delivery for delivery in deliveries}
-            return deliveries
 
     def _work(self, delivery: _Delivery) -> None:
         """Run the command for a record and say what became of it."""
         outcome: dict[str, object] = {"delivery_id": delivery.delivery_id, "outcome": "release"}
-        if not self._stopping.is_set() and self._failure is None:
-            code = self._run(delivery)
+        if not self._stopping.is_set() and self._failure is None and (code := self._run(delivery)) is not None:
             outcome["outcome"] = _CODES.get(code, "release")
             if code == _TRY_LATER:
                 pause_ms = self._backoff_ms * 2 ** min(delivery.delivery_count - 1, 20)
                 outcome["delay_ms"] = min(pause_ms, _LONGEST_BACKOFF_MS)
-        del self._held[delivery.delivery_id]
+            elif code:
+                tell(f"{_failed(delivery, code)}; released")
+        self._locks.let_go([delivery.delivery_id])
         self._acknowledge([outcome])
 
-    def _run(self, delivery: _Delivery) -> int:
+    def _run(self, delivery: _Delivery) -> int | None:
+        """Return the exit code of the command for a record, or None if it cannot be run."""
         self._begun.add(delivery.delivery_id)  # before: a command may be at work before it has a process here
         try:
             return self._run_begun(delivery)
         finally:
             self._begun.discard(delivery.delivery_id)
 
-    def _run_begun(self, delivery: _Delivery) -> int:
+    def _run_begun(self, delivery: _Delivery) -> int | None:
         try:
             process = subprocess.Popen(  # noqa: S603 - what the user asked for
                 self._command, stdin=subprocess.PIPE, env=self._environment(delivery), start_new_session=True
             )
         except OSError as error:
             self._failure = CommandFailed(f"cannot run {self._command[0]}: {error.strerror}")
-            return 1
+            return None
         self._processes[delivery.delivery_id] = process
         try:
             process.communicate(value_bytes(delivery.record.value, delivery.record.encoding))
@@ -249,13 +272,13 @@ class Workshop:
     def _acknowledge(self, outcomes: Iterable[Mapping[str, object]]) -> None:
         """Say what became of deliveries; while the server is away, try again as long as the lock may live."""
         body = json.dumps({"acknowledgements": list(outcomes)}).encode()
-        deadline, pause_s = time.monotonic() + self._lock_s, _FIRST_PAUSE_S
+        deadline, pause_s = time.monotonic() + self._lock_ms / 1000, _FIRST_PAUSE_S
         while True:
             try:
                 results = self._client.send("POST", f"{self._path}/acknowledge", body=body).json()["results"]
             except (ServerRefused, Unreachable) as error:
                 passing = isinstance(error, Unreachable) or error.passing
-                if not passing or time.monotonic() > deadline:
+                if not passing or time.monotonic() > deadline or self._interruption.count > len(_ENDING):
                     self._failure = error
                     return
                 time.sleep(pause_s)
@@ -267,15 +290,9 @@ class Workshop:
                     tell(f"too late for delivery {result['delivery_id']} ({result['code']}): it is delivered again")
             return
 
-    def _renew(self) -> None:
-        """Renew all locks, some times before they pass."""
-        while not self._stopping.wait(self._lock_s / _RENEWALS_A_LOCK) or self._held:
-            held = [{"delivery_id": each, "outcome": "renew"} for each in list(self._held)]
-            if not held:
-                continue
-            with contextlib.suppress(ServerRefused, Unreachable):
-                self._client.send(
-                    "POST", f"{self._path}/acknowledge", body=json.dumps({"acknowledgements": held}).encode()
-                )
-            if self._stopping.is_set():
-                time.sleep(self._lock_s / _RENEWALS_A_LOCK)
+
+def _failed(delivery: _Delivery, code: int) -> str:
+    """Return which command failed, and how."""
+    end = f"exit code {code}" if code > 0 else f"ended by signal {-code}"
+    record = delivery.record
+    return f"offset {record.offset} of partition {record.partition}: {end} on delivery {delivery.delivery_count}"

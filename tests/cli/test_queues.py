@@ -64,7 +64,11 @@ def test_exit_code_75_releases_for_later_and_others_at_once(cli: Cli, queue: str
     cli.ok("produce", queue, stdin=b"0\n1\n2\n")
     script = "exit $((MILLRACE_OFFSET == 1 ? 75 : MILLRACE_OFFSET == 2 ? 9 : 0))"
     done = cli.ok("queue", "work", queue, "--until-empty", "--backoff-ms", "600000", "--", "sh", "-c", script)
-    assert done.err == "millrace: 1 accepted, 3 released\n"
+    assert sorted(done.err.splitlines()) == [
+        "millrace: 1 accepted, 3 released",
+        "millrace: offset 2 of partition 0: exit code 9 on delivery 1; released",
+        "millrace: offset 2 of partition 0: exit code 9 on delivery 2; released",
+    ]
     state = described(cli, queue)
     assert (state["accepted"], state["delayed"], state["archived"]) == (1, 1, 1)
 
@@ -85,7 +89,7 @@ def test_work_that_is_ended_finishes_what_it_has_begun(cli: Cli, queue: str, sig
     with cli.started("queue", "work", queue, "--", "sh", "-c", script) as working:
         await_line(working, containing="begun")
         working.send_signal(sign)
-        await_line(working, containing="finishing 1 commands")
+        await_line(working, containing="finishing 1 command;")
         (cli.folder / "go").touch()
         assert ended(working) == code
     state = described(cli, queue)
@@ -104,6 +108,52 @@ def test_work_that_is_ended_twice_ends_its_commands_and_gives_their_records_back
         assert ended(working) == 130
     state = described(cli, queue)
     assert (state["accepted"], state["available"], state["acquired"]) == (0, 3, 0)
+
+
+def test_work_that_is_ended_three_times_kills_commands_that_do_not_end(cli: Cli, queue: str) -> None:
+    cli.ok("produce", queue, stdin=b"1\n2\n")
+    script = "trap '' TERM; echo begun >&2; for each in $(seq 400); do sleep 0.05; done"
+    with cli.started("queue", "work", queue, "--", "sh", "-c", script) as working:
+        await_line(working, containing="begun")
+        working.send_signal(signal.SIGINT)
+        await_line(working, containing="finishing 1 command;")
+        working.send_signal(signal.SIGINT)
+        await_line(working, containing="Ctrl-C again kills them")
+        working.send_signal(signal.SIGINT)
+        assert ended(working) == 130
+        assert working.stderr is not None
+        assert working.stderr.read().decode().splitlines() == [
+            "millrace: offset 0 of partition 0: ended by signal 9 on delivery 1; released",
+            "millrace: 0 accepted, 1 released",
+        ]
+    state = described(cli, queue)
+    assert (state["accepted"], state["available"], state["acquired"]) == (0, 2, 0)
+
+
+def test_work_on_a_paused_queue_says_so_once(cli: Cli, queue: str) -> None:
+    cli.ok("queues", "alter", queue, "--pause")
+    cli.ok("produce", queue, stdin=b"1\n")
+    with cli.started("queue", "work", queue, "--max-wait-ms", "100", "--", "sh", "-c", "echo begun >&2") as working:
+        told = await_line(working, containing="paused")
+        assert told == f"millrace: the queue is paused; millrace queues alter {queue} --resume\n"
+        cli.ok("queues", "alter", queue, "--resume")
+        assert working.stderr is not None
+        assert working.stderr.readline() == b"begun\n"
+        cli.ok("queues", "alter", queue, "--pause")
+        await_line(working, containing="paused")
+
+
+def test_a_lock_duration_that_is_lowered_meanwhile_makes_no_command_run_twice(cli: Cli, queue: str) -> None:
+    cli.ok("queues", "alter", queue, "--lock-duration-ms", "3000")
+    cli.ok("produce", queue, stdin=b"1\n")
+    script = "echo begun >> runs; echo begun >&2; sleep 5"
+    with cli.started("queue", "work", queue, "--until-empty", "--", "sh", "-c", script) as working:
+        await_line(working, containing="begun")
+        cli.ok("queues", "alter", queue, "--lock-duration-ms", "1000")
+        with cli.started("queue", "work", queue, "--", "sh", "-c", script):
+            assert ended(working) == 0
+    assert described(cli, queue)["accepted"] == 1
+    assert (cli.folder / "runs").read_text() == "begun\n"
 
 
 def test_locks_are_renewed_while_a_command_runs(cli: Cli, queue: str) -> None:
@@ -125,7 +175,9 @@ def test_webhooks_that_a_command_fails_on_end_in_the_dead_letter_topic_and_no_ot
     done = cli.ok("queue", "work", queue, "--until-empty", "--concurrency", "8", "--", "sh", "-c", script)
 
     failing = {number for number in range(len(lines)) if number % 10 == 9}
-    assert done.err == f"millrace: {len(lines) - len(failing)} accepted, {2 * len(failing)} released\n"
+    *failures, summary = done.err.splitlines()
+    assert summary == f"millrace: {len(lines) - len(failing)} accepted, {2 * len(failing)} released"
+    assert len(failures) == 2 * len(failing)
     records = [json.loads(line) for line in cli.ok("consume", f"{queue}-dead").lines]
     offsets = [
         int(header["value"])
