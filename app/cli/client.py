@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from json import JSONDecodeError
 from typing import TYPE_CHECKING, Annotated, Any, Self
+from urllib.parse import unquote
 
 import typer
 
 from app import __version__
 from app.cli.failure import ERROR, NOT_FOUND, REFUSED, UNAVAILABLE, CommandFailed
+from app.cli.output import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,6 +25,15 @@ if TYPE_CHECKING:
 _CONNECT_S = 5.0
 _ANSWER_S = 30.0
 _MAX_ARGUMENT_BYTES = 100_000
+_START = "start one with millrace serve, or name it with --url or MILLRACE_URL"
+_NAMED = re.compile(r"/v1/(topics|queues|groups)/([^/]+)")
+_MISSING = {
+    "topics": ("UNKNOWN_TOPIC_OR_PARTITION", "there is no topic {0}; millrace topics create {0} creates it"),
+    "queues": ("UNKNOWN_QUEUE", "there is no queue {0}; millrace queues create {0} TOPIC creates it"),
+    "groups": ("GROUP_ID_NOT_FOUND", "there is no group {0}; millrace consume TOPIC --group {0} creates it"),
+}
+"""What is said of a name in a path that is unknown: in the words of the command line."""
+
 _IMPLIED_HEADERS = {"host", "accept-encoding", "connection", "user-agent", "content-length"}
 
 
@@ -148,7 +160,8 @@ class Client:
                 if "Timeout" not in type(error).__name__
                 else "no answer in time"
             )
-            raise Unreachable(f"cannot reach {self.url}: {reason}", UNAVAILABLE) from error
+            hint = _START if "Connect" in type(error).__name__ else ""
+            raise Unreachable(f"cannot reach {self.url}: {reason}", UNAVAILABLE, hint) from error
         if not response.is_success:
             raise _refused(response)
         return response
@@ -199,4 +212,13 @@ def _refused(response: httpx2.Response) -> ServerRefused:
         sentence = f"{response.request.url} answered {status} {response.reason_phrase}: is it a Millrace server?"
         return ServerRefused(status, {}, sentence)
     request_id = f", request {problem['request_id']}" if status >= 500 and "request_id" in problem else ""
-    return ServerRefused(status, problem, f"{problem['detail']} ({problem.get('code', status)}{request_id})")
+    sentence = _missing(response.request.url.raw_path.decode(), problem) or problem["detail"]
+    return ServerRefused(status, problem, f"{sentence} ({problem.get('code', status)}{request_id})")
+
+
+def _missing(path: str, problem: Mapping[str, Any]) -> str | None:
+    """Return which topic, queue or group is missing, and the command that creates it, if that is the problem."""
+    if (found := _NAMED.search(path.partition("?")[0])) is None or " of this name" not in problem["detail"]:
+        return None
+    code, sentence = _MISSING[found[1]]
+    return sentence.format(printable(unquote(found[2]))) if problem.get("code") == code else None

@@ -14,8 +14,10 @@ class CommandFailed(Exception):
     Args:
         sentence: What happened, and what to do.
         exit_code: One of this module's codes.
+        hint: More of what to do, told only when the command ends by this.
     """
 
-    def __init__(self, sentence: str, exit_code: int = ERROR) -> None:
+    def __init__(self, sentence: str, exit_code: int = ERROR, hint: str = "") -> None:
         super().__init__(sentence)
         self.exit_code = exit_code
+        self.hint = hint

@@ -68,7 +68,7 @@ def run() -> None:
     try:
         program()
     except failure.CommandFailed as error:
-        print(f"millrace: {error}", file=sys.stderr)
+        print(f"millrace: {error}; {error.hint}" if error.hint else f"millrace: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     finally:
         _let_go_of_a_closed_pipe()

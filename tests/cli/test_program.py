@@ -43,10 +43,30 @@ def test_the_program_and_client_commands_import_no_server() -> None:
         assert set(done.stdout.split()) & absent == set()
 
 
+def test_a_client_reads_the_port_of_the_environment_and_no_env_file(cli: Cli) -> None:
+    (cli.folder / ".env").write_text(f"MILLRACE_URL={cli.url}\nMILLRACE_PORT={cli.url.rpartition(':')[2]}\n")
+    port = str(free_port())
+    assert (
+        f"cannot reach http://127.0.0.1:{port}:" in Cli(cli.folder, "", {"MILLRACE_PORT": port})("topics", "list").err
+    )
+    assert Cli(cli.folder, "", {"MILLRACE_PORT": cli.url.rpartition(":")[2]})("topics", "list").code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["topics", "describe", "nowhere"], 3, "(UNKNOWN_TOPIC_OR_PARTITION)"),
+        (
+            ["topics", "describe", "nowhere"],
+            3,
+            "there is no topic nowhere; millrace topics create nowhere creates it (U",
+        ),
+        (["queues", "describe", "none"], 3, "there is no queue none; millrace queues create none TOPIC creates it (U"),
+        (["queue", "work", "none", "--", "true"], 3, "there is no queue none; millrace queues create none TOPIC"),
+        (
+            ["groups", "describe", "none"],
+            3,
+            "there is no group none; millrace consume TOPIC --group none creates it (G",
+        ),
         (["topics", "create", "a topic"], 4, "(INVALID_TOPIC_EXCEPTION)"),
         (["topics", "create"], 2, "Missing argument"),
         (["topics", "create", "t", "--config", "retention_ms"], 2, "is not NAME=VALUE"),
@@ -63,7 +83,10 @@ def test_an_unreachable_server_is_5(cli: Cli) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     done = cli("topics", "list", "--url", url)
     assert (done.code, done.out) == (5, b"")
-    assert done.err == f"millrace: cannot reach {url}: [Errno 111] Connection refused\n"
+    assert done.err == (
+        f"millrace: cannot reach {url}: [Errno 111] Connection refused; start one with millrace serve, or "
+        "name it with --url or MILLRACE_URL\n"
+    )
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
