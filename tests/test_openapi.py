@@ -83,6 +83,12 @@ async def test_every_operation_is_described_whole(described: Any) -> None:
         assert method in {"get", "put", "patch", "post", "delete"}
 
 
+async def test_a_delivery_id_is_said_to_be_copied_from_acquire(described: Any) -> None:
+    operation = described["paths"]["/v1/queues/{queue}/deliveries/{delivery_id}/{outcome}"]["post"]
+    texts = {parameter["name"]: parameter.get("description", "") for parameter in operation["parameters"]}
+    assert "Copy it from acquire" in texts["delivery_id"]
+
+
 async def test_every_reference_leads_somewhere_and_every_schema_is_referred_to(described: Any) -> None:
     schemas = described["components"]["schemas"]
     found = {reference.removeprefix("#/components/schemas/") for reference in references(described)}

@@ -70,7 +70,7 @@ class AcquireAnswer(msgspec.Struct):
 class AcknowledgementIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """What became of a delivery."""
 
-    delivery_id: Annotated[str, Meta(max_length=64)]
+    delivery_id: Annotated[str, Meta(max_length=64, description="Copy it from acquire.")]
     outcome: OutcomeName
     delay_ms: _Delay = 0
 
@@ -220,6 +220,8 @@ async def settle_delivery(
     given = AcknowledgementIn(delivery_id, outcome, _delay_ms(outcome, query, body))  # type: ignore[arg-type] # one of _OUTCOMES
     done = await call.services.deliveries.acknowledge(queue, Acknowledge([_acknowledgement(0, given)]))
     (settled,) = done.results
+    if parse_delivery_id(delivery_id) is None:
+        raise InvalidRecordState("this is not a delivery_id; it looks like 1.0.0.1; copy it from acquire")
     if settled.code is not None:
         raise _refusal(settled)
     return Reply.of(AcknowledgementResult(delivery_id, given.outcome, None, settled.locked_until_ms))

@@ -22,6 +22,7 @@ _REF = "#/components/schemas/{name}"
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
 _PARTITION: Schema = {"type": "integer", "minimum": 0}
 _NAME: Schema = {"type": "string", "pattern": "^[a-zA-Z0-9._-]{1,249}$"}
+_TEXTS = {"delivery_id": "Copy it from acquire; 2.0.0.1 is the first one if all examples before were run."}
 _REASONS = {200: "Done", 201: "Created", 204: "Done; no content"}
 
 DESCRIPTION = """Kafka's event log over plain HTTP, on SQLite or PostgreSQL.
@@ -36,7 +37,11 @@ TAGS = [
     {"name": "partitions", "description": "Offsets, sizes, and deleting records."},
     {"name": "producers", "description": "Epochs of idempotent producers."},
     {"name": "groups", "description": "Consumer groups: members, offsets, rebalances."},
-    {"name": "transactions", "description": "Produce and commit, all or nothing."},
+    {
+        "name": "transactions",
+        "description": "Produce and commit, all or nothing. The example is of the member that the groups' examples "
+        "join; run it before that one leaves.",
+    },
     {
         "name": "queues",
         "description": "Records handed out one by one under a lock: acquire, acknowledge, dead letters.",
@@ -105,13 +110,9 @@ def _describe(operation: WireOperation) -> Schema:
 def _path(operation: WireOperation) -> Iterator[Schema]:
     for name in _PATH_PARAMETER.findall(operation.path):
         schema = _PARTITION if operation.needs[name] is int else _NAME
-        yield {
-            "name": name,
-            "in": "path",
-            "required": True,
-            "schema": schema,
-            "example": operation.description.examples[name],
-        }
+        parameter = {"name": name, "in": "path", "required": True, "schema": schema}
+        parameter |= {"description": _TEXTS[name]} if name in _TEXTS else {}
+        yield parameter | {"example": operation.description.examples[name]}
 
 
 def _query(operation: WireOperation) -> Iterator[Schema]:

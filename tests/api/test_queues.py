@@ -246,6 +246,10 @@ async def test_one_delivery_is_settled_from_the_shell(client: httpx2.AsyncClient
     path = f"{JOBS}/deliveries/{delivery['delivery_id']}"
     assert (await client.post(f"{path}/renew")).json()["locked_until_ms"] >= delivery["locked_until_ms"]
     assert (await client.post(f"{path}/lose")).status_code == 404
+    for never in ("abc", "1.0.0"):
+        refused = await client.post(f"{JOBS}/deliveries/{never}/accept")
+        assert (refused.status_code, refused.json()["code"]) == (409, "INVALID_RECORD_STATE")
+        assert refused.json()["detail"] == "this is not a delivery_id; it looks like 1.0.0.1; copy it from acquire"
     assert (await client.post(f"{path}/accept", params={"delay_ms": 5})).status_code == 422
     assert (await client.post(f"{path}/release", params={"delay_ms": 60_000})).status_code == 200
     refused = await client.post(f"{path}/accept")
