@@ -266,7 +266,13 @@ async def test_what_is_wrong_with_the_start_is_a_problem_and_no_stream(node: Nod
 
 
 @pytest.mark.parametrize(
-    ("query", "field"), [("max_events=1", "max_events"), ("follow=yes", "follow"), ("follow=", "")]
+    ("query", "field"),
+    [
+        ("max_events=1", "max_events belongs to a stream"),
+        ("follow=true&max_records=1", "max_records belongs to a page; a stream has max_events"),
+        ("follow=yes", "follow"),
+        ("follow=", ""),
+    ],
 )
 async def test_parameters_that_fit_no_stream_are_refused(sqlite_node: Node, query: str, field: str) -> None:
     for url in BOTH:
