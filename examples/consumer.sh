@@ -3,6 +3,7 @@
 #
 #     examples/consumer.sh GROUP TOPIC [MEMBER]
 #
+# SESSION_TIMEOUT_MS says after which silence the others take over, such as 5000; the server's default if not set.
 # Start it in several terminals: they share the partitions. Kill one: the others take over. Its rules are those of
 # every consumer: commit after the work is done, send again what had no answer, join again when told to (409).
 set -uo pipefail
@@ -17,7 +18,10 @@ call() { # PATH JSON: leaves the answer in $body; fails unless it is 2xx
     status=$(curl -sS --json "$2" -o "$body" -w '%{http_code}' "$url$1") && [[ $status == 2* ]]
 }
 
-join() { call "" "$(jq -nc --arg t "$topic" --arg m "$member" '{topics: [$t], member_id: $m}')"; }
+join() {
+    call "" "$(jq -nc --arg t "$topic" --arg m "$member" --argjson s "${SESSION_TIMEOUT_MS:-null}" \
+        '{topics: [$t], member_id: $m} + if $s then {session_timeout_ms: $s} else {} end')"
+}
 
 until join; do sleep 1; done
 epoch=$(jq .member_epoch "$body")

@@ -28,12 +28,12 @@ pytestmark = [
 class Consumer:
     """`examples/consumer.sh` as a member of the group `shell`."""
 
-    def __init__(self, url: str, member: str, folder: Path) -> None:
+    def __init__(self, url: str, member: str, folder: Path, **variables: str) -> None:
         self._path = folder / f"{member}.out"
         with self._path.open("w") as out:
             self.process = subprocess.Popen(
                 [ROOT / "examples" / "consumer.sh", "shell", "orders", member],
-                env=os.environ | {"MILLRACE_URL": url},
+                env=os.environ | {"MILLRACE_URL": url} | variables,
                 stdout=out,
                 start_new_session=True,
             )
@@ -82,3 +82,15 @@ async def test_two_shell_consumers_share_a_topic_and_one_that_is_stopped_leaves_
 
         assert await members() == 0
         assert not {4, 5} & set(first.printed())
+
+
+async def test_a_shell_consumer_joins_with_the_session_timeout_of_its_environment(node: Node, tmp_path: Path) -> None:
+    async with node.client() as client:
+        await create_topic(client, "orders", 1)
+        consumer = Consumer(node.url, "first", tmp_path, SESSION_TIMEOUT_MS="7000")
+        try:
+            await until(lambda: client.get("/v1/groups/shell"), lambda answer: answer.status_code == 200)
+            member = (await client.get("/v1/groups/shell/members/first")).json()
+        finally:
+            consumer.end(signal.SIGTERM)
+        assert member["session_timeout_ms"] == 7000
