@@ -158,6 +158,8 @@ def redrive(
     with Client(url, verbose=verbose) as client:
         done = client.send("POST", f"{queue_path(queue)}/redrive", body=body).json()
     emit_json(done)
+    if done["dead_letter_topic"] is None:
+        tell(f"{queue} has no dead_letter_topic; name the one it had with --dead-letter-topic")
     if not execute and done["records"]:
         tell("nothing was sent back yet; add --execute")
 

@@ -37,6 +37,7 @@ def test_a_queue_is_created_altered_listed_purged_and_deleted(cli: Cli, queue: s
     assert cli("queues", "create", queue, "other").code == 4
     changed = json.loads(cli.ok("queues", "alter", queue, "--pause", "--dead-letter-topic", "").out)
     assert (changed["paused"], changed["dead_letter_topic"]) == (True, None)
+    assert "has no dead_letter_topic" in cli.ok("queues", "redrive", queue).err
     assert cli("queues", "alter", queue).code == 2
     assert queue in [json.loads(line)["name"] for line in cli.ok("queues", "list").lines]
     cli.ok("produce", queue, stdin=b"1\n2\n")
