@@ -86,10 +86,7 @@ def _nothing_free(
 
 def _any_due(tx: Tx, place: Place, window: Window, rules: Rules, now_ms: int) -> bool:
     """Return whether a delayed record may be delivered: it is due, and none of its key is before it in the window."""
-    first: dict[int, int] = {}
-    for entry in window.entries.values():
-        first.setdefault(entry.key_hash, entry.offset)
-    first.pop(rules_of.KEYLESS, None)
+    first = rules_of.first_of_keys(window.entries.values())
     due = copies.due_entries(tx, place, rules, now_ms, len(first) + 1)
     return any(first.get(entry.key_hash, entry.offset) >= entry.offset for entry in due)
 

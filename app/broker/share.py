@@ -230,13 +230,15 @@ class Share:
         if not self.window.copies:
             return []
         self._write_copies()
-        found = copies.due(self._tx, self._place, self._rules, self._now_ms, min(wanted, _READ_AT_ONCE))
+        limit = min(wanted, _READ_AT_ONCE)
         if self._rules.by_key:
-            first: dict[int, int] = {}
-            for entry in self.window.entries.values():
-                first.setdefault(entry.key_hash, entry.offset)
-            first.pop(rules_of.KEYLESS, None)
-            found = [copy for copy in found if first.get(copy.entry.key_hash, copy.entry.offset) >= copy.entry.offset]
+            first = rules_of.first_of_keys(self.window.entries.values())
+            due = copies.due_entries(self._tx, self._place, self._rules, self._now_ms, limit + len(first))
+            free = [each.offset for each in due if first.get(each.key_hash, each.offset) >= each.offset][:limit]
+            read = copies.at(self._tx, self._place, free) if free else {}
+            found = [read[offset] for offset in free]
+        else:
+            found = copies.due(self._tx, self._place, self._rules, self._now_ms, limit)
         self._copies |= {copy.entry.offset: copy for copy in found}
         return found
 

@@ -141,8 +141,23 @@ def reason_of(entry: Entry) -> str:
 
 
 def passed(entries: Mapping[int, Entry], log_start_offset: int, now_ms: int) -> list[int]:
-    """Return the offsets that retention has passed and that nobody holds: they have expired."""
-    return [offset for offset, entry in entries.items() if offset < log_start_offset and not is_held(entry, now_ms)]
+    """Return the offsets that retention has passed: they have expired, unless held or waiting for the archive."""
+    return [
+        offset
+        for offset, entry in entries.items()
+        if offset < log_start_offset
+        and not is_held(entry, now_ms)
+        and entry.state not in {State.REJECTED, State.EXHAUSTED}
+    ]
+
+
+def first_of_keys(entries: Iterable[Entry]) -> dict[int, int]:
+    """Return the lowest offset of each key among entries in order of offsets."""
+    first: dict[int, int] = {}
+    for entry in entries:
+        first.setdefault(entry.key_hash, entry.offset)
+    first.pop(KEYLESS, None)
+    return first
 
 
 def takeable(

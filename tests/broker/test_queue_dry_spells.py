@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +31,10 @@ pytestmark = pytest.mark.anyio
 
 YEAR_3000_MS = 32_503_680_000_000
 ORDERINGS = pytest.mark.parametrize("ordering", ["none", "key"])
+
+
+def clock_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 async def create(node: Node, **given: object) -> None:
@@ -92,6 +97,33 @@ async def test_a_delayed_record_without_a_place_stops_the_look_and_not_what_was_
     await produce(node, b"later", at_ms=YEAR_3000_MS)
 
     assert offsets(await acquire(node)) == [0]
+
+
+async def test_a_delayed_record_behind_its_key_hides_no_other(node: Node) -> None:
+    await create(node, ordering="key")
+    await produce(node, b"a")
+    assert offsets(await acquire(node)) == [0]
+    await produce(node, b"a", b"b", at_ms=clock_ms() + 100)
+    assert await acquire(node) == []
+    await asyncio.sleep(0.2)
+
+    assert offsets(await acquire(node)) == [2]
+
+
+async def test_a_rejected_record_that_retention_passes_still_gets_its_dead_letter(node: Node) -> None:
+    await node.create(partitions=1)
+    await node.services.queues.create("jobs", QueueRequest("orders", {}, dead_letter_topic="dead"))
+    await produce(node, b"a", b"b")
+    held = await acquire(node, 2)
+    await node.services.topics.delete_before("orders", 0, 2)
+    await settle(node, held, Outcome.REJECT)
+    info = await node.services.queues.get("jobs")
+    (partition_id,) = (await node.services.topics.get("orders")).partition_ids
+
+    done = await node.storage.write(archive, Place(info.queue_id, partition_id), TopicConfig())
+
+    (window,) = await node.storage.read(windows.all_, info.queue_id)
+    assert (done.judged, window.archived, window.expired) == (2, 2, 0)
 
 
 async def test_a_lower_max_delivery_count_archives_what_has_had_as_many(node: Node) -> None:

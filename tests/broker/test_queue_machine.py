@@ -220,7 +220,7 @@ class Machine(RuleBasedStateMachine):
 
     def note_archived(self, job: Job) -> None:
         expired = job.held and job.until_ms <= self.now_ms and job.count >= LIMIT
-        if not job.end and (job.doomed or expired) and not self.gone(job):
+        if not job.end and (job.doomed or (expired and not self.gone(job))):
             job.end = "archived"
 
     def gone(self, job: Job) -> bool:
@@ -246,7 +246,7 @@ class Machine(RuleBasedStateMachine):
 
     def lost(self, job: Job) -> bool:
         held = job.held and job.until_ms > self.now_ms
-        return job.copied is False and not held and job.offset < self.starts[job.partition]
+        return job.copied is False and not held and not job.doomed and job.offset < self.starts[job.partition]
 
     def state(self) -> QueueState:
         return self.scribe.storage.read_now(describe, self.queue, self.time)
