@@ -203,8 +203,9 @@ async def acknowledge(call: Call, queue: str, body: AcknowledgeRequest) -> Reply
 @describe(
     Description(
         answers={200: AcknowledgementResult},
-        refusals=(errors.UnknownQueue, errors.NotFound, errors.InvalidRecordState, errors.DelayedRecordsLimit),
+        refusals=(*_REFUSALS, errors.NotFound, errors.InvalidRecordState, errors.DelayedRecordsLimit),
         examples=_JOBS | {"delivery_id": "2.0.0.1", "outcome": "release", "body": {"delay_ms": 0}},
+        headers=_HEADERS,
     )
 )
 async def settle_delivery(
@@ -218,7 +219,8 @@ async def settle_delivery(
     if outcome not in _OUTCOMES:
         raise NotFound(f"the outcomes of a delivery are {', '.join(_OUTCOMES)}")
     given = AcknowledgementIn(delivery_id, outcome, _delay_ms(outcome, query, body))  # type: ignore[arg-type] # one of _OUTCOMES
-    done = await call.services.deliveries.acknowledge(queue, Acknowledge([_acknowledgement(0, given)]))
+    request = Acknowledge([_acknowledgement(0, given)], _key(call, given))
+    done = await call.services.deliveries.acknowledge(queue, request)
     (settled,) = done.results
     if parse_delivery_id(delivery_id) is None:
         raise InvalidRecordState("this is not a delivery_id; it looks like 1.0.0.1; copy it from acquire")
@@ -273,7 +275,7 @@ def _acquired(acquired: Acquired) -> _AcquireOut:
     )
 
 
-def _key(call: Call, body: AcquireRequest | AcknowledgeRequest) -> IdempotencyKey | None:
+def _key(call: Call, body: AcquireRequest | AcknowledgeRequest | AcknowledgementIn) -> IdempotencyKey | None:
     """Return the Idempotency-Key of a request: what the body means is what counts, not how it is spelled."""
     key = call.header(b"idempotency-key")
     if key is None:

@@ -291,7 +291,7 @@ async def purge_queue(call: Call, queue: str) -> Reply:
 @describe(
     Description(
         answers={200: RedriveAnswer},
-        refusals=(errors.UnknownQueue, errors.UnknownTopicOrPartition, errors.MessageTooLarge),
+        refusals=(errors.UnknownQueue, errors.UnknownTopicOrPartition, errors.MessageTooLarge, errors.DiskFull),
         examples=_JOBS | {"body": {"dry_run": True}},
     )
 )

@@ -558,3 +558,17 @@ async def test_compaction_leaves_no_hole_that_a_queue_falls_into(client: httpx2.
     taken = await acquire(client, 100)
     assert values(taken)[-2:] == [48, 49]
     assert await counts(client) == {"acquired": len(taken) + 1}
+
+
+async def test_one_outcome_sent_again_under_its_key_is_answered_alike(client: httpx2.AsyncClient) -> None:
+    await client.put("/v1/queues/jobs", json={"topic": "orders"})
+    await client.post("/v1/topics/orders/records", json={"records": [{"value": 1}]})
+    (taken,) = (await client.post("/v1/queues/jobs/acquire", json={})).json()["deliveries"]
+    url, key = f"/v1/queues/jobs/deliveries/{taken['delivery_id']}", {"Idempotency-Key": "k"}
+
+    first = await client.post(f"{url}/accept", headers=key)
+    again = await client.post(f"{url}/accept", headers=key)
+    other = await client.post(f"{url}/reject", headers=key)
+
+    assert (first.status_code, again.status_code, again.json()) == (200, 200, first.json())
+    assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
