@@ -279,4 +279,6 @@ def _where(path: str) -> str:
         return "try it without the trailing slash"
     if path.startswith("/topics"):
         return "paths of the API begin with /v1"
-    return "records are at /v1/topics/{topic}/records; /docs shows all paths"
+    if path.startswith("/v1/topics"):
+        return "records are at /v1/topics/{topic}/records; /docs shows all paths"
+    return "/docs shows all paths"

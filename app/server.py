@@ -250,7 +250,8 @@ def _listening_socket(family: int, address: tuple[Any, ...]) -> socket.socket:
 
 def _why_not(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use: stop the server that uses it, or choose another with --port."
+        cure = "stop the server that uses it, or choose another with --port or MILLRACE_PORT."
+        return f"port {port} on {host} is in use: {cure}"
     if error.errno == errno.EACCES:
         return f"port {port} is reserved: choose one above 1023 with --port."
     if isinstance(error, socket.gaierror) or error.errno in _NO_SUCH_ADDRESS:

@@ -29,7 +29,7 @@ from app.storage.engine import Storage, Tx
 
 T = TypeVar("T")
 
-_GONE = "the topic of this cursor was deleted; start again with offset=earliest"
+_GONE = "this cursor is of another topic, or of one that was deleted; leave it out and start with offset=earliest"
 
 
 class Fetcher:
@@ -175,7 +175,7 @@ class Fetcher:
             info = await self._topics.refresh(old.name)
         except UnknownTopicOrPartition:
             if isinstance(start, Cursor) and not resolved:
-                raise CursorExpired("the topic of this cursor was deleted") from None
+                raise CursorExpired(_GONE) from None
             raise
         if info.topic_id != old.topic_id:
             if resolved:

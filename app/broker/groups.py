@@ -375,5 +375,7 @@ def _delete(tx: Tx, name: str) -> None:
     if found is None:
         raise not_found()
     if found.members:
-        raise NonEmptyGroup(f"the group has {len(found.members)} members; stop them first", members=len(found.members))
+        raise NonEmptyGroup(
+            f"the group still has members, {len(found.members)}; stop them first", members=len(found.members)
+        )
     groups.delete_(tx, found)

@@ -222,7 +222,7 @@ def refuse_members(group: Group) -> None:
     """
     if group.members:
         raise NonEmptyGroup(
-            f"the group has {len(group.members)} members: only they may commit; stop them to set offsets from outside",
+            f"the group has members, {len(group.members)}: only they may commit; stop them to set offsets from outside",
             members=len(group.members),
         )
 
@@ -250,7 +250,7 @@ def _check(index: int, one: Commit, committed: int | None, end: int, *, repeats:
         )
     if one.from_offset is None or committed == one.from_offset or (repeats and committed == one.offset):
         return
-    detail = f"the committed offset is {committed}"
+    detail = "nothing is committed yet" if committed is None else f"the committed offset is {committed}"
     raise OffsetConflict(
         f"offset {index}: {detail}, not {one.from_offset}",
         committed_offset=committed,

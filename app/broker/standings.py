@@ -86,6 +86,8 @@ class Standings:
         """Remember members of a group from the next read on: the last began before its announcements were heard."""
         if len(self._pages) >= _MOST_GROUPS:
             self._forget(None)
+        if (before := self._pages.get(name)) is not None:
+            del self._names[before.group_id]
         self._pages[name] = _Page(group_id, {})
         self._names[group_id] = name
 

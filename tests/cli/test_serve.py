@@ -98,10 +98,8 @@ def test_a_second_server_on_the_same_file_is_refused(tmp_path: Path, alone: Cli)
 def test_a_port_in_use_is_refused(server: Serving, alone: Cli) -> None:
     port = server.url.rpartition(":")[2]
     done = alone("serve", "--port", port)
-    assert (done.code, done.err) == (
-        1,
-        f"millrace: port {port} on 127.0.0.1 is in use: stop the server that uses it, or choose another with --port.\n",
-    )
+    cure = "stop the server that uses it, or choose another with --port or MILLRACE_PORT."
+    assert (done.code, done.err) == (1, f"millrace: port {port} on 127.0.0.1 is in use: {cure}\n")
 
 
 @pytest.mark.parametrize(

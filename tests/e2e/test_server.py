@@ -500,7 +500,7 @@ def test_a_port_in_use_is_one_sentence() -> None:
     assert second.stdout == ""
     assert second.stderr == (
         f"millrace: port {server.port} on 127.0.0.1 is in use: "
-        "stop the server that uses it, or choose another with --port.\n"
+        "stop the server that uses it, or choose another with --port or MILLRACE_PORT.\n"
     )
 
 
