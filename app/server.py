@@ -130,7 +130,7 @@ class Server(uvicorn.Server):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._grace_ms / 1000):
                 # uvicorn has no event for it.
-                while (state.connections or state.tasks) and not self.force_exit:  # noqa: ASYNC110
+                while (state.connections or state.tasks) and not self.force_exit:  # noqa: ASYNC110 - uvicorn offers nothing to wait for
                     await asyncio.sleep(0.01)
 
     async def _cut_off(self) -> None:
