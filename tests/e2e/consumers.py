@@ -158,7 +158,7 @@ class AutoConsumer(Consumer):
     """One line, repeated: `topics` and `auto_commit`, which is false once after an answer was lost."""
 
     async def consume(self) -> None:
-        sure = False
+        sure, lost = False, True  # who had the name before may have been killed in the middle of a poll
         while True:
             document = {
                 "topics": [TOPIC],
@@ -175,10 +175,13 @@ class AutoConsumer(Consumer):
             except Lost:
                 # A poll that is executed after the next one commits what that returned; its sender gives it time.
                 await asyncio.sleep(AGAIN_S)
+                lost = True
                 continue
             if answer.status != 200:
-                self.refused(answer, *GONE)
+                # The poll whose answer was lost may still have been on its way, and begun between this one's steps.
+                self.refused(answer, *GONE, *(["CONCURRENT_REQUEST"] if lost else []))
                 continue
+            lost = False
             self.stand(answer, sent)
             check_page(self.journal, answer, floor)
             records = answer.document["records"]
