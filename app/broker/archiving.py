@@ -13,8 +13,9 @@ from app.domain.queue_config import Origin, QueueInfo, with_origin
 from app.domain.record import Record, StoredRecord
 from app.domain.topic import TopicConfig, TopicInfo
 from app.errors import BrokerError, InvalidRecord, MessageTooLarge, UnknownTopicOrPartition
-from app.storage import chunks, clock, copies, log, queues, topics, windows
-from app.storage.copies import Archived, Place
+from app.storage import archives, chunks, clock, copies, log, queues, topics, windows
+from app.storage.archives import Archived
+from app.storage.copies import Place
 from app.storage.engine import Tx
 from app.storage.windows import Window
 
@@ -89,7 +90,7 @@ def archive(
             share.put(rules_of.postpone(each.entry, now_ms + POSTPONED_MS))
     if doomed:
         window.dead_letter_error = next((error.detail for error in refused.values()), None)
-    copies.add_archives(
+    archives.add(
         tx,
         place,
         [

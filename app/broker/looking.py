@@ -10,8 +10,9 @@ from app.domain import queue as rules_of
 from app.domain.queue import Entry, Rules
 from app.domain.queue_config import DeliveryId, QueueInfo
 from app.domain.record import StoredRecord
-from app.storage import chunks, clock, copies, pages, windows
-from app.storage.copies import ARCHIVES_KEPT, Place
+from app.storage import archives, chunks, clock, copies, pages, windows
+from app.storage.archives import ARCHIVES_KEPT
+from app.storage.copies import Place
 from app.storage.engine import Tx
 from app.storage.pages import Bounds
 from app.storage.windows import Window
@@ -124,7 +125,7 @@ class _Eye:
     def _archives(self, offset: int, wanted: int) -> Iterator[Seen]:
         """Yield records that were archived."""
         first = max(offset, self._bounds.log_start_offset)
-        found = {each.offset: each for each in copies.archives(self._tx, self._place, first, ARCHIVES_KEPT)}
+        found = {each.offset: each for each in archives.read(self._tx, self._place, first, ARCHIVES_KEPT)}
         for record in chunks.read(self._tx, self._bounds.partition_id, found, wanted, _CHUNK_BYTES):
             each = found[record.offset]
             yield Seen(

@@ -9,7 +9,7 @@ from app.domain import queue as rules_of
 from app.domain.queue import Entry, Rules
 from app.domain.queue_config import MAX_COPIES, QueueInfo
 from app.storage import clock, copies, pages, windows
-from app.storage.copies import CopyState, Place
+from app.storage.copies import Place, Tally
 from app.storage.engine import Tx
 from app.storage.pages import Bounds
 from app.storage.windows import Window
@@ -46,12 +46,13 @@ def describe(tx: Tx, info: QueueInfo, time: Callable[[Tx], int] = clock.read) ->
     all_windows = windows.all_(tx, info.queue_id)
     found = pages.bounds(tx, [window.partition_id for window in all_windows]) if all_windows else {}
     now_ms = time(tx)
-    delayed = copies.states(tx, info.queue_id) if any(window.copies for window in all_windows) else {}
     tally = _Tally(rules, now_ms)
     for window in all_windows:
         if (bounds := found.get(window.partition_id)) is not None:
-            tally.add(window, bounds, delayed.get(window.partition_id, []))
+            tally.add(window, bounds)
             tally.see(_oldest(tx, window, bounds))
+            if window.copies:
+                tally.add_copies(copies.tally(tx, Place(info.queue_id, window.partition_id), now_ms))
     return tally.state(
         blocked=rules.by_key and tally.available > 0 and _nothing_free(tx, info, all_windows, found, now_ms)
     )
@@ -87,8 +88,8 @@ def _nothing_free(
 def _any_due(tx: Tx, place: Place, window: Window, rules: Rules, now_ms: int) -> bool:
     """Return whether a delayed record may be delivered: it is due, and none of its key is before it in the window."""
     first = rules_of.first_of_keys(window.entries.values())
-    due = copies.due_entries(tx, place, rules, now_ms, len(first) + 1)
-    return any(first.get(entry.key_hash, entry.offset) >= entry.offset for entry in due)
+    due = copies.due(tx, place, rules, now_ms, len(first) + 1)
+    return any(first.get(each.entry.key_hash, each.entry.offset) >= each.entry.offset for each in due)
 
 
 class _Tally:
@@ -102,8 +103,8 @@ class _Tally:
         self.accepted = self.archived = self.expired = self.copies = 0
         self.dead_letter_error: str | None = None
 
-    def add(self, window: Window, bounds: Bounds, delayed: Iterable[CopyState]) -> None:
-        """Count a window and its copies."""
+    def add(self, window: Window, bounds: Bounds) -> None:
+        """Count a window."""
         self.accepted += window.accepted
         self.archived += window.archived
         self.copies += window.copies
@@ -114,10 +115,15 @@ class _Tally:
         for offset, entry in window.entries.items():
             if offset not in gone:
                 self._count(entry)
-        for copy in delayed:
-            self._count(copy.entry)
-            self.see(copy.timestamp_ms)
         self.dead_letter_error = self.dead_letter_error or window.dead_letter_error
+
+    def add_copies(self, found: Tally) -> None:
+        """Count the delayed records of a window."""
+        self.available += found.available
+        self.delayed += found.delayed
+        for entry in found.delivered:
+            self._count(entry)
+        self.see(found.oldest_ms)
 
     def see(self, timestamp_ms: int | None) -> None:
         """Note the time of a record that has not ended."""

@@ -11,7 +11,7 @@ from app.domain.queue import MAX_IN_FLIGHT, Entry, Look, Outcome, Rules, State
 from app.domain.queue_config import MAX_COPIES, deliver_at_ms, key_hash, size_of
 from app.domain.record import StoredRecord
 from app.errors import DelayedRecordsLimit
-from app.storage import copies, pages, windows
+from app.storage import chunks, copies, pages, windows
 from app.storage.copies import Copy, Place
 from app.storage.engine import Tx
 from app.storage.pages import Bounds
@@ -64,7 +64,7 @@ class Share:
         self._now_ms = now_ms
         self._copies: dict[int, Copy] = {}
         self._copied: dict[int, Copy] = {}
-        self._removed: set[int] = set()
+        self._removed: dict[int, int] = {}
         self._dirty = False
         self.stirred = False
         self.unfinished = False
@@ -134,14 +134,16 @@ class Share:
     def take(self, wanted: int, max_bytes: int, room: Room) -> list[Taken]:
         """Return up to `wanted` records that may be delivered now: those due, those released, then new ones."""
         self.expire()
-        taken = [Taken(self, copy.entry, copy.record) for copy in self._due(wanted)]
+        taken = [Taken(self, copy.entry, copy.record) for copy in self._due(wanted, max_bytes)]
         left_bytes = max_bytes - sum(size_of(each.record) for each in taken)
+        if taken and left_bytes <= 0:
+            return taken
         if self._rules.by_key:
             chosen = self._first_of_keys(wanted - len(taken), room)
         else:
             free = rules_of.takeable(self.window.entries.values(), self._rules, self._now_ms)
             chosen = list(islice(free, wanted - len(taken)))
-        for each in self._with_records(chosen):
+        for each in self._with_records(chosen, left_bytes):
             if taken and left_bytes <= 0:
                 return taken
             taken.append(each)
@@ -200,9 +202,9 @@ class Share:
         """Forget a record that has ended."""
         self._dirty = True
         if self.window.entries.pop(offset, None) is None:
-            del self._copies[offset]
+            copy = self._copies.pop(offset)
             self._copied.pop(offset, None)
-            self._removed.add(offset)
+            self._removed[offset] = copy.entry.key_hash
             self.window.copies -= 1
 
     def _delay(self, entry: Entry, room: Room, record: StoredRecord | None = None) -> None:
@@ -221,26 +223,22 @@ class Share:
             )
         self.window.entries.pop(entry.offset, None)
         self._copies[entry.offset] = self._copied[entry.offset] = Copy(entry, record)
-        self._removed.discard(entry.offset)
+        self._removed.pop(entry.offset, None)
         self.window.copies += 1
         self._dirty = True
 
-    def _due(self, wanted: int) -> list[Copy]:
+    def _due(self, wanted: int, max_bytes: int) -> list[Copy]:
         """Return copies that may be delivered, unless a record of their key is before them in the window."""
         if not self.window.copies:
             return []
         self._write_copies()
         limit = min(wanted, _READ_AT_ONCE)
-        if self._rules.by_key:
-            first = rules_of.first_of_keys(self.window.entries.values())
-            due = copies.due_entries(self._tx, self._place, self._rules, self._now_ms, limit + len(first))
-            free = [each.offset for each in due if first.get(each.key_hash, each.offset) >= each.offset][:limit]
-            read = copies.at(self._tx, self._place, free) if free else {}
-            found = [read[offset] for offset in free]
-        else:
-            found = copies.due(self._tx, self._place, self._rules, self._now_ms, limit)
-        self._copies |= {copy.entry.offset: copy for copy in found}
-        return found
+        first = rules_of.first_of_keys(self.window.entries.values()) if self._rules.by_key else {}
+        due = copies.due(self._tx, self._place, self._rules, self._now_ms, limit + len(first))
+        free = [each for each in due if first.get(each.entry.key_hash, each.entry.offset) >= each.entry.offset]
+        chosen = chunks.fitting({each.entry.offset: each.size_bytes for each in free[:limit]}, max_bytes)
+        self._copies |= copies.at(self._tx, self._place, chosen)
+        return [self._copies[offset] for offset in chosen]
 
     def _first_of_keys(self, wanted: int, room: Room) -> list[Entry]:
         """Return free records that are the first of their key, looking further until there are enough."""
@@ -289,17 +287,23 @@ class Share:
                 self.window.entries[entry.offset] = entry
         return True
 
-    def _with_records(self, chosen: list[Entry]) -> Iterator[Taken]:
+    def _with_records(self, chosen: list[Entry], max_bytes: int) -> Iterator[Taken]:
         """Yield entries of the window with their records; what compaction took has expired."""
-        for start in range(0, len(chosen), _READ_AT_ONCE):
-            some = chosen[start : start + _READ_AT_ONCE]
-            found = windows.read(self._tx, self.bounds.partition_id, [entry.offset for entry in some])
-            for entry in some:
-                if (record := found.get(entry.offset)) is not None:
+        left = iter(chosen)
+        offsets = [entry.offset for entry in chosen]
+        for record in chunks.read(self._tx, self.bounds.partition_id, offsets, _READ_AT_ONCE, max_bytes):
+            for entry in left:
+                if entry.offset == record.offset:
                     yield Taken(self, entry, record)
-                else:
-                    self.lose([entry.offset])
-                    self.unfinished = True
+                    break
+                self._miss(entry)
+        for entry in left:
+            self._miss(entry)
+
+    def _miss(self, entry: Entry) -> None:
+        """Let go of a record that is gone from the log."""
+        self.lose([entry.offset])
+        self.unfinished = True
 
     def _new(self, wanted: int, max_bytes: int, room: Room) -> Iterator[Taken]:
         """Yield records that come into the window, as they lie in the log."""

@@ -1,22 +1,36 @@
-"""Delayed records of queues, each with a copy in a row of its own; and the records archived last."""
+"""Delayed records of queues, each with a copy in a row of its own.
+
+Where a queue is ordered by key, all copies of a key but the first are marked as `behind` it: what may be delivered or
+archived is found by an index, however many wait.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    ScalarSelect,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    union_all,
+    update,
+)
 
 from app.domain.queue import KEYLESS, Entry, Rules, State
 from app.domain.record import StoredRecord
 from app.storage.engine import Tx
-from app.storage.tables import queue_archives, queue_copies, queue_partitions
-
-ARCHIVES_KEPT = 1_000
-"""Archived records that are told of, per queue and partition."""
+from app.storage.tables import queue_copies, queue_partitions
 
 _cells = queue_copies.c
-_earlier = queue_copies.alias("earlier")
 
 _COLUMNS = (
     _cells.offset,
@@ -35,40 +49,39 @@ _size_of_copy = (
     + func.coalesce(func.length(_cells.value), 0)
     + func.coalesce(func.length(_cells.headers), 0)
 )
-_ENTRY = (_cells.offset, _cells.state, _cells.delivery_count, _cells.until_ms, _cells.key_hash)
-_OUTLINE = (*_ENTRY, _size_of_copy)
+_OUTLINE = (_cells.offset, _cells.state, _cells.delivery_count, _cells.until_ms, _cells.key_hash, _size_of_copy)
 _of_window = (_cells.queue_id == bindparam("queue"), _cells.partition_id == bindparam("partition"))
-_takeable = or_(
-    _cells.state == State.AVAILABLE,
-    and_(_cells.state == State.ACQUIRED, _cells.delivery_count < bindparam("max_delivery_count")),
-)
+_heads = (*_of_window, _cells.behind == 0)
+_has_passed = _cells.until_ms <= bindparam("now_ms")
+_may_return = _cells.delivery_count < bindparam("max_delivery_count")
+_soonest = (_cells.until_ms, _cells.offset)
+
+
+def _due_of(state: State, *conditions: ColumnElement[bool]) -> Select[Any]:
+    some = select(*_OUTLINE).where(*_heads, _cells.state == state, _has_passed, *conditions).order_by(*_soonest)
+    return select(some.limit(bindparam("at_most")).subquery())
+
+
 _DUE = (
-    select(*_COLUMNS)
-    .where(*_of_window, _cells.until_ms <= bindparam("now_ms"), _takeable)
-    .order_by(_cells.until_ms, _cells.offset)
+    union_all(_due_of(State.AVAILABLE), _due_of(State.ACQUIRED, _may_return))
+    .order_by("until_ms", "offset")
     .limit(bindparam("at_most"))
-)
-_FIRST_OF_KEY = _DUE.where(
-    (_cells.key_hash == KEYLESS)
-    | ~exists().where(
-        _earlier.c.queue_id == _cells.queue_id,
-        _earlier.c.partition_id == _cells.partition_id,
-        _earlier.c.key_hash == _cells.key_hash,
-        _earlier.c.offset < _cells.offset,
-    )
-)
-_LAST = or_(
-    _cells.state.in_([State.REJECTED, State.EXHAUSTED]),
-    and_(_cells.state == State.ACQUIRED, _cells.delivery_count >= bindparam("max_delivery_count")),
 )
 _DOOMED = (
     select(*_OUTLINE)
-    .where(*_of_window, _cells.until_ms <= bindparam("now_ms"), _LAST)
-    .order_by(_cells.until_ms, _cells.offset)
+    .where(*_heads, _cells.state.in_([State.ACQUIRED, State.REJECTED, State.EXHAUSTED]), _has_passed)
+    .where((_cells.state != State.ACQUIRED) | ~_may_return)
+    .order_by(*_soonest)
     .limit(bindparam("at_most"))
 )
-_ARCHIVE_AT = select(func.min(_cells.until_ms)).where(*_of_window, _LAST)
-_FREE_AT = select(func.min(_cells.until_ms)).where(*_of_window, _cells.until_ms > bindparam("now_ms"))
+
+
+def _earliest(state: State, *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
+    return select(func.min(_cells.until_ms)).where(*_heads, _cells.state == state, *conditions).scalar_subquery()
+
+
+_ARCHIVE_AT = select(_earliest(State.REJECTED), _earliest(State.EXHAUSTED), _earliest(State.ACQUIRED, ~_may_return))
+_FREE_AT = select(_earliest(State.AVAILABLE, ~_has_passed), _earliest(State.ACQUIRED, ~_has_passed))
 _AT = select(*_COLUMNS).where(*_of_window, _cells.offset.in_(bindparam("offsets", expanding=True)))
 _OUTLINES = (
     select(*_OUTLINE)
@@ -76,43 +89,48 @@ _OUTLINES = (
     .order_by(_cells.offset)
     .limit(bindparam("at_most"))
 )
-_FIRST_OFFSETS = (
-    select(_cells.key_hash, func.min(_cells.offset))
-    .where(*_of_window, _cells.key_hash.in_(bindparam("hashes", expanding=True)))
-    .group_by(_cells.key_hash)
+_HEADS = select(_cells.key_hash, _cells.offset).where(*_heads, _cells.key_hash.in_(bindparam("hashes", expanding=True)))
+_OLDEST = select(_cells.timestamp_ms).where(*_of_window).order_by(_cells.offset).limit(1)
+_WAITING = select(func.count(), func.coalesce(func.sum(case((_has_passed, 1), else_=0)), 0)).where(
+    *_of_window, _cells.behind.in_([0, 1]), _cells.state == State.AVAILABLE
 )
-_STATES = select(_cells.partition_id, _cells.state, _cells.delivery_count, _cells.until_ms, _cells.timestamp_ms).where(
-    _cells.queue_id == bindparam("queue")
+_DELIVERED = select(_cells.offset, _cells.state, _cells.delivery_count, _cells.until_ms).where(
+    *_heads, _cells.state.in_([State.ACQUIRED, State.REJECTED, State.EXHAUSTED])
 )
 _TOTAL = select(func.coalesce(func.sum(queue_partitions.c.copies), 0)).where(
     queue_partitions.c.queue_id == bindparam("queue")
 )
 _REMOVE = delete(queue_copies).where(*_of_window, _cells.offset == bindparam("at"))
+_takeable = or_(_cells.state == State.AVAILABLE, and_(_cells.state == State.ACQUIRED, _may_return))
 _REMOVE_WAITING = delete(queue_copies).where(
-    *_of_window, or_(_cells.state == State.AVAILABLE, and_(_takeable, _cells.until_ms <= bindparam("now_ms")))
+    *_of_window, or_(_cells.state == State.AVAILABLE, and_(_takeable, _has_passed))
 )
-_archive = queue_archives.c
-_ARCHIVES = (
-    select(_archive.offset, _archive.delivery_count, _archive.reason, _archive.archived_at_ms)
+_FALL_BEHIND = update(queue_copies).where(*_of_window, _cells.offset == bindparam("at")).values(behind=1)
+_same_key = queue_copies.alias("same_key")
+_of_same_key = (
+    _same_key.c.queue_id == _cells.queue_id,
+    _same_key.c.partition_id == _cells.partition_id,
+    _same_key.c.key_hash == _cells.key_hash,
+)
+_next_of_key = (
+    select(func.min(_same_key.c.offset))
     .where(
-        _archive.queue_id == bindparam("queue"),
-        _archive.partition_id == bindparam("partition"),
-        _archive.offset >= bindparam("from_offset"),
+        _same_key.c.queue_id == bindparam("queue"),
+        _same_key.c.partition_id == bindparam("partition"),
+        _same_key.c.key_hash == bindparam("hash"),
+        _same_key.c.behind == 1,
     )
-    .order_by(_archive.offset)
-    .limit(bindparam("at_most"))
+    .scalar_subquery()
 )
-_OLDEST_KEPT = (
-    select(_archive.archived_at_ms)
-    .where(_archive.queue_id == bindparam("queue"), _archive.partition_id == bindparam("partition"))
-    .order_by(_archive.archived_at_ms.desc())
-    .offset(ARCHIVES_KEPT)
-    .limit(1)
+_COME_FORWARD = (
+    update(queue_copies)
+    .where(*_of_window, _cells.offset == _next_of_key, ~exists().where(*_of_same_key, _same_key.c.behind == 0))
+    .values(behind=0)
 )
-_FORGET = delete(queue_archives).where(
-    _archive.queue_id == bindparam("queue"),
-    _archive.partition_id == bindparam("partition"),
-    _archive.archived_at_ms <= bindparam("before_ms"),
+_ALL_COME_FORWARD = (
+    update(queue_copies)
+    .where(*_of_window, _cells.behind == 1, ~exists().where(*_of_same_key, _same_key.c.offset < _cells.offset))
+    .values(behind=0)
 )
 
 
@@ -130,20 +148,20 @@ class Outline(NamedTuple):
     size_bytes: int
 
 
-class CopyState(NamedTuple):
-    """What there is to count of a delayed record."""
+class Tally(NamedTuple):
+    """The delayed records of a window: how many wait, and all that were delivered.
 
-    entry: Entry
-    timestamp_ms: int
+    Attributes:
+        available: How many are due and wait for a worker.
+        delayed: How many wait for a time.
+        delivered: The entries of the others.
+        oldest_ms: Timestamp of the first of all, or None if there is none.
+    """
 
-
-class Archived(NamedTuple):
-    """A record that was archived."""
-
-    offset: int
-    delivery_count: int
-    reason: str
-    archived_at_ms: int
+    available: int
+    delayed: int
+    delivered: list[Entry]
+    oldest_ms: int | None
 
 
 class Place(NamedTuple):
@@ -163,25 +181,16 @@ def total(tx: Tx, queue_id: int) -> int:
     return int(tx.connection.execute(_TOTAL, {"queue": queue_id}).scalar_one())
 
 
-def due(tx: Tx, place: Place, rules: Rules, now_ms: int, limit: int) -> list[Copy]:
-    """Return up to `limit` copies that may be delivered now, those due longest first.
+def due(tx: Tx, place: Place, rules: Rules, now_ms: int, limit: int) -> list[Outline]:
+    """Return the outlines of up to `limit` copies that may be delivered now, those due longest first.
 
-    Where the queue is ordered by key, only the first copy of a key.
+    Of the copies of a key, only the first.
     """
     found = tx.connection.execute(
-        _FIRST_OF_KEY if rules.by_key else _DUE,
+        _DUE,
         place.parameters | {"now_ms": now_ms, "max_delivery_count": rules.max_delivery_count, "at_most": limit},
     )
-    return [_copy(row) for row in found]
-
-
-def due_entries(tx: Tx, place: Place, rules: Rules, now_ms: int, limit: int) -> list[Entry]:
-    """Return the entries of what `due` returns, without reading the records."""
-    found = tx.connection.execute(
-        (_FIRST_OF_KEY if rules.by_key else _DUE).with_only_columns(*_ENTRY),
-        place.parameters | {"now_ms": now_ms, "max_delivery_count": rules.max_delivery_count, "at_most": limit},
-    )
-    return [Entry(*row) for row in found]
+    return [_outline(row) for row in found]
 
 
 def doomed(tx: Tx, place: Place, rules: Rules, now_ms: int, limit: int) -> list[Outline]:
@@ -196,14 +205,12 @@ def doomed(tx: Tx, place: Place, rules: Rules, now_ms: int, limit: int) -> list[
 def archive_at_ms(tx: Tx, place: Place, rules: Rules) -> int | None:
     """Return when a copy is to be archived, at the earliest, or None."""
     parameters = place.parameters | {"max_delivery_count": rules.max_delivery_count}
-    found: int | None = tx.connection.execute(_ARCHIVE_AT, parameters).scalar_one()
-    return found
+    return _earliest_of(tx.connection.execute(_ARCHIVE_AT, parameters).one())
 
 
 def free_at_ms(tx: Tx, place: Place, now_ms: int) -> int | None:
     """Return when the next copy is free by the passing of time, or None."""
-    found: int | None = tx.connection.execute(_FREE_AT, place.parameters | {"now_ms": now_ms}).scalar_one()
-    return found
+    return _earliest_of(tx.connection.execute(_FREE_AT, place.parameters | {"now_ms": now_ms}).one())
 
 
 def at(tx: Tx, place: Place, offsets: Iterable[int]) -> dict[int, Copy]:
@@ -223,59 +230,68 @@ def first_offsets(tx: Tx, place: Place, hashes: Iterable[int]) -> dict[int, int]
     wanted = list(set(hashes) - {KEYLESS})
     if not wanted:
         return {}
-    found = tx.connection.execute(_FIRST_OFFSETS, place.parameters | {"hashes": wanted})
+    found = tx.connection.execute(_HEADS, place.parameters | {"hashes": wanted})
     return {row[0]: row[1] for row in found}
 
 
-def states(tx: Tx, queue_id: int) -> dict[int, list[CopyState]]:
-    """Return what there is to count of all copies of a queue, by partition id."""
-    found: dict[int, list[CopyState]] = {}
-    for partition_id, state, count, until_ms, timestamp_ms in tx.connection.execute(_STATES, {"queue": queue_id}):
-        found.setdefault(partition_id, []).append(CopyState(Entry(0, state, count, until_ms), timestamp_ms))
-    return found
+def tally(tx: Tx, place: Place, now_ms: int) -> Tally:
+    """Count the copies of a window."""
+    parameters = place.parameters | {"now_ms": now_ms}
+    waiting, available = tx.connection.execute(_WAITING, parameters).one()
+    delivered = [Entry(*row) for row in tx.connection.execute(_DELIVERED, place.parameters)]
+    oldest_ms = tx.connection.execute(_OLDEST, place.parameters).scalar_one_or_none()
+    return Tally(available, waiting - available, delivered, oldest_ms)
 
 
 def save(tx: Tx, place: Place, written: Sequence[Copy]) -> None:
-    """Store copies, new ones and changed ones."""
+    """Store copies, new ones and changed ones. A new one that comes before the first of its key takes its place."""
     if not written:
         return
+    heads = first_offsets(tx, place, [copy.entry.key_hash for copy in written])
+    rows, fallen = [], []
+    for copy in sorted(written, key=lambda copy: copy.entry.offset):
+        offset, key_hash = copy.entry.offset, copy.entry.key_hash
+        head = heads.get(key_hash, offset)
+        if offset < head:
+            fallen.append(place.parameters | {"at": head})
+        if offset <= head and key_hash != KEYLESS:
+            heads[key_hash] = offset
+        rows.append(_row(place, copy) | {"behind": int(offset > head)})
+    if fallen:
+        tx.connection.execute(_FALL_BEHIND, fallen)
     statement = tx.dialect.insert(queue_copies)
     changed = {name: statement.excluded[name] for name in ("state", "delivery_count", "until_ms")}
     tx.connection.execute(
-        statement.on_conflict_do_update(index_elements=["queue_id", "partition_id", "offset"], set_=changed),
-        [_row(place, copy) for copy in written],
+        statement.on_conflict_do_update(index_elements=["queue_id", "partition_id", "offset"], set_=changed), rows
     )
 
 
-def remove(tx: Tx, place: Place, offsets: Iterable[int]) -> None:
-    """Remove copies of records that have ended."""
-    if rows := [place.parameters | {"at": offset} for offset in offsets]:
-        tx.connection.execute(_REMOVE, rows)
+def remove(tx: Tx, place: Place, removed: Mapping[int, int]) -> None:
+    """Remove copies of records that have ended, given by offset with their key's hash; the next of a key comes first.
+
+    Args:
+        tx: A write.
+        place: The window.
+        removed: Hash of the key by offset.
+    """
+    if not removed:
+        return
+    tx.connection.execute(_REMOVE, [place.parameters | {"at": offset} for offset in removed])
+    if hashes := set(removed.values()) - {KEYLESS}:
+        tx.connection.execute(_COME_FORWARD, [place.parameters | {"hash": each} for each in hashes])
 
 
 def remove_waiting(tx: Tx, place: Place, rules: Rules, now_ms: int) -> int:
     """Remove the copies that nobody holds and that are not to be archived. Return how many."""
     parameters = place.parameters | {"now_ms": now_ms, "max_delivery_count": rules.max_delivery_count}
-    return tx.connection.execute(_REMOVE_WAITING, parameters).rowcount
+    removed = tx.connection.execute(_REMOVE_WAITING, parameters).rowcount
+    if rules.by_key:
+        tx.connection.execute(_ALL_COME_FORWARD, place.parameters)
+    return removed
 
 
-def add_archives(tx: Tx, place: Place, archived: Sequence[Archived]) -> None:
-    """Keep what is told of archived records, and forget the oldest of it."""
-    if not archived:
-        return
-    tx.connection.execute(
-        insert(queue_archives),
-        [{"queue_id": place.queue_id, "partition_id": place.partition_id} | each._asdict() for each in archived],
-    )
-    before_ms = tx.connection.execute(_OLDEST_KEPT, place.parameters).scalar_one_or_none()
-    if before_ms is not None:
-        tx.connection.execute(_FORGET, place.parameters | {"before_ms": before_ms})
-
-
-def archives(tx: Tx, place: Place, from_offset: int, limit: int) -> list[Archived]:
-    """Return up to `limit` archived records in order of their offsets."""
-    found = tx.connection.execute(_ARCHIVES, place.parameters | {"from_offset": from_offset, "at_most": limit})
-    return [Archived(*row) for row in found]
+def _earliest_of(times: Iterable[int | None]) -> int | None:
+    return min((time for time in times if time is not None), default=None)
 
 
 def _copy(row: Sequence[Any]) -> Copy:
@@ -290,7 +306,7 @@ def _outline(row: Sequence[Any]) -> Outline:
     return Outline(Entry(*row[:5]), row[5])
 
 
-def _row(place: Place, copy: Copy) -> Mapping[str, object]:
+def _row(place: Place, copy: Copy) -> dict[str, object]:
     entry, record = copy
     return {
         "queue_id": place.queue_id,

@@ -236,10 +236,12 @@ queue_partitions = Table(
     Column("archive_at_ms", BigInteger),
     Column("copies_archive_at_ms", BigInteger),
     Column("dead_letter_error", Text),
+    Index("ix_queue_partitions_archive_at_ms", "archive_at_ms"),
+    Index("ix_queue_partitions_copies_archive_at_ms", "copies_archive_at_ms"),
 )
 """What a queue knows of a partition: records from `end_offset` on are still to be looked at, those before it have
-ended but for the `entries` (msgpack, by offset) and `copies` in rows of their own. No column has an index but the
-key: PostgreSQL then updates the row in place, however often."""
+ended but for the `entries` (msgpack, by offset) and `copies` in rows of their own. Of the columns that have an index,
+most updates change none: PostgreSQL then updates the row in place, however often."""
 
 queue_copies = Table(
     "queue_copies",
@@ -256,10 +258,13 @@ queue_copies = Table(
     Column("key", LargeBinary),
     Column("value", LargeBinary),
     Column("headers", LargeBinary),
-    Index("ix_queue_copies_until", "queue_id", "partition_id", "until_ms"),
-    Index("ix_queue_copies_key", "queue_id", "partition_id", "key_hash", "offset"),
+    Column("behind", SmallInteger, nullable=False, server_default="0"),
+    Index("ix_queue_copies_until", "queue_id", "partition_id", "behind", "state", "until_ms", "offset"),
+    Index("ix_queue_copies_key", "queue_id", "partition_id", "key_hash", "behind", "offset"),
 )
-"""Delayed records: they have left the window, and return when due, whatever retention did."""
+"""Delayed records: they have left the window, and return when due, whatever retention did. `behind` is 1 where the
+queue is ordered by key and an earlier one of the same key is there, else 0: only the first of a key is ever delivered,
+so all others are available."""
 
 queue_archives = Table(
     "queue_archives",

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import BigInteger, bindparam, literal, select, update
+from sqlalchemy import BigInteger, bindparam, literal, select, union, update
 
 from app.domain.queue import Entry
 from app.domain.record import StoredRecord
@@ -118,10 +118,13 @@ _LOOK_AGAIN = (
     .where(_cells.queue_id == bindparam("queue"))
     .values(archive_at_ms=literal(0), copies_archive_at_ms=literal(0))
 )
+_place = select(_cells.queue_id, _cells.partition_id)
 _DUE = (
-    select(_cells.queue_id, _cells.partition_id)
-    .where((_cells.archive_at_ms <= bindparam("now_ms")) | (_cells.copies_archive_at_ms <= bindparam("now_ms")))
-    .order_by(_cells.queue_id, _cells.partition_id)
+    union(
+        _place.where(_cells.archive_at_ms <= bindparam("now_ms")),
+        _place.where(_cells.copies_archive_at_ms <= bindparam("now_ms")),
+    )
+    .order_by("queue_id", "partition_id")
     .limit(bindparam("at_most"))
 )
 _offset = (records.c.record_id - bindparam("base", type_=BigInteger)).label("offset")

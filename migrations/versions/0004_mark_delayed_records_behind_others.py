@@ -1,0 +1,46 @@
+"""Mark delayed records that are behind another of their key, and find windows with something to archive by an index.
+
+Revision ID: 0004
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+_MARK = """
+UPDATE queue_copies SET behind = 1
+WHERE key_hash <> 0 AND EXISTS (
+    SELECT 1 FROM queue_copies AS earlier
+    WHERE earlier.queue_id = queue_copies.queue_id AND earlier.partition_id = queue_copies.partition_id
+    AND earlier.key_hash = queue_copies.key_hash AND earlier."offset" < queue_copies."offset"
+)
+"""
+_WINDOW = ["queue_id", "partition_id"]
+_UNTIL = "ix_queue_copies_until"
+_KEY = "ix_queue_copies_key"
+_DUE = ("archive_at_ms", "copies_archive_at_ms")
+
+
+def upgrade() -> None:
+    op.add_column("queue_copies", sa.Column("behind", sa.SmallInteger(), nullable=False, server_default="0"))
+    op.execute(_MARK)
+    for name in (_UNTIL, _KEY):
+        op.drop_index(name, table_name="queue_copies")
+    op.create_index(_UNTIL, "queue_copies", [*_WINDOW, "behind", "state", "until_ms", "offset"])
+    op.create_index(_KEY, "queue_copies", [*_WINDOW, "key_hash", "behind", "offset"])
+    for column in _DUE:
+        op.create_index(f"ix_queue_partitions_{column}", "queue_partitions", [column])
+
+
+def downgrade() -> None:
+    for column in _DUE:
+        op.drop_index(f"ix_queue_partitions_{column}", table_name="queue_partitions")
+    for name in (_UNTIL, _KEY):
+        op.drop_index(name, table_name="queue_copies")
+    op.create_index(_UNTIL, "queue_copies", [*_WINDOW, "until_ms"])
+    op.create_index(_KEY, "queue_copies", [*_WINDOW, "key_hash", "offset"])
+    op.drop_column("queue_copies", "behind")
