@@ -1,4 +1,4 @@
-"""Looking at the records of a queue: whole pages whatever is missing, and no more in memory than an answer has."""
+"""Looking at records of a queue page by page, and how little is read for that or for an acquire."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tracemalloc
 import pytest
 
 from app.broker.looking import StateName, look
+from app.domain.delivery import Acquire
 from app.domain.queue import Outcome
 from tests.broker.jobs import LARGE, acquire, archive, come_due, create, settle
 from tests.broker.node import Node
@@ -89,6 +90,26 @@ async def test_looking_reads_little_more_than_it_answers(sqlite_url: str, state:
 
         assert len((await node.storage.read(look, info, state, (0, 0), 1_000)).records) == 4
 
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+        node.storage.close()
+
+
+@pytest.mark.parametrize("delay_ms", [0, 1])
+async def test_an_acquire_reads_little_more_than_it_asks_for(sqlite_url: str, delay_ms: int) -> None:
+    node = Node(sqlite_url)
+    try:
+        await create(node)
+        for _ in range(40):
+            await node.produce(LARGE)
+        await settle(node, await acquire(node, 20) + await acquire(node, 20), Outcome.RELEASE, delay_ms)
+        await come_due(node)
+        tracemalloc.start()
+
+        answer = await node.services.deliveries.acquire("jobs", Acquire(40, 1_000_000))
+
+        assert len(answer.deliveries) in {1, 2}
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
