@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -273,12 +274,16 @@ async def _not_served(request: Request, error: Exception) -> Response:
     return Response(reply.body, reply.status, headers, reply.content_type.decode())
 
 
+_HINTS = {
+    re.compile(r".*/$"): "try it without the trailing slash",
+    re.compile(r"/(topics|groups|queues|transactions)\b"): "paths of the API begin with /v1",
+    re.compile(r"/v1/topics\b"): "records are at /v1/topics/{topic}/records; /docs shows all paths",
+    re.compile(
+        r"/v1/queues/[^/]+/(pause|resume)$"
+    ): 'PATCH /v1/queues/{queue} with {"paused":true} pauses, false resumes',
+}
+
+
 def _where(path: str) -> str:
     """Return what to do about a path that is none."""
-    if path.endswith("/"):
-        return "try it without the trailing slash"
-    if path.startswith("/topics"):
-        return "paths of the API begin with /v1"
-    if path.startswith("/v1/topics"):
-        return "records are at /v1/topics/{topic}/records; /docs shows all paths"
-    return "/docs shows all paths"
+    return next((hint for pattern, hint in _HINTS.items() if pattern.match(path)), "/docs shows all paths")

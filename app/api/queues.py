@@ -203,7 +203,7 @@ async def create_queue(call: Call, queue: str, body: QueueSettings) -> Reply:
     created if they are missing. Any number of queues may be over one topic, each with a state of its own.
     """
     given = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not UNSET}
-    topic, dead_letter_topic = given.pop("topic"), given.pop("dead_letter_topic", "")
+    topic, dead_letter_topic = given.pop("topic"), given.pop("dead_letter_topic", UNSET)
     request = QueueRequest(topic, given, frozenset(), dead_letter_topic)
     info, made = await call.services.queues.create(queue, request)
     return Reply.of(_answer(info), 201 if made else 200)
@@ -235,7 +235,7 @@ async def alter_queue(call: Call, queue: str, body: QueueChange) -> Reply:
     `null` gives a field its default. While `paused`, nothing is acquired; what is acquired may be acknowledged.
     """
     said = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not UNSET}
-    dead_letter_topic = said.pop("dead_letter_topic", "")
+    dead_letter_topic = said.pop("dead_letter_topic", UNSET)
     given = {name: value for name, value in said.items() if value is not None}
     request = QueueRequest(None, given, frozenset(said) - frozenset(given), dead_letter_topic)
     return Reply.of(_answer(await call.services.queues.change(queue, request)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from app.broker.queue_state import QueueState, describe
 from app.broker.signals import Signals
@@ -13,7 +14,7 @@ from app.domain import queue as rules_of
 from app.domain.position import At, Earliest, Last, Latest, Position
 from app.domain.queue import Rules
 from app.domain.queue_config import QueueConfig, QueueInfo, check_config, start_of
-from app.domain.topic import TopicInfo, check_name
+from app.domain.topic import TopicInfo, check_name, check_topic_name
 from app.errors import (
     InvalidQueueConfig,
     InvalidRequest,
@@ -30,6 +31,7 @@ from app.storage.queues import scope_id
 from app.storage.windows import Window
 
 _ATTEMPTS = 5
+_FIXED = frozenset({"topic", "start", "ordering"})
 _UNKNOWN = "there is no queue of this name; PUT /v1/queues/{queue} creates one"
 
 
@@ -40,13 +42,13 @@ class QueueRequest(NamedTuple):
         topic: The topic that it hands out, or None for that of the queue which is there.
         given: Configuration values to set, by field.
         restored: Fields to give their defaults back.
-        dead_letter_topic: A topic's name; None for none; "" if the caller does not say.
+        dead_letter_topic: A topic's name; None for none; UNSET if the caller does not say.
     """
 
     topic: str | None
     given: dict[str, object]
     restored: frozenset[str] = frozenset()
-    dead_letter_topic: str | None = ""
+    dead_letter_topic: str | UnsetType | None = UNSET
 
 
 class Queues:
@@ -116,8 +118,9 @@ class Queues:
                     "topic is required for a new queue: the topic whose records it hands out",
                     errors=[{"field": "topic", "detail": "is required"}],
                 )
+            check_topic_name(request.topic)
+            dead_letters = await self._dead_letters(request.dead_letter_topic, request.topic)
             topic, _ = await self._topics.create(request.topic, TopicRequest(None, {}))
-            dead_letters = await self._dead_letters(request.dead_letter_topic, topic.name)
             made = await self._storage.write(_create, name, topic, dead_letters, config)
             if made is not None:
                 self._cache[name] = made
@@ -183,13 +186,14 @@ class Queues:
             self._cache[found.name] = found
         return self._cache[found.name]
 
-    async def _dead_letters(self, name: str | None, topic: str) -> TopicInfo | None:
+    async def _dead_letters(self, name: str | UnsetType | None, topic: str) -> TopicInfo | None:
         """Return the dead-letter topic, created if it is missing.
 
         Raises:
+            InvalidTopicName: It can be no topic's name.
             InvalidQueueConfig: It is the queue's own topic, or compacted.
         """
-        if not name:
+        if name is None or name is UNSET:
             return None
         if name == topic:
             raise _refused("must not be the queue's own topic")
@@ -209,14 +213,19 @@ def _refused(detail: str) -> InvalidQueueConfig:
 
 def _confirm(info: QueueInfo, request: QueueRequest) -> None:
     differing = [field for field, value in request.given.items() if getattr(info.config, field) != value]
-    if request.dead_letter_topic not in {"", info.dead_letter_topic}:
+    if request.dead_letter_topic not in {UNSET, info.dead_letter_topic}:
         differing.insert(0, "dead_letter_topic")
     if request.topic not in {None, info.topic}:
         differing.insert(0, "topic")
     if differing:
+        fixed = [field for field in differing if field in _FIXED]
+        remedy = (
+            f"{' and '.join(fixed)} cannot be changed: delete the queue first, or take another name"
+            if fixed
+            else "PATCH /v1/queues/{queue} changes that"
+        )
         raise QueueAlreadyExists(
-            f"the queue exists and differs in {', '.join(differing)}; PATCH /v1/queues/{{queue}} changes what can be",
-            differing=differing,
+            f"the queue exists and differs in {', '.join(differing)}; {remedy}", differing=differing
         )
 
 
@@ -260,7 +269,7 @@ def _change(tx: Tx, name: str, request: QueueRequest, dead_letters: TopicInfo | 
     defaults = msgspec.structs.asdict(QueueConfig())
     restored = {field: defaults[field] for field in request.restored}
     config = msgspec.structs.replace(info.config, **(restored | request.given))
-    if dead_letters is None and request.dead_letter_topic == "":
+    if dead_letters is None and request.dead_letter_topic is UNSET:
         queues.change_config(tx, info.queue_id, config)
     else:
         queues.change(tx, info.queue_id, None if dead_letters is None else dead_letters.topic_id, config)

@@ -166,6 +166,16 @@ class Client:
             raise _refused(response)
         return response
 
+    def has(self, path: str) -> bool:
+        """Return whether there is something at a path."""
+        try:
+            self.send("GET", path)
+        except ServerRefused as refused:
+            if refused.status == 404:
+                return False
+            raise
+        return True
+
     def pages(self, path: str) -> Iterator[Any]:
         """Return the items of a list, page by page."""
         cursor: str | None = None

@@ -11,7 +11,7 @@ import typer
 
 from app.cli.client import Client, Url, Verbose
 from app.cli.output import ask, emit_json, emit_table, tell, to_terminal
-from app.cli.topics import Json, Yes
+from app.cli.topics import Json, Yes, topic_path
 
 queues = typer.Typer(no_args_is_help=True, help="List, create, alter, describe, delete, purge and redrive queues.")
 
@@ -80,8 +80,12 @@ def create(
     }
     body = json.dumps({name: value for name, value in settings.items() if value is not None}).encode()
     with Client(url, verbose=verbose) as client:
+        missing = [name for name in (topic, dead_letter_topic) if name and not client.has(topic_path(name))]
         response = client.send("PUT", queue_path(queue), body=body)
-    tell(f"created {queue}" if response.status_code == 201 else f"{queue} is there already")
+    if response.status_code == 201:
+        tell(" and ".join([f"created {queue}", *(f"the topic {name}, which was not there" for name in missing)]))
+    else:
+        tell(f"{queue} is there already")
     _show(response.json())
 
 

@@ -287,8 +287,15 @@ class Workshop:
             for result in results:
                 self._outcomes["lost" if result["code"] else result["outcome"]] += 1
                 if result["code"]:
-                    tell(f"too late for delivery {result['delivery_id']} ({result['code']}): it is delivered again")
+                    tell(_unsettled(result["delivery_id"], result["code"]))
             return
+
+
+def _unsettled(delivery_id: str, code: str) -> str:
+    """Return why the queue did not take an outcome, and what comes of it."""
+    if code == "DELAYED_RECORDS_LIMIT":
+        return f"no more records can be delayed: delivery {delivery_id} waits until its lock passes ({code})"
+    return f"too late for delivery {delivery_id} ({code}): it is delivered again"
 
 
 def _failed(delivery: _Delivery, code: int) -> str:

@@ -101,6 +101,8 @@ async def test_a_queue_is_created_with_its_topics_and_confirmed(client: httpx2.A
     for differing in ({"topic": "other"}, {"ordering": "none"}, {"dead_letter_topic": None}, {"start": "latest"}):
         refused = await client.put(JOBS, json=differing)
         assert (refused.status_code, refused.json()["differing"]) == (409, list(differing))
+        changeable = "dead_letter_topic" in differing
+        assert ("PATCH" if changeable else "cannot be changed: delete the queue first") in refused.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,8 @@ async def test_a_queue_is_created_with_its_topics_and_confirmed(client: httpx2.A
         ({"topic": "orders", "dead_letter_topic": "orders"}, 422, "own topic"),
         ({"topic": "orders", "dead_letter_topic": "compacted"}, 422, "cleanup_policy delete"),
         ({"topic": "a b"}, 422, "1 to 249 characters"),
+        ({"topic": "a b", "dead_letter_topic": "dead"}, 422, "1 to 249 characters"),
+        ({"topic": "orders", "dead_letter_topic": ""}, 422, "1 to 249 characters"),
         ({"topic": "orders", "lock_duration": 5}, 422, "did you mean lock_duration_ms"),
     ],
 )
@@ -125,6 +129,7 @@ async def test_a_queue_that_cannot_be_is_refused_with_what_to_do(
     answer = await sqlite_client.put(JOBS, json=body)
     assert answer.status_code == status
     assert word in answer.text
+    assert [each["name"] for each in (await sqlite_client.get("/v1/topics")).json()["items"]] == ["compacted"]
 
 
 async def test_a_queue_is_changed_paused_listed_and_deleted(client: httpx2.AsyncClient) -> None:

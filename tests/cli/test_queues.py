@@ -35,6 +35,8 @@ def described(cli: Cli, queue: str) -> dict[str, Any]:
 def test_a_queue_is_created_altered_listed_purged_and_deleted(cli: Cli, queue: str) -> None:
     assert cli.ok("queues", "create", queue, queue).err == f"millrace: {queue} is there already\n"
     assert cli("queues", "create", queue, "other").code == 4
+    typo = cli.ok("queues", "create", f"{queue}-audit", f"{queue}-typo", "--dead-letter-topic", f"{queue}-dead")
+    assert typo.err == f"millrace: created {queue}-audit and the topic {queue}-typo, which was not there\n"
     changed = json.loads(cli.ok("queues", "alter", queue, "--pause", "--dead-letter-topic", "").out)
     assert (changed["paused"], changed["dead_letter_topic"]) == (True, None)
     assert "has no dead_letter_topic" in cli.ok("queues", "redrive", queue).err
