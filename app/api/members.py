@@ -25,6 +25,7 @@ from app.api.memberships import (
     check_group,
     check_member,
     commits_of,
+    missing_topics,
     new_member_id,
     owned_of,
     wish_of,
@@ -117,7 +118,10 @@ class Skipped(msgspec.Struct):
 
 
 class PollAnswer(msgspec.Struct, omit_defaults=True):
-    """Records of the assigned partitions, and how the member stands. Send `next_offsets` as the next `commit`."""
+    """Records of the assigned partitions, and how the member stands. Send `next_offsets` as the next `commit`.
+
+    `missing_topics` names topics asked for that do not exist; they are assigned once they do.
+    """
 
     member_epoch: int
     assignment: list[TopicPartitions]
@@ -126,6 +130,7 @@ class PollAnswer(msgspec.Struct, omit_defaults=True):
     records: list[PolledRecord]
     next_offsets: list[NextOffset]
     skipped: list[Skipped] = []
+    missing_topics: list[str] = []
 
 
 class _PollOut(msgspec.Struct, omit_defaults=True):
@@ -138,6 +143,7 @@ class _PollOut(msgspec.Struct, omit_defaults=True):
     records: list[encoding.TopicRecordOut]
     next_offsets: list[NextOffset]
     skipped: list[Skipped] = []
+    missing_topics: list[str] = []
 
 
 class MemberAnswer(msgspec.Struct):
@@ -178,7 +184,9 @@ async def join_group(call: Call, group: str, body: JoinBody) -> Reply:
     check_group(group)
     wish = wish_of(new_member_id() if body.member_id is None else body.member_id, body)
     standing, made = await call.services.groups.join(group, wish)
-    return Reply.of(await answer_of(call, standing), 201 if made else 200)
+    answer = await answer_of(call, standing)
+    answer.missing_topics = await missing_topics(call, standing.member)
+    return Reply.of(answer, 201 if made else 200)
 
 
 @router.post("/{member_id}/heartbeat")
@@ -325,6 +333,7 @@ async def _polled(call: Call, polled: Polled) -> Reply:
         [encoding.topic_record_out(topic, partition, record) for topic, partition, record in polled.records],
         [NextOffset(*span) for span in polled.spans.values()],
         [Skipped(*span) for span in polled.skipped],
+        await missing_topics(call, member),
     )
     body, headers = await encoding.compressed(encoding.encode(answer) + b"\n", call.header(b"accept-encoding"))
     return Reply(body, 200, JSON, headers)

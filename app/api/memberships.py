@@ -12,7 +12,7 @@ from msgspec import Meta
 from app.api.call import Call
 from app.broker.offsets import OffsetCommit
 from app.domain.assignor import Partition
-from app.domain.group import MemberState, Subscription, Wish
+from app.domain.group import Member, MemberState, Subscription, Wish
 from app.domain.offset_reset import check_offset_reset
 from app.domain.topic import check_name, check_topic_name
 from app.errors import BrokerError, InvalidGroupId, InvalidRequest, OffsetMetadataTooLarge
@@ -67,8 +67,11 @@ class Membership(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     assignor: Literal["uniform", "range"] = "uniform"
 
 
-class AssignmentAnswer(msgspec.Struct):
-    """What a member may read now. Where it shrank: stop, commit, and confirm by `owned` in the next beat."""
+class AssignmentAnswer(msgspec.Struct, omit_defaults=True):
+    """What a member may read now. Where it shrank: stop, commit, and confirm by `owned` in the next beat.
+
+    `missing_topics` of a join names topics asked for that do not exist; they are assigned once they do.
+    """
 
     member_id: str
     member_epoch: int
@@ -76,6 +79,7 @@ class AssignmentAnswer(msgspec.Struct):
     state: MemberState
     session_timeout_ms: int
     heartbeat_interval_ms: int
+    missing_topics: list[str] = []
 
 
 class CommittedOffset(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -171,6 +175,11 @@ async def assignment_of(call: Call, partitions: Iterable[Partition]) -> list[Top
         if (place := topics.place(topic_id, number)) is not None:
             found.setdefault(place[0], []).append(number)
     return [TopicPartitions(name, numbers) for name, numbers in sorted(found.items())]
+
+
+async def missing_topics(call: Call, member: Member) -> list[str]:
+    """Return the topics that a member asks for and that do not exist."""
+    return [name for name in member.wish.subscription.topics if await call.services.topics.find(name) is None]
 
 
 async def answer_of(call: Call, standing: Standing) -> AssignmentAnswer:

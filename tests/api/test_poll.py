@@ -57,6 +57,17 @@ async def test_a_poll_answers_with_records_and_how_the_member_stands(shop: httpx
     assert '"value":{"total":1.5}' in response.text
 
 
+async def test_topics_that_do_not_exist_are_named_until_they_do(shop: httpx2.AsyncClient) -> None:
+    asked = AUTO | {"topics": ["orders", "refunds"]}
+    joined = await shop.post("/v1/groups/other/members", json={"topics": ["refunds"]})
+    assert (joined.json()["assignment"], joined.json()["missing_topics"]) == ([], ["refunds"])
+
+    assert (await shop.post(POLL, json=asked)).json()["missing_topics"] == ["refunds"]
+    await shop.put("/v1/topics/refunds", json={"partitions": 1})
+
+    assert "missing_topics" not in (await shop.post(POLL, json=asked)).json()
+
+
 async def test_one_line_repeated_is_a_consumer(shop: httpx2.AsyncClient) -> None:
     await produce(shop, *range(5))
 
