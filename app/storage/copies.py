@@ -54,6 +54,8 @@ _of_window = (_cells.queue_id == bindparam("queue"), _cells.partition_id == bind
 _heads = (*_of_window, _cells.behind == 0)
 _has_passed = _cells.until_ms <= bindparam("now_ms")
 _may_return = _cells.delivery_count < bindparam("max_delivery_count")
+_was_delivered = _cells.state.in_([State.ACQUIRED, State.REJECTED, State.EXHAUSTED])
+_any = _cells.behind.in_([0, 1])  # no condition, but what lets the index be used
 _soonest = (_cells.until_ms, _cells.offset)
 
 
@@ -69,7 +71,7 @@ _DUE = (
 )
 _DOOMED = (
     select(*_OUTLINE)
-    .where(*_heads, _cells.state.in_([State.ACQUIRED, State.REJECTED, State.EXHAUSTED]), _has_passed)
+    .where(*_heads, _was_delivered, _has_passed)
     .where((_cells.state != State.ACQUIRED) | ~_may_return)
     .order_by(*_soonest)
     .limit(bindparam("at_most"))
@@ -92,18 +94,16 @@ _OUTLINES = (
 _HEADS = select(_cells.key_hash, _cells.offset).where(*_heads, _cells.key_hash.in_(bindparam("hashes", expanding=True)))
 _OLDEST = select(_cells.timestamp_ms).where(*_of_window).order_by(_cells.offset).limit(1)
 _WAITING = select(func.count(), func.coalesce(func.sum(case((_has_passed, 1), else_=0)), 0)).where(
-    *_of_window, _cells.behind.in_([0, 1]), _cells.state == State.AVAILABLE
+    *_of_window, _any, _cells.state == State.AVAILABLE
 )
-_DELIVERED = select(_cells.offset, _cells.state, _cells.delivery_count, _cells.until_ms).where(
-    *_heads, _cells.state.in_([State.ACQUIRED, State.REJECTED, State.EXHAUSTED])
-)
+_DELIVERED = select(_cells.offset, _cells.state, _cells.delivery_count, _cells.until_ms).where(*_heads, _was_delivered)
 _TOTAL = select(func.coalesce(func.sum(queue_partitions.c.copies), 0)).where(
     queue_partitions.c.queue_id == bindparam("queue")
 )
 _REMOVE = delete(queue_copies).where(*_of_window, _cells.offset == bindparam("at"))
-_takeable = or_(_cells.state == State.AVAILABLE, and_(_cells.state == State.ACQUIRED, _may_return))
 _REMOVE_WAITING = delete(queue_copies).where(
-    *_of_window, or_(_cells.state == State.AVAILABLE, and_(_takeable, _has_passed))
+    *_of_window,
+    or_(_cells.state == State.AVAILABLE, and_(_cells.state == State.ACQUIRED, _may_return, _has_passed)),
 )
 _FALL_BEHIND = update(queue_copies).where(*_of_window, _cells.offset == bindparam("at")).values(behind=1)
 _same_key = queue_copies.alias("same_key")
