@@ -1,20 +1,20 @@
-"""Fetch."""
+"""Fetch: a page of a partition or of a whole topic."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, urlencode
 
 import msgspec
 from fastapi import APIRouter
-from msgspec import Meta
 
 from app import errors
 from app.api import encoding, streams
 from app.api.call import JSON, Call, Header, Reply
+from app.api.fetch_query import FetchQuery, FetchTopicQuery
 from app.api.media import LINE_TYPES
-from app.api.wire import MAX_INT64, Description, WireRoute, check_bound, describe
+from app.api.wire import Description, WireRoute, check_bound, describe
 from app.broker.patience import Patience
 from app.broker.reading import PageSize, PartitionPage
 from app.domain.cursor import Cursor, Place, decode_cursor, encode_cursor
@@ -22,7 +22,6 @@ from app.domain.position import Earliest, Position, parse_position
 from app.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=WireRoute)
-
 
 _MAX_RECORDS = 500
 _MEDIA = ("application/x-ndjson", "text/event-stream")
@@ -32,48 +31,6 @@ _STREAM_HEADERS: dict[str, dict[str, Any]] = {
         "description": "On streams: the id of the last event, where it goes on; wins over offset and cursor.",
     }
 }
-
-
-class FetchQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Where to read, how much, and how long to wait for it."""
-
-    offset: Annotated[
-        Annotated[str, Meta(max_length=64)] | None,
-        Meta(
-            description="An offset, `earliest`, `latest`, `-N` (the last N), or `@` and epoch ms or RFC 3339. "
-            "If not given, a page starts at `earliest`, a stream at `latest`."
-        ),
-    ] = None
-    max_records: Annotated[
-        Annotated[int, Meta(ge=1, le=10_000)] | None, Meta(description="500 if not given, or what the server allows.")
-    ] = None
-    max_bytes: Annotated[int, Meta(ge=1, le=33_554_432)] = 1_048_576
-    min_bytes: Annotated[int, Meta(ge=0, le=33_554_432, description="Wait for as many bytes.")] = 1
-    max_wait_ms: Annotated[
-        Annotated[int, Meta(ge=0, le=MAX_INT64)] | None,
-        Meta(
-            description="Longest wait of a page for min_bytes: 0 to 60,000, 0 if not given. "
-            "A stream ends so long after its start, and without it never."
-        ),
-    ] = None
-    offset_reset: Annotated[
-        Literal["earliest", "latest"] | None, Meta(description="Where to go on instead of 410 or 416.")
-    ] = None
-    follow: Annotated[
-        bool, Meta(description="Stream one record a line, for as long as the client stays, instead of a page.")
-    ] = False
-    max_events: Annotated[
-        Annotated[int, Meta(ge=1, le=MAX_INT64)] | None,
-        Meta(description="A stream ends after so many records, such as 10. Pages have max_records."),
-    ] = None
-
-
-class FetchTopicQuery(FetchQuery, forbid_unknown_fields=True, kw_only=True):
-    """As for a partition; `cursor` goes on where a page ended."""
-
-    cursor: Annotated[str | None, Meta(description="next_cursor of a page; instead of offset.")] = None
-
-
 _DEFAULTS = FetchTopicQuery()
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
 from app.api import encoding, problems
 from app.api.call import Call, Reply, Write
+from app.api.fetch_query import FetchQuery
 from app.broker.patience import Patience
 from app.broker.streams import Follower
 from app.broker.tail import SharedPage, Spot
@@ -17,9 +18,6 @@ from app.domain.cursor import Cursor, Place, decode_cursor, encode_cursor, encod
 from app.domain.position import Latest, Position, parse_position
 from app.domain.record import StoredRecord
 from app.errors import BrokerError, InvalidRequest
-
-if TYPE_CHECKING:
-    from app.api.fetch import FetchQuery
 
 EVENTS = b"text/event-stream"
 LINES = b"application/x-ndjson"
