@@ -214,8 +214,8 @@ async def create_queue(call: Call, queue: str, body: QueueSettings) -> Reply:
 async def get_queue(call: Call, queue: str) -> Reply:
     """Describe a queue and count its records.
 
-    `available` is an upper bound where compaction made gaps. `oldest_age_ms` is the age of the oldest record that has
-    not ended. A queue is deleted with its topic.
+    `available` is an upper bound where compaction made gaps. `oldest_age_ms` is the age of the first record
+    by offset that has not ended, in the partition where it is oldest. A queue is deleted with its topic.
     """
     info, state = await call.services.queues.describe(queue)
     return Reply.of(_description(info, state))

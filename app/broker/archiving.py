@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from app.broker.share import Share
@@ -88,8 +88,7 @@ def archive(
     for each in doomed:
         if each.entry.offset in refused:
             share.put(rules_of.postpone(each.entry, now_ms + POSTPONED_MS))
-    if doomed:
-        window.dead_letter_error = next((error.detail for error in refused.values()), None)
+    _tell(share, refused, any_ended=bool(ended))
     archives.add(
         tx,
         place,
@@ -102,6 +101,16 @@ def archive(
     return ArchivePass(len(doomed), touched, more)
 
 
+def _tell(share: Share, refused: Mapping[int, BrokerError], *, any_ended: bool) -> None:
+    """Let the window say which refusal was the last, until the record that it is of has ended."""
+    window = share.window
+    if refused:
+        window.refused_offset, error = next(iter(refused.items()))
+        window.dead_letter_error = error.detail
+    elif any_ended and (window.refused_offset is None or not share.has(window.refused_offset)):
+        window.refused_offset = window.dead_letter_error = None
+
+
 def _wait_for_space(tx: Tx, place: Place, window: Window, now_ms: int) -> None:
     """Leave a window alone for a while, and say why."""
     later_ms = now_ms + POSTPONED_MS
@@ -109,7 +118,7 @@ def _wait_for_space(tx: Tx, place: Place, window: Window, now_ms: int) -> None:
         window.archive_at_ms = max(window.archive_at_ms, later_ms)
     if window.copies_archive_at_ms is not None:
         window.copies_archive_at_ms = max(window.copies_archive_at_ms, later_ms)
-    window.dead_letter_error = _NO_SPACE
+    window.dead_letter_error, window.refused_offset = _NO_SPACE, None
     windows.save(tx, place.queue_id, window)
 
 

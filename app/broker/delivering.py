@@ -142,9 +142,10 @@ class _Transaction:
             for item in request.items
             if item.delivery_id is not None and item.delivery_id.queue_id == self._queue_id
         }
-        keys = [self._key_id(request.key) for request in requests if isinstance(request, Acquire) and request.key]
-        for stored in idempotency.peek(self._tx, keys) if keys else ():
-            numbers |= {partition for partition, _, _ in _deliveries.decode(stored)}
+        keys = {self._key_id(each.key): each.key for each in requests if isinstance(each, Acquire) and each.key}
+        for key_id, stored in idempotency.peek(self._tx, list(keys)).items() if keys else ():
+            if stored.fingerprint == keys[key_id].fingerprint:
+                numbers |= {partition for partition, _, _ in _deliveries.decode(stored.result)}
         ids = self._batch.topic.partition_ids
         return {ids[number] for number in numbers if number < len(ids)}
 

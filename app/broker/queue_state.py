@@ -22,7 +22,7 @@ class QueueState(NamedTuple):
         available: Records that wait for a worker; an upper bound where compaction made gaps.
         delayed: Records that wait for a time.
         accepted, archived, expired: Since the queue was created.
-        oldest_age_ms: Age of the oldest record that has not ended, or None if all have.
+        oldest_age_ms: Age of the oldest among the first records of the partitions that have not ended, or None.
         blocked: Whether records wait and none of them may be acquired now, because of the order of their keys.
         dead_letter_error: Why the last archiving of a partition was refused, or None.
         delayed_limit_reached: Whether no more records are taken in that are to be delayed.
@@ -51,15 +51,26 @@ def describe(tx: Tx, info: QueueInfo, time: Callable[[Tx], int] = clock.read) ->
         if (bounds := found.get(window.partition_id)) is not None:
             tally.add(window, bounds)
             tally.see(_oldest(tx, window, bounds))
+            place = Place(info.queue_id, window.partition_id)
             if window.copies:
-                tally.add_copies(copies.tally(tx, Place(info.queue_id, window.partition_id), now_ms))
+                tally.add_copies(copies.tally(tx, place, now_ms))
+            tally.dead_letter_error = tally.dead_letter_error or _error_of(tx, place, window)
     return tally.state(
         blocked=rules.by_key and tally.available > 0 and _nothing_free(tx, info, all_windows, found, now_ms)
     )
 
 
+def _error_of(tx: Tx, place: Place, window: Window) -> str | None:
+    """Return why the last archiving was refused, unless the record that it was of has ended since."""
+    offset = window.refused_offset
+    if window.dead_letter_error is None or offset is None or offset in window.entries:
+        return window.dead_letter_error
+    copy = next(iter(copies.outlines(tx, place, offset, 1)), None)
+    return window.dead_letter_error if copy is not None and copy.entry.offset == offset else None
+
+
 def _oldest(tx: Tx, window: Window, bounds: Bounds) -> int | None:
-    """Return the timestamp of the first record that has not ended, delayed ones left aside."""
+    """Return the timestamp of the first record by offset that has not ended, delayed ones left aside."""
     first = max(min(window.entries, default=window.end_offset), bounds.log_start_offset)
     page = pages.read(tx, bounds, first, 1, 1)
     return page[0].timestamp_ms if page else None
@@ -115,7 +126,6 @@ class _Tally:
         for offset, entry in window.entries.items():
             if offset not in gone:
                 self._count(entry)
-        self.dead_letter_error = self.dead_letter_error or window.dead_letter_error
 
     def add_copies(self, found: Tally) -> None:
         """Count the delayed records of a window."""

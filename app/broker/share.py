@@ -81,6 +81,11 @@ class Share:
         copy = self._copies.get(offset)
         return None if copy is None else copy.entry
 
+    def has(self, offset: int) -> bool:
+        """Return whether a record has not ended, of those that have been looked at."""
+        self.load_copies([offset])
+        return self.find(offset) is not None
+
     def record_of_copy(self, offset: int) -> StoredRecord | None:
         """Return the record of a copy that was loaded."""
         copy = self._copies.get(offset)
@@ -237,6 +242,7 @@ class Share:
         due = copies.due(self._tx, self._place, self._rules, self._now_ms, limit + len(first))
         free = [each for each in due if first.get(each.entry.key_hash, each.entry.offset) >= each.entry.offset]
         chosen = chunks.fitting({each.entry.offset: each.size_bytes for each in free[:limit]}, max_bytes)
+        self.unfinished |= len(chosen) < len(free) or (limit < wanted and len(free) >= limit)
         self._copies |= copies.at(self._tx, self._place, chosen)
         return [self._copies[offset] for offset in chosen]
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
+    CompoundSelect,
     ScalarSelect,
-    Select,
     and_,
     bindparam,
     case,
@@ -55,26 +55,22 @@ _heads = (*_of_window, _cells.behind == 0)
 _has_passed = _cells.until_ms <= bindparam("now_ms")
 _may_return = _cells.delivery_count < bindparam("max_delivery_count")
 _was_delivered = _cells.state.in_([State.ACQUIRED, State.REJECTED, State.EXHAUSTED])
-_any = _cells.behind.in_([0, 1])  # no condition, but what lets the index be used
+_heads_and_others = (*_of_window, _cells.behind.in_([0, 1]))  # all, by the index
 _soonest = (_cells.until_ms, _cells.offset)
 
 
-def _due_of(state: State, *conditions: ColumnElement[bool]) -> Select[Any]:
-    some = select(*_OUTLINE).where(*_heads, _cells.state == state, _has_passed, *conditions).order_by(*_soonest)
-    return select(some.limit(bindparam("at_most")).subquery())
+def _soonest_of(*states: tuple[ColumnElement[bool], ...]) -> CompoundSelect[Any]:
+    """Return the outlines of the heads whose time has passed first: a subselect each, so that the index is used."""
+    some = [select(*_OUTLINE).where(*_heads, _has_passed, *state).order_by(*_soonest) for state in states]
+    parts = [select(each.limit(bindparam("at_most")).subquery()) for each in some]
+    return union_all(*parts).order_by("until_ms", "offset").limit(bindparam("at_most"))
 
 
-_DUE = (
-    union_all(_due_of(State.AVAILABLE), _due_of(State.ACQUIRED, _may_return))
-    .order_by("until_ms", "offset")
-    .limit(bindparam("at_most"))
-)
-_DOOMED = (
-    select(*_OUTLINE)
-    .where(*_heads, _was_delivered, _has_passed)
-    .where((_cells.state != State.ACQUIRED) | ~_may_return)
-    .order_by(*_soonest)
-    .limit(bindparam("at_most"))
+_DUE = _soonest_of((_cells.state == State.AVAILABLE,), (_cells.state == State.ACQUIRED, _may_return))
+_DOOMED = _soonest_of(
+    (_cells.state == State.REJECTED,),
+    (_cells.state == State.EXHAUSTED,),
+    (_cells.state == State.ACQUIRED, ~_may_return),
 )
 
 
@@ -94,7 +90,7 @@ _OUTLINES = (
 _HEADS = select(_cells.key_hash, _cells.offset).where(*_heads, _cells.key_hash.in_(bindparam("hashes", expanding=True)))
 _OLDEST = select(_cells.timestamp_ms).where(*_of_window).order_by(_cells.offset).limit(1)
 _WAITING = select(func.count(), func.coalesce(func.sum(case((_has_passed, 1), else_=0)), 0)).where(
-    *_of_window, _any, _cells.state == State.AVAILABLE
+    *_heads_and_others, _cells.state == State.AVAILABLE
 )
 _DELIVERED = select(_cells.offset, _cells.state, _cells.delivery_count, _cells.until_ms).where(*_heads, _was_delivered)
 _TOTAL = select(func.coalesce(func.sum(queue_partitions.c.copies), 0)).where(
@@ -107,29 +103,30 @@ _REMOVE_WAITING = delete(queue_copies).where(
 )
 _FALL_BEHIND = update(queue_copies).where(*_of_window, _cells.offset == bindparam("at")).values(behind=1)
 _same_key = queue_copies.alias("same_key")
-_of_same_key = (
-    _same_key.c.queue_id == _cells.queue_id,
-    _same_key.c.partition_id == _cells.partition_id,
-    _same_key.c.key_hash == _cells.key_hash,
+_of_key = (
+    _same_key.c.queue_id == bindparam("queue"),
+    _same_key.c.partition_id == bindparam("partition"),
+    _same_key.c.key_hash == bindparam("hash"),
 )
-_next_of_key = (
-    select(func.min(_same_key.c.offset))
-    .where(
-        _same_key.c.queue_id == bindparam("queue"),
-        _same_key.c.partition_id == bindparam("partition"),
-        _same_key.c.key_hash == bindparam("hash"),
-        _same_key.c.behind == 1,
-    )
-    .scalar_subquery()
-)
+_next_of_key = select(func.min(_same_key.c.offset)).where(*_of_key, _same_key.c.behind == 1).scalar_subquery()
+_has_head = exists().where(*_of_key, _same_key.c.behind == 0)
 _COME_FORWARD = (
     update(queue_copies)
-    .where(*_of_window, _cells.offset == _next_of_key, ~exists().where(*_of_same_key, _same_key.c.behind == 0))
+    .where(*_of_window, _cells.key_hash == bindparam("hash"), _cells.behind == 1, _cells.offset == _next_of_key)
+    .where(~_has_head)
     .values(behind=0)
 )
 _ALL_COME_FORWARD = (
     update(queue_copies)
-    .where(*_of_window, _cells.behind == 1, ~exists().where(*_of_same_key, _same_key.c.offset < _cells.offset))
+    .where(*_of_window, _cells.behind == 1)
+    .where(
+        ~exists().where(
+            _same_key.c.queue_id == _cells.queue_id,
+            _same_key.c.partition_id == _cells.partition_id,
+            _same_key.c.key_hash == _cells.key_hash,
+            _same_key.c.offset < _cells.offset,
+        )
+    )
     .values(behind=0)
 )
 
@@ -155,7 +152,7 @@ class Tally(NamedTuple):
         available: How many are due and wait for a worker.
         delayed: How many wait for a time.
         delivered: The entries of the others.
-        oldest_ms: Timestamp of the first of all, or None if there is none.
+        oldest_ms: Timestamp of the first of all by offset, or None if there is none.
     """
 
     available: int

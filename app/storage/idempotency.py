@@ -70,10 +70,9 @@ def find(tx: Tx, ids: Sequence[KeyId], now_ms: int) -> dict[KeyId, StoredKey]:
     }
 
 
-def peek(tx: Tx, ids: Sequence[KeyId]) -> list[bytes]:
-    """Return the results stored under keys, which are not claimed by that."""
-    found = tx.connection.execute(_FIND, {"ids": list(ids)})
-    return [result for _, _, _, result, _ in found if result is not None]
+def peek(tx: Tx, ids: Sequence[KeyId]) -> dict[KeyId, StoredKey]:
+    """Return what is stored under keys, old or not, which are not claimed by that."""
+    return find(tx, ids, 0)
 
 
 def settle(tx: Tx, claimed: Iterable[KeyId], written: Mapping[KeyId, StoredKey], now_ms: int) -> None:

@@ -236,6 +236,7 @@ queue_partitions = Table(
     Column("archive_at_ms", BigInteger),
     Column("copies_archive_at_ms", BigInteger),
     Column("dead_letter_error", Text),
+    Column("refused_offset", BigInteger),
     Index("ix_queue_partitions_archive_at_ms", "archive_at_ms"),
     Index("ix_queue_partitions_copies_archive_at_ms", "copies_archive_at_ms"),
 )

@@ -1,4 +1,6 @@
-"""Mark delayed records that are behind another of their key, and find windows with something to archive by an index.
+"""Mark delayed records that are behind another of their key; find windows with something to archive by an index.
+
+And keep of which record a dead letter was refused.
 
 Revision ID: 0004
 """
@@ -27,11 +29,14 @@ _DUE = ("archive_at_ms", "copies_archive_at_ms")
 
 def upgrade() -> None:
     op.add_column("queue_copies", sa.Column("behind", sa.SmallInteger(), nullable=False, server_default="0"))
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("ANALYZE queue_copies")
     op.execute(_MARK)
     for name in (_UNTIL, _KEY):
         op.drop_index(name, table_name="queue_copies")
     op.create_index(_UNTIL, "queue_copies", [*_WINDOW, "behind", "state", "until_ms", "offset"])
     op.create_index(_KEY, "queue_copies", [*_WINDOW, "key_hash", "behind", "offset"])
+    op.add_column("queue_partitions", sa.Column("refused_offset", sa.BigInteger(), nullable=True))
     for column in _DUE:
         op.create_index(f"ix_queue_partitions_{column}", "queue_partitions", [column])
 
@@ -39,6 +44,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for column in _DUE:
         op.drop_index(f"ix_queue_partitions_{column}", table_name="queue_partitions")
+    op.drop_column("queue_partitions", "refused_offset")
     for name in (_UNTIL, _KEY):
         op.drop_index(name, table_name="queue_copies")
     op.create_index(_UNTIL, "queue_copies", [*_WINDOW, "until_ms"])

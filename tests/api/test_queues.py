@@ -369,6 +369,24 @@ async def test_a_repeated_acquire_gets_the_same_while_its_locks_live(client: htt
     assert values(other.json()["deliveries"]) == [3]
 
 
+async def test_a_key_of_an_acknowledge_or_an_acquire_is_refused_for_the_other(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    await put(client)
+    await produce(client, 1, 2)
+    (delivery,) = await acquire(client, 1)
+    body = {"acknowledgements": [{"delivery_id": delivery["delivery_id"], "outcome": "accept"}]}
+    acknowledged, acquired = {"Idempotency-Key": "a"}, {"Idempotency-Key": "b"}
+    await client.post(f"{JOBS}/acknowledge", json=body, headers=acknowledged)
+    await client.post(f"{JOBS}/acquire", headers=acquired)
+
+    refusals = [
+        await client.post(f"{JOBS}/acquire", headers=acknowledged),
+        await client.post(f"{JOBS}/acknowledge", json=body, headers=acquired),
+    ]
+
+    assert [(each.status_code, each.json()["code"]) for each in refusals] == [(422, "IDEMPOTENCY_KEY_REUSED")] * 2
+
+
 async def test_a_repeated_acknowledge_gets_the_same_answer(client: httpx2.AsyncClient) -> None:
     await topic(client)
     await put(client)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec import UNSET, UnsetType
+
 from app.broker.producer import ProduceRequest
 from app.broker.queue_state import QueueState
 from app.broker.queues import QueueRequest
@@ -20,7 +22,7 @@ FAR_MS = 4_000_000_000_000
 LARGE = b'"' + b"x" * 900_000 + b'"'
 
 
-async def create(node: Node, dead_letter_topic: str = "", **config: Any) -> None:
+async def create(node: Node, dead_letter_topic: str | UnsetType = UNSET, **config: Any) -> None:
     await node.create(partitions=1)
     await node.services.queues.create("jobs", QueueRequest("orders", config, frozenset(), dead_letter_topic))
 

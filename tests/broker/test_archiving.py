@@ -6,6 +6,7 @@ import tracemalloc
 
 import pytest
 
+from app.broker.topics import TopicRequest
 from app.domain.queue import Outcome
 from app.errors import DiskFull
 from tests.broker.jobs import LARGE, acquire, archive, archive_again, come_due, create, end_of, settle, state
@@ -96,6 +97,31 @@ async def test_on_a_full_disk_archiving_without_dead_letters_goes_on(node: Node)
     await archive(node)
 
     assert ((await state(node)).archived, (await state(node)).dead_letter_error) == (1, None)
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["of the log", "of copies"])
+async def test_a_refusal_is_told_until_its_record_has_ended(node: Node, copied: bool) -> None:
+    await node.services.topics.create("dead", TopicRequest(1, {"max_message_bytes": 10}))
+    await create(node, "dead")
+    await node.produce(b'"a long one"', b"2", b"3")
+    held = await acquire(node, 3)
+    if copied:
+        await settle(node, held, Outcome.RELEASE, 60_000)
+        await come_due(node)
+        held = await acquire(node, 3)
+    await settle(node, held, Outcome.REJECT)
+
+    await archive(node)
+
+    assert ((await state(node)).archived, (await state(node)).delayed) == (2, 1)
+    assert "max_message_bytes of dead is 10" in str((await state(node)).dead_letter_error)
+    await node.produce(b"4")
+    await settle(node, await acquire(node, 1), Outcome.REJECT)
+    await archive(node)
+    assert "max_message_bytes of dead is 10" in str((await state(node)).dead_letter_error)
+
+    await node.services.queues.purge("jobs")
+    assert (await state(node)).dead_letter_error is None
 
 
 async def test_on_a_full_disk_nothing_is_redriven(node: Node) -> None:

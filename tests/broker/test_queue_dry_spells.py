@@ -48,8 +48,8 @@ async def produce(node: Node, *keys: bytes, at_ms: int | None = None) -> None:
     await node.services.producer.produce(ProduceRequest("orders", None, records, len(records)))
 
 
-async def acquire(node: Node, most: int = 1, **options: object) -> list[Delivery]:
-    return (await node.services.deliveries.acquire("jobs", Acquire(most, 1 << 20, **options))).deliveries  # type: ignore[arg-type] # as its fields
+async def acquire(node: Node, most: int = 1, max_bytes: int = 1 << 20, **options: object) -> list[Delivery]:
+    return (await node.services.deliveries.acquire("jobs", Acquire(most, max_bytes, **options))).deliveries  # type: ignore[arg-type] # as its fields
 
 
 async def settle(node: Node, deliveries: list[Delivery], outcome: Outcome) -> None:
@@ -97,6 +97,20 @@ async def test_a_delayed_record_without_a_place_stops_the_look_and_not_what_was_
     await produce(node, b"later", at_ms=YEAR_3000_MS)
 
     assert offsets(await acquire(node)) == [0]
+
+
+@ORDERINGS
+async def test_all_who_ask_at_once_get_of_the_delayed_records_that_are_due(node: Node, ordering: str) -> None:
+    await create(node, ordering=ordering)
+    keys = [b"%d" % number for number in range(100)]
+    await produce(node, *keys, at_ms=clock_ms() + 100)
+    assert await acquire(node) == []
+    await asyncio.sleep(0.2)
+
+    large = await asyncio.gather(*(acquire(node, max_bytes=1) for _ in range(3)))
+    small = await asyncio.gather(*(acquire(node) for _ in range(80)))
+
+    assert [len(each) for each in large + small] == [1] * 83
 
 
 async def test_a_delayed_record_behind_its_key_hides_no_other(node: Node) -> None:
