@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -25,7 +26,6 @@ from app.api.memberships import (
     check_group,
     check_member,
     commits_of,
-    missing_topics,
     new_member_id,
     owned_of,
     wish_of,
@@ -183,9 +183,10 @@ async def join_group(call: Call, group: str, body: JoinBody) -> Reply:
     """
     check_group(group)
     wish = wish_of(new_member_id() if body.member_id is None else body.member_id, body)
+    missing = await call.services.topics.missing(wish.subscription.topics)
     standing, made = await call.services.groups.join(group, wish)
     answer = await answer_of(call, standing)
-    answer.missing_topics = await missing_topics(call, standing.member)
+    answer.missing_topics = missing
     return Reply.of(answer, 201 if made else 200)
 
 
@@ -243,12 +244,13 @@ async def poll(call: Call, group: str, member_id: str, body: PollBody) -> Reply:
     max_wait_ms = min(_MAX_WAIT_MS, services.max_wait_ms) if body.max_wait_ms is None else body.max_wait_ms
     check_bound("max_wait_ms", max_wait_ms, services.max_wait_ms)
     request = _poll_request(group, member_id, body, services.max_records)
+    missing = await services.topics.missing(request.wish.subscription.topics if request.wish else ())
     gone = asyncio.create_task(call.gone())
     try:
         polled = await services.poller.poll(request, Patience(max_wait_ms, gone))
     finally:
         gone.cancel()
-    return await _polled(call, polled)
+    return await _polled(call, polled, missing)
 
 
 @details.get("/{member_id}")
@@ -323,17 +325,19 @@ def _conflict(field: str, detail: str) -> InvalidRequest:
     return InvalidRequest(detail, errors=[{"field": field, "detail": detail}])
 
 
-async def _polled(call: Call, polled: Polled) -> Reply:
+async def _polled(call: Call, polled: Polled, missing: Iterable[str]) -> Reply:
     member = polled.standing.member
+    assignment = await assignment_of(call, member.assigned)
+    assigned = {each.topic for each in assignment}
     answer = _PollOut(
         member.member_epoch,
-        await assignment_of(call, member.assigned),
+        assignment,
         member.state(polled.standing.assignment_epoch),
         member.heartbeat_interval_ms,
         [encoding.topic_record_out(topic, partition, record) for topic, partition, record in polled.records],
         [NextOffset(*span) for span in polled.spans.values()],
         [Skipped(*span) for span in polled.skipped],
-        await missing_topics(call, member),
+        [name for name in missing if name not in assigned],
     )
     body, headers = await encoding.compressed(encoding.encode(answer) + b"\n", call.header(b"accept-encoding"))
     return Reply(body, 200, JSON, headers)

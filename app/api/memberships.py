@@ -12,7 +12,7 @@ from msgspec import Meta
 from app.api.call import Call
 from app.broker.offsets import OffsetCommit
 from app.domain.assignor import Partition
-from app.domain.group import Member, MemberState, Subscription, Wish
+from app.domain.group import MemberState, Subscription, Wish
 from app.domain.offset_reset import check_offset_reset
 from app.domain.topic import check_name, check_topic_name
 from app.errors import BrokerError, InvalidGroupId, InvalidRequest, OffsetMetadataTooLarge
@@ -175,11 +175,6 @@ async def assignment_of(call: Call, partitions: Iterable[Partition]) -> list[Top
         if (place := topics.place(topic_id, number)) is not None:
             found.setdefault(place[0], []).append(number)
     return [TopicPartitions(name, numbers) for name, numbers in sorted(found.items())]
-
-
-async def missing_topics(call: Call, member: Member) -> list[str]:
-    """Return the topics that a member asks for and that do not exist."""
-    return [name for name in member.wish.subscription.topics if await call.services.topics.find(name) is None]
 
 
 async def answer_of(call: Call, standing: Standing) -> AssignmentAnswer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from app.broker.signals import Signals
@@ -76,6 +76,13 @@ class Topics:
     async def find(self, name: str) -> TopicInfo | None:
         """Return a topic as this node knows it, or None."""
         return self._cache.get(name) or await self._refreshed(name)
+
+    async def missing(self, names: Sequence[str]) -> list[str]:
+        """Return those of some names that no topic has now, whatever this node knows."""
+        if not names:
+            return []
+        there = await self._storage.read(topics.names, names)
+        return [name for name in names if name not in there]
 
     async def _refreshed(self, name: str) -> TopicInfo | None:
         try:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from app.domain.topic import TopicConfig, TopicInfo, with_overrides
 from app.errors import InvalidPartitions
 from app.storage import queues
-from app.storage.engine import Tx
+from app.storage.engine import Query, Tx
 from app.storage.log import forget_ends
 from app.storage.tables import (
     OFFSET_MASK,
@@ -30,6 +30,7 @@ _columns = (topics.c.topic_id, topics.c.name, topics.c.version, topics.c.config,
 _FIND = select(*_columns).where(topics.c.name == bindparam("name"))
 _FIND_NAME = select(topics.c.name).where(topics.c.topic_id == bindparam("id"))
 _FIND_LOCKED = _FIND.with_for_update()
+_NAMES = Query(select(topics.c.name).where(topics.c.name.in_(bindparam("names", expanding=True))), expanding="names")
 _LIST = select(*_columns).where(topics.c.name > bindparam("after")).order_by(topics.c.name).limit(bindparam("at_most"))
 _ALL = select(*_columns).order_by(topics.c.topic_id)
 _PARTITIONS = (
@@ -87,6 +88,11 @@ def find(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic | None:
 def find_name(tx: Tx, topic_id: int) -> str | None:
     """Return the name of a topic, or None."""
     return tx.connection.execute(_FIND_NAME, {"id": topic_id}).scalar_one_or_none()
+
+
+def names(tx: Tx, wanted: Sequence[str]) -> set[str]:
+    """Return those of some names that topics have."""
+    return {row[0] for row in _NAMES.rows(tx, {"names": wanted})} if wanted else set()
 
 
 def find_locked(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic | None:

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app.broker.topics import Topics
+from app.errors import ServiceUnavailable
+
 if TYPE_CHECKING:
     import httpx2
 
@@ -161,3 +164,18 @@ async def test_under_none_a_poll_says_what_to_do(shop: httpx2.AsyncClient) -> No
     problem = response.json()
     assert (response.status_code, problem["code"]) == (409, "NO_OFFSET_FOR_PARTITION")
     assert (problem["topic"], problem["partition"], problem["committed_offset"]) == ("orders", 0, None)
+
+
+async def test_a_poll_hands_nothing_out_before_it_knows_which_topics_are_missing(
+    shop: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def missing(*_: object) -> list[str]:
+        raise ServiceUnavailable("the database is away")
+
+    await produce(shop, 1)
+    monkeypatch.setattr(Topics, "missing", missing)
+    assert (await shop.post(POLL, json=AUTO)).status_code == 503
+    monkeypatch.undo()
+
+    answers = [(await shop.post(POLL, json=AUTO)).json()["records"] for _ in range(2)]
+    assert [[record["value"] for record in records] for records in answers] == [[1], []]
