@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from app.cli.client import ServerRefused
-from app.cli.failure import REFUSED, CommandFailed
+from app.cli.failure import INTERRUPTED, REFUSED, CommandFailed
 from app.cli.group_consumer import GroupConsumer
 from app.cli.interruption import Interruption, Stopped
 from app.cli.log_ends import LogEnds
@@ -79,7 +79,7 @@ def consume_group(
             finally:
                 consumer.leave()
     if interruption.signal_number == signal.SIGINT:
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ ERROR = 1
 NOT_FOUND = 3
 REFUSED = 4
 UNAVAILABLE = 5
+INTERRUPTED = 130
 
 
 class CommandFailed(Exception):

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from app.cli.interruption import Interruption
+
 _CHUNK_BYTES = 1024 * 1024
 
 
-def read_lines(descriptor: int, linger_ms: int) -> Iterator[list[bytes]]:
-    """Return the lines of each chunk, without their ends; an empty list when nothing came for `linger_ms`.
+def read_lines(descriptor: int, linger_ms: int, interruption: Interruption) -> Iterator[list[bytes]]:
+    """Return the lines of each chunk, without their ends, until the input ends or the command is told to.
 
-    After an empty list it waits without end. The last line may lack its end.
+    An empty list says that the first of the lines since the last one came `linger_ms` ago, and that nothing is there
+    to be read at once. At the end of the input the last line may lack its end; told to end, such a one is left out.
     """
     rest: list[bytes] = []
-    quiet = True
+    deadline_s: float | None = None
     while True:
-        if not quiet and not select.select([descriptor], [], [], linger_ms / 1000)[0]:
-            quiet = True
+        left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+        ready, _, _ = select.select([descriptor, interruption.wake_descriptor], [], [], left_s)
+        if interruption.signal_number is not None:
+            return
+        if not ready:
+            deadline_s = None
             yield []
             continue
         chunk = os.read(descriptor, _CHUNK_BYTES)
         if not chunk:
             break
-        quiet = False
+        deadline_s = deadline_s or time.monotonic() + linger_ms / 1000
         first, *others = chunk.split(b"\n")
         rest.append(first)
         if others:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import zlib
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.client import Client, Url, Verbose
-from app.cli.failure import CommandFailed
+from app.cli.failure import INTERRUPTED, CommandFailed
+from app.cli.interruption import Interruption, Stopped
 from app.cli.lines import read_lines
 from app.cli.output import counted, tell
 from app.cli.sending import Batch, Connection, Tally
@@ -63,13 +65,15 @@ def produce(
         int, typer.Option(min=0, max=100, help="How often to send a request again while the server is away or busy.")
     ] = 5,
     linger_ms: Annotated[
-        int, typer.Option(min=1, max=60_000, help="Send what is there when no line came for so long.")
+        int, typer.Option(min=1, max=60_000, help="Send a line at the latest so long after it came.")
     ] = 100,
     verbose: Verbose = False,
 ) -> None:
     """Append lines to a topic, each exactly once.
 
     A copy of a topic, byte for byte: millrace consume a | millrace produce b --format records
+
+    Ctrl-C and SIGTERM send what has been read; a second one ends without.
     """
     if form is not Format.values and (key or timestamp):
         raise typer.BadParameter("--key and --timestamp point into values: they need --format values")
@@ -80,22 +84,33 @@ def produce(
         "key_from": key,
         "timestamp_from": timestamp,
     }
-    with _opened(file) as descriptor, Client(url, verbose=verbose) as client, _progress(descriptor) as on_progress:
+    with (
+        Interruption() as interruption,
+        _opened(file) as descriptor,
+        Client(url, verbose=verbose) as client,
+        _progress(descriptor) as on_progress,
+    ):
         tally = Tally(on_progress)
         workers = [Connection(client, path, params, retries=retries, tally=tally) for _ in range(connections)]
         distributor = Distributor(workers, batch, _key_of(form, key))
-        started = time.monotonic()
-        for lines in read_lines(descriptor, linger_ms):
-            if not lines:
-                distributor.flush()
-            elif distributor.failure is not None:
-                break
-            elif form is Format.text:
-                distributor.add_all(list(map(_text_record, lines)))
-            else:
-                distributor.add_all(lines)
-        distributor.finish()
-    _report(tally, time.monotonic() - started, distributor.failure)
+        started, failure = time.monotonic(), None
+        try:
+            for lines in read_lines(descriptor, linger_ms, interruption):
+                if not lines:
+                    distributor.flush()
+                elif distributor.failure is not None:
+                    break
+                elif form is Format.text:
+                    distributor.add_all(list(map(_text_record, lines)))
+                else:
+                    distributor.add_all(lines)
+            distributor.finish()
+            failure = distributor.failure
+        except Stopped:
+            failure = CommandFailed("ended before all was confirmed; the rest is perhaps appended", INTERRUPTED)
+    _report(tally, time.monotonic() - started, failure)
+    if interruption.signal_number == signal.SIGINT:
+        raise typer.Exit(INTERRUPTED)
 
 
 class Distributor:

@@ -23,7 +23,8 @@ from app.cli.topics import topics
 
 _EPILOG = (
     f"Exit codes: 0 done, {failure.ERROR} error, 2 usage, {failure.NOT_FOUND} not found, "
-    f"{failure.REFUSED} refused (4xx), {failure.UNAVAILABLE} server error or unreachable, 130 interrupted."
+    f"{failure.REFUSED} refused (4xx), {failure.UNAVAILABLE} server error or unreachable, "
+    f"{failure.INTERRUPTED} interrupted."
 )
 
 program = typer.Typer(

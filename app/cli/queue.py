@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from app.cli.client import Client, Url, Verbose
+from app.cli.failure import INTERRUPTED
 from app.cli.interruption import Interruption
 from app.cli.output import tell
 from app.cli.queues import Queue, queue_path
@@ -49,4 +50,4 @@ def work(
         finally:
             tell(workshop.summary)
     if interruption.signal_number == signal.SIGINT:
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import signal
 import socket
+import termios
 import threading
+import time
+from array import array
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from tests.cli.running import Cli, await_line, free_port, serving
 
@@ -104,6 +111,49 @@ def test_lines_of_a_pipe_that_stays_open_are_sent_when_it_is_quiet(cli: Cli, top
             assert json.loads(consumer.stdout.readline())["value"] == number
         producer.stdin.close()
         assert (producer.wait(), consumer.wait()) == (0, 0)
+
+
+def test_lines_of_a_pipe_that_is_never_quiet_are_sent_before_a_request_is_full(cli: Cli, topic: str) -> None:
+    cli.ok("topics", "create", topic)
+    with cli.started("produce", topic) as producer, cli.started("consume", topic, "-f", "-n", "1") as consumer:
+        assert producer.stdin is not None
+        lines = 0
+        while consumer.poll() is None:
+            time.sleep(0.01)
+            lines += 1
+            producer.stdin.write(b"%d\n" % lines)
+            producer.stdin.flush()
+        producer.stdin.close()
+        producer.wait()
+    assert lines < 500
+
+
+@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_sends_what_was_read(cli: Cli, topic: str, signal_number: int, code: int) -> None:
+    with cli.started("produce", topic, "--linger-ms", "60000") as producer:
+        assert producer.stdin is not None
+        producer.stdin.write(b"1\n2\n3")
+        producer.stdin.flush()
+        unread = array("i", [1])
+        while unread[0]:
+            fcntl.ioctl(producer.stdin, termios.FIONREAD, unread)
+        producer.send_signal(signal_number)
+        assert producer.wait() == code
+    assert [record["value"] for record in consumed(cli, topic)] == [1, 2]
+
+
+def test_a_second_signal_ends_without_what_cannot_be_sent(tmp_path: Path) -> None:
+    cli = Cli(tmp_path, f"http://127.0.0.1:{free_port()}")
+    with cli.started("produce", "t", "--retries", "100") as producer:
+        assert producer.stdin is not None
+        producer.stdin.write(b"1\n")
+        producer.stdin.flush()
+        await_line(producer, containing="Connection refused; trying again")
+        producer.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        producer.send_signal(signal.SIGINT)
+        assert producer.wait() == 130
+        await_line(producer, containing="ended before all was confirmed")
 
 
 def test_a_server_that_comes_later_gets_everything_once(tmp_path: Path) -> None:
