@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from typing import Annotated
 
 import typer
 
 from app.cli.client import Client, Url, Verbose
-from app.cli.failure import INTERRUPTED
+from app.cli.failure import INTERRUPTED, CommandFailed
 from app.cli.interruption import Interruption
 from app.cli.output import tell
 from app.cli.queues import Queue, queue_path
@@ -37,11 +38,13 @@ def work(
     """Run a command for each record: its value on standard input, the rest in MILLRACE_… variables.
 
     Exit code 0 accepts the record, 75 releases it for later, any other releases it at once; after the queue's
-    max_delivery_count it is archived. Locks are renewed while commands run. Ctrl-C lets them finish and gives back what
-    is not begun; a second one ends them (SIGTERM), a third kills them.
+    max_delivery_count it is archived. Locks are renewed while commands run; while the server is away, it waits. Ctrl-C
+    lets commands finish and gives back what is not begun; a second one ends them (SIGTERM), a third kills them.
     """
     from app.cli.workshop import Workshop
 
+    if shutil.which(command[0]) is None:
+        raise CommandFailed(f"cannot run {command[0]}: there is no such command")
     with Interruption(only_counted=True) as interruption, Client(url, verbose=verbose) as client:
         found = client.send("GET", queue_path(name)).json()
         workshop = Workshop(client, found, command, interruption, concurrency=concurrency, backoff_ms=backoff_ms)

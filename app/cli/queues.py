@@ -1,4 +1,4 @@
-"""`millrace queues`: list, create, alter, describe, delete, purge and redrive."""
+"""`millrace queues`: list, create, alter, pause, resume, describe, delete, purge and redrive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.cli.client import Client, Url, Verbose
 from app.cli.output import ask, emit_json, emit_table, tell, to_terminal
 from app.cli.topics import Json, Yes, topic_path
 
-queues = typer.Typer(no_args_is_help=True, help="List, create, alter, describe, delete, purge and redrive queues.")
+queues = typer.Typer(no_args_is_help=True, help="Create, list, alter, pause, purge, redrive and delete queues.")
 
 Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the queue.")]
 Lock = Annotated[int | None, typer.Option("--lock-duration-ms", min=1_000, max=3_600_000, help="How long a lock is.")]
@@ -98,22 +98,28 @@ def alter(
     dead_letter_topic: Annotated[
         str | None, typer.Option("--dead-letter-topic", help="Where archived records are copied to; '' for nowhere.")
     ] = None,
-    paused: Annotated[bool | None, typer.Option("--pause/--resume", help="Stop handing out, or go on.")] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Change a queue, pause or resume it."""
-    change: dict[str, object] = {
-        "lock_duration_ms": lock_duration_ms,
-        "max_delivery_count": max_delivery_count,
-        "paused": paused,
-    }
-    change = {name: value for name, value in change.items() if value is not None}
+    """Change a queue."""
+    given: dict[str, object] = {"lock_duration_ms": lock_duration_ms, "max_delivery_count": max_delivery_count}
+    change = {name: value for name, value in given.items() if value is not None}
     if dead_letter_topic is not None:
         change["dead_letter_topic"] = dead_letter_topic or None
     if not change:
         raise typer.BadParameter("say what is to change; see --help")
-    with Client(url, verbose=verbose) as client:
-        _show(client.send("PATCH", queue_path(queue), body=json.dumps(change).encode()).json())
+    _patch(url, queue, change, verbose=verbose)
+
+
+@queues.command()
+def pause(queue: Queue, url: Url, verbose: Verbose = False) -> None:
+    """Hand out no more records of a queue; those that are held go on."""
+    _patch(url, queue, {"paused": True}, verbose=verbose)
+
+
+@queues.command()
+def resume(queue: Queue, url: Url, verbose: Verbose = False) -> None:
+    """Hand out records of a paused queue again."""
+    _patch(url, queue, {"paused": False}, verbose=verbose)
 
 
 @queues.command()
@@ -166,6 +172,11 @@ def redrive(
         tell(f"{queue} has no dead_letter_topic; name the one it had with --dead-letter-topic")
     if not execute and done["records"]:
         tell("nothing was sent back yet; add --execute")
+
+
+def _patch(url: str, queue: str, change: dict[str, object], *, verbose: bool) -> None:
+    with Client(url, verbose=verbose) as client:
+        _show(client.send("PATCH", queue_path(queue), body=json.dumps(change).encode()).json())
 
 
 def _show(queue: dict[str, Any]) -> None:

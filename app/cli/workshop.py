@@ -19,12 +19,13 @@ from app.cli.client import Client, ServerRefused, Unreachable
 from app.cli.failure import CommandFailed
 from app.cli.interruption import Stopped
 from app.cli.locks import Locks
+from app.cli.outage import Outage
 from app.cli.output import counted, tell
 from app.cli.queues import queue_path
 from app.cli.rendering import value_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from app.cli.interruption import Interruption
 
@@ -35,12 +36,15 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _LONGEST_BACKOFF_MS = 3_600_000
 _SPARE_S = 30.0
+_LAST_PATIENCE_S = 5.0
+"""How long a result is held out to a server that is away, once told to end."""
 _HEARD_S = 0.25
 """Longest wait after which a signal is heard."""
 _NEWS_S = 10.0
 """How old what is known of the queue may be while records come."""
 _ENDING = (signal.SIGTERM, signal.SIGKILL)
 """What the second and the third signal send to the commands."""
+_TOO_LATE, _UNCONFIRMED = "too late", "not confirmed"
 _CODES = {0: "accept", _TRY_LATER: "release"}
 
 
@@ -109,14 +113,15 @@ class Workshop:
         self._signalled: dict[str, int] = {}
         self._stopping = threading.Event()
         self._failure: CommandFailed | None = None
+        self._outage = Outage()
         self._outcomes: Counter[str] = Counter()
 
     @property
     def summary(self) -> str:
         """What was done, as a sentence."""
-        accepted, released, lost = (self._outcomes[word] for word in ("accept", "release", "lost"))
-        rest = f", {lost} too late" if lost else ""
-        return f"{accepted} accepted, {released} released{rest}"
+        accepted, released = self._outcomes["accept"], self._outcomes["release"]
+        rest = [f"{self._outcomes[word]} {word}" for word in (_TOO_LATE, _UNCONFIRMED) if self._outcomes[word]]
+        return ", ".join([f"{accepted} accepted", f"{released} released", *rest])
 
     def run(self, *, max_wait_ms: int, until_empty: bool) -> None:
         """Work until told to end, or until nothing is there; then finish what is begun and give back the rest.
@@ -180,7 +185,7 @@ class Workshop:
         self._learned_s = time.monotonic()
         self._lock_ms: int = queue["lock_duration_ms"]
         if queue["paused"] and not self._paused:
-            tell(f"the queue is paused; millrace queues alter {self._name} --resume")
+            tell(f"the queue is paused; millrace queues resume {self._name}")
         self._paused = queue["paused"]
 
     def _acquire(self, number: int, max_wait_ms: int) -> list[_Delivery]:
@@ -197,6 +202,7 @@ class Workshop:
                         body=json.dumps(given).encode(),
                         timeout_s=max_wait_ms / 1000 + _SPARE_S,
                     )
+                self._outage.end()
                 deliveries = _decoder.decode(response.content).deliveries
                 self._locks.hold({each.delivery_id: each.locked_until_ms for each in deliveries}, lock_ms)
                 self._paused = self._paused and not deliveries
@@ -207,8 +213,7 @@ class Workshop:
             except (ServerRefused, Unreachable) as error:
                 if isinstance(error, ServerRefused) and not error.passing:
                     raise
-                if pause_s == _FIRST_PAUSE_S:
-                    tell(f"{error}; trying again")
+                self._outage.begin(error)
                 with self._interruption.raising():
                     time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -269,26 +274,39 @@ class Workshop:
             f"MILLRACE_{name}": value for name, value in given.items() if value is not None and "\0" not in value
         }
 
-    def _acknowledge(self, outcomes: Iterable[Mapping[str, object]]) -> None:
-        """Say what became of deliveries; while the server is away, try again as long as the lock may live."""
-        body = json.dumps({"acknowledgements": list(outcomes)}).encode()
-        deadline, pause_s = time.monotonic() + self._lock_ms / 1000, _FIRST_PAUSE_S
+    def _acknowledge(self, outcomes: Sequence[Mapping[str, object]]) -> None:
+        """Say what became of deliveries; while the server is away, try again: till told to end, and a little longer."""
+        body = json.dumps({"acknowledgements": outcomes}).encode()
+        pause_s, last_s = _FIRST_PAUSE_S, float("inf")
         while True:
             try:
                 results = self._client.send("POST", f"{self._path}/acknowledge", body=body).json()["results"]
             except (ServerRefused, Unreachable) as error:
                 passing = isinstance(error, Unreachable) or error.passing
-                if not passing or time.monotonic() > deadline or self._interruption.count > len(_ENDING):
+                if passing and self._interruption.count == 1 and last_s == float("inf"):
+                    last_s = time.monotonic() + _LAST_PATIENCE_S
+                    rest = counted(len(outcomes), "result")
+                    tell(f"waiting for the server to take {rest}; Ctrl-C again ends without")
+                if not passing or self._interruption.count > 1 or time.monotonic() > last_s:
                     self._failure = error
+                    self._outcomes[_UNCONFIRMED] += len(outcomes)
                     return
-                time.sleep(pause_s)
+                self._outage.begin(error)
+                self._pause(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 continue
+            self._outage.end()
             for result in results:
-                self._outcomes["lost" if result["code"] else result["outcome"]] += 1
+                self._outcomes[_TOO_LATE if result["code"] else result["outcome"]] += 1
                 if result["code"]:
                     tell(_unsettled(result["delivery_id"], result["code"]))
             return
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until the next signal is heard."""
+        count, until_s = self._interruption.count, time.monotonic() + seconds
+        while self._interruption.count == count and (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, _HEARD_S))
 
 
 def _unsettled(delivery_id: str, code: str) -> str:

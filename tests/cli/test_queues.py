@@ -5,15 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 import signal
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cli.running import DEADLINE_S, Cli, await_line
+from tests.cli.running import DEADLINE_S, Cli, await_line, free_port, serving
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Iterator
 
 WEBHOOKS = Path(__file__).resolve().parents[1] / "data" / "github-webhooks.ndjson.gz"
 
@@ -37,7 +40,8 @@ def test_a_queue_is_created_altered_listed_purged_and_deleted(cli: Cli, queue: s
     assert cli("queues", "create", queue, "other").code == 4
     typo = cli.ok("queues", "create", f"{queue}-audit", f"{queue}-typo", "--dead-letter-topic", f"{queue}-dead")
     assert typo.err == f"millrace: created {queue}-audit and the topic {queue}-typo, which was not there\n"
-    changed = json.loads(cli.ok("queues", "alter", queue, "--pause", "--dead-letter-topic", "").out)
+    assert json.loads(cli.ok("queues", "pause", queue).out)["paused"] is True
+    changed = json.loads(cli.ok("queues", "alter", queue, "--dead-letter-topic", "").out)
     assert (changed["paused"], changed["dead_letter_topic"]) == (True, None)
     assert "has no dead_letter_topic" in cli.ok("queues", "redrive", queue).err
     assert cli("queues", "alter", queue).code == 2
@@ -78,10 +82,14 @@ def test_exit_code_75_releases_for_later_and_others_at_once(cli: Cli, queue: str
 
 def test_a_command_that_cannot_be_run_ends_the_work_and_gives_the_record_back(cli: Cli, queue: str) -> None:
     cli.ok("produce", queue, stdin=b"1\n")
-    done = cli("queue", "work", queue, "--", "/nowhere/nothing")
+    (cli.folder / "script").write_text("#!/nowhere/nothing\n")
+    (cli.folder / "script").chmod(0o755)
+    done = cli("queue", "work", queue, "--", "./script")
     assert done.code == 1
-    assert "cannot run /nowhere/nothing: No such file" in done.err
+    assert "cannot run ./script: No such file" in done.err
     assert described(cli, queue)["available"] == 1
+    done = cli("queue", "work", queue, "--", "/nowhere/nothing")
+    assert (done.code, done.err) == (1, "millrace: cannot run /nowhere/nothing: there is no such command\n")
     assert cli("queue", "work", "nothing", "--", "true").code == 3
 
 
@@ -133,16 +141,59 @@ def test_work_that_is_ended_three_times_kills_commands_that_do_not_end(cli: Cli,
     assert (state["accepted"], state["available"], state["acquired"]) == (0, 2, 0)
 
 
+@pytest.fixture
+def orphan(tmp_path: Path) -> Iterator[tuple[Cli, subprocess.Popen[bytes], list[str]]]:
+    """A worker that holds a record under a lock of a second while its server is away, and what starts that again."""
+    port = free_port()
+    cli = Cli(tmp_path, f"http://127.0.0.1:{port}")
+    options = ["--port", str(port)]
+    script = "echo begun >&2; until [ -e go ]; do sleep 0.01; done"
+    with ExitStack() as stack:
+        with serving(tmp_path, *options):
+            cli.ok("queues", "create", "jobs", "jobs", "--lock-duration-ms", "1000")
+            cli.ok("produce", "jobs", stdin=b"1\n")
+            working = stack.enter_context(cli.started("queue", "work", "jobs", "--", "sh", "-c", script))
+            await_line(working, containing="begun")
+        (tmp_path / "go").touch()
+        await_line(working, containing="trying again")
+        yield cli, working, options
+
+
+def test_work_waits_for_a_server_that_is_away_for_longer_than_a_lock(
+    orphan: tuple[Cli, subprocess.Popen[bytes], list[str]],
+) -> None:
+    cli, working, options = orphan
+    time.sleep(1.2)
+    with serving(cli.folder, *options):
+        await_line(working, containing="too late for delivery")
+        await_line(working, containing="begun")
+        while described(cli, "jobs")["accepted"] == 0:
+            time.sleep(0.05)
+        working.send_signal(signal.SIGTERM)
+        assert ended(working) == 0
+
+
+def test_work_that_is_ended_while_the_server_is_away_says_what_it_waits_for(
+    orphan: tuple[Cli, subprocess.Popen[bytes], list[str]],
+) -> None:
+    _, working, _ = orphan
+    working.send_signal(signal.SIGINT)
+    await_line(working, containing="waiting for the server to take 1 result; Ctrl-C again ends without")
+    working.send_signal(signal.SIGINT)
+    assert ended(working) == 5
+    await_line(working, containing="0 accepted, 0 released, 1 not confirmed")
+
+
 def test_work_on_a_paused_queue_says_so_once(cli: Cli, queue: str) -> None:
-    cli.ok("queues", "alter", queue, "--pause")
+    cli.ok("queues", "pause", queue)
     cli.ok("produce", queue, stdin=b"1\n")
     with cli.started("queue", "work", queue, "--max-wait-ms", "100", "--", "sh", "-c", "echo begun >&2") as working:
         told = await_line(working, containing="paused")
-        assert told == f"millrace: the queue is paused; millrace queues alter {queue} --resume\n"
-        cli.ok("queues", "alter", queue, "--resume")
+        assert told == f"millrace: the queue is paused; millrace queues resume {queue}\n"
+        cli.ok("queues", "resume", queue)
         assert working.stderr is not None
         assert working.stderr.readline() == b"begun\n"
-        cli.ok("queues", "alter", queue, "--pause")
+        cli.ok("queues", "pause", queue)
         await_line(working, containing="paused")
 
 
