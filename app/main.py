@@ -276,8 +276,8 @@ async def _not_served(request: Request, error: Exception) -> Response:
 
 _HINTS = {
     re.compile(r".*/$"): "try it without the trailing slash",
-    re.compile(r"/(topics|groups|queues|transactions)\b"): "paths of the API begin with /v1",
-    re.compile(r"/v1/topics\b"): "records are at /v1/topics/{topic}/records; /docs shows all paths",
+    re.compile(r"/(topics|groups|queues|transactions)(/|$)"): "paths of the API begin with /v1",
+    re.compile(r"/v1/topics(/|$)"): "records are at /v1/topics/{topic}/records; /docs shows all paths",
     re.compile(
         r"/v1/queues/[^/]+/(pause|resume)$"
     ): 'PATCH /v1/queues/{queue} with {"paused":true} pauses, false resumes',

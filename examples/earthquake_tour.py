@@ -6,6 +6,7 @@ Start a server (`make run`), then: .venv/bin/python examples/earthquake_tour.py 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -18,10 +19,13 @@ SINCE = "2018-02-01T00:00:00Z"
 
 def main() -> None:
     """Run the tour and print each step."""
-    url = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8400"
+    url = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("MILLRACE_URL", "http://127.0.0.1:8400")
     with httpx2.Client(base_url=f"{url}/v1/topics", timeout=30) as client:
         lines = QUAKES.read_bytes().splitlines()
-        create(client)
+        try:
+            create(client)
+        except httpx2.TransportError as error:
+            sys.exit(f"no server answers at {url}: {error}; start one with make run, or give another URL")
         produce(client)
         by_partition(client, lines)
         by_time(client)
