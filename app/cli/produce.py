@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 import zlib
@@ -109,7 +108,7 @@ def produce(
         except Stopped:
             failure = CommandFailed("ended before all was confirmed; the rest is perhaps appended", INTERRUPTED)
     _report(tally, time.monotonic() - started, failure)
-    if interruption.signal_number == signal.SIGINT:
+    if interruption.signal_number is not None:
         raise typer.Exit(INTERRUPTED)
 
 

@@ -277,12 +277,13 @@ class Workshop:
     def _acknowledge(self, outcomes: Sequence[Mapping[str, object]]) -> None:
         """Say what became of deliveries; while the server is away, try again: till told to end, and a little longer."""
         body = json.dumps({"acknowledgements": outcomes}).encode()
-        pause_s, last_s = _FIRST_PAUSE_S, float("inf")
+        pause_s, last_s, certain = _FIRST_PAUSE_S, float("inf"), True
         while True:
             try:
                 results = self._client.send("POST", f"{self._path}/acknowledge", body=body).json()["results"]
             except (ServerRefused, Unreachable) as error:
                 passing = isinstance(error, Unreachable) or error.passing
+                certain = certain and isinstance(error, ServerRefused)
                 if passing and self._interruption.count == 1 and last_s == float("inf"):
                     last_s = time.monotonic() + _LAST_PATIENCE_S
                     rest = counted(len(outcomes), "result")
@@ -299,7 +300,7 @@ class Workshop:
             for result in results:
                 self._outcomes[_TOO_LATE if result["code"] else result["outcome"]] += 1
                 if result["code"]:
-                    tell(_unsettled(result["delivery_id"], result["code"]))
+                    tell(_unsettled(result["delivery_id"], result["code"], certain=certain))
             return
 
     def _pause(self, seconds: float) -> None:
@@ -309,11 +310,12 @@ class Workshop:
             time.sleep(min(left_s, _HEARD_S))
 
 
-def _unsettled(delivery_id: str, code: str) -> str:
+def _unsettled(delivery_id: str, code: str, *, certain: bool) -> str:
     """Return why the queue did not take an outcome, and what comes of it."""
     if code == "DELAYED_RECORDS_LIMIT":
         return f"no more records can be delayed: delivery {delivery_id} waits until its lock passes ({code})"
-    return f"too late for delivery {delivery_id} ({code}): it is delivered again"
+    again = "it is delivered again" if certain else "it is delivered again, unless only an answer was lost"
+    return f"too late for delivery {delivery_id} ({code}): {again}"
 
 
 def _failed(delivery: _Delivery, code: int) -> str:
