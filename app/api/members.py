@@ -120,7 +120,7 @@ class Skipped(msgspec.Struct):
 class PollAnswer(msgspec.Struct, omit_defaults=True):
     """Records of the assigned partitions, and how the member stands. Send `next_offsets` as the next `commit`.
 
-    `missing_topics` names topics asked for that do not exist; they are assigned once they do.
+    `missing_topics` names those of the request's `topics` that do not exist; they are assigned once they do.
     """
 
     member_epoch: int
@@ -337,7 +337,7 @@ async def _polled(call: Call, polled: Polled, missing: Iterable[str]) -> Reply:
         [encoding.topic_record_out(topic, partition, record) for topic, partition, record in polled.records],
         [NextOffset(*span) for span in polled.spans.values()],
         [Skipped(*span) for span in polled.skipped],
-        [name for name in missing if name not in assigned],
+        [name for name in missing if name not in assigned and call.services.topics.known(name) is None],
     )
     body, headers = await encoding.compressed(encoding.encode(answer) + b"\n", call.header(b"accept-encoding"))
     return Reply(body, 200, JSON, headers)

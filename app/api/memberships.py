@@ -70,7 +70,7 @@ class Membership(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class AssignmentAnswer(msgspec.Struct, omit_defaults=True):
     """What a member may read now. Where it shrank: stop, commit, and confirm by `owned` in the next beat.
 
-    `missing_topics` of a join names topics asked for that do not exist; they are assigned once they do.
+    `missing_topics` of a join names those of its `topics` that do not exist; they are assigned once they do.
     """
 
     member_id: str

@@ -88,7 +88,7 @@ def archive(
     for each in doomed:
         if each.entry.offset in refused:
             share.put(rules_of.postpone(each.entry, now_ms + POSTPONED_MS))
-    _tell(share, refused, any_ended=bool(ended))
+    _tell(share, refused)
     archives.add(
         tx,
         place,
@@ -101,13 +101,13 @@ def archive(
     return ArchivePass(len(doomed), touched, more)
 
 
-def _tell(share: Share, refused: Mapping[int, BrokerError], *, any_ended: bool) -> None:
+def _tell(share: Share, refused: Mapping[int, BrokerError]) -> None:
     """Let the window say which refusal was the last, until the record that it is of has ended."""
     window = share.window
     if refused:
         window.refused_offset, error = next(iter(refused.items()))
         window.dead_letter_error = error.detail
-    elif any_ended and (window.refused_offset is None or not share.has(window.refused_offset)):
+    elif window.refused_offset is None or not share.has(window.refused_offset):
         window.refused_offset = window.dead_letter_error = None
 
 
@@ -124,11 +124,12 @@ def _wait_for_space(tx: Tx, place: Place, window: Window, now_ms: int) -> None:
 
 def _doomed(tx: Tx, share: Share, place: Place, rules: Rules, now_ms: int) -> tuple[list[_Doomed], bool]:
     """Return the first records to archive, and whether there are more; those that are gone from the log expire."""
-    found = [entry for entry in share.window.entries.values() if rules_of.is_doomed(entry, rules, now_ms)][:AT_ONCE]
+    at_most = AT_ONCE // 2 if share.window.copies else AT_ONCE
+    found = [entry for entry in share.window.entries.values() if rules_of.is_doomed(entry, rules, now_ms)][:at_most]
     sizes = chunks.sizes(tx, place.partition_id, [entry.offset for entry in found])
     entries = {entry.offset: entry for entry in found if entry.offset in sizes}
     left = {offset: sizes[offset] for offset in entries}
-    if share.window.copies and len(left) < AT_ONCE:
+    if share.window.copies:
         for outline in copies.doomed(tx, place, rules, now_ms, AT_ONCE - len(left)):
             entries[outline.entry.offset] = outline.entry
             left[outline.entry.offset] = outline.size_bytes
@@ -137,7 +138,7 @@ def _doomed(tx: Tx, share: Share, place: Place, rules: Rules, now_ms: int) -> tu
     records = share.records(chosen)
     share.lose([entry.offset for entry in found if entry.offset not in sizes])
     share.lose([offset for offset in chosen if offset not in records])
-    more = len(found) == AT_ONCE or len(left) == AT_ONCE or len(chosen) < len(left)
+    more = len(found) == at_most or len(left) == AT_ONCE or len(chosen) < len(left)
     return [_Doomed(entries[offset], records[offset]) for offset in chosen if offset in records], more
 
 

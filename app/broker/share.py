@@ -83,6 +83,8 @@ class Share:
 
     def has(self, offset: int) -> bool:
         """Return whether a record has not ended, of those that have been looked at."""
+        if offset in self._removed:
+            return False
         self.load_copies([offset])
         return self.find(offset) is not None
 

@@ -51,7 +51,8 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         os.close(self.wake_descriptor)
-        os.close(self._waker)
+        waker, self._waker = self._waker, -1
+        os.close(waker)
 
     @contextmanager
     def raising(self) -> Iterator[None]:
@@ -65,8 +66,8 @@ class Interruption:
             self._raising = False
 
     def wake(self) -> None:
-        """Wake who waits."""
-        with suppress(BlockingIOError):  # it is awake
+        """Wake who waits, if anybody still does."""
+        with suppress(OSError):  # it is awake, or past
             os.write(self._waker, b"\0")
 
     def awake(self) -> None:

@@ -18,8 +18,8 @@ _CHUNK_BYTES = 1024 * 1024
 def read_lines(descriptor: int, linger_ms: int, interruption: Interruption) -> Iterator[list[bytes]]:
     """Return the lines of each chunk, without their ends, until the input ends or the command is told to.
 
-    An empty list says that the first of the lines since the last one came `linger_ms` ago, and that nothing is there
-    to be read at once. At the end of the input the last line may lack its end; told to end, such a one is left out.
+    An empty list says that the first of the lines since the last one came `linger_ms` ago, or that the command was
+    woken. At the end of the input the last line may lack its end; told to end, such a one is left out.
     """
     rest: list[bytes] = []
     deadline_s: float | None = None
@@ -28,9 +28,11 @@ def read_lines(descriptor: int, linger_ms: int, interruption: Interruption) -> I
         ready, _, _ = select.select([descriptor, interruption.wake_descriptor], [], [], left_s)
         if interruption.signal_number is not None:
             return
-        if not ready:
+        if descriptor not in ready or left_s == 0:
+            interruption.awake()
             deadline_s = None
             yield []
+        if descriptor not in ready:
             continue
         chunk = os.read(descriptor, _CHUNK_BYTES)
         if not chunk:

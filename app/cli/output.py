@@ -80,7 +80,8 @@ def ask(question: str, *, yes: bool) -> None:
 
 def tell(sentence: str) -> None:
     """Say something to people, on standard error."""
-    print(f"millrace: {sentence}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"millrace: {sentence}\n")  # at once: several threads tell
+    sys.stderr.flush()
 
 
 def counted(number: int, noun: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 import time
 import zlib
@@ -22,7 +23,7 @@ from app.cli.sending import Batch, Connection, Tally
 from app.cli.topics import Topic, topic_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
 _MAX_BATCH_BYTES = 4 * 1024 * 1024
@@ -83,33 +84,40 @@ def produce(
         "key_from": key,
         "timestamp_from": timestamp,
     }
-    with (
-        Interruption() as interruption,
-        _opened(file) as descriptor,
-        Client(url, verbose=verbose) as client,
-        _progress(descriptor) as on_progress,
-    ):
-        tally = Tally(on_progress)
-        workers = [Connection(client, path, params, retries=retries, tally=tally) for _ in range(connections)]
-        distributor = Distributor(workers, batch, _key_of(form, key))
-        started, failure = time.monotonic(), None
-        try:
-            for lines in read_lines(descriptor, linger_ms, interruption):
-                if not lines:
-                    distributor.flush()
-                elif distributor.failure is not None:
-                    break
-                elif form is Format.text:
-                    distributor.add_all(list(map(_text_record, lines)))
-                else:
-                    distributor.add_all(lines)
-            distributor.finish()
-            failure = distributor.failure
-        except Stopped:
-            failure = CommandFailed("ended before all was confirmed; the rest is perhaps appended", INTERRUPTED)
-    _report(tally, time.monotonic() - started, failure)
+    try:
+        with Interruption() as interruption, _opened(file, interruption) as descriptor:
+            with Client(url, verbose=verbose) as client, _progress(descriptor) as on_progress:
+                tally = Tally(on_progress)
+                workers = [
+                    Connection(client, path, params, retries=retries, tally=tally, on_failure=interruption.wake)
+                    for _ in range(connections)
+                ]
+                distributor = Distributor(workers, batch, _key_of(form, key))
+                started = time.monotonic()
+                try:
+                    _distribute(distributor, read_lines(descriptor, linger_ms, interruption), form)
+                    failure = distributor.failure
+                except Stopped:
+                    failure = CommandFailed("ended before all was confirmed; the rest is perhaps appended", INTERRUPTED)
+            _report(tally, time.monotonic() - started, failure)
+    except Stopped:
+        raise typer.Exit(INTERRUPTED) from None
     if interruption.signal_number is not None:
         raise typer.Exit(INTERRUPTED)
+
+
+def _distribute(distributor: Distributor, pieces: Iterable[list[bytes]], form: Format) -> None:
+    """Hand lines on until there are no more or a connection has failed, and wait for the answers."""
+    for lines in pieces:
+        if distributor.failure is not None:
+            break
+        if not lines:
+            distributor.flush()
+        elif form is Format.text:
+            distributor.add_all(list(map(_text_record, lines)))
+        else:
+            distributor.add_all(lines)
+    distributor.finish()
 
 
 class Distributor:
@@ -200,14 +208,19 @@ def _text_record(line: bytes) -> bytes:
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[int]:
+def _opened(file: str, interruption: Interruption) -> Iterator[int]:
     if file == "-":
+        if sys.stdin is None:
+            raise CommandFailed("standard input is closed; name a file")
         if sys.stdin.isatty():
             tell("reading lines from the terminal; Ctrl-D ends them")
         yield sys.stdin.fileno()
         return
     try:
-        descriptor = os.open(file, os.O_RDONLY)
+        with interruption.raising():  # a FIFO waits for its writer
+            descriptor = os.open(file, os.O_RDONLY)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise CommandFailed(f"cannot read {file}: it is a directory")
     except OSError as error:
         raise CommandFailed(f"cannot read {file}: {error.strerror}") from None
     try:

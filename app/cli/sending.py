@@ -69,16 +69,25 @@ class Connection:
         params: Of the query.
         retries: How often a batch is sent again while the server is away or busy.
         tally: Counts what is confirmed.
+        on_failure: Called, in that thread, when it stops.
     """
 
     def __init__(
-        self, client: Client, path: str, params: dict[str, str | int | None], *, retries: int, tally: Tally
+        self,
+        client: Client,
+        path: str,
+        params: dict[str, str | int | None],
+        *,
+        retries: int,
+        tally: Tally,
+        on_failure: Callable[[], None],
     ) -> None:
         self._client = client
         self._path = path
         self._params = params
         self._retries = retries
         self._tally = tally
+        self._on_failure = on_failure
         self._run = uuid.uuid4().hex
         self._queue: Queue[Batch | None] = Queue(_WAITING_BATCHES)
         self.failure: CommandFailed | None = None
@@ -103,6 +112,7 @@ class Connection:
                 self._send(batch, f"{self._run}-{number}")
             except CommandFailed as error:
                 self.failure = _at_its_line(batch, error)
+                self._on_failure()
             else:
                 self._tally.add(batch)
             number += 1

@@ -36,6 +36,8 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 _LONGEST_BACKOFF_MS = 3_600_000
 _SPARE_S = 30.0
+_ANSWER_S = 10.0
+"""How long an answer may take that is not waited for on purpose."""
 _LAST_PATIENCE_S = 5.0
 """How long a result is held out to a server that is away, once told to end."""
 _HEARD_S = 0.25
@@ -145,6 +147,8 @@ class Workshop:
             deliveries = self._acquire(self._concurrency - len(self._futures), max_wait_ms)
             for delivery in deliveries:
                 self._futures.add(self._pool.submit(self._work, delivery))
+            if not deliveries or time.monotonic() - self._learned_s > _NEWS_S:
+                self._ask_for_news()
             if not deliveries and until_empty and not self._futures:
                 break
             if len(self._futures) >= self._concurrency or (until_empty and not deliveries):
@@ -180,6 +184,10 @@ class Workshop:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, _ENDING[times - 1])
 
+    def _ask_for_news(self) -> None:
+        with contextlib.suppress(ServerRefused, Unreachable):  # the next acquire says so
+            self._learn(self._client.send("GET", self._path, timeout_s=_ANSWER_S).json())
+
     def _learn(self, queue: Mapping[str, Any]) -> None:
         """Take note of what the queue is now, and say once that nothing comes of it."""
         self._learned_s = time.monotonic()
@@ -206,9 +214,6 @@ class Workshop:
                 deliveries = _decoder.decode(response.content).deliveries
                 self._locks.hold({each.delivery_id: each.locked_until_ms for each in deliveries}, lock_ms)
                 self._paused = self._paused and not deliveries
-                if not deliveries or time.monotonic() - self._learned_s > _NEWS_S:
-                    with contextlib.suppress(ServerRefused, Unreachable):  # the next acquire says so
-                        self._learn(self._client.send("GET", self._path).json())
                 return deliveries
             except (ServerRefused, Unreachable) as error:
                 if isinstance(error, ServerRefused) and not error.passing:
@@ -221,15 +226,16 @@ class Workshop:
     def _work(self, delivery: _Delivery) -> None:
         """Run the command for a record and say what became of it."""
         outcome: dict[str, object] = {"delivery_id": delivery.delivery_id, "outcome": "release"}
-        if not self._stopping.is_set() and self._failure is None and (code := self._run(delivery)) is not None:
+        ending = self._stopping.is_set() or self._interruption.signal_number is not None or self._failure is not None
+        if not ending and (code := self._run(delivery)) is not None:
             outcome["outcome"] = _CODES.get(code, "release")
             if code == _TRY_LATER:
                 pause_ms = self._backoff_ms * 2 ** min(delivery.delivery_count - 1, 20)
                 outcome["delay_ms"] = min(pause_ms, _LONGEST_BACKOFF_MS)
             elif code:
                 tell(f"{_failed(delivery, code)}; released")
-        self._locks.let_go([delivery.delivery_id])
         self._acknowledge([outcome])
+        self._locks.let_go([delivery.delivery_id])
 
     def _run(self, delivery: _Delivery) -> int | None:
         """Return the exit code of the command for a record, or None if it cannot be run."""
@@ -280,7 +286,9 @@ class Workshop:
         pause_s, last_s, certain = _FIRST_PAUSE_S, float("inf"), True
         while True:
             try:
-                results = self._client.send("POST", f"{self._path}/acknowledge", body=body).json()["results"]
+                left_s = min(_ANSWER_S, max(_FIRST_PAUSE_S, last_s - time.monotonic()))
+                answer = self._client.send("POST", f"{self._path}/acknowledge", body=body, timeout_s=left_s)
+                results = answer.json()["results"]
             except (ServerRefused, Unreachable) as error:
                 passing = isinstance(error, Unreachable) or error.passing
                 certain = certain and isinstance(error, ServerRefused)
@@ -294,7 +302,7 @@ class Workshop:
                     return
                 self._outage.begin(error)
                 self._pause(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S, self._lock_ms / 4_000)
                 continue
             self._outage.end()
             for result in results:

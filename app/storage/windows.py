@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, literal, select, union, update
+from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func, literal, select, union_all, update
 
 from app.domain.queue import Entry
 from app.domain.record import StoredRecord
@@ -125,12 +125,18 @@ _LOOK_AGAIN = (
 
 
 def _due_by(column: ColumnElement[int | None]) -> Select[Any]:
-    """Return the windows that are due longest by one of their times: a subselect each, so that its index is used."""
-    some = select(_cells.queue_id, _cells.partition_id).where(column <= bindparam("now_ms")).order_by(column)
-    return select(some.limit(bindparam("at_most")).subquery())
+    """Return the windows that are due longest by one of their times: a subselect, so that its index is used."""
+    some = select(_cells.queue_id, _cells.partition_id, column.label("at_ms")).where(column <= bindparam("now_ms"))
+    return select(some.order_by(column).limit(bindparam("at_most")).subquery())
 
 
-_DUE = union(_due_by(_cells.archive_at_ms), _due_by(_cells.copies_archive_at_ms)).limit(bindparam("at_most"))
+_due = union_all(_due_by(_cells.archive_at_ms), _due_by(_cells.copies_archive_at_ms)).subquery()
+_DUE = (
+    select(_due.c.queue_id, _due.c.partition_id)
+    .group_by(_due.c.queue_id, _due.c.partition_id)
+    .order_by(func.min(_due.c.at_ms))
+    .limit(bindparam("at_most"))
+)
 _offset = (records.c.record_id - bindparam("base", type_=BigInteger)).label("offset")
 _KEYS = Query(
     select(_offset, records.c.key, records.c.headers)
@@ -227,7 +233,7 @@ def save(tx: Tx, queue_id: int, window: Window) -> None:
 
 
 def due(tx: Tx, limit: int) -> list[tuple[int, int]]:
-    """Return up to `limit` queues and partitions in which something is to be archived."""
+    """Return up to `limit` queues and partitions in which something is to be archived, those due longest first."""
     return [(row[0], row[1]) for row in tx.connection.execute(_DUE, {"now_ms": clock.read(tx), "at_most": limit})]
 
 

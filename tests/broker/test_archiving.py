@@ -6,9 +6,11 @@ import tracemalloc
 
 import pytest
 
+from app.broker.queues import QueueRequest
 from app.broker.topics import TopicRequest
 from app.domain.queue import Outcome
 from app.errors import DiskFull
+from app.storage import windows
 from tests.broker.jobs import LARGE, acquire, archive, archive_again, come_due, create, end_of, settle, state
 from tests.broker.node import Node
 
@@ -122,6 +124,23 @@ async def test_a_refusal_is_told_until_its_record_has_ended(node: Node, copied: 
 
     await node.services.queues.purge("jobs")
     assert (await state(node)).dead_letter_error is None
+
+
+async def test_windows_that_are_due_longest_come_first(node: Node) -> None:
+    await create(node)
+    await node.create("other", 1)
+    await node.services.queues.create("later-made", QueueRequest("other", {}))
+    first, last = [(await node.services.queues.get(name)).queue_id for name in ("jobs", "later-made")]
+    await change(node, f"archive_at_ms = 2 WHERE queue_id = {first}")
+    await change(node, f"archive_at_ms = 3, copies_archive_at_ms = 1 WHERE queue_id = {last}")
+
+    found = [await node.storage.read(windows.due, limit) for limit in (1, 10)]
+
+    assert [[queue_id for queue_id, _ in each] for each in found] == [[last], [last, first]]
+
+
+async def change(node: Node, words: str) -> None:
+    await node.storage.write(lambda tx: tx.connection.exec_driver_sql(f"UPDATE queue_partitions SET {words}").rowcount)
 
 
 async def test_on_a_full_disk_nothing_is_redriven(node: Node) -> None:

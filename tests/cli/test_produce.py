@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import signal
 import socket
 import termios
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cli.running import Cli, await_line, free_port, serving
+from tests.cli.running import MILLRACE, Cli, await_line, free_port, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -222,3 +223,26 @@ def _message(connection: socket.socket) -> bytes:
     while len(body) < int(fields[b"content-length"]):
         body += connection.recv(65_536)
     return head + b"\r\n\r\n" + body
+
+
+def test_a_fifo_without_a_writer_is_given_up_by_one_signal(cli: Cli, topic: str) -> None:
+    os.mkfifo(cli.folder / "fifo")
+    with cli.started("produce", topic, "fifo") as producer:
+        time.sleep(1)  # until it waits for a writer; before, a signal ends it anyway
+        producer.send_signal(signal.SIGINT)
+        assert producer.wait() == 130
+
+
+def test_what_cannot_be_read_is_told(cli: Cli, topic: str) -> None:
+    done = cli("produce", topic, ".")
+    assert (done.code, done.err) == (1, "millrace: cannot read .: it is a directory\n")
+    done = cli.shell(f"{MILLRACE} produce {topic} <&-")
+    assert (done.code, done.err) == (1, "millrace: standard input is closed; name a file\n")
+
+
+def test_a_refusal_ends_it_though_no_line_comes(cli: Cli, topic: str) -> None:
+    with cli.started("produce", topic) as producer:
+        assert producer.stdin is not None
+        producer.stdin.write(b"no json\n")
+        producer.stdin.flush()
+        assert producer.wait() == 4

@@ -6,7 +6,8 @@ import gzip
 import json
 import signal
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,47 +142,69 @@ def test_work_that_is_ended_three_times_kills_commands_that_do_not_end(cli: Cli,
     assert (state["accepted"], state["available"], state["acquired"]) == (0, 2, 0)
 
 
-@pytest.fixture
-def orphan(tmp_path: Path) -> Iterator[tuple[Cli, subprocess.Popen[bytes], list[str]]]:
-    """A worker that holds a record under a lock of a second while its server is away, and what starts that again."""
+@dataclass
+class Orphan:
+    """A worker that has done a record's work while its server is away."""
+
+    cli: Cli
+    working: subprocess.Popen[bytes]
+
+    @contextmanager
+    def adopted(self) -> Iterator[None]:
+        """Start the server again."""
+        with serving(self.cli.folder, "--port", self.cli.url.rpartition(":")[2]):
+            yield
+
+
+@contextmanager
+def orphaned(folder: Path, lock_duration_ms: int) -> Iterator[Orphan]:
     port = free_port()
-    cli = Cli(tmp_path, f"http://127.0.0.1:{port}")
-    options = ["--port", str(port)]
+    cli = Cli(folder, f"http://127.0.0.1:{port}")
     script = "echo begun >&2; until [ -e go ]; do sleep 0.01; done"
     with ExitStack() as stack:
-        with serving(tmp_path, *options):
-            cli.ok("queues", "create", "jobs", "jobs", "--lock-duration-ms", "1000")
+        with serving(folder, "--port", str(port)):
+            cli.ok("queues", "create", "jobs", "jobs", "--lock-duration-ms", str(lock_duration_ms))
             cli.ok("produce", "jobs", stdin=b"1\n")
             working = stack.enter_context(cli.started("queue", "work", "jobs", "--", "sh", "-c", script))
             await_line(working, containing="begun")
-        (tmp_path / "go").touch()
+        (folder / "go").touch()
         await_line(working, containing="trying again")
-        yield cli, working, options
+        yield Orphan(cli, working)
 
 
-def test_work_waits_for_a_server_that_is_away_for_longer_than_a_lock(
-    orphan: tuple[Cli, subprocess.Popen[bytes], list[str]],
-) -> None:
-    cli, working, options = orphan
-    time.sleep(1.2)
-    with serving(cli.folder, *options):
-        await_line(working, containing="too late for delivery")
-        await_line(working, containing="begun")
-        while described(cli, "jobs")["accepted"] == 0:
-            time.sleep(0.05)
-        working.send_signal(signal.SIGTERM)
-        assert ended(working) == 0
+def await_accepted(cli: Cli) -> None:
+    while described(cli, "jobs")["accepted"] == 0:
+        time.sleep(0.05)
 
 
-def test_work_that_is_ended_while_the_server_is_away_says_what_it_waits_for(
-    orphan: tuple[Cli, subprocess.Popen[bytes], list[str]],
-) -> None:
-    _, working, _ = orphan
-    working.send_signal(signal.SIGINT)
-    await_line(working, containing="waiting for the server to take 1 result; Ctrl-C again ends without")
-    working.send_signal(signal.SIGINT)
-    assert ended(working) == 5
-    await_line(working, containing="0 accepted, 0 released, 1 not confirmed")
+def test_work_waits_for_a_server_that_is_away_for_longer_than_a_lock(tmp_path: Path) -> None:
+    with orphaned(tmp_path, 1_000) as orphan:
+        time.sleep(1.2)
+        with orphan.adopted():
+            await_line(orphan.working, containing="too late for delivery")
+            await_line(orphan.working, containing="begun")
+            await_accepted(orphan.cli)
+            orphan.working.send_signal(signal.SIGTERM)
+            assert ended(orphan.working) == 0
+
+
+def test_the_lock_of_a_result_that_waits_for_the_server_is_kept(tmp_path: Path) -> None:
+    with orphaned(tmp_path, 6_000) as orphan:
+        time.sleep(2.5)  # the next try is a second and a half away, and a renewal much nearer
+        with orphan.adopted():
+            await_accepted(orphan.cli)
+            orphan.working.send_signal(signal.SIGTERM)
+            assert ended(orphan.working) == 0
+            await_line(orphan.working, containing="millrace: 1 accepted, 0 released")
+
+
+def test_work_that_is_ended_while_the_server_is_away_says_what_it_waits_for(tmp_path: Path) -> None:
+    with orphaned(tmp_path, 1_000) as orphan:
+        orphan.working.send_signal(signal.SIGINT)
+        await_line(orphan.working, containing="waiting for the server to take 1 result; Ctrl-C again ends without")
+        orphan.working.send_signal(signal.SIGINT)
+        assert ended(orphan.working) == 5
+        await_line(orphan.working, containing="0 accepted, 0 released, 1 not confirmed")
 
 
 def test_work_on_a_paused_queue_says_so_once(cli: Cli, queue: str) -> None:
