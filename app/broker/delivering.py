@@ -107,12 +107,14 @@ class _Transaction:
         self._doomed = False
         self._skipped = False
         self._cut = False
+        self._in_turn = -1
 
     def run(self) -> Done:
         requests = self._batch.requests
         self._lock(self._named(requests), wait=True)
         ids = self._batch.topic.partition_ids
         turn = self._batch.turn % len(ids)
+        self._in_turn = ids[turn]
         unlocked = deque(each for each in (*ids[turn:], *ids[:turn]) if each not in self._shares)
         claimed = self._claim(requests)
         answers: dict[int, Answer] = {}
@@ -295,9 +297,11 @@ class _Transaction:
         return {number: self._deal(request, pool) for number, request in wanting.items()}
 
     def _gather(self, wanted: int, max_bytes: int, unlocked: deque[int]) -> deque[Taken]:
-        """Take from windows that are locked, then from more of them, until there is enough."""
+        """Take from the window whose turn it is and those that are locked, then from more, until there is enough."""
         pool: deque[Taken] = deque()
         visiting = list(self._shares.values())
+        if visiting and unlocked and unlocked[0] == self._in_turn:
+            visiting = self._visit(unlocked, 1) + visiting
         size = _FIRST_WINDOWS
         while True:
             for share in visiting:
@@ -309,10 +313,14 @@ class _Transaction:
             self._cut = max_bytes <= 0
             if not unlocked or len(pool) >= wanted or self._cut or (visiting and self._config.paused):
                 return pool
-            some = [unlocked.popleft() for _ in range(min(size, len(unlocked)))]
-            self._skipped |= not self._lock(some, wait=False)
-            visiting = [self._shares[each] for each in some if each in self._shares]
+            visiting = self._visit(unlocked, size)
             size = min(2 * size, _MOST_WINDOWS)
+
+    def _visit(self, unlocked: deque[int], size: int) -> list[Share]:
+        """Lock the next windows, as far as they are free."""
+        some = [unlocked.popleft() for _ in range(min(size, len(unlocked)))]
+        self._skipped |= not self._lock(some, wait=False)
+        return [self._shares[each] for each in some if each in self._shares]
 
     def _deal(self, request: Acquire, pool: deque[Taken]) -> Answer:
         """Give a request its share of what there is."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.broker.deliveries import Deliveries
+from app.broker.delivering import Batch, deliver
 from app.broker.queues import QueueRequest
 from app.broker.topics import TopicRequest
-from app.domain.delivery import Acknowledge, Acknowledgement, Acquire
+from app.domain.delivery import Acknowledge, Acknowledgement, Acquire, Acquired
 from app.domain.queue import Outcome
 from app.domain.record import Record
 from app.errors import ServiceUnavailable
@@ -142,3 +143,20 @@ async def test_a_queue_that_always_changes_is_given_up(services: Services) -> No
 
     with pytest.raises(ServiceUnavailable, match="changes too often"):
         await deliveries.acquire("jobs", ONE)
+
+
+async def test_an_acquire_beside_an_acknowledgement_takes_from_the_partition_whose_turn_it_is(
+    services: Services,
+) -> None:
+    await produce(services, 12)
+    queue, topic = await services.queues.route("jobs", anew=True)
+    held: list[Acknowledgement] = []
+    seen = []
+    for turn in range(6):
+        batch = Batch(queue, topic, [Acknowledge(held), ONE], turn, wait=False)
+        _, acquired = (await services.storage.write(deliver, batch)).answers
+        assert isinstance(acquired, Acquired)
+        held = [Acknowledgement(each.delivery_id, Outcome.ACCEPT) for each in acquired.deliveries]
+        seen += [each.delivery_id.partition for each in acquired.deliveries]
+
+    assert seen == [0, 1, 0, 1, 0, 1]
