@@ -55,10 +55,9 @@ from app.errors import BrokerError, MethodNotAllowed, NotFound
 from app.settings import Settings
 from app.storage import schema
 from app.storage.engine import Storage
-from app.storage.notices import Notices
 from app.storage.opening import open_storage
 from app.tasks.delivery import Delivery
-from app.tasks.notices import Outbox, hear_notices, poll_watched, send_notices
+from app.tasks.notices import Outbox, hear_notices, open_notices, poll_watched, send_notices
 from app.tasks.retention import Retention
 from app.tasks.runner import TaskRunner
 
@@ -241,7 +240,7 @@ async def _running(
     runner.every("tick", _TICK_INTERVAL_MS, services.groups.tick)
     runner.every("offsets", _FORGET_INTERVAL_MS, services.offsets.expire)
     runner.forever("delivery", lambda well: delivery.run(_DELIVERY_INTERVAL_MS, well))
-    notices = Notices(settings.database_url) if storage.dialect.shared else None
+    notices = open_notices(settings.database_url) if storage.dialect.shared else None
     if notices is not None:
         runner.forever("notices-out", lambda well: send_notices(outbox, notices, settings.notify_interval_ms, well))
         runner.forever("notices-in", lambda well: hear_notices(services.signals, notices, well))

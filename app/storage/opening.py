@@ -6,13 +6,14 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.storage.engine import Storage
-from app.storage.postgres import Postgres
 from app.storage.space import Ballast
 from app.storage.sqlite import Sqlite
 
 
 def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
     """Open the database; its tables are not looked at.
+
+    The driver of PostgreSQL is imported only for that: an embedded database starts without it.
 
     Args:
         database_url: sqlite:///path, or postgresql://user:password@host/name.
@@ -31,5 +32,7 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
         dialect = Sqlite(url, ballast_bytes=ballast_bytes)
         return Storage(dialect, Ballast(dialect.path, ballast_bytes))
     if backend == "postgresql":
+        from app.storage.postgres import Postgres  # noqa: PLC0415 - see above
+
         return Storage(Postgres(url.set(drivername="postgresql+psycopg")))
     raise ValueError(f"the database {backend} is not known: use sqlite:///millrace.db or postgresql://…")

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from app.broker.signals import Signals
 from app.storage import pages
 from app.storage.engine import Storage
-from app.storage.notices import Notices
 from app.tasks.runner import Well
 
+if TYPE_CHECKING:
+    from app.storage.notices import Notices
+
 _POLLED_AT_ONCE = 1_000
+
+
+def open_notices(database_url: str) -> Notices:
+    """Return the notices of a shared database; an embedded one starts without their driver."""
+    from app.storage.notices import Notices  # noqa: PLC0415 - see above
+
+    return Notices(database_url)
 
 
 class Outbox:
