@@ -210,6 +210,7 @@ class Follower:
             watch.arm()
             if self.flight is not None and self.flight.page.done():
                 flight, self.flight = self.flight, None
+                flight.followers.discard(self)  # it may still be to land, and is not to serve us again
                 if (page := flight.page.result()) is not None:
                     self._spot = page.following
                     return page
