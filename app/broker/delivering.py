@@ -107,14 +107,15 @@ class _Transaction:
         self._doomed = False
         self._skipped = False
         self._cut = False
-        self._in_turn = -1
+        ids = batch.topic.partition_ids
+        self._turn = batch.turn % len(ids)
+        self._in_turn = ids[self._turn]
 
     def run(self) -> Done:
         requests = self._batch.requests
         self._lock(self._named(requests), wait=True)
         ids = self._batch.topic.partition_ids
-        turn = self._batch.turn % len(ids)
-        self._in_turn = ids[turn]
+        turn = self._turn
         unlocked = deque(each for each in (*ids[turn:], *ids[:turn]) if each not in self._shares)
         claimed = self._claim(requests)
         answers: dict[int, Answer] = {}

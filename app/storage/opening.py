@@ -32,7 +32,7 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
         dialect = Sqlite(url, ballast_bytes=ballast_bytes)
         return Storage(dialect, Ballast(dialect.path, ballast_bytes))
     if backend == "postgresql":
-        from app.storage.postgres import Postgres  # noqa: PLC0415 - see above
+        from app.storage.postgres import Postgres  # noqa: PLC0415 - the driver is a tenth of an embedded start
 
         return Storage(Postgres(url.set(drivername="postgresql+psycopg")))
     raise ValueError(f"the database {backend} is not known: use sqlite:///millrace.db or postgresql://…")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +14,9 @@ from app.errors import DiskFull
 from app.storage import windows
 from tests.broker.jobs import LARGE, acquire, archive, archive_again, come_due, create, end_of, settle, state
 from tests.broker.node import Node
+
+if TYPE_CHECKING:
+    from app.domain.delivery import Delivery
 
 pytestmark = pytest.mark.anyio
 
@@ -55,6 +59,16 @@ async def test_archiving_goes_on_until_nothing_is_left(node: Node) -> None:
     assert (await state(node)).archived == await end_of(node, "dead") == 250
 
 
+async def hold(node: Node, number: int, *, copied: bool) -> list[Delivery]:
+    """Acquire records; `copied` ones have been delayed before, each into a row of its own."""
+    held = await acquire(node, number)
+    if copied:
+        await settle(node, held, Outcome.RELEASE, 60_000)
+        await come_due(node)
+        held = await acquire(node, number)
+    return held
+
+
 class FullDisk:
     """A disk that is full until it is told otherwise."""
 
@@ -71,11 +85,7 @@ class FullDisk:
 async def test_on_a_full_disk_dead_letters_wait_for_space_and_nobody_gets_the_records(node: Node, copied: bool) -> None:
     await create(node, "dead")
     await node.produce(b"1", b"2", b"3")
-    held = await acquire(node, 3)
-    if copied:
-        await settle(node, held, Outcome.RELEASE, 60_000)
-        await come_due(node)
-        held = await acquire(node, 3)
+    held = await hold(node, 3, copied=copied)
     disk = node.storage._space = FullDisk()
     await settle(node, held, Outcome.REJECT)
 
@@ -106,11 +116,7 @@ async def test_a_refusal_is_told_until_its_record_has_ended(node: Node, copied: 
     await node.services.topics.create("dead", TopicRequest(1, {"max_message_bytes": 10}))
     await create(node, "dead")
     await node.produce(b'"a long one"', b"2", b"3")
-    held = await acquire(node, 3)
-    if copied:
-        await settle(node, held, Outcome.RELEASE, 60_000)
-        await come_due(node)
-        held = await acquire(node, 3)
+    held = await hold(node, 3, copied=copied)
     await settle(node, held, Outcome.REJECT)
 
     await archive(node)

@@ -19,6 +19,7 @@ import pytest
 from tests.cli.running import MILLRACE, Cli, await_line, free_port, serving
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -28,6 +29,21 @@ def quakes(count: int) -> bytes:
         b'{"network":"n%d","time":%d,"magnitude":%d.50}\n' % (number % 7, 1_517_363_399_650 + number, number)
         for number in range(count)
     )
+
+
+def feed(producer: subprocess.Popen[bytes], data: bytes) -> None:
+    """Write to its input, which stays open."""
+    assert producer.stdin is not None
+    producer.stdin.write(data)
+    producer.stdin.flush()
+
+
+def await_read(producer: subprocess.Popen[bytes]) -> None:
+    """Wait until it has read all of its input that is there."""
+    assert producer.stdin is not None
+    unread = array("i", [1])
+    while unread[0]:
+        fcntl.ioctl(producer.stdin, termios.FIONREAD, unread)
 
 
 def consumed(cli: Cli, topic: str) -> list[dict[str, Any]]:
@@ -132,12 +148,8 @@ def test_lines_of_a_pipe_that_is_never_quiet_are_sent_before_a_request_is_full(c
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_sends_what_was_read(cli: Cli, topic: str, signal_number: int) -> None:
     with cli.started("produce", topic, "--linger-ms", "60000") as producer:
-        assert producer.stdin is not None
-        producer.stdin.write(b"1\n2\n3")
-        producer.stdin.flush()
-        unread = array("i", [1])
-        while unread[0]:
-            fcntl.ioctl(producer.stdin, termios.FIONREAD, unread)
+        feed(producer, b"1\n2\n3")
+        await_read(producer)
         producer.send_signal(signal_number)
         assert producer.wait() == 130
     assert [record["value"] for record in consumed(cli, topic)] == [1, 2]
@@ -146,9 +158,7 @@ def test_a_signal_sends_what_was_read(cli: Cli, topic: str, signal_number: int) 
 def test_a_second_signal_ends_without_what_cannot_be_sent(tmp_path: Path) -> None:
     cli = Cli(tmp_path, f"http://127.0.0.1:{free_port()}")
     with cli.started("produce", "t", "--retries", "100") as producer:
-        assert producer.stdin is not None
-        producer.stdin.write(b"1\n")
-        producer.stdin.flush()
+        feed(producer, b"1\n")
         await_line(producer, containing="Connection refused; trying again")
         producer.send_signal(signal.SIGINT)
         time.sleep(0.3)
@@ -242,7 +252,5 @@ def test_what_cannot_be_read_is_told(cli: Cli, topic: str) -> None:
 
 def test_a_refusal_ends_it_though_no_line_comes(cli: Cli, topic: str) -> None:
     with cli.started("produce", topic) as producer:
-        assert producer.stdin is not None
-        producer.stdin.write(b"no json\n")
-        producer.stdin.flush()
+        feed(producer, b"no json\n")
         assert producer.wait() == 4
