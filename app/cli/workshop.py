@@ -302,7 +302,7 @@ class Workshop:
                     return
                 self._outage.begin(error)
                 self._pause(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S, self._lock_ms / 4_000)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 continue
             self._outage.end()
             for result in results:
