@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.client import Client, ServerRefused, Unreachable, Url, Verbose
-from app.cli.output import emit, tell, to_terminal
-from app.cli.topics import topic_path
+from app.cli.log.topics import topic_path
+from app.cli.terminal.output import (
+    emit,
+    tell,
+    to_terminal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -138,10 +142,10 @@ def consume(
     _refuse(alone, "a group goes on where it stands; see --auto-offset-reset and `millrace groups reset`")
     if not topics and pattern is None:
         raise typer.BadParameter("name topics, or give --pattern", param_hint="TOPIC")
-    from app.cli.consume_group import consume_group, own_name
-    from app.cli.membership import Wish
+    from app.cli.groups.consume_group import consume_group, own_name
+    from app.cli.groups.membership import JoinOptions
 
-    wish = Wish(
+    wish = JoinOptions(
         member_id or own_name(),
         topics or [],
         pattern,
@@ -164,7 +168,7 @@ def _refuse(options: Mapping[str, object], reason: str) -> None:
 def _renderer(output: Format | None) -> Callable[[bytes], bytes]:
     if output is Format.records or (output is None and not to_terminal()):
         return bytes
-    from app.cli import rendering
+    from app.cli.log import rendering
 
     if output is None:
         return rendering.readable

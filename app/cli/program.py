@@ -9,17 +9,17 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import failure
 from app.cli.consume import consume
-from app.cli.groups import groups
-from app.cli.health import health
-from app.cli.migrate import migrate
-from app.cli.openapi import openapi
-from app.cli.produce import produce
-from app.cli.queue import queue
-from app.cli.queues import queues
-from app.cli.serve import serve
-from app.cli.topics import topics
+from app.cli.groups.groups import groups
+from app.cli.log.produce import produce
+from app.cli.log.topics import topics
+from app.cli.queues.queue_consumer import queue
+from app.cli.queues.queues import queues
+from app.cli.server.health import health
+from app.cli.server.migrate import migrate
+from app.cli.server.openapi import openapi
+from app.cli.server.serve import serve
+from app.cli.terminal import failure
 
 _EPILOG = (
     f"Exit codes: 0 done, {failure.ERROR} error, 2 usage, {failure.NOT_FOUND} not found, "

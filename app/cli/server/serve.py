@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app import __version__
-from app.cli.migrate import read_settings, told_in_one_sentence
+from app.cli.server.migrate import read_settings, told_in_one_sentence
 
 if TYPE_CHECKING:
     from app.main import Application

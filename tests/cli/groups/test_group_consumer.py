@@ -10,17 +10,22 @@ import msgspec
 import pytest
 
 from app.cli.client import ServerRefused
-from app.cli.group_consumer import GroupConsumer
-from app.cli.interruption import Interruption
-from app.cli.membership import NextOffset, Page, Span, TopicPartitions
-from app.cli.partitions import in_words
-from app.cli.sink import PIECE_BYTES, Sink
-from app.cli.work import Work
+from app.cli.groups.group_consumer import GroupConsumer
+from app.cli.groups.membership import (
+    NextOffset,
+    OffsetRange,
+    Page,
+    TopicPartitions,
+)
+from app.cli.groups.page_in_progress import PageInProgress
+from app.cli.groups.partitions import in_words
+from app.cli.terminal.interruption import Interruption
+from app.cli.terminal.stdout_writer import PIECE_BYTES, StdoutWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from app.cli.partitions import Partition
+    from app.cli.groups.partitions import Partition
 
 ONE, TWO = ("t", 1), ("t", 2)
 BOTH = frozenset({ONE, TWO})
@@ -45,8 +50,8 @@ def page(*records: tuple[int, int], padding: int = 0, passed: tuple[NextOffset, 
     )
 
 
-def work_of(found: Page) -> Work:
-    work = Work(bytes)
+def work_of(found: Page) -> PageInProgress:
+    work = PageInProgress(bytes)
     work.begin(found, BOTH)
     return work
 
@@ -56,7 +61,7 @@ def test_lines_are_written_when_all_of_a_piece_is_out() -> None:
     assert work.take().count(b"\n") == 3
     assert work.spans() == {}
     work.done()
-    assert work.spans() == {ONE: Span(5, 7), TWO: Span(0, 1)}
+    assert work.spans() == {ONE: OffsetRange(5, 7), TWO: OffsetRange(0, 1)}
     assert (work.records, work.waiting, work.take()) == (3, False, b"")
 
 
@@ -74,12 +79,12 @@ def test_records_of_a_partition_that_was_taken_away_are_not_written_and_those_in
     assert work.owned() == {ONE, TWO}
     work.done()
     assert work.owned() == {TWO}
-    assert work.spans() == {ONE: Span(0, 1)}
+    assert work.spans() == {ONE: OffsetRange(0, 1)}
     assert b'"offset":0' in work.take()
     work.done()
     work.take()
     work.done()
-    assert work.spans() == {ONE: Span(0, 1), TWO: Span(0, 2)}
+    assert work.spans() == {ONE: OffsetRange(0, 1), TWO: OffsetRange(0, 2)}
     assert work.records == 3
     assert work.keep({TWO}) is False
 
@@ -99,14 +104,14 @@ def test_what_was_committed_meanwhile_is_not_committed_again() -> None:
     work.take()
     work.done()
     work.committed(sent)
-    assert work.spans() == {ONE: Span(1, 2)}
+    assert work.spans() == {ONE: OffsetRange(1, 2)}
     work.committed(work.spans())
     assert work.spans() == {}
 
 
 def test_what_a_page_passes_over_is_committed_as_well() -> None:
     work = work_of(page((1, 0), passed=(NextOffset("t", 2, 3, 8),)))
-    assert work.spans() == {TWO: Span(3, 8)}
+    assert work.spans() == {TWO: OffsetRange(3, 8)}
 
 
 class Member:
@@ -119,11 +124,11 @@ class Member:
         self.answered_at_s = 0.0
         self.is_static = False
         self.refusals = list(refusals)
-        self.committed: list[dict[Partition, Span]] = []
+        self.committed: list[dict[Partition, OffsetRange]] = []
         self.beats: list[set[Partition]] = []
         self.left = False
 
-    def commit(self, spans: Mapping[Partition, Span]) -> None:
+    def commit(self, spans: Mapping[Partition, OffsetRange]) -> None:
         if self.refusals:
             problem = self.refusals.pop(0)
             raise ServerRefused(409, problem, problem["code"])
@@ -153,7 +158,7 @@ def written(interruption: Interruption, member: Member) -> GroupConsumer:
     work = work_of(page((1, 0), (1, 1), (2, 0), (2, 1)))
     work.take()
     work.done()
-    sink = Sink(os.open(os.devnull, os.O_WRONLY), interruption)
+    sink = StdoutWriter(os.open(os.devnull, os.O_WRONLY), interruption)
     return GroupConsumer(member, work, sink, interruption, 1.0)  # type: ignore[arg-type] # a double
 
 
@@ -162,24 +167,24 @@ def written(interruption: Interruption, member: Member) -> GroupConsumer:
     [
         (  # the first part was committed, and its answer lost
             {"code": "OFFSET_CONFLICT", "committed_offset": 1, "errors": [{"index": 0}]},
-            [{ONE: Span(1, 2), TWO: Span(0, 2)}],
+            [{ONE: OffsetRange(1, 2), TWO: OffsetRange(0, 2)}],
         ),
         (
             {"code": "OFFSET_CONFLICT", "committed_offset": 2, "errors": [{"index": 1}]},
-            [{ONE: Span(0, 2)}],
+            [{ONE: OffsetRange(0, 2)}],
         ),
         (  # somebody else has set it
             {"code": "OFFSET_CONFLICT", "committed_offset": None, "errors": [{"index": 0}]},
-            [{TWO: Span(0, 2)}],
+            [{TWO: OffsetRange(0, 2)}],
         ),
-        ({"code": "UNKNOWN_TOPIC_OR_PARTITION", "errors": [{"index": 0}]}, [{TWO: Span(0, 2)}]),
-        ({"code": "STALE_MEMBER_EPOCH"}, [{ONE: Span(0, 2), TWO: Span(0, 2)}]),
-        ({"code": "SERVICE_UNAVAILABLE", "retriable": True}, [{ONE: Span(0, 2), TWO: Span(0, 2)}]),
+        ({"code": "UNKNOWN_TOPIC_OR_PARTITION", "errors": [{"index": 0}]}, [{TWO: OffsetRange(0, 2)}]),
+        ({"code": "STALE_MEMBER_EPOCH"}, [{ONE: OffsetRange(0, 2), TWO: OffsetRange(0, 2)}]),
+        ({"code": "SERVICE_UNAVAILABLE", "retriable": True}, [{ONE: OffsetRange(0, 2), TWO: OffsetRange(0, 2)}]),
         ({"code": "UNKNOWN_MEMBER_ID"}, []),
     ],
 )
 def test_what_is_refused_of_a_commit_is_left_out_and_the_rest_committed(
-    interruption: Interruption, refusal: dict[str, Any], committed: list[dict[Partition, Span]]
+    interruption: Interruption, refusal: dict[str, Any], committed: list[dict[Partition, OffsetRange]]
 ) -> None:
     member = Member(refusal)
     written(interruption, member).leave()
@@ -191,14 +196,14 @@ def test_a_stale_member_commits_what_it_still_has(interruption: Interruption) ->
     member = Member({"code": "STALE_MEMBER_EPOCH"})
     member.assignment = frozenset({TWO})
     written(interruption, member).leave()
-    assert member.committed == [{TWO: Span(0, 2)}]
+    assert member.committed == [{TWO: OffsetRange(0, 2)}]
 
 
 def test_a_beat_commits_first_and_gives_up_at_once_what_was_taken_away(interruption: Interruption) -> None:
     member = Member()
     member.assignment = frozenset({TWO})
     written(interruption, member).beat()
-    assert member.committed == [{ONE: Span(0, 2), TWO: Span(0, 2)}]
+    assert member.committed == [{ONE: OffsetRange(0, 2), TWO: OffsetRange(0, 2)}]
     assert member.beats == [{ONE, TWO}, {TWO}]
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from app.cli.output import printable
+from app.cli.terminal.output import printable
 
 
 class _Record(msgspec.Struct):

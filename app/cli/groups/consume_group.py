@@ -14,21 +14,25 @@ from typing import TYPE_CHECKING
 import typer
 
 from app.cli.client import ServerRefused
-from app.cli.failure import INTERRUPTED, REFUSED, CommandFailed
-from app.cli.group_consumer import GroupConsumer
-from app.cli.interruption import Interruption, Stopped
-from app.cli.log_ends import LogEnds
-from app.cli.membership import Membership, Wish
-from app.cli.output import tell
-from app.cli.partitions import by_topic, in_words
-from app.cli.sink import Sink
-from app.cli.work import Work
+from app.cli.groups.group_consumer import GroupConsumer
+from app.cli.groups.membership import JoinOptions, Membership
+from app.cli.groups.page_in_progress import PageInProgress
+from app.cli.groups.partitions import by_topic, in_words
+from app.cli.log.log_ends import LogEnds
+from app.cli.terminal.failure import (
+    INTERRUPTED,
+    REFUSED,
+    CommandFailed,
+)
+from app.cli.terminal.interruption import Interruption, Stopped
+from app.cli.terminal.output import tell
+from app.cli.terminal.stdout_writer import StdoutWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from app.cli.client import Client
-    from app.cli.partitions import Partition
+    from app.cli.groups.partitions import Partition
 
 _NOT_OF_A_NAME = re.compile(r"[^a-zA-Z0-9._-]")
 
@@ -42,7 +46,7 @@ def own_name() -> str:
 def consume_group(
     client: Client,
     group: str,
-    wish: Wish,
+    wish: JoinOptions,
     render: Callable[[bytes], bytes],
     *,
     count: int | None,
@@ -70,7 +74,7 @@ def consume_group(
     sys.stdout.flush()
     with Interruption() as interruption:
         membership = Membership(client, group, wish, on_change)
-        work, sink = Work(render), Sink(sys.stdout.fileno(), interruption)
+        work, sink = PageInProgress(render), StdoutWriter(sys.stdout.fileno(), interruption)
         consumer = GroupConsumer(membership, work, sink, interruption, patience_s)
         with suppress(Stopped), _with_cure(group):
             consumer.join()

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from app.cli.client import Client, Url, Verbose
-from app.cli.failure import INTERRUPTED, CommandFailed
-from app.cli.interruption import Interruption
-from app.cli.output import tell
-from app.cli.queues import Queue, queue_path
+from app.cli.queues.queues import Queue, queue_path
+from app.cli.terminal.failure import INTERRUPTED, CommandFailed
+from app.cli.terminal.interruption import Interruption
+from app.cli.terminal.output import tell
 
 queue = typer.Typer(no_args_is_help=True, help="Work on the records of a queue.")
 
@@ -41,13 +41,13 @@ def work(
     max_delivery_count it is archived. Locks are renewed while commands run; while the server is away, it waits. Ctrl-C
     lets commands finish and gives back what is not begun; a second one ends them (SIGTERM), a third kills them.
     """
-    from app.cli.workshop import Workshop
+    from app.cli.queues.queue_worker import QueueWorker
 
     if shutil.which(command[0]) is None:
         raise CommandFailed(f"cannot run {command[0]}: there is no such command")
     with Interruption(only_counted=True) as interruption, Client(url, verbose=verbose) as client:
         found = client.send("GET", queue_path(name)).json()
-        workshop = Workshop(client, found, command, interruption, concurrency=concurrency, backoff_ms=backoff_ms)
+        workshop = QueueWorker(client, found, command, interruption, concurrency=concurrency, backoff_ms=backoff_ms)
         try:
             workshop.run(max_wait_ms=0 if until_empty else max_wait_ms, until_empty=until_empty)
         finally:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.failure import CommandFailed
+from app.cli.terminal.failure import CommandFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 
-from app.cli.output import tell
+from app.cli.terminal.output import tell
 
 
-class Outage:
+class OutageNotice:
     """Whether the server is away, as the last answer to any thread showed."""
 
     def __init__(self) -> None:

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from app.cli.client import Client, ServerRefused, Unreachable
-from app.cli.failure import CommandFailed
-from app.cli.interruption import Stopped
-from app.cli.locks import Locks
-from app.cli.outage import Outage
-from app.cli.output import counted, tell
-from app.cli.queues import queue_path
-from app.cli.rendering import value_bytes
+from app.cli.log.rendering import value_bytes
+from app.cli.queues.locks import Locks
+from app.cli.queues.queues import queue_path
+from app.cli.terminal.failure import CommandFailed
+from app.cli.terminal.interruption import Stopped
+from app.cli.terminal.outage_notice import OutageNotice
+from app.cli.terminal.output import counted, tell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from app.cli.interruption import Interruption
+    from app.cli.terminal.interruption import Interruption
 
 _TRY_LATER = 75
 """EX_TEMPFAIL of sysexits.h."""
@@ -75,7 +75,7 @@ class _Acquired(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Acquired)
 
 
-class Workshop:
+class QueueWorker:
     """Commands at work for a queue.
 
     Args:
@@ -115,7 +115,7 @@ class Workshop:
         self._signalled: dict[str, int] = {}
         self._stopping = threading.Event()
         self._failure: CommandFailed | None = None
-        self._outage = Outage()
+        self._outage = OutageNotice()
         self._outcomes: Counter[str] = Counter()
 
     @property

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cli.log.test_topics import on_terminal
 from tests.cli.lossy import losing
 from tests.cli.members import call, holdings, lag, numbers, offsets, produce, record, started, until
 from tests.cli.running import MILLRACE, Cli, await_line, free_port, serving
-from tests.cli.test_topics import on_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path

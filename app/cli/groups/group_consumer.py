@@ -7,21 +7,21 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from app.cli.beats import Beats
 from app.cli.client import ServerRefused, Unreachable
-from app.cli.failure import CommandFailed
-from app.cli.interruption import Stopped
-from app.cli.output import tell
-from app.cli.sink import Closed
+from app.cli.groups.heartbeats import Heartbeats
+from app.cli.terminal.failure import CommandFailed
+from app.cli.terminal.interruption import Stopped
+from app.cli.terminal.output import tell
+from app.cli.terminal.stdout_writer import StdoutClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.cli.interruption import Interruption
-    from app.cli.log_ends import LogEnds
-    from app.cli.membership import Membership, Page
-    from app.cli.sink import Sink
-    from app.cli.work import Work
+    from app.cli.groups.membership import Membership, Page
+    from app.cli.groups.page_in_progress import PageInProgress
+    from app.cli.log.log_ends import LogEnds
+    from app.cli.terminal.interruption import Interruption
+    from app.cli.terminal.stdout_writer import StdoutWriter
 
 T = TypeVar("T")
 
@@ -46,14 +46,19 @@ class GroupConsumer:
     """
 
     def __init__(
-        self, membership: Membership, work: Work, sink: Sink, interruption: Interruption, patience_s: float
+        self,
+        membership: Membership,
+        work: PageInProgress,
+        sink: StdoutWriter,
+        interruption: Interruption,
+        patience_s: float,
     ) -> None:
         self._membership = membership
         self._work = work
         self._sink = sink
         self._interruption = interruption
         self._patience_s = patience_s
-        self._beats = Beats(membership, self)
+        self._beats = Heartbeats(membership, self)
 
     def join(self) -> None:
         """Join; a server that was never there is not waited for, one that is busy is.
@@ -87,7 +92,7 @@ class GroupConsumer:
         try:
             self._consume(count, max_wait_ms, ends)
             self._insist(self.commit_written, rejoins=False)
-        except (Stopped, Closed):
+        except (Stopped, StdoutClosed):
             pass
         finally:
             self._beats.close(_LEAVING_S)

@@ -6,12 +6,12 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from app.cli.client import Client, ServerRefused
-from app.cli.partitions import group_path
-from app.cli.topics import topic_path
+from app.cli.groups.partitions import group_path
+from app.cli.log.topics import topic_path
 
 if TYPE_CHECKING:
-    from app.cli.membership import Wish
-    from app.cli.partitions import Partition
+    from app.cli.groups.membership import JoinOptions
+    from app.cli.groups.partitions import Partition
 
 
 class LogEnds:
@@ -21,7 +21,7 @@ class LogEnds:
         ServerRefused: A topic that is named is not there.
     """
 
-    def __init__(self, client: Client, group: str, wish: Wish) -> None:
+    def __init__(self, client: Client, group: str, wish: JoinOptions) -> None:
         names = set(wish.topics)
         if wish.topic_pattern is not None:
             every = (topic["name"] for topic in client.pages("/v1/topics"))

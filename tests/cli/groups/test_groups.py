@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from tests.cli.log.test_topics import on_terminal
 from tests.cli.members import call, offsets, produce
 from tests.cli.running import Cli
-from tests.cli.test_topics import on_terminal
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from app.cli.client import Client, ServerRefused, Unreachable, Url, Verbose
-from app.cli.failure import CommandFailed
+from app.cli.terminal.failure import CommandFailed
 
 
 def health(

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from app.cli.membership import Span
-from app.cli.sink import PIECE_BYTES
+from app.cli.groups.membership import OffsetRange
+from app.cli.terminal.stdout_writer import PIECE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from app.cli.membership import Page
-    from app.cli.partitions import Partition
+    from app.cli.groups.membership import Page
+    from app.cli.groups.partitions import Partition
 
 
 class _Head(msgspec.Struct):
@@ -33,7 +33,7 @@ class _Line(NamedTuple):
 _head = msgspec.json.Decoder(_Head)
 
 
-class Work:
+class PageInProgress:
     """Hands out the lines of a page to one thread, while another may take partitions away and commit.
 
     Args:
@@ -103,12 +103,14 @@ class Work:
         with self._lock:
             return {*self._assigned, *(line.partition for line in self._in_hand)}
 
-    def spans(self) -> dict[Partition, Span]:
+    def spans(self) -> dict[Partition, OffsetRange]:
         """Return what is written and not committed."""
         with self._lock:
-            return {partition: Span(self._stands[partition], offset) for partition, offset in self._written.items()}
+            return {
+                partition: OffsetRange(self._stands[partition], offset) for partition, offset in self._written.items()
+            }
 
-    def committed(self, spans: Mapping[Partition, Span]) -> None:
+    def committed(self, spans: Mapping[Partition, OffsetRange]) -> None:
         """Take note of what was committed."""
         for partition, span in spans.items():
             self.stands(partition, span.offset)

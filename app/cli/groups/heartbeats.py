@@ -8,17 +8,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from app.cli.client import ServerRefused, Unreachable
-from app.cli.failure import CommandFailed
+from app.cli.terminal.failure import CommandFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from app.cli.membership import Membership
+    from app.cli.groups.membership import Membership
 
 _LONGEST_PAUSE_S = 1.0
 
 
-class Beating(Protocol):
+class HeartbeatSource(Protocol):
     """Who beats."""
 
     @property
@@ -32,7 +32,7 @@ class Beating(Protocol):
         """Draw the conclusion from a refusal; False if there is none."""
 
 
-class Beats:
+class Heartbeats:
     """Beats from a thread of its own while the member writes; a poll is a beat itself.
 
     Args:
@@ -40,7 +40,7 @@ class Beats:
         member: Who beats.
     """
 
-    def __init__(self, membership: Membership, member: Beating) -> None:
+    def __init__(self, membership: Membership, member: HeartbeatSource) -> None:
         self._membership = membership
         self._member = member
         self._changed = threading.Condition()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from app.cli.interruption import Interruption
+    from app.cli.terminal.interruption import Interruption
 
 _CHUNK_BYTES = 1024 * 1024
 

@@ -10,7 +10,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from app.cli.partitions import Partition, by_topic, group_path
+from app.cli.groups.partitions import (
+    Partition,
+    by_topic,
+    group_path,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -22,7 +26,7 @@ _MOST_SPARE_S = 30.0
 
 
 @dataclass(frozen=True)
-class Wish:
+class JoinOptions:
     """What a member joins with."""
 
     member_id: str
@@ -34,7 +38,7 @@ class Wish:
     session_timeout_ms: int
 
 
-class Span(NamedTuple):
+class OffsetRange(NamedTuple):
     """Where a group stands in a partition, and where it will."""
 
     from_offset: int
@@ -48,7 +52,7 @@ class TopicPartitions(msgspec.Struct):
     partitions: list[int]
 
 
-class Standing(msgspec.Struct):
+class AssignmentAnswer(msgspec.Struct):
     """How a member stands."""
 
     member_epoch: int
@@ -74,7 +78,7 @@ class Skipped(msgspec.Struct):
     to_offset: int
 
 
-class Page(Standing):
+class Page(AssignmentAnswer):
     """The answer to a poll; each record is the JSON that the server gave."""
 
     records: list[msgspec.Raw]
@@ -82,7 +86,7 @@ class Page(Standing):
     skipped: list[Skipped] = []
 
 
-_standing = msgspec.json.Decoder(Standing)
+_standing = msgspec.json.Decoder(AssignmentAnswer)
 _page = msgspec.json.Decoder(Page)
 
 
@@ -102,7 +106,7 @@ class Membership:
         self,
         client: Client,
         group: str,
-        wish: Wish,
+        wish: JoinOptions,
         on_change: Callable[[Collection[Partition], Collection[Partition]], None],
     ) -> None:
         self._client = client
@@ -142,7 +146,7 @@ class Membership:
         document = {"member_epoch": self._joined(), "owned": by_topic(owned)}
         self._stand(_standing.decode(self._send(f"{self._member}/heartbeat", document)))
 
-    def poll(self, spans: Mapping[Partition, Span], max_records: int, max_wait_ms: int) -> Page:
+    def poll(self, spans: Mapping[Partition, OffsetRange], max_records: int, max_wait_ms: int) -> Page:
         """Commit and read; says by itself that nothing handed out before is in work."""
         document = {
             "member_epoch": self._joined(),
@@ -155,7 +159,7 @@ class Membership:
         self._stand(page)
         return page
 
-    def commit(self, spans: Mapping[Partition, Span]) -> None:
+    def commit(self, spans: Mapping[Partition, OffsetRange]) -> None:
         """Commit without reading."""
         document = {"member_id": self._wish.member_id, "member_epoch": self._epoch, "offsets": _offsets(spans)}
         self._send(f"{self._group}/offsets", document)
@@ -176,7 +180,7 @@ class Membership:
         body = msgspec.json.encode(document)
         return self._client.send("POST", path, body=body, timeout_s=wait_s + self._spare_s).content
 
-    def _stand(self, standing: Standing) -> None:
+    def _stand(self, standing: AssignmentAnswer) -> None:
         before = self.assignment
         self._epoch = standing.member_epoch
         self.assignment = frozenset((one.topic, number) for one in standing.assignment for number in one.partitions)
@@ -186,7 +190,7 @@ class Membership:
             self._on_change(self.assignment - before, before - self.assignment)
 
 
-def _offsets(spans: Mapping[Partition, Span]) -> list[dict[str, object]]:
+def _offsets(spans: Mapping[Partition, OffsetRange]) -> list[dict[str, object]]:
     return [
         {"topic": topic, "partition": number, "from_offset": span.from_offset, "offset": span.offset}
         for (topic, number), span in spans.items()

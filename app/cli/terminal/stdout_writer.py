@@ -6,20 +6,20 @@ import os
 import select
 from typing import TYPE_CHECKING
 
-from app.cli.failure import CommandFailed
+from app.cli.terminal.failure import CommandFailed
 
 if TYPE_CHECKING:
-    from app.cli.interruption import Interruption
+    from app.cli.terminal.interruption import Interruption
 
 PIECE_BYTES = select.PIPE_BUF
 """What a pipe that has room takes at once and whole."""
 
 
-class Closed(Exception):
+class StdoutClosed(Exception):
     """Nobody reads any more."""
 
 
-class Sink:
+class StdoutWriter:
     """Writes to a descriptor, and never waits for its reader in a way that a signal cannot end.
 
     Args:
@@ -67,6 +67,6 @@ class Sink:
         except BlockingIOError:  # another process has made the pipe non-blocking, and filled it
             return 0
         except BrokenPipeError:
-            raise Closed from None
+            raise StdoutClosed from None
         except OSError as error:
             raise CommandFailed(f"cannot write the output: {error.strerror}") from None

@@ -12,8 +12,8 @@ from queue import Queue
 from typing import TYPE_CHECKING
 
 from app.cli.client import ServerRefused, Unreachable
-from app.cli.failure import CommandFailed
-from app.cli.output import tell
+from app.cli.terminal.failure import CommandFailed
+from app.cli.terminal.output import tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ _WAITING_BATCHES = 2
 
 
 @dataclass(slots=True)
-class Batch:
+class LineBatch:
     """Lines of one request, and where in the input each stood, from 1."""
 
     lines: list[bytes] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Batch:
         self.size_bytes += len(line) + 1
 
 
-class Tally:
+class SendReport:
     """What has been sent, by all connections."""
 
     def __init__(self, on_progress: Callable[[int, int], None]) -> None:
@@ -51,7 +51,7 @@ class Tally:
         self.requests = 0
         self.size_bytes = 0
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: LineBatch) -> None:
         """Count a batch that the server has confirmed."""
         with self._lock:
             self.records += len(batch.lines)
@@ -79,7 +79,7 @@ class Connection:
         params: dict[str, str | int | None],
         *,
         retries: int,
-        tally: Tally,
+        tally: SendReport,
         on_failure: Callable[[], None],
     ) -> None:
         self._client = client
@@ -89,12 +89,12 @@ class Connection:
         self._tally = tally
         self._on_failure = on_failure
         self._run = uuid.uuid4().hex
-        self._queue: Queue[Batch | None] = Queue(_WAITING_BATCHES)
+        self._queue: Queue[LineBatch | None] = Queue(_WAITING_BATCHES)
         self.failure: CommandFailed | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def put(self, batch: Batch) -> None:
+    def put(self, batch: LineBatch) -> None:
         """Hand a batch over; waits while two are waiting."""
         self._queue.put(batch)
 
@@ -117,7 +117,7 @@ class Connection:
                 self._tally.add(batch)
             number += 1
 
-    def _send(self, batch: Batch, key: str) -> None:
+    def _send(self, batch: LineBatch, key: str) -> None:
         """Send a batch, again with the same key while the server is away: it is appended once."""
         body = b"\n".join(batch.lines) + b"\n"
         headers = {"content-type": "application/x-ndjson", "idempotency-key": key, "prefer": "return=minimal"}
@@ -133,7 +133,7 @@ class Connection:
                 time.sleep(min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S))
 
 
-def _at_its_line(batch: Batch, error: CommandFailed) -> CommandFailed:
+def _at_its_line(batch: LineBatch, error: CommandFailed) -> CommandFailed:
     """Return the failure, told by the lines of the input instead of the index in the request."""
     first, last = batch.numbers[0], batch.numbers[-1]
     request = f"line {first}" if first == last else f"lines {first} to {last}"
@@ -146,7 +146,7 @@ def _at_its_line(batch: Batch, error: CommandFailed) -> CommandFailed:
     return CommandFailed(f"line {number}: {reason}; nothing of {request} is sent", error.exit_code)
 
 
-def _number_at_fault(batch: Batch, error: ServerRefused) -> int | None:
+def _number_at_fault(batch: LineBatch, error: ServerRefused) -> int | None:
     """Return which line the server refused, or the first that is no JSON."""
     faults = error.problem.get("errors")
     fault = faults[0] if isinstance(faults, list) and faults and isinstance(faults[0], dict) else {}

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.client import Client, Url, Verbose
-from app.cli.failure import INTERRUPTED, CommandFailed
-from app.cli.interruption import Interruption, Stopped
-from app.cli.lines import read_lines
-from app.cli.output import counted, tell
-from app.cli.sending import Batch, Connection, Tally
-from app.cli.topics import Topic, topic_path
+from app.cli.log.sending import (
+    Connection,
+    LineBatch,
+    SendReport,
+)
+from app.cli.log.topics import Topic, topic_path
+from app.cli.terminal.failure import INTERRUPTED, CommandFailed
+from app.cli.terminal.interruption import Interruption, Stopped
+from app.cli.terminal.lines import read_lines
+from app.cli.terminal.output import counted, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -87,7 +91,7 @@ def produce(
     try:
         with Interruption() as interruption, _opened(file, interruption) as descriptor:
             with Client(url, verbose=verbose) as client, _progress(descriptor) as on_progress:
-                tally = Tally(on_progress)
+                tally = SendReport(on_progress)
                 workers = [
                     Connection(client, path, params, retries=retries, tally=tally, on_failure=interruption.wake)
                     for _ in range(connections)
@@ -133,7 +137,7 @@ class Distributor:
         self._connections = connections
         self._size = size
         self._key_of = key_of
-        self._batches = [Batch() for _ in connections]
+        self._batches = [LineBatch() for _ in connections]
         self._read = 0
         self._turn = 0
 
@@ -177,7 +181,7 @@ class Distributor:
 
     def _send(self, place: int) -> None:
         self._connections[place].put(self._batches[place])
-        self._batches[place] = Batch()
+        self._batches[place] = LineBatch()
 
 
 def _key_of(form: Format, pointer: str | None) -> Callable[[bytes], str | None]:
@@ -249,7 +253,7 @@ def _progress_bar(total_bytes: int | None) -> Iterator[Callable[[int, int], None
         )
 
 
-def _report(tally: Tally, seconds: float, failure: CommandFailed | None) -> None:
+def _report(tally: SendReport, seconds: float, failure: CommandFailed | None) -> None:
     records, requests = counted(tally.records, "record"), counted(tally.requests, "request")
     speed = f"{tally.records / max(seconds, 0.001):,.0f} records/s"
     summary = f"sent {records} in {requests}, {tally.size_bytes / 1e6:.1f} MB, {speed}"

@@ -1,0 +1,1 @@
+"""Commands on consumer groups, and the group consumer behind `consume --group`."""

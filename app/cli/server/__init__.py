@@ -1,0 +1,1 @@
+"""Commands that run, migrate, describe or probe a server."""
