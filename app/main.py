@@ -37,26 +37,26 @@ from app.api import (
 from app.api.call import Reply, request_id
 from app.api.services import Services
 from app.api.shell import Shell, allowed_hosts
-from app.broker.appender import Appender
-from app.broker.deliveries import Deliveries
-from app.broker.fetcher import Fetcher
-from app.broker.groups import Groups, Limits
-from app.broker.offsets import Offsets
-from app.broker.polling import Poller
-from app.broker.producer import Producer
-from app.broker.queues import Queues
-from app.broker.redriving import Redriver
-from app.broker.signals import Signals
-from app.broker.streams import Streams
-from app.broker.topics import Topics
+from app.broker.groups.coordinator import Coordinator, Limits
+from app.broker.groups.offsets import Offsets
+from app.broker.groups.poller import Poller
+from app.broker.log.appender import Appender
+from app.broker.log.fetcher import Fetcher
+from app.broker.log.producer import Producer
+from app.broker.log.streams import Streams
+from app.broker.log.topics import Topics
+from app.broker.queues.delivery_batcher import DeliveryBatcher
+from app.broker.queues.queues import Queues
+from app.broker.queues.redriver import Redriver
 from app.broker.transactions import Transactions
+from app.broker.waiting.signals import Signals
 from app.domain.topic import TopicConfig
 from app.errors import BrokerError, MethodNotAllowed, NotFound
 from app.settings import Settings
 from app.storage import schema
 from app.storage.engine import Storage
 from app.storage.opening import open_storage
-from app.tasks.delivery import Delivery
+from app.tasks.archiving import ArchiveTask
 from app.tasks.notices import Outbox, hear_notices, open_notices, poll_watched, send_notices
 from app.tasks.retention import Retention
 from app.tasks.runner import TaskRunner
@@ -150,7 +150,7 @@ def create_app(settings: Settings) -> Application:
     return Application(shell, api, services)
 
 
-def _services(settings: Settings, storage: Storage, runner: TaskRunner, outbox: Outbox) -> tuple[Services, Delivery]:
+def _services(settings: Settings, storage: Storage, runner: TaskRunner, outbox: Outbox) -> tuple[Services, ArchiveTask]:
     clock = wall_clock_ms
     signals = Signals(outbox.put if storage.dialect.shared else None)
     catalogue = Topics(
@@ -163,9 +163,9 @@ def _services(settings: Settings, storage: Storage, runner: TaskRunner, outbox: 
     appender = Appender(storage, signals, clock=clock, max_pending_bytes=settings.max_pending_bytes)
     producer = Producer(storage, catalogue, appender, auto_create_topics=settings.auto_create_topics, clock=clock)
     fetcher = Fetcher(storage, catalogue, signals)
-    groups = Groups(storage, catalogue, signals, Limits(settings.max_groups, settings.max_group_members))
+    groups = Coordinator(storage, catalogue, signals, Limits(settings.max_groups, settings.max_group_members))
     offsets = Offsets(storage, catalogue, settings.max_groups)
-    delivery = Delivery(storage, signals, _defaults(settings))
+    delivery = ArchiveTask(storage, signals, _defaults(settings))
     known_queues = Queues(storage, catalogue, signals)
     services = Services(
         storage=storage,
@@ -182,12 +182,12 @@ def _services(settings: Settings, storage: Storage, runner: TaskRunner, outbox: 
             storage, catalogue, signals, producer, offsets, clock_ms=clock, max_groups=settings.max_groups
         ),
         queues=known_queues,
-        deliveries=Deliveries(
+        deliveries=DeliveryBatcher(
             storage,
             known_queues,
             signals,
             recheck_ms=settings.poll_interval_ms * _RECHECK_POLLS,
-            doomed=delivery.poke,
+            doomed=delivery.wake,
         ),
         redriver=Redriver(storage, catalogue, known_queues, signals),
         clock=clock,
@@ -205,7 +205,7 @@ def _defaults(settings: Settings) -> TopicConfig:
 
 @asynccontextmanager
 async def _lifespan(
-    settings: Settings, services: Services, runner: TaskRunner, outbox: Outbox, delivery: Delivery
+    settings: Settings, services: Services, runner: TaskRunner, outbox: Outbox, delivery: ArchiveTask
 ) -> AsyncIterator[None]:
     sys.setswitchinterval(_GIL_SWITCH_S)
     with _rare_collections():
@@ -228,7 +228,7 @@ def _rare_collections() -> Iterator[None]:
 
 @asynccontextmanager
 async def _running(
-    settings: Settings, services: Services, runner: TaskRunner, outbox: Outbox, delivery: Delivery
+    settings: Settings, services: Services, runner: TaskRunner, outbox: Outbox, delivery: ArchiveTask
 ) -> AsyncIterator[None]:
     storage = services.storage
     retention = Retention(storage, _defaults(settings), services.clock)
@@ -239,11 +239,13 @@ async def _running(
     runner.every("rebalance", settings.rebalance_interval_ms, services.groups.rebalance)
     runner.every("tick", _TICK_INTERVAL_MS, services.groups.tick)
     runner.every("offsets", _FORGET_INTERVAL_MS, services.offsets.expire)
-    runner.forever("delivery", lambda well: delivery.run(_DELIVERY_INTERVAL_MS, well))
+    runner.forever("delivery", lambda on_success: delivery.run(_DELIVERY_INTERVAL_MS, on_success))
     notices = open_notices(settings.database_url) if storage.dialect.shared else None
     if notices is not None:
-        runner.forever("notices-out", lambda well: send_notices(outbox, notices, settings.notify_interval_ms, well))
-        runner.forever("notices-in", lambda well: hear_notices(services.signals, notices, well))
+        runner.forever(
+            "notices-out", lambda on_success: send_notices(outbox, notices, settings.notify_interval_ms, on_success)
+        )
+        runner.forever("notices-in", lambda on_success: hear_notices(services.signals, notices, on_success))
         runner.every("poll", settings.poll_interval_ms, lambda: poll_watched(storage, services.signals))
     else:
         runner.every("space", _SPACE_INTERVAL_MS, storage.look_for_space)

@@ -16,7 +16,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api import problems
-from app.broker.patience import hear_of_closed
+from app.broker.waiting.deadline import process_disconnects
 from app.errors import BadRequest, BodyTooLarge, BrokerError, InvalidRequest, UnknownServerError, UnsupportedMediaType
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Call:
     async def has_gone(self) -> bool:
         """Return whether the client has gone, as far as the event loop can have heard by now."""
         gone = asyncio.create_task(self.gone())
-        await hear_of_closed()
+        await process_disconnects()
         gone.cancel()
         return gone.done()
 

@@ -16,8 +16,8 @@ from app.api.call import Call, ClientGone, Reply
 from app.api.fetch import FetchedRecord
 from app.api.media import media_type_of
 from app.api.wire import Description, WireRoute, check_bound, describe
-from app.broker.patience import Patience
-from app.broker.queues import QueueRequest
+from app.broker.queues.queues import QueueRequest
+from app.broker.waiting.deadline import Deadline
 from app.domain.append import IdempotencyKey
 from app.domain.delivery import Acknowledge, Acknowledgement, Acquire, Acquired, Settled
 from app.domain.queue import Outcome
@@ -158,8 +158,8 @@ async def acquire(call: Call, queue: str, body: AcquireRequest) -> Reply:
     request = Acquire(body.max_records, body.max_bytes, body.lock_duration_ms, key)
     gone = asyncio.create_task(call.gone())
     try:
-        patience = Patience(body.max_wait_ms, gone) if body.max_wait_ms else None
-        acquired = await services.deliveries.acquire(queue, request, patience, gone)
+        deadline = Deadline(body.max_wait_ms, gone) if body.max_wait_ms else None
+        acquired = await services.deliveries.acquire(queue, request, deadline, gone)
         if gone.done():
             raise ClientGone
     finally:

@@ -15,8 +15,8 @@ from app.api.call import JSON, Call, Header, Reply
 from app.api.fetch_query import FetchQuery, FetchTopicQuery
 from app.api.media import LINE_TYPES
 from app.api.wire import Description, WireRoute, check_bound, describe
-from app.broker.patience import Patience
-from app.broker.reading import PageSize, PartitionPage
+from app.broker.log.page_reader import PageSize, PartitionPage
+from app.broker.waiting.deadline import Deadline
 from app.domain.cursor import Cursor, Place, decode_cursor, encode_cursor
 from app.domain.position import Earliest, Position, parse_position
 from app.errors import InvalidRequest
@@ -105,7 +105,7 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
     waiting = _waiting(call, query)
     try:
         page, cursor = await services.fetcher.fetch_topic(
-            topic, start, size, query.offset_reset, waiting and waiting.patience
+            topic, start, size, query.offset_reset, waiting and waiting.deadline
         )
     finally:
         _stop(waiting)
@@ -157,7 +157,7 @@ async def fetch(call: Call, topic: str, partition: int, query: FetchQuery) -> Re
             position,
             size,
             query.offset_reset,
-            waiting and waiting.patience,
+            waiting and waiting.deadline,
         )
     finally:
         _stop(waiting)
@@ -189,17 +189,17 @@ def _start(query: FetchTopicQuery) -> Position | Cursor:
 
 
 class _Waiting(NamedTuple):
-    patience: Patience
+    deadline: Deadline
     gone: asyncio.Task[None]
 
 
 def _waiting(call: Call, query: FetchQuery) -> _Waiting | None:
-    """Return the patience of a read that may wait, ended by its client's going."""
+    """Return the deadline of a read that may wait, ended by its client's going."""
     if not query.max_wait_ms:
         return None
     check_bound("max_wait_ms", query.max_wait_ms, call.services.max_wait_ms)
     gone = asyncio.create_task(call.gone())
-    return _Waiting(Patience(query.max_wait_ms, gone), gone)
+    return _Waiting(Deadline(query.max_wait_ms, gone), gone)
 
 
 def _stop(waiting: _Waiting | None) -> None:

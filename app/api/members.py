@@ -31,10 +31,10 @@ from app.api.memberships import (
     wish_of,
 )
 from app.api.wire import Description, WireRoute, check_bound, describe
-from app.broker.groups import Beat
-from app.broker.patience import Patience
-from app.broker.polling import Polled, PollRequest
-from app.broker.reading import PageSize
+from app.broker.groups.coordinator import Heartbeat
+from app.broker.groups.poller import PollRequest, PollResult
+from app.broker.log.page_reader import PageSize
+from app.broker.waiting.deadline import Deadline
 from app.domain import group as rules
 from app.domain.group import Member, MemberState
 from app.errors import InvalidRequest
@@ -207,7 +207,7 @@ async def heartbeat(call: Call, group: str, member_id: str, body: HeartbeatBody)
     """
     check_group(group)
     check_member(member_id)
-    beat = Beat(group, member_id, body.member_epoch, owned_of(body.owned))
+    beat = Heartbeat(group, member_id, body.member_epoch, owned_of(body.owned))
     standing = await call.services.groups.beat(beat, gone=call.has_gone)
     return Reply.of(await answer_of(call, standing))
 
@@ -247,7 +247,7 @@ async def poll(call: Call, group: str, member_id: str, body: PollBody) -> Reply:
     missing = await services.topics.missing(request.wish.subscription.topics if request.wish else ())
     gone = asyncio.create_task(call.gone())
     try:
-        polled = await services.poller.poll(request, Patience(max_wait_ms, gone))
+        polled = await services.poller.poll(request, Deadline(max_wait_ms, gone))
     finally:
         gone.cancel()
     return await _polled(call, polled, missing)
@@ -313,7 +313,7 @@ def _poll_request(group: str, member_id: str, body: PollBody, bound: int) -> Pol
     check_bound("max_records", max_records, bound)
     owned = owned_of(body.owned)
     return PollRequest(
-        Beat(group, member_id, body.member_epoch, owned, released=owned is None),
+        Heartbeat(group, member_id, body.member_epoch, owned, released=owned is None),
         wish_of(member_id, body) if wants else None,
         commits_of(body.commit),
         body.auto_commit,
@@ -325,7 +325,7 @@ def _conflict(field: str, detail: str) -> InvalidRequest:
     return InvalidRequest(detail, errors=[{"field": field, "detail": detail}])
 
 
-async def _polled(call: Call, polled: Polled, missing: Iterable[str]) -> Reply:
+async def _polled(call: Call, polled: PollResult, missing: Iterable[str]) -> Reply:
     member = polled.standing.member
     assignment = await assignment_of(call, member.assigned)
     assigned = {each.topic for each in assignment}

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from app.api.call import Call
-from app.broker.offsets import OffsetCommit
+from app.broker.groups.offsets import OffsetCommit
 from app.domain.assignor import Partition
 from app.domain.group import MemberState, Subscription, Wish
 from app.domain.offset_reset import check_offset_reset

@@ -20,7 +20,7 @@ from app.api.memberships import (
     commits_of,
 )
 from app.api.wire import Description, WireRoute, describe
-from app.broker.offsets import Committer
+from app.broker.groups.offsets import Committer
 from app.domain.position import parse_position
 from app.errors import InvalidRequest
 

@@ -14,7 +14,7 @@ from app.api import decoding, examples
 from app.api.call import JSON, Call, Reply
 from app.api.media import LINE_TYPES, charset_of, form_refused, media_type_of
 from app.api.wire import MAX_INT64, Description, WireRoute, describe
-from app.broker.producer import ProduceRequest
+from app.broker.log.producer import ProduceRequest
 from app.domain.append import Accepted, Appended, IdempotencyKey
 from app.domain.producer import MAX_EPOCH, MAX_SEQUENCE, ProducerStamp
 from app.domain.record import Record

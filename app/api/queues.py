@@ -15,9 +15,9 @@ from app.api.cursors import cursor_after, name_after, page_of
 from app.api.fetch import FetchedRecord
 from app.api.topics import ListQuery
 from app.api.wire import Description, WireRoute, check_bound, describe
-from app.broker.looking import Seen, look
-from app.broker.queue_state import QueueState
-from app.broker.queues import QueueRequest
+from app.broker.queues.browse import Seen, browse
+from app.broker.queues.counts import QueueState
+from app.broker.queues.queues import QueueRequest
 from app.domain.queue_config import Ordering, QueueInfo
 from app.errors import InvalidCursor
 
@@ -272,7 +272,7 @@ async def list_queue_records(call: Call, queue: str, query: LookQuery) -> Reply:
     """
     place = (0, 0) if query.cursor is None else _place(query.cursor)
     info = await call.services.queues.get(queue)
-    page = await call.services.storage.read(look, info, query.state, place, query.limit)
+    page = await call.services.storage.read(browse, info, query.state, place, query.limit)
     cursor = None if page.next_place is None else cursor_after("{}.{}".format(*page.next_place))
     return Reply.of(_QueueRecordsOut([_seen(each) for each in page.records], cursor))
 

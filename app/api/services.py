@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.broker.appender import Appender
-from app.broker.deliveries import Deliveries
-from app.broker.fetcher import Fetcher
-from app.broker.groups import Groups
-from app.broker.offsets import Offsets
-from app.broker.polling import Poller
-from app.broker.producer import Producer
-from app.broker.queues import Queues
-from app.broker.redriving import Redriver
-from app.broker.signals import Signals
-from app.broker.streams import Streams
-from app.broker.topics import Topics
+from app.broker.groups.coordinator import Coordinator
+from app.broker.groups.offsets import Offsets
+from app.broker.groups.poller import Poller
+from app.broker.log.appender import Appender
+from app.broker.log.fetcher import Fetcher
+from app.broker.log.producer import Producer
+from app.broker.log.streams import Streams
+from app.broker.log.topics import Topics
+from app.broker.queues.delivery_batcher import DeliveryBatcher
+from app.broker.queues.queues import Queues
+from app.broker.queues.redriver import Redriver
 from app.broker.transactions import Transactions
+from app.broker.waiting.signals import Signals
 from app.storage.engine import Storage
 
 
@@ -38,12 +38,12 @@ class Services:
     producer: Producer
     fetcher: Fetcher
     streams: Streams
-    groups: Groups
+    groups: Coordinator
     offsets: Offsets
     poller: Poller
     transactions: Transactions
     queues: Queues
-    deliveries: Deliveries
+    deliveries: DeliveryBatcher
     redriver: Redriver
     clock: Callable[[], int]
     tasks_failing: Callable[[], list[str]]

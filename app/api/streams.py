@@ -11,9 +11,9 @@ import msgspec
 from app.api import encoding, problems
 from app.api.call import Call, Reply, Write
 from app.api.fetch_query import FetchQuery
-from app.broker.patience import Patience
-from app.broker.streams import Follower
-from app.broker.tail import SharedPage, Spot
+from app.broker.log.stream_reader import SharedPage, StreamOffset
+from app.broker.log.streams import Follower
+from app.broker.waiting.deadline import Deadline
 from app.domain.cursor import Cursor, Place, decode_cursor, encode_cursor, encode_place
 from app.domain.position import Latest, Position, parse_position
 from app.domain.record import StoredRecord
@@ -44,10 +44,10 @@ class Form(Protocol):
     content_type: bytes
     comment: bytes
 
-    def opening(self, spot: Spot) -> bytes:
+    def opening(self, spot: StreamOffset) -> bytes:
         """Say where the stream starts."""
 
-    def records(self, spot: Spot, records: _Records) -> bytes:
+    def records(self, spot: StreamOffset, records: _Records) -> bytes:
         """Write records that follow on a spot."""
 
     def last_words(self, problem: bytes) -> bytes:
@@ -62,11 +62,11 @@ class ServerSentEvents:
     content_type = EVENTS
     comment = b":\n\n"
 
-    def opening(self, spot: Spot) -> bytes:
+    def opening(self, spot: StreamOffset) -> bytes:
         """Give the id of the start: a browser that loses the stream before its first record goes on from here."""
         return b"id: %b\nretry: %d\n\n" % (_word(spot), _RETRY_MS)
 
-    def records(self, spot: Spot, records: _Records) -> bytes:
+    def records(self, spot: StreamOffset, records: _Records) -> bytes:
         """Write one event a record."""
         parts: list[bytes] = []
         offsets = list(spot.offsets)
@@ -92,12 +92,12 @@ class Lines:
     content_type = LINES
     comment = b""
 
-    def opening(self, spot: Spot) -> bytes:
+    def opening(self, spot: StreamOffset) -> bytes:
         """Say nothing."""
         _ = spot
         return b""
 
-    def records(self, spot: Spot, records: _Records) -> bytes:
+    def records(self, spot: StreamOffset, records: _Records) -> bytes:
         """Write one line a record."""
         _ = spot
         return encoding.ndjson(records)
@@ -166,12 +166,12 @@ class Stream:
         page: SharedPage | None = self._first
         await write(self._form.opening(self._first.spot))
         gone = asyncio.ensure_future(self._call.gone())
-        patience = Patience(self._max_wait_ms, gone)
+        deadline = Deadline(self._max_wait_ms, gone)
         comments = bool(self._form.comment)
         streams, following = self._call.services.streams, self._first.following
         del self._first
         try:
-            with Follower(streams, following, patience, self._send, comments=comments) as follower:
+            with Follower(streams, following, deadline, self._send, comments=comments) as follower:
                 while True:
                     if page is not None:
                         await self._write(write, page)
@@ -233,7 +233,7 @@ def _start(call: Call, query: FetchQuery, cursor: str | None) -> tuple[Position 
     return decode_cursor(cursor), rest
 
 
-def _word(spot: Spot) -> bytes:
+def _word(spot: StreamOffset) -> bytes:
     if spot.partition is None:
         return encode_cursor(Cursor(spot.topic_id, list(spot.offsets))).encode()
     return encode_place(spot.topic_id, spot.partition, spot.offsets[0]).encode()

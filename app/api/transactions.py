@@ -16,8 +16,8 @@ from app.api.media import form_refused, media_type_of
 from app.api.memberships import MOST_OFFSETS, Epoch, Offset, PartitionNumber, check_group, check_member
 from app.api.produce import RecordPlace, idempotency_key
 from app.api.wire import Description, WireRoute, check_records, decode_json, describe
-from app.broker.offsets import Committer, OffsetCommit
-from app.broker.producer import ProduceRequest
+from app.broker.groups.offsets import Committer, OffsetCommit
+from app.broker.log.producer import ProduceRequest
 from app.broker.transactions import TransactionRequest
 from app.domain.append import Appended
 from app.errors import InvalidRequest, UnsupportedMediaType

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from app.broker.groups import load_or_create, refuse
-from app.broker.offsets import (
+from app.broker.groups.coordinator import load_or_create, refuse
+from app.broker.groups.offsets import (
     Committer,
     Holder,
     OffsetCommit,
@@ -20,9 +20,9 @@ from app.broker.offsets import (
     store,
     topics_change,
 )
-from app.broker.producer import Producer, ProduceRequest
-from app.broker.signals import Signals
-from app.broker.topics import DRAFT, Topics
+from app.broker.log.producer import Producer, ProduceRequest
+from app.broker.log.topics import DRAFT, Topics
+from app.broker.waiting.signals import Signals
 from app.domain.append import Append, Appended, IdempotencyKey, KeyId, StoredKey, TopicChanged
 from app.domain.group import Group
 from app.domain.topic import TopicConfig, TopicInfo
@@ -45,7 +45,7 @@ class TransactionRequest(NamedTuple):
     key: IdempotencyKey | None
 
 
-class Done(NamedTuple):
+class TransactionResult(NamedTuple):
     """What was done: where the records of each topic lie, in the order of the request."""
 
     produced: list[Appended]
@@ -94,7 +94,7 @@ class Transactions:
         self._clock_ms = clock_ms
         self._max_groups = max_groups
 
-    async def run(self, request: TransactionRequest) -> Done:
+    async def run(self, request: TransactionRequest) -> TransactionResult:
         """Append all records and commit all offsets, or do nothing.
 
         Raises:
@@ -142,7 +142,7 @@ def _naming(part: Literal["produce", "commit"], index: int) -> Iterator[None]:
 
 def _run(
     tx: Tx, appends: Sequence[Append], commits: Sequence[_Commits], key: IdempotencyKey | None, now_ms: int, most: int
-) -> Done:
+) -> TransactionResult:
     committers = [(one, _lock(tx, one.committer, most)) for one in sorted(commits, key=lambda one: one.order)]
     if key is not None and (before := _claim(tx, key, now_ms)) is not None:
         return before
@@ -153,7 +153,7 @@ def _run(
     if key is not None:
         key_id = (_NO_TOPIC, key.key_hash)
         idempotency.settle(tx, [key_id], {key_id: StoredKey(key.fingerprint, _encode(produced))}, now_ms)
-    return Done(produced, duplicate=False)
+    return TransactionResult(produced, duplicate=False)
 
 
 def _lock(tx: Tx, committer: Committer, max_groups: int) -> Group | Standing | None:
@@ -174,7 +174,7 @@ def _commit(tx: Tx, one: _Commits, found: Group | Standing | None) -> None:
     store(tx, found.group_id, holder, one.commits, repeats=False)
 
 
-def _replay(tx: Tx, key: IdempotencyKey, now_ms: int) -> Done | None:
+def _replay(tx: Tx, key: IdempotencyKey, now_ms: int) -> TransactionResult | None:
     """Return what was done under a key, if it is used; before anything else is looked at.
 
     Raises:
@@ -183,18 +183,18 @@ def _replay(tx: Tx, key: IdempotencyKey, now_ms: int) -> Done | None:
     return _done(key, idempotency.find(tx, [(_NO_TOPIC, key.key_hash)], now_ms))
 
 
-def _claim(tx: Tx, key: IdempotencyKey, now_ms: int) -> Done | None:
+def _claim(tx: Tx, key: IdempotencyKey, now_ms: int) -> TransactionResult | None:
     """Take a key, or wait for who has it, and do as `_replay`."""
     return _done(key, idempotency.claim(tx, [(_NO_TOPIC, key.key_hash)], now_ms))
 
 
-def _done(key: IdempotencyKey, used: Mapping[KeyId, StoredKey]) -> Done | None:
+def _done(key: IdempotencyKey, used: Mapping[KeyId, StoredKey]) -> TransactionResult | None:
     stored = used.get((_NO_TOPIC, key.key_hash))
     if stored is None:
         return None
     if stored.fingerprint != key.fingerprint:
         raise IdempotencyKeyReused("this Idempotency-Key was used for another transaction; use a new key")
-    return Done(_decode(stored.result), duplicate=True)
+    return TransactionResult(_decode(stored.result), duplicate=True)
 
 
 def _created(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Append]:

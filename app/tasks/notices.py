@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from app.broker.signals import Signals
+from app.broker.waiting.signals import Signals
 from app.storage import pages
 from app.storage.engine import Storage
-from app.tasks.runner import Well
+from app.tasks.runner import OnSuccess
 
 if TYPE_CHECKING:
     from app.storage.notices import Notices
@@ -45,7 +45,7 @@ class Outbox:
         return taken
 
 
-async def send_notices(outbox: Outbox, notices: Notices, interval_ms: int, well: Well) -> None:
+async def send_notices(outbox: Outbox, notices: Notices, interval_ms: int, on_success: OnSuccess) -> None:
     """Send what the outbox has, at once after a pause and then at most every `interval_ms`."""
     while True:
         partition_ids = await outbox.take()
@@ -54,15 +54,15 @@ async def send_notices(outbox: Outbox, notices: Notices, interval_ms: int, well:
         except BaseException:
             outbox.put(partition_ids)
             raise
-        well()
+        on_success()
         await asyncio.sleep(interval_ms / 1000)
 
 
-async def hear_notices(signals: Signals, notices: Notices, well: Well) -> None:
+async def hear_notices(signals: Signals, notices: Notices, on_success: OnSuccess) -> None:
     """Wake the readers of the partitions that other nodes tell of; all of them where notices may be missed."""
     try:
         async for partition_ids in notices.listen():
-            well()
+            on_success()
             if partition_ids is None:
                 signals.complete = True
                 signals.wake_all()

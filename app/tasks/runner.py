@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 Step = Callable[[], Awaitable[bool]]
 """One step of work. Returns whether there is more to do now."""
 
-Well = Callable[[], None]
-"""Told by work that goes well: failures before no longer count."""
+OnSuccess = Callable[[], None]
+"""Told by work that goes on_success: failures before no longer count."""
 
-Work = Callable[[Well], Awaitable[None]]
+Work = Callable[[OnSuccess], Awaitable[None]]
 
 _FAILURES_UNTIL_UNREADY = 5
 _LONGEST_PAUSE_S = 30.0
@@ -30,7 +30,7 @@ class TaskRunner:
 
     def every(self, name: str, interval_ms: int, step: Step) -> None:
         """Run `step` every `interval_ms`, give or take a tenth, and again at once while it returns True."""
-        self.forever(name, lambda well: _paced(step, interval_ms / 1000, well))
+        self.forever(name, lambda on_success: _paced(step, interval_ms / 1000, on_success))
 
     def forever(self, name: str, work: Work) -> None:
         """Run `work` and, whenever it ends, again."""
@@ -48,20 +48,20 @@ class TaskRunner:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _keep(self, name: str, work: Work) -> None:
-        def well() -> None:
+        def on_success() -> None:
             self._failures[name] = 0
 
         while True:
             try:
-                await work(well)
+                await work(on_success)
             except Exception:  # noqa: BLE001 - the border of the background tasks
                 self._failures[name] += 1
                 _log.exception("the background task %s failed (%d in a row)", name, self._failures[name])
                 await asyncio.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2 ** min(self._failures[name], 10)))
 
 
-async def _paced(step: Step, interval_s: float, well: Well) -> None:
+async def _paced(step: Step, interval_s: float, on_success: OnSuccess) -> None:
     while await step():
-        well()
-    well()
+        on_success()
+    on_success()
     await asyncio.sleep(interval_s * random.uniform(0.9, 1.1))  # noqa: S311 - spreads the nodes' work

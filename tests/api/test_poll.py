@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.broker.topics import Topics
+from app.broker.log.topics import Topics
 from app.errors import ServiceUnavailable
 
 if TYPE_CHECKING:

@@ -549,8 +549,8 @@ async def test_looking_takes_nothing_and_goes_page_by_page(client: httpx2.AsyncC
 async def test_no_more_records_are_delayed_than_there_is_room_for(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.broker.share.MAX_COPIES", 2)
-    monkeypatch.setattr("app.broker.queue_state.MAX_COPIES", 2)
+    monkeypatch.setattr("app.broker.queues.share_partition.MAX_COPIES", 2)
+    monkeypatch.setattr("app.broker.queues.counts.MAX_COPIES", 2)
     _, client = await serve()
     await topic(client)
     await put(client)

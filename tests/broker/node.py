@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from app.broker.groups import Beat
-from app.broker.offsets import Committer, OffsetCommit
-from app.broker.patience import Patience, monotonic_ms
-from app.broker.polling import Polled, PollRequest
-from app.broker.producer import ProduceRequest
-from app.broker.reading import PageSize
-from app.broker.topics import TopicRequest
+from app.broker.groups.coordinator import Heartbeat
+from app.broker.groups.offsets import Committer, OffsetCommit
+from app.broker.groups.poller import PollRequest, PollResult
+from app.broker.log.page_reader import PageSize
+from app.broker.log.producer import ProduceRequest
+from app.broker.log.topics import TopicRequest
+from app.broker.waiting.deadline import Deadline, monotonic_ms
 from app.domain.group import Subscription, Wish
 from app.domain.record import Record
 from app.main import create_app
@@ -79,14 +79,14 @@ class Node:
     async def beat(
         self, member: str, epoch: int, owned: set[tuple[str, int]] | None = None, group: str = GROUP
     ) -> Standing:
-        return await self.groups.beat(Beat(group, member, epoch, None if owned is None else frozenset(owned)))
+        return await self.groups.beat(Heartbeat(group, member, epoch, None if owned is None else frozenset(owned)))
 
-    async def poll(self, member: str = "alice", *, group: str = GROUP, wait_ms: int = 0, **options: Any) -> Polled:
+    async def poll(self, member: str = "alice", *, group: str = GROUP, wait_ms: int = 0, **options: Any) -> PollResult:
         """Poll with `topics`, joining if need be, or with `epoch`; see `poll_request`."""
         request = poll_request(member, group=group, **options)
-        return await self.services.poller.poll(request, Patience(wait_ms))
+        return await self.services.poller.poll(request, Deadline(wait_ms))
 
-    def polling(self, member: str = "alice", wait_ms: int = LONG_MS, **options: Any) -> asyncio.Task[Polled]:
+    def polling(self, member: str = "alice", wait_ms: int = LONG_MS, **options: Any) -> asyncio.Task[PollResult]:
         return asyncio.create_task(self.poll(member, wait_ms=wait_ms, **options))
 
     async def commit(self, member: str | None, epoch: int, *offsets: OffsetCommit, group: str = GROUP) -> None:
@@ -144,7 +144,7 @@ def poll_request(
 ) -> PollRequest:
     held = None if owned is None else frozenset(owned)
     return PollRequest(
-        Beat(group, member, epoch, held, released=held is None),
+        Heartbeat(group, member, epoch, held, released=held is None),
         wish(member, *topics, **options) if epoch is None else None,
         commits or [],
         auto_commit,
@@ -152,11 +152,11 @@ def poll_request(
     )
 
 
-def seen(page: Polled) -> list[Seen]:
+def seen(page: PollResult) -> list[Seen]:
     return [Seen(topic, partition, record.offset) for topic, partition, record in page.records]
 
 
-def commits_of(page: Polled) -> list[OffsetCommit]:
+def commits_of(page: PollResult) -> list[OffsetCommit]:
     """Return what a consumer commits that has processed a page."""
     return [OffsetCommit(one.topic, one.partition, one.offset, one.from_offset) for one in page.spans.values()]
 

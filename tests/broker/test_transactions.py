@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.broker.offsets import Committer, OffsetCommit
-from app.broker.patience import Patience
-from app.broker.producer import ProduceRequest
-from app.broker.reading import PageSize
-from app.broker.topics import TopicRequest
-from app.broker.transactions import Done, TransactionRequest
+from app.broker.groups.offsets import Committer, OffsetCommit
+from app.broker.log.page_reader import PageSize
+from app.broker.log.producer import ProduceRequest
+from app.broker.log.topics import TopicRequest
+from app.broker.transactions import TransactionRequest, TransactionResult
+from app.broker.waiting.deadline import Deadline
 from app.domain.append import IdempotencyKey
 from app.domain.position import Earliest
 from app.domain.record import Record
@@ -54,7 +54,7 @@ def values(topic: str, *given: bytes, partition: int = 0) -> ProduceRequest:
 
 async def run(
     node: Node, *produce: ProduceRequest, commit: Sequence[Commits] = (), key: IdempotencyKey | None = None
-) -> Done:
+) -> TransactionResult:
     return await node.services.transactions.run(TransactionRequest(produce, commit, key))
 
 
@@ -226,7 +226,7 @@ async def test_topics_replaced_or_grown_behind_the_cache_are_looked_at_again(ali
 async def test_a_transaction_wakes_who_waits_for_its_records(alice: Node) -> None:
     await alice.poll("zoe", group="audit", topics=("bills",))
     polling = asyncio.create_task(
-        alice.services.poller.poll(poll_request("zoe", group="audit", topics=("bills",)), Patience(LONG_MS))
+        alice.services.poller.poll(poll_request("zoe", group="audit", topics=("bills",)), Deadline(LONG_MS))
     )
     await parked(alice.services)
 

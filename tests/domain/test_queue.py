@@ -1,4 +1,4 @@
-"""The life of a record in a queue, step by step; tests/broker/test_queue_machine.py has the rest."""
+"""The life of a record in a queue, step by step; tests/broker/queues/test_queue_machine.py has the rest."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Consumer groups: membership, polls and committed offsets."""

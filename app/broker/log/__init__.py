@@ -1,0 +1,1 @@
+"""Topics, appends, fetches and streams."""

@@ -1,0 +1,224 @@
+"""One read of the log on one snapshot: a page of a partition, or of a whole topic merged by time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from heapq import heapify, heappop, heapreplace
+from typing import Literal, NamedTuple
+
+from app.domain.cursor import Cursor
+from app.domain.position import At, Earliest, Last, Latest, Position
+from app.domain.record import StoredRecord
+from app.domain.topic import TopicInfo
+from app.errors import InvalidCursor, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
+from app.storage import pages, positions
+from app.storage.engine import Tx
+from app.storage.pages import Bounds
+
+OffsetReset = Literal["earliest", "latest"]
+
+
+class PageSize(NamedTuple):
+    """Bounds of a page; at least one record is returned if there is one."""
+
+    max_records: int
+    max_bytes: int
+    min_bytes: int
+
+
+class PartitionPage(NamedTuple):
+    """Records of one partition and its bounds, of one snapshot.
+
+    Attributes:
+        start_offset: Where the page begins.
+        enough: Whether it has `min_bytes`, or as much as a page may have.
+        info: The topic as it was read.
+    """
+
+    partition: int
+    records: list[StoredRecord]
+    start_offset: int
+    next_offset: int
+    log_start_offset: int
+    log_end_offset: int
+    enough: bool
+    info: TopicInfo
+
+
+class TopicPage(NamedTuple):
+    """Records of all partitions with the partition of each, merged by time.
+
+    Attributes:
+        starts: Offset of each partition where the page begins.
+        next_offsets: Offset of each partition where the next page begins.
+        log_end_offsets: Log end of each partition.
+        enough: Whether it has `min_bytes`, or as much as a page may have.
+        info: The topic as it was read.
+    """
+
+    records: list[tuple[int, StoredRecord]]
+    starts: list[int]
+    next_offsets: list[int]
+    log_end_offsets: list[int]
+    enough: bool
+    info: TopicInfo
+
+
+class StaleTopic(Exception):
+    """The topic is not as it was when its partitions were looked up."""
+
+
+def read_partition(
+    tx: Tx,
+    info: TopicInfo,
+    partition: int,
+    position: Position,
+    size: PageSize,
+    reset: OffsetReset | None,
+    *,
+    peek: bool,
+) -> PartitionPage:
+    """Return a page of a partition; with `peek` none of its records while they are surely not enough.
+
+    Raises:
+        UnknownTopicOrPartition: The topic was deleted.
+        OffsetBelowLogStart, OffsetAboveLogEnd: Without `reset`, with the bounds.
+    """
+    partition_id = info.partition_ids[partition]
+    bounds = pages.bounds(tx, [partition_id]).get(partition_id)
+    if bounds is None or bounds.topic_id != info.topic_id:
+        raise UnknownTopicOrPartition("the topic was deleted")
+    start = _resolve(tx, bounds, position, reset)
+    first, end = bounds.log_start_offset, bounds.log_end_offset
+    fewest = min(size.min_bytes, size.max_records + 1)
+    if peek and end - start < fewest and pages.size_from(tx, bounds, start) < size.min_bytes:
+        return PartitionPage(partition, [], start, start, first, end, enough=False, info=info)
+    records = pages.read(tx, bounds, start, size.max_records, size.max_bytes)
+    next_offset = records[-1].offset + 1 if records else start
+    more = next_offset < end
+    enough = _is_enough(records, size.min_bytes, more=more)
+    return PartitionPage(partition, records, start, next_offset, first, end, enough, info)
+
+
+def read_topic(
+    tx: Tx, info: TopicInfo, start: Position | Cursor, size: PageSize, reset: OffsetReset | None
+) -> TopicPage:
+    """Return a page of all partitions, merged by time; each with unread records has a share of it.
+
+    Raises:
+        TopicChanged: The topic has other partitions than `info` says, or is gone.
+        OffsetBelowLogStart, OffsetAboveLogEnd: Without `reset`, with the partition and its bounds.
+        InvalidCursor: The cursor has more partitions than the topic.
+    """
+    found = pages.bounds(tx, info.partition_ids)
+    if len(found) < info.partitions or found[info.partition_ids[0]].version != info.version:
+        raise StaleTopic
+    bounds = [found[partition_id] for partition_id in info.partition_ids]
+    starts = [_resolve(tx, one, position, reset) for one, position in zip(bounds, _positions(info, start), strict=True)]
+    shares = shares_of(tx, bounds, starts, size)
+    records = _merge(shares, size.max_records, size.max_bytes)
+    next_offsets = list(starts)
+    for partition, record in records:
+        next_offsets[partition] = record.offset + 1
+    more = any(offset < one.log_end_offset for offset, one in zip(next_offsets, bounds, strict=True))
+    return TopicPage(
+        records,
+        starts,
+        next_offsets,
+        [one.log_end_offset for one in bounds],
+        _is_enough([record for _, record in records], size.min_bytes, more=more),
+        info,
+    )
+
+
+def _positions(info: TopicInfo, start: Position | Cursor) -> Sequence[Position]:
+    if not isinstance(start, Cursor):
+        return [start] * info.partitions
+    if len(start.offsets) > info.partitions:
+        raise InvalidCursor("the cursor has more partitions than the topic")
+    added = info.partitions - len(start.offsets)
+    return [At(offset) if offset >= 0 else start.rest for offset in start.offsets] + [start.rest] * added
+
+
+def _resolve(tx: Tx, bounds: Bounds, position: Position, reset: OffsetReset | None) -> int:
+    """Return the offset of a position; out of the bounds it is reset or refused."""
+    first, end = bounds.log_start_offset, bounds.log_end_offset
+    match position:
+        case Earliest():
+            return first
+        case Latest():
+            return end
+        case Last(records):
+            return max(first, end - records)
+        case At(offset):
+            if first <= offset <= end:
+                return offset
+        case _:
+            return positions.offset_for_time(tx, bounds, position.timestamp_ms)
+    if reset is not None:
+        return first if reset == "earliest" else end
+    refusal = OffsetBelowLogStart if offset < first else OffsetAboveLogEnd
+    raise refusal(
+        f"partition {bounds.partition} has the offsets {first} to {end}, where {end} is the next to be written; "
+        "offset_reset=earliest or offset_reset=latest goes on there",
+        partition=bounds.partition,
+        log_start_offset=first,
+        log_end_offset=end,
+    )
+
+
+def _is_enough(records: Sequence[StoredRecord], min_bytes: int, *, more: bool) -> bool:
+    """Return whether a page has `min_bytes`, or is as full as it may be. Each record counts as one byte at least."""
+    if not records:
+        return min_bytes == 0
+    return more or len(records) >= min_bytes or sum(record.size_bytes for record in records) >= min_bytes
+
+
+def shares_of(
+    tx: Tx, bounds: Sequence[Bounds], starts: Sequence[int], size: PageSize, *, in_order: bool = False
+) -> Mapping[int, list[StoredRecord]]:
+    """Read what each partition gives to the page: equal shares, then what the others leave.
+
+    Where records are so large that the page is full before all had their turn, the next page begins elsewhere;
+    or, with `in_order`, the caller says by the order of the partitions whose turn it is.
+    """
+    offsets = list(starts)
+    shares: dict[int, list[StoredRecord]] = {}
+    left_records, left_bytes = size.max_records, size.max_bytes
+    while left_records > 0 and left_bytes > 0:
+        unread = [number for number, one in enumerate(bounds) if offsets[number] < one.log_end_offset]
+        if not unread:
+            break
+        share_records, share_bytes = max(1, left_records // len(unread)), max(1, left_bytes // len(unread))
+        turn = 0 if in_order else sum(starts) % len(unread)
+        for number in unread[turn:] + unread[:turn]:
+            if left_bytes <= 0:
+                break
+            records = pages.read(tx, bounds[number], offsets[number], share_records, share_bytes)
+            shares.setdefault(number, []).extend(records)
+            offsets[number] = records[-1].offset + 1
+            left_records -= len(records)
+            left_bytes -= sum(record.size_bytes for record in records)
+    return shares
+
+
+def _merge(
+    shares: Mapping[int, list[StoredRecord]], max_records: int, max_bytes: int
+) -> list[tuple[int, StoredRecord]]:
+    """Merge by time, keeping the order within each partition, up to the bounds of a page."""
+    heads = [(records[0].timestamp_ms, partition, 0) for partition, records in shares.items()]
+    heapify(heads)
+    merged: list[tuple[int, StoredRecord]] = []
+    while heads and len(merged) < max_records:
+        _, partition, index = heads[0]
+        records = shares[partition]
+        record = records[index]
+        max_bytes -= record.size_bytes
+        if merged and max_bytes < 0:
+            break
+        merged.append((partition, record))
+        if index + 1 < len(records):
+            heapreplace(heads, (records[index + 1].timestamp_ms, partition, index + 1))
+        else:
+            heappop(heads)
+    return merged

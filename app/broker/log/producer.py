@@ -1,0 +1,248 @@
+"""Produce: topic, limits and partitions of the records, then the append."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import NamedTuple
+
+from app.broker.log.appender import Appender
+from app.broker.log.topics import (
+    TopicRequest,
+    Topics,
+    partition_id_of,
+)
+from app.domain.append import Accepted, Append, IdempotencyKey, TopicChanged
+from app.domain.partitioner import partition_for_key
+from app.domain.producer import MAX_EPOCH, ProducerStamp, replay
+from app.domain.record import MAX_TIMESTAMP_AHEAD_MS, Record
+from app.domain.topic import TopicInfo
+from app.errors import (
+    BrokerError,
+    InvalidProducerEpoch,
+    InvalidRecord,
+    InvalidTimestamp,
+    MessageTooLarge,
+    OffsetMismatch,
+    ServiceUnavailable,
+    UnknownPartitionInRecord,
+    UnknownTopicOrPartition,
+)
+from app.storage import producers
+from app.storage.engine import Storage, Tx
+
+_ATTEMPTS = 5
+
+
+class ProduceRequest(NamedTuple):
+    """Records for a topic and the conditions of their append.
+
+    Attributes:
+        partition: The partition of the path, or None.
+        size_bytes: Bytes of the request that the records came in: none of them is larger.
+    """
+
+    topic: str
+    partition: int | None
+    records: list[Record]
+    size_bytes: int
+    expected_offset: int | None = None
+    key: IdempotencyKey | None = None
+    stamp: ProducerStamp | None = None
+
+
+class Producer:
+    """Appends records to topics, creating a topic where that is on.
+
+    Args:
+        auto_create_topics: Whether an unknown topic is created.
+        clock: Wall clock in milliseconds.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        topics: Topics,
+        appender: Appender,
+        *,
+        auto_create_topics: bool,
+        clock: Callable[[], int],
+    ) -> None:
+        self._storage = storage
+        self._topics = topics
+        self._appender = appender
+        self._auto_create_topics = auto_create_topics
+        self._clock = clock
+        self._turns = count()
+
+    async def produce(self, request: ProduceRequest) -> Accepted:
+        """Append all records of a request or none.
+
+        Raises:
+            BrokerError: What the request breaks; nothing is written.
+        """
+        for _ in range(_ATTEMPTS):
+            topic = self._topics.known(request.topic) or await self._topic(request)
+            append = await self._judged(topic, request)
+            if append is None:
+                continue
+            outcome = await self._appender.append(append, request.size_bytes)
+            if isinstance(outcome, Accepted):
+                return outcome
+            if outcome is append.refusal or not isinstance(outcome, TopicChanged | UnknownTopicOrPartition):
+                raise outcome
+            self._topics.forget(topic)
+        raise ServiceUnavailable("the topic changes too often; try again")
+
+    async def prepare(self, request: ProduceRequest) -> Append:
+        """Judge a request and return what is to be appended.
+
+        A topic that is yet to be created, with the server's defaults, has the id DRAFT, and its partitions no ids.
+
+        Raises:
+            BrokerError: What the request breaks; nothing is written.
+        """
+        for _ in range(_ATTEMPTS):
+            topic = await self._topics.find(request.topic)
+            if topic is None:
+                return self._prepare(self._draft(request.topic), request)
+            if (append := await self._judged(topic, request)) is not None:
+                return append
+        raise ServiceUnavailable("the topic changes too often; try again")
+
+    async def raise_epoch(self, producer_id: str) -> int:
+        """Raise a producer's epoch by one and return it: older instances are fenced."""
+        return await self._storage.write(_raise_epoch, producer_id, self._clock())
+
+    async def _judged(self, topic: TopicInfo, request: ProduceRequest) -> Append | None:
+        """Return what is to be appended to a topic as it was known, or None if it is another by now.
+
+        Raises:
+            BrokerError: What the request breaks in the topic as it is.
+        """
+        try:
+            return self._prepare(topic, request)
+        except BrokerError:
+            self._topics.forget(topic)
+            if await self._topics.find(topic.name) == topic:
+                raise
+            return None
+
+    async def _topic(self, request: ProduceRequest) -> TopicInfo:
+        topic = await self._topics.find(request.topic)
+        if topic is None:
+            self._judge(self._draft(request.topic), request, count())
+            if request.expected_offset:
+                raise OffsetMismatch(f"log_end_offset is 0, not {request.expected_offset}", log_end_offset=0)
+            if request.stamp is not None:
+                replay(None, -1, request.stamp)
+            topic, _ = await self._topics.create(request.topic, TopicRequest(None, {}))
+        return topic
+
+    def _draft(self, name: str) -> TopicInfo:
+        """Return what the topic will be that is created for a request."""
+        if not self._auto_create_topics:
+            raise UnknownTopicOrPartition("there is no topic of this name; PUT /v1/topics/{topic} creates it")
+        return self._topics.draft(name)
+
+    def _prepare(self, topic: TopicInfo, request: ProduceRequest) -> Append:
+        """Return the append; a request that may be a repeat is refused only once it is known not to be one."""
+        refusal = None
+        try:
+            partitions = self._judge(topic, request, self._turns)
+        except BrokerError as error:
+            if request.key is None and request.stamp is None:
+                raise
+            partitions, refusal = [0] * len(request.records), error
+        return Append(
+            topic.topic_id,
+            topic.name,
+            topic.version,
+            topic.partition_ids,
+            request.records,
+            partitions,
+            topic.config.message_timestamp_type == "LogAppendTime",
+            request.expected_offset,
+            request.key,
+            request.stamp,
+            refusal,
+        )
+
+    def _judge(self, topic: TopicInfo, request: ProduceRequest, turns: Iterator[int]) -> list[int]:
+        """Return the partition of each record, if the topic's configuration allows them all."""
+        _check_records(topic, request, self._clock() + MAX_TIMESTAMP_AHEAD_MS)
+        return _choose_partitions(topic, request, turns)
+
+
+def _raise_epoch(tx: Tx, producer_id: str, now_ms: int) -> int:
+    epoch = producers.raise_epoch(tx, producer_id, now_ms)
+    if epoch > MAX_EPOCH:
+        raise InvalidProducerEpoch("this producer's epochs are used up; choose another id", producer_epoch=MAX_EPOCH)
+    return epoch
+
+
+def _choose_partitions(topic: TopicInfo, request: ProduceRequest, turns: Iterator[int]) -> list[int]:
+    """Choose each record's partition: the path's, its own, its key's, or the request's turn."""
+    if request.partition is not None:
+        partition_id_of(topic, request.partition)
+        _check_agreement(request.records, request.partition)
+        return [request.partition] * len(request.records)
+    partitions = len(topic.partition_ids)
+    turn = -1
+    chosen = []
+    for index, record in enumerate(request.records):
+        partition = record.partition
+        if partition < 0:
+            if record.key is not None:
+                partition = partition_for_key(record.key, partitions)
+            else:
+                if turn < 0:
+                    turn = next(turns) % partitions
+                partition = turn
+        elif partition >= partitions:
+            raise UnknownPartitionInRecord(
+                f"the topic has the partitions 0 to {partitions - 1}",
+                errors=[{"index": index, "field": "partition", "detail": f"must be below {partitions}"}],
+            )
+        chosen.append(partition)
+    return chosen
+
+
+def _check_records(topic: TopicInfo, request: ProduceRequest, latest_ms: int) -> None:
+    """Refuse records that the topic's configuration does not allow, naming the first by its index."""
+    config = topic.config
+    if request.size_bytes > config.max_message_bytes:
+        _check_sizes(request.records, config.max_message_bytes)
+    if config.compacted:
+        for index, record in enumerate(request.records):
+            if record.key is None:
+                raise _at(InvalidRecord, index, "key", "is required on a compacted topic")
+    if config.message_timestamp_type == "CreateTime":
+        for index, record in enumerate(request.records):
+            if record.timestamp_ms > latest_ms:
+                detail = f"must be at most one hour ahead of the server's clock, {latest_ms}"
+                raise _at(InvalidTimestamp, index, "timestamp_ms", detail)
+
+
+def _check_sizes(records: list[Record], max_bytes: int) -> None:
+    for index, record in enumerate(records):
+        if (size := record.size_bytes) > max_bytes:
+            detail = f"key, value and headers have {size} bytes, and max_message_bytes is {max_bytes}"
+            raise MessageTooLarge(
+                f"record {index} is too large: {detail}",
+                max_message_bytes=max_bytes,
+                errors=[{"index": index, "field": "value", "detail": detail}],
+            )
+
+
+def _at(kind: type[BrokerError], index: int, field: str, detail: str) -> BrokerError:
+    return kind(f"record {index}: {field} {detail}", errors=[{"index": index, "field": field, "detail": detail}])
+
+
+def _check_agreement(records: list[Record], partition: int) -> None:
+    for index, record in enumerate(records):
+        if record.partition not in {-1, partition}:
+            raise InvalidRecord(
+                f"a record names another partition than the path, which says {partition}",
+                errors=[{"index": index, "field": "partition", "detail": f"must be {partition} or left out"}],
+            )

@@ -1,0 +1,267 @@
+"""Topics: create, change, delete, and the cache of what this node knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from app.broker.waiting.signals import Signals
+from app.domain import topic as rules
+from app.domain.topic import TopicConfig, TopicInfo
+from app.errors import OffsetAboveLogEnd, TopicAlreadyExists, TopicInUse, UnknownTopicOrPartition
+from app.storage import pages, queues, retention, topics
+from app.storage.engine import Storage, Tx
+from app.storage.topics import Overrides, StoredTopic
+
+DRAFT = 0
+"""The id of a topic that is yet to be created."""
+_NAMED = 10
+"""Queues that a refusal names at most."""
+
+
+class TopicRequest(NamedTuple):
+    """What a caller wants a topic to be.
+
+    Attributes:
+        partitions: Their number, or None for what is there or the server's default.
+        given: Configuration values to set.
+        restored: Configuration fields to give their defaults back.
+    """
+
+    partitions: int | None
+    given: Overrides
+    restored: frozenset[str] = frozenset()
+
+
+class Topics:
+    """The topics of the log.
+
+    What is cached may be old: every append and read compares the topic's version in its own transaction.
+
+    Args:
+        defaults: The configuration of a topic that sets none.
+        default_partitions: Partitions of a topic that names none.
+        clock: Wall clock in milliseconds.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        signals: Signals,
+        *,
+        defaults: TopicConfig,
+        default_partitions: int,
+        clock: Callable[[], int],
+    ) -> None:
+        self._storage = storage
+        self._signals = signals
+        self._defaults = defaults
+        self._default_partitions = default_partitions
+        self._clock = clock
+        self._cache: dict[str, TopicInfo] = {}
+        self._by_id: dict[int, TopicInfo] = {}
+
+    def known(self, name: str) -> TopicInfo | None:
+        """Return a topic if this node knows it already."""
+        return self._cache.get(name)
+
+    async def get(self, name: str) -> TopicInfo:
+        """Return a topic as this node knows it.
+
+        Raises:
+            UnknownTopicOrPartition: There is none of this name.
+        """
+        return self._cache.get(name) or await self.refresh(name)
+
+    async def find(self, name: str) -> TopicInfo | None:
+        """Return a topic as this node knows it, or None."""
+        return self._cache.get(name) or await self._refreshed(name)
+
+    async def missing(self, names: Sequence[str]) -> list[str]:
+        """Return those of some names that no topic has now, whatever this node knows."""
+        if not names:
+            return []
+        there = await self._storage.read(topics.names, names)
+        return [name for name in names if name not in there]
+
+    async def _refreshed(self, name: str) -> TopicInfo | None:
+        try:
+            return await self.refresh(name)
+        except UnknownTopicOrPartition:
+            return None
+
+    async def refresh(self, name: str) -> TopicInfo:
+        """Load a topic from the database.
+
+        Raises:
+            InvalidTopicName: Nothing can have this name.
+            UnknownTopicOrPartition: There is none of this name.
+        """
+        rules.check_topic_name(name)
+        found = await self._storage.read(topics.find, name, self._defaults)
+        if found is None:
+            self.drop([name])
+            raise UnknownTopicOrPartition("there is no topic of this name; PUT /v1/topics/{topic} creates it")
+        return self._keep(found.info)
+
+    def place(self, topic_id: int, partition: int) -> tuple[str, int] | None:
+        """Return the topic's name and the storage's id of a partition, if this node knows it. Any thread may ask."""
+        info = self._by_id.get(topic_id)
+        return None if info is None or partition >= info.partitions else (info.name, info.partition_ids[partition])
+
+    async def learn(self, partitions: Iterable[tuple[int, int]]) -> None:
+        """Load the topics of those partitions, given by topic id and number, that this node does not know yet."""
+        for topic_id in sorted({topic_id for topic_id, number in partitions if self.place(topic_id, number) is None}):
+            name = await self._storage.read(topics.find_name, topic_id)
+            if name is not None:
+                await self._refreshed(name)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget topics of these names, to look at them anew when they are needed."""
+        for name in names:
+            if (info := self._cache.pop(name, None)) is not None:
+                self._by_id.pop(info.topic_id, None)
+
+    def _keep(self, info: TopicInfo) -> TopicInfo:
+        before = self._cache.get(info.name)
+        if before is not None and before.topic_id != info.topic_id:
+            self._by_id.pop(before.topic_id, None)
+        self._cache[info.name] = self._by_id[info.topic_id] = info
+        return info
+
+    def forget(self, info: TopicInfo) -> None:
+        """Drop a topic from the cache if it is still what this node knows."""
+        if self._cache.get(info.name) is info:
+            self.drop([info.name])
+
+    def draft(self, name: str) -> TopicInfo:
+        """Return what a topic would be that is created without any wish, to judge a request before that."""
+        return TopicInfo(DRAFT, name, 0, 0, self._defaults, tuple(range(self._default_partitions)))
+
+    async def list_(self, after: str, limit: int) -> list[TopicInfo]:
+        """Return up to `limit` topics by name, from the first above `after`."""
+        return [found.info for found in await self._storage.read(topics.list_, after, limit, self._defaults)]
+
+    async def create(self, name: str, request: TopicRequest) -> tuple[TopicInfo, bool]:
+        """Create a topic, or confirm one that is as asked. Return it and whether it is new.
+
+        Raises:
+            InvalidTopicName, InvalidPartitions, InvalidConfig: The request breaks a bound.
+            TopicAlreadyExists: It is there and a given field differs.
+        """
+        rules.check_topic_name(name)
+        rules.check_overrides(request.given)
+        count = self._default_partitions if request.partitions is None else request.partitions
+        rules.check_partitions(count)
+        found, made = await self._storage.write(_create, name, count, request.given, self._clock(), self._defaults)
+        info = self._keep(found.info)
+        if not made:
+            _confirm(info, request)
+        return info, made
+
+    async def change(self, name: str, request: TopicRequest) -> TopicInfo:
+        """Change a topic's configuration and let it grow.
+
+        Raises:
+            UnknownTopicOrPartition, InvalidPartitions, InvalidConfig
+        """
+        rules.check_overrides(request.given)
+        before = await self._storage.write(_change, name, request, self._defaults)
+        info = await self.refresh(name)
+        self._signals.announce(before.partition_ids)
+        return info
+
+    async def delete(self, name: str) -> None:
+        """Delete a topic and the queues over it at once; its records are removed in the background.
+
+        Raises:
+            UnknownTopicOrPartition: There is none of this name.
+            TopicInUse: It is the dead-letter topic of a queue.
+        """
+        info = await self._storage.write(_delete, name, self._defaults)
+        self.drop([name])
+        self._signals.announce(info.partition_ids)
+
+    async def delete_before(self, name: str, partition: int, offset: int) -> int:
+        """Remove the records of a partition before an offset; return its `log_start_offset`.
+
+        Raises:
+            UnknownTopicOrPartition: There is no such topic or partition.
+            OffsetAboveLogEnd: The offset is above `log_end_offset`.
+        """
+        info = await self.refresh(name)
+        partition_id = partition_id_of(info, partition)
+        return await self._storage.write(_delete_before, partition_id, offset)
+
+
+def partition_id_of(info: TopicInfo, partition: int) -> int:
+    """Return the storage's id of a partition.
+
+    Raises:
+        UnknownTopicOrPartition: The topic has no such partition.
+    """
+    if not 0 <= partition < info.partitions:
+        raise UnknownTopicOrPartition(f"the topic has the partitions 0 to {info.partitions - 1}")
+    return info.partition_ids[partition]
+
+
+def _confirm(info: TopicInfo, request: TopicRequest) -> None:
+    differing = [field for field, value in request.given.items() if getattr(info.config, field) != value]
+    if request.partitions not in {None, info.partitions}:
+        differing.insert(0, "partitions")
+    if differing:
+        raise TopicAlreadyExists(
+            f"the topic exists and differs in {', '.join(differing)}; PATCH /v1/topics/{{topic}} changes it",
+            differing=differing,
+        )
+
+
+def _create(
+    tx: Tx, name: str, count: int, given: Overrides, now_ms: int, defaults: TopicConfig
+) -> tuple[StoredTopic, bool]:
+    """Create a topic or find the one that is there, and return it and whether it is new."""
+    while True:
+        made = topics.create(tx, name, count, given, now_ms)
+        if (found := topics.find(tx, name, defaults)) is not None:
+            return found, made
+
+
+def _locked(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic:
+    found = topics.find_locked(tx, name, defaults)
+    if found is None:
+        raise UnknownTopicOrPartition("there is no topic of this name")
+    return found
+
+
+def _change(tx: Tx, name: str, request: TopicRequest, defaults: TopicConfig) -> TopicInfo:
+    found = _locked(tx, name, defaults)
+    count = found.info.partitions if request.partitions is None else request.partitions
+    rules.check_partitions(count, found.info.partitions)
+    kept = {field: value for field, value in found.overrides.items() if field not in request.restored}
+    topics.change(tx, found.info, count, {**kept, **request.given})
+    return found.info
+
+
+def _delete(tx: Tx, name: str, defaults: TopicConfig) -> TopicInfo:
+    queues.lock_over(tx, name)
+    info = _locked(tx, name, defaults).info
+    if naming := queues.naming(tx, info.topic_id, _NAMED):
+        raise TopicInUse(
+            f"the topic is the dead-letter topic of {', '.join(naming)}; give them another one first", queues=naming
+        )
+    topics.delete_(tx, info)
+    return info
+
+
+def _delete_before(tx: Tx, partition_id: int, offset: int) -> int:
+    bounds = pages.lock(tx, partition_id)
+    if bounds is None:
+        raise UnknownTopicOrPartition("the topic was deleted")
+    if offset > bounds.log_end_offset:
+        raise OffsetAboveLogEnd(
+            f"log_end_offset is {bounds.log_end_offset}",
+            log_start_offset=bounds.log_start_offset,
+            log_end_offset=bounds.log_end_offset,
+        )
+    retention.delete_before(tx, partition_id, offset)
+    return max(offset, bounds.log_start_offset)

@@ -1,0 +1,1 @@
+"""Queues: deliveries, archiving and redrive."""

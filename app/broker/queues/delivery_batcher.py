@@ -1,0 +1,268 @@
+"""Acquire and acknowledge: requests of a node for one queue that arrive while a transaction runs share the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from app.broker.queues.delivery_transaction import (
+    DeliveryBatch,
+    DeliveryResult,
+    QueueChanged,
+    deliver,
+)
+from app.broker.queues.queues import Queues
+from app.broker.waiting.deadline import Deadline
+from app.broker.waiting.signals import Signals
+from app.domain.delivery import Acknowledge, Acknowledged, Acknowledgement, Acquire, Acquired, Again, Answer, Request
+from app.domain.queue import Outcome
+from app.domain.queue_config import QueueInfo
+from app.domain.topic import TopicInfo
+from app.errors import BrokerError, ServiceUnavailable, UnknownServerError
+from app.storage import clock
+from app.storage.engine import Storage, Tx
+from app.storage.queues import scope_id
+
+_ATTEMPTS = 5
+_MAX_BATCH = 200
+_MAX_BATCH_RECORDS = 10_000
+
+_log = logging.getLogger(__name__)
+
+
+class _Waiting:
+    """A request that waits for its answer.
+
+    Attributes:
+        gone: Done when its client has gone: nothing is acquired for nobody.
+    """
+
+    __slots__ = ("answer", "gone", "queue", "request", "topic")
+
+    def __init__(self, request: Request, queue: QueueInfo, topic: TopicInfo, gone: asyncio.Future[None] | None) -> None:
+        self.request = request
+        self.queue = queue
+        self.topic = topic
+        self.gone = gone
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    @property
+    def weight(self) -> int:
+        """How many records it may concern."""
+        return self.request.max_records if isinstance(self.request, Acquire) else len(self.request.items)
+
+
+class _Lane:
+    """Requests of one queue that go into one transaction after the other."""
+
+    __slots__ = ("alone", "busy", "patient", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Waiting] = deque()
+        self.alone: deque[_Waiting] = deque()
+        """Those of a batch that failed: each is tried in a transaction of its own."""
+        self.busy = False
+        self.patient = False
+        """Whether the next transaction waits for windows that other nodes are at."""
+
+
+class DeliveryBatcher:
+    """Hands records of queues out, and takes what their holders say of them.
+
+    Args:
+        recheck_ms: How long a waiting acquire relies on announcements alone, where other nodes make them too.
+        doomed: Called when there is something to archive.
+        time: The database's clock, or another.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        queues: Queues,
+        signals: Signals,
+        *,
+        recheck_ms: int,
+        doomed: Callable[[], None],
+        time: Callable[[Tx], int] = clock.read,
+    ) -> None:
+        self._storage = storage
+        self._queues = queues
+        self._signals = signals
+        self._recheck_ms = recheck_ms if storage.dialect.shared else None
+        self._doomed = doomed
+        self._time = time
+        self._lanes: dict[int, _Lane] = {}
+        self._running: set[asyncio.Future[DeliveryResult]] = set()
+        self._turn = 0
+        self.requests = 0
+        self.transactions = 0
+
+    async def acquire(
+        self,
+        name: str,
+        request: Acquire,
+        deadline: Deadline | None = None,
+        gone: asyncio.Future[None] | None = None,
+    ) -> Acquired:
+        """Acquire records for a client, waiting for some if it wants to.
+
+        Nothing is acquired for a client that has gone, and what it did not live to see is given back; but not what has
+        an Idempotency-Key: the client may have sent the same again, and hold it by that answer.
+
+        Raises:
+            UnknownQueue: There is none, or it was deleted during the wait.
+            IdempotencyKeyReused: The key stands for another request.
+        """
+        acquired = await self._acquired(name, request, deadline, gone)
+        if acquired.deliveries and request.key is None and gone is not None and gone.done():
+            items = [Acknowledgement(each.delivery_id, Outcome.WITHDRAW) for each in acquired.deliveries]
+            await self.acknowledge(name, Acknowledge(items))
+        return acquired
+
+    async def acknowledge(self, name: str, request: Acknowledge) -> Acknowledged:
+        """Settle deliveries, each for itself.
+
+        Raises:
+            UnknownQueue: There is none.
+            IdempotencyKeyReused: The key stands for another request.
+        """
+        for attempt in range(_ATTEMPTS):
+            queue, topic = await self._queues.route(name, anew=attempt > 0)
+            try:
+                answer = await self._submit(_Waiting(request, queue, topic, None))
+            except QueueChanged:
+                continue
+            assert isinstance(answer, Acknowledged)  # noqa: S101 - the answer to its request
+            return answer
+        raise ServiceUnavailable("the queue or its topic changes too often; try again")
+
+    async def drain(self) -> None:
+        """Return when no transaction runs any more."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def _acquired(
+        self, name: str, request: Acquire, deadline: Deadline | None, gone: asyncio.Future[None] | None
+    ) -> Acquired:
+        for attempt in range(_ATTEMPTS):
+            queue, topic = await self._queues.route(name, anew=attempt > 0)
+            watched = () if deadline is None else (*topic.partition_ids, scope_id(queue.queue_id))
+            with self._signals.watch(watched) as watch:
+                try:
+                    while True:
+                        watch.arm()
+                        last = deadline is None or deadline.over or self._signals.closed
+                        answer = await self._submit(_Waiting(request, queue, topic, gone))
+                        assert isinstance(answer, Acquired)  # noqa: S101 - the answer to its request
+                        if answer.deliveries or deadline is None or last:
+                            return answer
+                        watch.seen.update(answer.ends or {})
+                        await deadline.wait(watch, self._pause_ms(answer))
+                except QueueChanged:
+                    continue
+        raise ServiceUnavailable("the queue or its topic changes too often; try again")
+
+    def _pause_ms(self, answer: Acquired) -> int | None:
+        """Return after how long to look again although nothing was announced, or None."""
+        pauses = [self._recheck_ms] if self._recheck_ms is not None else []
+        if answer.free_at_ms is not None:
+            pauses.append(max(1, answer.free_at_ms - answer.now_ms))
+        return min(pauses, default=None)
+
+    async def _submit(self, waiting: _Waiting) -> Answer:
+        lane = self._lanes.setdefault(waiting.queue.queue_id, _Lane())
+        lane.waiting.append(waiting)
+        if not lane.busy:
+            self._start(waiting.queue.queue_id, lane)
+        answer = await waiting.answer
+        if isinstance(answer, BrokerError):
+            raise answer
+        return answer
+
+    def _start(self, queue_id: int, lane: _Lane) -> None:
+        batch = _take(lane)
+        lane.busy = bool(batch)
+        if not batch:
+            self._lanes.pop(queue_id, None)
+            return
+        wait, lane.patient = lane.patient, False
+        first = batch[0]
+        work = DeliveryBatch(first.queue, first.topic, [each.request for each in batch], self._turn, wait)
+        self._turn += any(isinstance(each.request, Acquire) for each in batch)
+        task = self._storage.submit(deliver, work, self._time)
+        self._running.add(task)
+        task.add_done_callback(partial(self._finish, queue_id, lane, batch))
+
+    def _finish(self, queue_id: int, lane: _Lane, batch: list[_Waiting], task: asyncio.Future[DeliveryResult]) -> None:
+        self._running.discard(task)
+        error = ServiceUnavailable("the server is stopping") if task.cancelled() else task.exception()
+        self.transactions += 1
+        self.requests += len(batch)
+        if error is None:
+            done = task.result()
+            self._settle(lane, batch, done.answers)
+            if done.stirred:
+                self._signals.announce([scope_id(queue_id)])
+            if done.doomed:
+                self._doomed()
+        elif isinstance(error, BrokerError | QueueChanged):
+            _refuse(batch, error)
+        elif len(batch) > 1:
+            _log.warning("a batch of %d deliveries failed; trying each alone", len(batch), exc_info=error)
+            lane.alone.extend(batch)
+        else:
+            _log.error("a delivery failed", exc_info=error)
+            _refuse(batch, UnknownServerError("the delivery failed; the server's log tells why"))
+        self._start(queue_id, lane)
+
+    @staticmethod
+    def _settle(lane: _Lane, batch: list[_Waiting], answers: list[Answer]) -> None:
+        again: list[_Waiting] = []
+        for waiting, answer in zip(batch, answers, strict=True):
+            if isinstance(answer, Again):
+                lane.patient |= answer.wait
+                again.append(waiting)
+            elif not waiting.answer.done():
+                waiting.answer.set_result(answer)
+        lane.waiting.extendleft(reversed(again))
+
+
+def _take(lane: _Lane) -> list[_Waiting]:
+    """Take the requests of the next transaction: those that know the queue and its topic alike."""
+    if lane.alone:
+        return [lane.alone.popleft()]
+    batch: list[_Waiting] = []
+    weight = 0
+    while lane.waiting and len(batch) < _MAX_BATCH and weight < _MAX_BATCH_RECORDS:
+        waiting = lane.waiting[0]
+        if _is_over(waiting):
+            lane.waiting.popleft()
+            continue
+        if batch and (waiting.queue is not batch[0].queue or waiting.topic is not batch[0].topic):
+            break
+        batch.append(lane.waiting.popleft())
+        weight += waiting.weight
+    return batch
+
+
+def _is_over(waiting: _Waiting) -> bool:
+    """Return whether nobody waits for the answer any more, and give an acquire an empty one."""
+    if waiting.answer.done():
+        return isinstance(waiting.request, Acquire)
+    if waiting.gone is not None and waiting.gone.done():
+        waiting.answer.set_result(Acquired([]))
+        return True
+    return False
+
+
+def _refuse(batch: Iterable[_Waiting], error: BrokerError | QueueChanged) -> None:
+    for waiting in batch:
+        if waiting.answer.done():
+            continue
+        if isinstance(error, BrokerError):
+            waiting.answer.set_result(error)
+        else:
+            waiting.answer.set_exception(QueueChanged())

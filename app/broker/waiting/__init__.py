@@ -1,0 +1,1 @@
+"""Waiting for a change, and waking the requests that wait."""

@@ -1,0 +1,581 @@
+"""Poll: what a consumer is given, what is committed for it, and what ends its waiting. DESIGN.md §3.4."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.broker.groups.offsets import OffsetCommit
+from app.broker.log.page_reader import PageSize
+from app.broker.log.producer import ProduceRequest
+from app.broker.log.topics import TopicRequest
+from app.broker.waiting.deadline import Deadline
+from app.domain.record import Record
+from app.errors import (
+    FencedInstanceId,
+    FencedMemberEpoch,
+    NoOffsetForPartition,
+    StaleMemberEpoch,
+    UnknownMemberId,
+    UnknownPartitionInRecord,
+)
+from app.storage import topics as stored_topics
+from app.tasks.notices import poll_watched
+from tests.broker.node import LONG_MS, SECOND_MS, Node, Seen, commits_of, numbers, parked, poll_request, seen
+
+if TYPE_CHECKING:
+    from app.storage.engine import Tx
+    from tests.serving import Serve
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1_048_576
+
+
+def orders(partition: int, *offsets: int) -> list[Seen]:
+    return [Seen("orders", partition, offset) for offset in offsets]
+
+
+async def test_the_first_poll_joins_and_reads_from_the_start(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a", b"b")
+    await node.produce(b"c", partition=1)
+
+    page = await node.poll()
+
+    assert sorted(seen(page)) == [*orders(0, 0, 1), *orders(1, 0)]
+    assert sorted(page.spans.values()) == [("orders", 0, 0, 2), ("orders", 1, 0, 1)]
+    assert (page.standing.member.member_epoch, page.standing.member.state(1)) == (1, "STABLE")
+
+
+async def test_without_auto_commit_nothing_is_committed_and_nothing_is_written(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a")
+    await node.poll()
+    node.writes = 0
+
+    assert seen(await node.poll()) == seen(await node.poll()) == orders(0, 0)
+    assert node.writes == 0
+    assert await node.committed() == {("orders", 0): 0, ("orders", 1): 0}
+
+
+async def test_the_same_poll_again_and_again_reads_each_record_once(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a", b"b", b"c")
+    size = PageSize(2, MIB, 1)
+
+    pages = [await node.poll(auto_commit=True, size=size) for _ in range(3)]
+
+    assert list(map(seen, pages)) == [orders(0, 0, 1), orders(0, 2), []]
+    assert await node.committed() == {("orders", 0): 3, ("orders", 1): 0}
+
+
+async def test_a_poll_that_commits_its_page_and_reads_on_writes_once(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a", b"b", b"c")
+    page = await node.poll(size=PageSize(1, MIB, 1))
+    node.writes = 0
+
+    page = await node.poll(epoch=1, commits=commits_of(page))
+
+    assert (seen(page), node.writes) == (orders(0, 1, 2), 1)
+    assert await node.committed() == {("orders", 0): 1, ("orders", 1): 0}
+
+
+async def test_after_a_lost_answer_a_poll_without_auto_commit_returns_the_same_page(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a", b"b")
+    await node.poll(auto_commit=True, size=PageSize(1, MIB, 1))
+    lost = await node.poll(auto_commit=True, size=PageSize(1, MIB, 1))
+
+    again = await node.poll(auto_commit=False, size=PageSize(1, MIB, 1))
+
+    assert seen(lost) == seen(again) == orders(0, 1)
+    assert await node.committed() == {("orders", 0): 1, ("orders", 1): 0}
+
+
+async def test_what_is_committed_is_the_page_returned_last_not_a_larger_one_that_was_lost(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a", b"b", b"c")
+    await node.poll(auto_commit=True)  # all three: the answer is lost
+    again = await node.poll(auto_commit=False, size=PageSize(1, MIB, 1))
+
+    page = await node.poll(auto_commit=True)
+
+    assert (seen(again), seen(page)) == (orders(0, 0), orders(0, 1, 2))
+    assert await node.committed() == {("orders", 0): 1, ("orders", 1): 0}
+
+
+async def test_a_lost_answer_to_a_commit_is_repeated_without_harm(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a", b"b")
+    first = await node.poll(size=PageSize(1, MIB, 1))
+    lost = await node.poll(epoch=1, commits=commits_of(first))
+
+    again = await node.poll(epoch=1, commits=commits_of(first))
+
+    assert seen(lost) == seen(again) == orders(0, 1)
+
+
+async def test_a_member_that_joined_again_does_not_commit_the_page_of_the_process_before(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a")
+    await node.poll(auto_commit=True)
+    await node.join("alice")
+
+    page = await node.poll(auto_commit=True)
+
+    assert seen(page) == orders(0, 0)
+    assert await node.committed() == {("orders", 0): 0, ("orders", 1): 0}
+
+
+async def test_a_page_of_a_partition_that_was_given_up_is_not_committed(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a")
+    await node.produce(b"b", partition=1)
+    page = await node.poll(auto_commit=True)
+    await node.join("bob")
+    await node.settle()
+    moved = await node.beat("alice", 1, set())
+    assert len(moved.member.assigned) == 1
+
+    await node.poll(auto_commit=True)
+
+    kept = numbers(moved)[0]
+    assert len(page.records) == 2
+    assert await node.committed() == {("orders", kept): 1, ("orders", 1 - kept): 0}
+
+
+async def test_what_was_committed_otherwise_since_is_not_committed_over(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a", b"b")
+    await node.poll(auto_commit=True, size=PageSize(1, MIB, 1))
+    await node.commit("alice", 1, OffsetCommit("orders", 0, 2))
+
+    await node.poll(auto_commit=True)
+
+    assert await node.committed() == {("orders", 0): 2, ("orders", 1): 0}
+
+
+async def test_a_page_of_which_the_client_saw_nothing_is_not_committed(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a")
+    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    gone.set_result(None)
+    await node.services.poller.poll(poll_request("alice", auto_commit=True), Deadline(LONG_MS, gone))
+
+    assert seen(await node.poll(auto_commit=True)) == orders(0, 0)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(1, 1), (3, 3), (7, 7), (10, 10), (500, 30)])
+async def test_a_page_has_at_most_max_records(node: Node, most: int, expected: int) -> None:
+    await node.create(partitions=3)
+    for partition in range(3):
+        await node.produce(*[b"x"] * 10, partition=partition)
+
+    assert len((await node.poll(size=PageSize(most, MIB, 1))).records) == expected
+
+
+@pytest.mark.parametrize(("most", "expected"), [(1, 1), (10, 1), (19, 1), (20, 2), (59, 5), (60, 6)])
+async def test_a_page_has_at_most_max_bytes_and_at_least_one_record(node: Node, most: int, expected: int) -> None:
+    await node.create(partitions=3)
+    for partition in range(3):
+        await node.produce(*[b"0123456789"] * 2, partition=partition)
+
+    assert len((await node.poll(size=PageSize(500, most, 1))).records) == expected
+
+
+async def test_each_partition_and_topic_has_a_share_of_a_page(node: Node) -> None:
+    await node.create("orders", 1)
+    await node.create("clicks", 1)
+    await node.produce(*[b"x"] * 100)
+    await node.produce(*[b"x"] * 3, topic="clicks")
+
+    page = await node.poll(topics=("clicks", "orders"), size=PageSize(10, MIB, 1))
+
+    assert seen(page) == [*orders(0, 0, 1, 2, 3, 4, 5, 6), *[Seen("clicks", 0, n) for n in range(3)]]
+
+
+async def test_no_partition_starves_behind_others_with_larger_records(node: Node) -> None:
+    await node.create(partitions=4)
+    await node.produce(*[b"123456"] * 100)
+    for partition in (1, 2, 3):
+        await node.produce(b"x" * 200, partition=partition)
+
+    partitions: set[int] = set()
+    for _ in range(5):
+        await node.pass_time(1)
+        page = await node.poll(auto_commit=True, size=PageSize(500, 100, 1))
+        partitions |= {one.partition for one in seen(page)}
+
+    assert partitions == {0, 1, 2, 3}
+
+
+async def test_with_fewer_records_in_a_page_than_partitions_all_have_their_turn(node: Node) -> None:
+    await node.create(partitions=5)
+    for partition in range(5):
+        await node.produce(*[b"x"] * 10, partition=partition)
+
+    turns: list[int] = []
+    for _ in range(5):
+        await node.pass_time(1)
+        turns += [one.partition for one in seen(await node.poll(auto_commit=True, size=PageSize(2, MIB, 1)))]
+
+    assert turns == [0, 1, 2, 3, 4, 0, 1, 2, 3, 0]
+
+
+async def test_a_group_that_retention_overtook_goes_on_and_says_what_it_missed(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a", b"b", b"c")
+    await node.poll()
+    await node.services.topics.delete_before("orders", 0, 2)
+
+    page = await node.poll(auto_commit=True)
+
+    assert seen(page) == orders(0, 2)
+    assert page.skipped == [("orders", 0, 0, 2)]
+    assert list(page.spans.values()) == [("orders", 0, 0, 3)]
+    assert (await node.poll(auto_commit=True)).skipped == []
+    assert await node.committed() == {("orders", 0): 3, ("orders", 1): 0}
+
+
+async def test_a_group_overtaken_to_the_end_of_the_log_is_told_at_once(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a", b"b")
+    await node.poll()
+    await node.services.topics.delete_before("orders", 0, 2)
+
+    page = await node.poll(auto_commit=True, wait_ms=LONG_MS)
+
+    assert (seen(page), page.skipped) == ([], [("orders", 0, 0, 2)])
+    await node.poll(auto_commit=True)
+    assert await node.committed() == {("orders", 0): 2, ("orders", 1): 0}
+
+
+async def test_under_none_a_group_without_an_offset_is_refused(node: Node) -> None:
+    await node.create()
+
+    with pytest.raises(NoOffsetForPartition) as refused:
+        await node.poll(auto_offset_reset="none")
+
+    assert refused.value.facts == {"topic": "orders", "partition": 0, "committed_offset": None, "log_start_offset": 0}
+    assert await node.committed() == {("orders", 0): None, ("orders", 1): None}
+
+
+async def test_under_none_a_group_that_retention_overtook_is_refused(node: Node) -> None:
+    await node.create(partitions=1)
+    await node.produce(b"a", b"b")
+    await node.commit(None, -1, OffsetCommit("orders", 0, 1))
+    assert seen(await node.poll(auto_offset_reset="none")) == orders(0, 1)
+    await node.services.topics.delete_before("orders", 0, 2)
+
+    with pytest.raises(NoOffsetForPartition) as refused:
+        await node.poll(auto_offset_reset="none")
+
+    assert refused.value.facts == {"topic": "orders", "partition": 0, "committed_offset": 1, "log_start_offset": 2}
+
+
+async def test_a_group_from_latest_begins_at_the_end_and_misses_nothing_after(node: Node) -> None:
+    await node.create(partitions=1)
+    await node.produce(b"old")
+
+    assert seen(await node.poll(auto_offset_reset="latest")) == []
+    await node.produce(b"new")
+
+    assert seen(await node.poll(auto_offset_reset="latest")) == orders(0, 1)
+
+
+async def test_a_partition_added_later_is_read_from_its_start_even_from_latest(node: Node) -> None:
+    await node.create(partitions=1)
+    await node.poll(auto_offset_reset="latest")
+    await node.services.topics.change("orders", TopicRequest(2, {}))
+    await node.produce(b"early", partition=1)
+    await node.settle()
+
+    page = await node.poll(auto_offset_reset="latest")
+
+    assert seen(page) == orders(1, 0)
+
+
+async def test_a_waiting_poll_is_answered_by_an_append(node: Node) -> None:
+    await node.create()
+    polling = node.polling()
+    await node.parked()
+
+    await node.produce(b"a", partition=1)
+
+    assert seen(await polling) == orders(1, 0)
+    assert node.services.signals.waiting == 0
+
+
+async def test_a_poll_waits_no_longer_than_a_heartbeat_interval(node: Node) -> None:
+    await node.create()
+    started = asyncio.get_running_loop().time()
+
+    page = await node.poll(wait_ms=LONG_MS, session_timeout_ms=1_000)
+
+    assert page.standing.member.heartbeat_interval_ms == 166
+    assert 0.15 < asyncio.get_running_loop().time() - started < 3
+
+
+async def test_the_first_poll_waits_for_a_partition_and_then_for_its_records(node: Node) -> None:
+    await node.create(partitions=1)
+    await node.produce(b"a")
+    await node.poll(auto_commit=True)
+    polling = node.polling("bob", auto_commit=True)
+    await node.parked()
+
+    await node.settle()
+    await node.groups.leave("billing", "alice")
+    await node.pass_time(SECOND_MS)
+    await node.groups.rebalance()
+
+    page = await polling
+    assert (seen(page), numbers(page.standing)) == (orders(0, 0), [0])
+
+
+async def test_a_poll_that_joins_with_other_topics_waits_for_their_records(node: Node) -> None:
+    await node.create("orders", 1)
+    await node.create("clicks", 1)
+    await node.produce(b"a", topic="clicks")
+    await node.poll()
+
+    polling = node.polling(topics=("clicks",))
+    await node.parked()
+    await node.settle()
+
+    assert seen(await polling) == [Seen("clicks", 0, 0)]
+
+
+async def test_a_waiting_poll_is_answered_when_it_is_to_read_something_else(node: Node) -> None:
+    await node.create()
+    await node.poll()
+    polling = node.polling()
+    await node.parked()
+
+    await node.join("bob")
+    await node.settle()
+
+    page = await polling
+    assert (seen(page), len(page.standing.member.assigned)) == ([], 1)
+    assert len((await node.group()).members["bob"].assigned) == 1
+
+
+async def test_a_poll_without_owned_gives_up_what_is_revoked_after_its_commits(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a")
+    await node.produce(b"b", partition=1)
+    page = await node.poll()
+    await node.join("bob")
+    await node.settle()
+
+    page = await node.poll(epoch=1, commits=commits_of(page))
+
+    bob = (await node.group()).members["bob"]
+    assert len(page.standing.member.assigned) == len(bob.assigned) == 1
+    assert await node.committed() == {("orders", 0): 1, ("orders", 1): 1}
+
+
+async def test_a_poll_that_still_owns_what_is_revoked_keeps_it_and_waits_in_peace(node: Node) -> None:
+    await node.create()
+    owned = {("orders", 0), ("orders", 1)}
+    await node.poll()
+    await node.join("bob")
+    await node.settle()
+    first = await node.poll(epoch=1, owned=owned, wait_ms=LONG_MS)
+    assert (first.standing.member.member_epoch, first.standing.member.state(2)) == (1, "UNREVOKED_PARTITIONS")
+
+    polling = node.polling(epoch=1, owned=owned)
+    await node.parked()
+    node.reads = node.writes = 0
+    kept = numbers(first.standing)[0]
+    await node.produce(b"a", partition=kept)
+
+    assert seen(await polling) == orders(kept, 0)
+    assert (node.reads, node.writes) == (1, 1)  # the page, and the append
+    assert (await node.group()).members["bob"].assigned == {}
+
+
+async def test_a_topic_deleted_while_a_poll_waits_does_not_make_it_run_in_circles(node: Node) -> None:
+    await node.create()
+    await node.create("clicks", 1)
+    await node.poll(topics=("clicks", "orders"))
+    polling = node.polling(topics=("clicks", "orders"))
+    await node.parked()
+    node.reads = 0
+
+    await node.services.topics.delete("clicks")
+    await node.parked()
+    assert node.reads < 10
+    await node.settle()
+
+    assert numbers((await polling).standing) == [0, 1]
+
+
+async def test_a_topic_created_again_behind_the_cache_is_read(node: Node) -> None:
+    await node.create(partitions=1)
+    await node.produce(b"old", b"older")
+    await node.poll(auto_commit=True)
+    await node.poll(auto_commit=True)
+    old = await node.services.topics.get("orders")
+
+    def replace(tx: Tx) -> None:
+        found = stored_topics.find_locked(tx, "orders", old.config)
+        assert found is not None
+        stored_topics.delete_(tx, found.info)
+        stored_topics.create(tx, "orders", 1, {}, 0)
+
+    await node.storage.write(replace)
+    await node.settle()
+    page = await node.poll(auto_commit=True)
+    assert (seen(page), numbers(page.standing)) == ([], [0])
+    await node.produce(b"new")
+
+    assert seen(await node.poll(auto_commit=True)) == orders(0, 0)
+
+
+async def test_leaving_ends_the_wait(node: Node) -> None:
+    await node.create()
+    polling = node.polling()
+    await node.parked()
+
+    await node.groups.leave("billing", "alice")
+
+    with pytest.raises(UnknownMemberId):
+        await polling
+
+
+async def test_a_second_process_of_the_name_ends_the_wait_of_the_first(node: Node) -> None:
+    await node.create()
+    await node.join("alice")
+    polling = node.polling(epoch=1)
+    await node.parked()
+
+    await node.join("alice")
+
+    with pytest.raises(FencedMemberEpoch):
+        await polling
+
+
+async def test_a_static_member_that_was_replaced_may_not_join_again_by_a_poll(node: Node) -> None:
+    await node.create()
+    await node.poll("alice", instance_id="till-1")
+    await node.poll("anna", instance_id="till-1")
+
+    with pytest.raises(FencedInstanceId):
+        await node.poll("alice", instance_id="till-1")
+
+
+async def test_a_poll_with_an_epoch_does_not_join(node: Node) -> None:
+    await node.create()
+    with pytest.raises(UnknownMemberId):
+        await node.poll(epoch=1)
+    await node.poll("bob")
+
+    with pytest.raises(UnknownMemberId):
+        await node.poll("alice", epoch=1)
+    with pytest.raises(FencedMemberEpoch):
+        await node.poll("bob", epoch=2)
+    with pytest.raises(FencedMemberEpoch):
+        await node.poll("bob", epoch=0)
+
+
+async def test_a_poll_that_is_refused_commits_nothing_and_releases_nothing(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a")
+    page = await node.poll()
+    await node.join("bob")
+    await node.settle()
+    before = await node.group()
+
+    with pytest.raises(FencedMemberEpoch):
+        await node.poll(epoch=0, commits=commits_of(page))
+    with pytest.raises(StaleMemberEpoch):
+        await node.poll("bob", epoch=before.members["bob"].member_epoch, commits=commits_of(page))
+    with pytest.raises(UnknownPartitionInRecord):
+        await node.poll(epoch=1, commits=[OffsetCommit("orders", 9, 0)])
+
+    assert await node.group() == before
+    assert await node.committed() == {("orders", 0): 0, ("orders", 1): 0}
+
+
+async def test_the_previous_epoch_is_taken_after_a_lost_answer(node: Node) -> None:
+    await node.create()
+    await node.produce(b"a")
+    page = await node.poll()
+    await node.join("bob")
+    await node.settle()
+    lost = await node.poll(epoch=1, commits=commits_of(page))
+    assert lost.standing.member.member_epoch == 2
+
+    again = await node.poll(epoch=1, commits=commits_of(page))
+
+    assert again.standing.member.member_epoch == 2
+    assert (await node.committed())["orders", 0] == 1
+
+
+async def test_closing_answers_all_that_wait(node: Node) -> None:
+    await node.create()
+    polling = [node.polling(name) for name in ("alice", "bob")]
+    await node.parked(2)
+
+    node.services.signals.close()
+
+    assert [seen(page) for page in await asyncio.gather(*polling)] == [[], []]
+
+
+async def test_a_client_that_went_away_ends_its_poll(node: Node) -> None:
+    await node.create()
+    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    polling = asyncio.create_task(node.services.poller.poll(poll_request("alice"), Deadline(LONG_MS, gone)))
+    await node.parked()
+
+    gone.set_result(None)
+
+    assert seen(await polling) == []
+    assert node.services.signals.waiting == 0
+
+
+async def test_waiting_polls_hold_no_connection(node: Node) -> None:
+    await node.create(partitions=40)
+    polling = [node.polling(f"m{number}") for number in range(40)]
+    await node.parked(40)
+
+    assert await asyncio.wait_for(node.committed(), 5) is not None
+    await asyncio.wait_for(node.produce(b"a"), 5)
+
+    node.services.signals.close()
+    assert sum(len(page.records) for page in await asyncio.gather(*polling)) <= 1
+
+
+@pytest.mark.postgres
+async def test_a_poll_on_one_node_is_woken_by_another(migrated_postgres_url: str, serve: Serve) -> None:
+    here, _ = await serve(database_url=migrated_postgres_url, poll_interval_ms=60_000)
+    there, _ = await serve(database_url=migrated_postgres_url, poll_interval_ms=60_000)
+    await here.services.topics.create("orders", TopicRequest(1, {}))
+    started = asyncio.get_running_loop().time()
+    polling = asyncio.create_task(here.services.poller.poll(poll_request("alice"), Deadline(LONG_MS)))
+    await parked(here.services)
+    await there.services.producer.produce(ProduceRequest("orders", 0, [Record(0, -1, None, b"a", None, 0)], 1))
+    assert seen(await polling) == orders(0, 0)
+
+    polling = asyncio.create_task(here.services.poller.poll(poll_request("bob"), Deadline(LONG_MS)))
+    await parked(here.services)
+    await there.services.groups.leave("billing", "alice")
+    assert seen(await polling) == orders(0, 0)
+    assert asyncio.get_running_loop().time() - started < 4.5  # the heartbeat interval is 5 s
+
+
+@pytest.mark.postgres
+async def test_a_lost_notice_costs_only_the_interval_of_the_poll_for_it(nodes: tuple[Node, Node]) -> None:
+    here, there = nodes
+    await here.create()
+    polling = here.polling()
+    await here.parked()
+    await there.produce(b"a")
+
+    await poll_watched(here.storage, here.services.signals)
+
+    assert seen(await polling) == orders(0, 0)

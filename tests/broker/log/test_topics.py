@@ -1,0 +1,121 @@
+"""Topics that change while somebody works with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app.broker.log.producer import ProduceRequest
+from app.broker.log.topics import TopicRequest, Topics
+from app.domain.record import Record
+from app.domain.topic import TopicConfig
+from app.errors import UnknownTopicOrPartition
+from app.storage import topics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app.api.services import Services
+    from app.storage.engine import Tx
+    from tests.serving import Serve
+
+pytestmark = pytest.mark.anyio
+
+DEFAULTS = TopicConfig()
+UNSAID = TopicRequest(None, {})
+
+
+@pytest.fixture
+async def services(migrated_url: str, serve: Serve) -> Services:
+    """The parts of an application on an empty log, on either engine."""
+    application, _ = await serve(database_url=migrated_url)
+    return application.services
+
+
+class Interrupted:
+    """A storage whose topic is deleted by somebody else right after the first write."""
+
+    def __init__(self, services: Services) -> None:
+        self._storage = services.storage
+        self.writes = 0
+
+    async def read(self, query: Callable[..., Any], *args: Any) -> Any:
+        return await self._storage.read(query, *args)
+
+    async def write(self, query: Callable[..., Any], *args: Any) -> Any:
+        result = await self._storage.write(query, *args)
+        self.writes += 1
+        if self.writes == 1:
+            await self._storage.write(delete)
+        return result
+
+
+def delete(tx: Tx) -> None:
+    found = topics.find_locked(tx, "orders", DEFAULTS)
+    assert found is not None
+    topics.delete_(tx, found.info)
+
+
+def change(tx: Tx, /, partitions: int, **config: Any) -> None:
+    found = topics.find_locked(tx, "orders", DEFAULTS)
+    assert found is not None
+    topics.change(tx, found.info, partitions, config)
+
+
+@pytest.mark.parametrize("present", [False, True])
+async def test_a_topic_deleted_while_it_is_created_or_confirmed_is_there_in_the_end(
+    services: Services, present: bool
+) -> None:
+    if present:
+        await services.topics.create("orders", UNSAID)
+    interrupted: Any = Interrupted(services)
+    catalogue = Topics(interrupted, services.signals, defaults=DEFAULTS, default_partitions=4, clock=services.clock)
+
+    info, _ = await catalogue.create("orders", UNSAID)
+
+    assert info.name == "orders"
+
+
+async def produce(services: Services, partition: int = -1) -> Any:
+    record = Record(partition, -1, None, b"x", None, 0)
+    return await services.producer.produce(ProduceRequest("orders", None, [record], 1))
+
+
+async def test_an_append_to_a_topic_that_was_deleted_behind_the_cache_goes_to_a_new_one(services: Services) -> None:
+    old, _ = await services.topics.create("orders", UNSAID)
+    await produce(services, 0)
+    await services.storage.write(delete)
+
+    accepted = await produce(services, 0)
+
+    assert accepted.appended.offsets == [0]
+    assert (await services.topics.get("orders")).topic_id > old.topic_id
+
+
+async def test_a_partition_added_behind_the_cache_is_found(services: Services) -> None:
+    await services.topics.create("orders", TopicRequest(1, {}))
+    await produce(services, 0)
+    await services.storage.write(change, 2)
+
+    accepted = await produce(services, 1)
+
+    assert (accepted.appended.partitions, accepted.appended.offsets) == ([1], [0])
+
+
+async def test_a_policy_set_behind_the_cache_is_obeyed(services: Services) -> None:
+    await services.topics.create("orders", TopicRequest(1, {}))
+    await produce(services)
+    await services.storage.write(change, 1, cleanup_policy="compact")
+
+    with pytest.raises(Exception, match="is required on a compacted topic"):
+        await produce(services)
+
+
+async def test_a_deleted_topic_is_gone_from_the_cache(services: Services) -> None:
+    await services.topics.create("orders", UNSAID)
+    await services.topics.delete("orders")
+
+    with pytest.raises(UnknownTopicOrPartition):
+        await services.topics.get("orders")
+    assert await services.topics.find("orders") is None

@@ -1,0 +1,123 @@
+"""Looking at records of a queue page by page, and how little is read for that or for an acquire."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+
+from app.broker.queues.browse import StateName, browse
+from app.domain.delivery import Acquire
+from app.domain.queue import Outcome
+from tests.broker.node import Node
+from tests.broker.queues.jobs import (
+    LARGE,
+    acquire,
+    archive,
+    come_due,
+    create,
+    settle,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+def joined(pages: list[list[int]]) -> list[int]:
+    return [offset for page in pages for offset in page]
+
+
+async def seen(node: Node, state: StateName, limit: int) -> list[list[int]]:
+    """Return the offsets of all pages."""
+    info = await node.services.queues.get("jobs")
+    pages, place = [], (0, 0)
+    while True:
+        page = await node.storage.read(browse, info, state, place, limit)
+        pages.append([each.record.offset for each in page.records])
+        if page.next_place is None:
+            return pages
+        place = page.next_place
+
+
+@pytest.mark.parametrize("state", ["available", "acquired", "delayed"])
+async def test_pages_that_are_cut_by_their_bytes_go_on(node: Node, state: StateName) -> None:
+    await create(node)
+    for _ in range(10):
+        await node.produce(LARGE)
+    if state != "available":
+        held = await acquire(node, 10)
+        if state == "delayed":
+            await settle(node, held, Outcome.RELEASE, 60_000)
+
+    assert await seen(node, state, 100) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert await seen(node, state, 3) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+
+
+async def test_archived_records_that_retention_took_do_not_end_the_list(node: Node) -> None:
+    await create(node)
+    await node.produce(*(b"%d" % number for number in range(50)))
+    await settle(node, await acquire(node, 50), Outcome.REJECT)
+    await archive(node)
+
+    await node.services.topics.delete_before("orders", 0, 20)
+
+    assert joined(await seen(node, "archived", 10)) == list(range(20, 50))
+
+
+async def test_records_of_all_places_come_in_order_of_their_offsets(node: Node) -> None:
+    await create(node)
+    await node.produce(*(b"%d" % number for number in range(30)))
+    held = await acquire(node, 20)
+    info = await node.services.queues.get("jobs")
+    await settle(node, held[5:10], Outcome.RELEASE, 60_000)
+    await come_due(node)
+    await settle(node, held[:3], Outcome.RELEASE)
+    await settle(node, held[12:14], Outcome.REJECT)
+    await archive(node)
+    await settle(node, held[10:12], Outcome.REJECT)
+
+    assert joined(await seen(node, "available", 4)) == [0, 1, 2, *range(5, 10), *range(20, 30)]
+    assert joined(await seen(node, "acquired", 4)) == [3, 4, *range(14, 20)]
+    assert joined(await seen(node, "archived", 1)) == [10, 11, 12, 13]
+    assert (await node.storage.read(browse, info, "acquired", (0, 15), 2)).next_place == (0, 17)
+
+
+@pytest.mark.parametrize("state", ["acquired", "delayed"])
+async def test_looking_reads_little_more_than_it_answers(sqlite_url: str, state: StateName) -> None:
+    node = Node(sqlite_url)
+    try:
+        await create(node)
+        for _ in range(40):
+            await node.produce(LARGE)
+        held = await acquire(node, 20) + await acquire(node, 20)
+        if state == "delayed":
+            await settle(node, held, Outcome.RELEASE, 60_000)
+        del held
+        info = await node.services.queues.get("jobs")
+        tracemalloc.start()
+
+        assert len((await node.storage.read(browse, info, state, (0, 0), 1_000)).records) == 4
+
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+        node.storage.close()
+
+
+@pytest.mark.parametrize("delay_ms", [0, 1])
+async def test_an_acquire_reads_little_more_than_it_asks_for(sqlite_url: str, delay_ms: int) -> None:
+    node = Node(sqlite_url)
+    try:
+        await create(node)
+        for _ in range(40):
+            await node.produce(LARGE)
+        await settle(node, await acquire(node, 20) + await acquire(node, 20), Outcome.RELEASE, delay_ms)
+        await come_due(node)
+        tracemalloc.start()
+
+        answer = await node.services.deliveries.acquire("jobs", Acquire(40, 1_000_000))
+
+        assert len(answer.deliveries) in {1, 2}
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+        node.storage.close()

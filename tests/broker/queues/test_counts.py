@@ -1,0 +1,35 @@
+"""What a queue says of itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.domain.queue import Outcome
+from tests.broker.node import Node
+from tests.broker.queues.jobs import (
+    FAR_MS,
+    acquire,
+    come_due,
+    create,
+    produce_keyed,
+    settle,
+    state,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_delayed_records_that_come_due_behind_held_ones_are_blocked(node: Node) -> None:
+    await create(node, ordering="key")
+    await produce_keyed(node, b"a", b"b")
+    await produce_keyed(node, b"a", b"b", deliver_at_ms=FAR_MS)
+    held = await acquire(node, 4)
+    assert len(held) == 2
+    await come_due(node)
+
+    assert await acquire(node, 4) == []
+    assert ((await state(node)).available, (await state(node)).blocked) == (2, True)
+    await settle(node, held[:1], Outcome.ACCEPT)
+    assert (await state(node)).blocked is False
+    assert len(await acquire(node, 4)) == 1
+    assert (await state(node)).blocked is True

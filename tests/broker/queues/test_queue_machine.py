@@ -1,0 +1,285 @@
+"""A queue against a model of it, whatever workers, clocks, retention and archiving do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from app.broker.queues.archiver import archive
+from app.broker.queues.counts import QueueState, describe
+from app.broker.queues.delivery_transaction import DeliveryBatch, deliver
+from app.domain.delivery import Acknowledge, Acknowledged, Acknowledgement, Acquire, Acquired, Again
+from app.domain.queue import Outcome
+from app.domain.queue_config import DeliveryId, QueueConfig, QueueInfo, origin_of
+from app.storage import queues
+from app.storage.copies import Place
+from tests.storage.scribe import DEFAULTS, NOW_MS, Row, Scribe, request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from app.storage.engine import Storage, Tx
+
+LOCK_MS = 1_000
+LIMIT = 3
+PARTITIONS = 2
+KEYS = st.sampled_from([None, b"a", b"b", b"c"])
+
+
+@dataclass
+class Job:
+    """A record as the model sees it.
+
+    Attributes:
+        until_ms: End of its lock or delay.
+        copied: Whether it was delayed into a row of its own, so that retention cannot take it any more; None for one
+            with a time of delivery, of which the model does not know when it is looked at.
+        end: How it ended, or "".
+    """
+
+    partition: int
+    offset: int
+    key: bytes | None
+    until_ms: int = 0
+    held: bool = False
+    count: int = 0
+    copied: bool | None = False
+    end: str = ""
+    doomed: bool = False
+
+
+class Machine(RuleBasedStateMachine):
+    """A queue over a topic of two partitions, with a dead-letter topic."""
+
+    number: ClassVar[int] = 0
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__()
+        self.scribe = Scribe(storage)
+        self.now_ms = NOW_MS
+        self.jobs: dict[tuple[int, int], Job] = {}
+        self.deliveries: list[DeliveryId] = []
+        self.starts = [0] * PARTITIONS
+        self.turn = 0
+
+    @initialize(by_key=st.booleans())
+    def create(self, by_key: bool) -> None:
+        Machine.number += 1
+        self.by_key = by_key
+        self.topic = self.scribe.create(f"orders-{self.number}", PARTITIONS)
+        self.dead = self.scribe.create(f"dead-{self.number}", 1)
+        config = QueueConfig(lock_duration_ms=LOCK_MS, max_delivery_count=LIMIT, ordering="key" if by_key else "none")
+        starts = dict.fromkeys(self.topic.partition_ids, 0)
+        name = f"jobs-{self.number}"
+        assert self.write(queues.create, name, self.topic.topic_id, self.dead.topic_id, config, starts, NOW_MS)
+        found = self.scribe.storage.read_now(queues.find, name)
+        assert found is not None
+        self.queue: QueueInfo = found
+
+    @rule(
+        partition=st.integers(0, PARTITIONS - 1),
+        keys=st.lists(KEYS, min_size=1, max_size=4),
+        delay_ms=st.sampled_from([0, 0, 0, 700, 5_000]),
+    )
+    def produce(self, partition: int, keys: list[bytes | None], delay_ms: int) -> None:
+        at_ms = self.now_ms + delay_ms
+        headers = json.dumps([{"name": "deliver_at_ms", "value": str(at_ms)}]).encode() if delay_ms else None
+        for key in keys:
+            (accepted,) = self.scribe.judge(request(self.topic, [Row(NOW_MS, key, b"x", headers)], partition))
+            offset: int = accepted.appended.offsets[0]  # type: ignore[union-attr] # no duplicate: it was appended
+            job = Job(partition, offset, key, at_ms if delay_ms else 0, copied=None if delay_ms else False)
+            self.jobs[partition, offset] = job
+
+    @rule(wanted=st.integers(1, 6), lock_ms=st.sampled_from([None, 3_000]))
+    def acquire(self, wanted: int, lock_ms: int | None) -> None:
+        taken = self.take(wanted, lock_ms)
+        if len(taken) < wanted:
+            left = [job for job in self.jobs.values() if self.takeable(job)]
+            assert left == []
+
+    @precondition(lambda self: self.deliveries)
+    @rule(
+        data=st.data(),
+        outcome=st.sampled_from([Outcome.ACCEPT, Outcome.RELEASE, Outcome.REJECT, Outcome.RENEW, Outcome.WITHDRAW]),
+        delay_ms=st.sampled_from([0, 0, 400, 4_000]),
+    )
+    def acknowledge(self, data: Any, outcome: Outcome, delay_ms: int) -> None:
+        delivery_id = data.draw(st.sampled_from(self.deliveries))
+        delay_ms = delay_ms if outcome is Outcome.RELEASE else 0
+        self.settle(delivery_id, outcome, delay_ms)
+
+    @rule(milliseconds=st.sampled_from([1, 300, 999, 1_000, 6_000]))
+    def wait(self, milliseconds: int) -> None:
+        self.now_ms += milliseconds
+
+    @rule()
+    def archive(self) -> None:
+        for partition_id in self.topic.partition_ids:
+            while self.write(archive, Place(self.queue.queue_id, partition_id), DEFAULTS, self.time).more:
+                pass
+        for job in self.jobs.values():
+            self.note_archived(job)
+
+    @rule(partition=st.integers(0, PARTITIONS - 1), share=st.floats(0, 1))
+    def retain(self, partition: int, share: float) -> None:
+        of_partition = [job for job in self.jobs.values() if job.partition == partition]
+        unknown = [job.offset for job in of_partition if job.copied is None and not job.end]
+        end = min(unknown, default=len(of_partition))
+        start = self.starts[partition] + int(share * (end - self.starts[partition]))
+        if start > self.starts[partition]:
+            assert self.scribe.delete_before(self.topic, start, partition)
+            self.starts[partition] = start
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        if not hasattr(self, "queue"):
+            return
+        state = self.state()
+        held = [job for job in self.jobs.values() if job.held and job.until_ms > self.now_ms and not job.end]
+        accepted = [job for job in self.jobs.values() if job.end == "accepted"]
+        assert sum(state[:6]) == len(self.jobs)
+        assert (state.acquired, state.accepted) == (len(held), len(accepted))
+
+    def teardown(self) -> None:
+        """Let everything come to its end, and compare the ends."""
+        if not hasattr(self, "queue"):
+            return
+        for _ in range(200):
+            self.now_ms += 10_000
+            self.archive()
+            taken = self.take(50, None)
+            for delivery_id in taken:
+                self.settle(delivery_id, Outcome.ACCEPT, 0)
+            if not taken:
+                break
+        state = self.state()
+        assert (state.available, state.acquired, state.delayed, state.blocked) == (0, 0, 0, False)
+        ends = [job.end for job in self.jobs.values()]
+        assert state.accepted == ends.count("accepted")
+        assert state.archived == ends.count("archived")
+        assert state.expired == ends.count("")
+        for job in self.jobs.values():
+            if not job.end:
+                assert job.offset < self.starts[job.partition], job
+        letters = sorted(self.dead_letters())
+        archived = sorted((job.partition, job.offset) for job in self.jobs.values() if job.end == "archived")
+        assert letters == archived
+
+    def take(self, wanted: int, lock_ms: int | None) -> list[DeliveryId]:
+        """Acquire, and check each delivery against the model."""
+        answer: object = Again()
+        while isinstance(answer, Again):
+            answer = self.deliver(Acquire(wanted, 1 << 25, lock_ms))
+        assert isinstance(answer, Acquired)
+        assert len(answer.deliveries) <= wanted
+        for delivery_id, record, until_ms in answer.deliveries:
+            job = self.jobs[delivery_id.partition, delivery_id.offset]
+            assert record.key == job.key
+            assert self.takeable(job), (job, self.now_ms)
+            assert delivery_id.delivery_count == job.count + 1
+            assert until_ms == self.now_ms + (lock_ms or LOCK_MS)
+            job.held, job.count, job.until_ms = True, delivery_id.delivery_count, until_ms
+            self.deliveries.append(delivery_id)
+        return [each.delivery_id for each in answer.deliveries]
+
+    def settle(self, delivery_id: DeliveryId, outcome: Outcome, delay_ms: int) -> None:
+        answer = self.deliver(Acknowledge([Acknowledgement(delivery_id, outcome, delay_ms)]))
+        assert isinstance(answer, Acknowledged)
+        job = self.jobs[delivery_id.partition, delivery_id.offset]
+        live = job.held and job.until_ms > self.now_ms and job.count == delivery_id.delivery_count and not job.end
+        assert [each.code for each in answer.results] == [None if live else "INVALID_RECORD_STATE"]
+        if live:
+            self.note_settled(job, outcome, delay_ms)
+
+    def note_settled(self, job: Job, outcome: Outcome, delay_ms: int) -> None:
+        if outcome is Outcome.RENEW:
+            job.until_ms = max(job.until_ms, self.now_ms + LOCK_MS)
+            return
+        job.held = False
+        if outcome is Outcome.ACCEPT:
+            job.end = "accepted"
+        elif outcome is Outcome.REJECT or (outcome is Outcome.RELEASE and job.count >= LIMIT):
+            job.doomed = True
+        else:
+            job.until_ms = self.now_ms + delay_ms
+            if delay_ms and job.copied is False:
+                job.copied = job.offset >= self.starts[job.partition]
+
+    def note_archived(self, job: Job) -> None:
+        expired = job.held and job.until_ms <= self.now_ms and job.count >= LIMIT
+        if not job.end and (job.doomed or (expired and not self.gone(job))):
+            job.end = "archived"
+
+    def gone(self, job: Job) -> bool:
+        """Whether retention has taken a record that nobody holds."""
+        return job.copied is False and job.offset < self.starts[job.partition]
+
+    def takeable(self, job: Job) -> bool:
+        if not self.is_free(job):
+            return False
+        if not self.by_key or job.key is None:
+            return True
+        earlier = [
+            other
+            for other in self.jobs.values()
+            if (other.partition, other.key) == (job.partition, job.key) and other.offset < job.offset
+        ]
+        return all(other.end or self.lost(other) for other in earlier)
+
+    def is_free(self, job: Job) -> bool:
+        if job.end or job.doomed or job.until_ms > self.now_ms or (job.held and job.count >= LIMIT):
+            return False
+        return not self.lost(job)
+
+    def lost(self, job: Job) -> bool:
+        held = job.held and job.until_ms > self.now_ms
+        return job.copied is False and not held and not job.doomed and job.offset < self.starts[job.partition]
+
+    def state(self) -> QueueState:
+        return self.scribe.storage.read_now(describe, self.queue, self.time)
+
+    def dead_letters(self) -> Iterator[tuple[int, int]]:
+        for record in self.scribe.page(self.dead, 0, max_records=10_000):
+            origin = origin_of(record.headers)
+            assert origin is not None
+            assert (origin.topic, origin.queue) == (self.topic.name, self.queue.name)
+            yield origin.partition, origin.offset
+
+    def deliver(self, asked: Acquire | Acknowledge) -> object:
+        self.turn += 1
+        done = self.write(deliver, DeliveryBatch(self.queue, self.topic, [asked], self.turn, wait=False), self.time)
+        return done.answers[0]
+
+    def write(self, query: Any, *args: Any) -> Any:
+        return self.scribe.storage.write_now(query, *args)
+
+    def time(self, _: Tx) -> int:
+        return self.now_ms
+
+
+def run(storage: Storage, examples: int, steps: int) -> None:
+    machine: Any = lambda: Machine(storage)  # noqa: E731 - hypothesis wants a class or what makes one
+    rules = settings(max_examples=examples, stateful_step_count=steps, suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(machine, settings=rules)
+
+
+def test_a_queue_does_what_its_model_does(storage: Storage) -> None:
+    run(storage, 20 if storage.dialect.lanes == 1 else 6, 30)
+
+
+@pytest.mark.slow
+def test_a_queue_does_what_its_model_does_for_long(storage: Storage) -> None:
+    run(storage, 300 if storage.dialect.lanes == 1 else 100, 60)

@@ -1,0 +1,64 @@
+"""Queues within a node: what is created at once, and what is known of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from app.broker.queues.queues import QueueRequest, Queues
+from app.errors import QueueAlreadyExists
+from tests.broker.node import Node
+from tests.broker.queues.jobs import acquire, create
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_of_two_queues_of_a_name_that_are_created_at_once_one_is_new(node: Node) -> None:
+    for name in ("orders", "other"):
+        await node.create(name, 1)
+    wanted = [QueueRequest("orders", {"max_delivery_count": 3}), QueueRequest("other", {"ordering": "key"})]
+
+    answers = await asyncio.gather(
+        *(node.services.queues.create("jobs", each) for each in wanted), return_exceptions=True
+    )
+
+    (created,) = [each for each in answers if isinstance(each, tuple)]
+    (refused,) = [each for each in answers if isinstance(each, QueueAlreadyExists)]
+    assert created == (await node.services.queues.get("jobs"), True)
+    assert "differs in topic" in refused.detail
+
+
+async def test_of_two_equal_queues_that_are_created_at_once_one_is_confirmed(node: Node) -> None:
+    await node.create()
+
+    answers = await asyncio.gather(*(node.services.queues.create("jobs", QueueRequest("orders", {})) for _ in range(5)))
+
+    assert sorted(created for _, created in answers) == [False] * 4 + [True]
+    assert len({info.queue_id for info, _ in answers}) == 1
+
+
+async def test_acquires_share_a_transaction_although_each_confirms_the_queue(node: Node) -> None:
+    await create(node)
+    await node.produce(*(b"%d" % number for number in range(50)))
+    known = await node.services.queues.get("jobs")
+
+    async def confirm_and_acquire() -> int:
+        info, _ = await node.services.queues.create("jobs", QueueRequest("orders", {}))
+        assert info is known
+        return len(await acquire(node, 1))
+
+    assert await asyncio.gather(*(confirm_and_acquire() for _ in range(50))) == [1] * 50
+    deliveries = node.services.deliveries
+    assert deliveries.requests == 50
+    assert deliveries.transactions < 40
+
+
+async def test_a_queue_that_was_changed_elsewhere_is_known_anew(node: Node) -> None:
+    await create(node)
+    known = await node.services.queues.get("jobs")
+    other = Queues(node.storage, node.services.topics, node.services.signals)
+    await other.change("jobs", QueueRequest(None, {"max_delivery_count": 2}))
+
+    assert (await node.services.queues.get("jobs")).config.max_delivery_count == 2
+    assert known.config.max_delivery_count == 5
