@@ -53,9 +53,9 @@ from app.broker.waiting.signals import Signals
 from app.domain.topic import TopicConfig
 from app.errors import BrokerError, MethodNotAllowed, NotFound
 from app.settings import Settings
-from app.storage import schema
-from app.storage.engine import Storage
-from app.storage.opening import open_storage
+from app.storage.db import schema
+from app.storage.db.engine import Storage
+from app.storage.db.opening import open_storage
 from app.tasks.archiving import ArchiveTask
 from app.tasks.notices import Outbox, hear_notices, open_notices, poll_watched, send_notices
 from app.tasks.retention import Retention

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 import psycopg
 
-from app.storage.tables import OFFSET_BITS
+from app.storage.db.tables import OFFSET_BITS
 from bench.rows import PARTITIONS, batches
 
 _COLUMNS = "record_id, timestamp_ms, encoding, key, value, headers, start_bytes, max_timestamp_ms"

@@ -18,9 +18,9 @@ from typing import Any, Self
 
 from sqlalchemy import create_engine, select
 
-from app.storage import schema
-from app.storage.opening import open_storage
-from app.storage.tables import partitions, topics
+from app.storage.db import schema
+from app.storage.db.opening import open_storage
+from app.storage.db.tables import partitions, topics
 from tests.postgres import PostgresServer
 
 _ROOT = Path(__file__).resolve().parent.parent

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from app.storage.tables import metadata
+from app.storage.db.tables import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(

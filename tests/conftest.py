@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-from app.storage import schema
-from app.storage.opening import open_storage
+from app.storage.db import schema
+from app.storage.db.opening import open_storage
 from tests.postgres import PostgresServer, start_postgres
 from tests.serving import Serve, running
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import httpx2
 
     from app.main import Application
-    from app.storage.engine import Storage
+    from app.storage.db.engine import Storage
 
 ENGINES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
 

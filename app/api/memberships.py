@@ -16,7 +16,7 @@ from app.domain.group import MemberState, Subscription, Wish
 from app.domain.offset_reset import check_offset_reset
 from app.domain.topic import check_name, check_topic_name
 from app.errors import BrokerError, InvalidGroupId, InvalidRequest, OffsetMetadataTooLarge
-from app.storage.members import Standing
+from app.storage.groups.members import MemberSnapshot
 
 MAX_INT64 = 2**63 - 1
 MAX_METADATA_BYTES = 4_096
@@ -177,7 +177,7 @@ async def assignment_of(call: Call, partitions: Iterable[Partition]) -> list[Top
     return [TopicPartitions(name, numbers) for name, numbers in sorted(found.items())]
 
 
-async def answer_of(call: Call, standing: Standing) -> AssignmentAnswer:
+async def answer_of(call: Call, standing: MemberSnapshot) -> AssignmentAnswer:
     """Return how a member stands."""
     member = standing.member
     return AssignmentAnswer(

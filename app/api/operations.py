@@ -15,7 +15,7 @@ from app.api.call import Call, Reply
 from app.api.services import Services
 from app.api.wire import Description, WireRoute, describe
 from app.errors import ServiceUnavailable
-from app.storage import schema
+from app.storage.db import schema
 
 router = APIRouter(tags=["operations"], route_class=WireRoute)
 

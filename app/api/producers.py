@@ -10,7 +10,7 @@ from app.api.call import Call, Reply
 from app.api.wire import Description, WireRoute, describe
 from app.domain.topic import check_name
 from app.errors import UnknownProducerId
-from app.storage import producers
+from app.storage.log import producers
 
 router = APIRouter(prefix="/v1/producers", tags=["producers"], route_class=WireRoute)
 

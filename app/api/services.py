@@ -18,7 +18,7 @@ from app.broker.queues.queues import Queues
 from app.broker.queues.redriver import Redriver
 from app.broker.transactions import Transactions
 from app.broker.waiting.signals import Signals
-from app.storage.engine import Storage
+from app.storage.db.engine import Storage
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from app.api.wire import MAX_INT64, Description, WireRoute, describe
 from app.broker.log.topics import TopicRequest, partition_id_of
 from app.domain.topic import CleanupPolicy, TimestampType, TopicConfig, TopicInfo
 from app.errors import InvalidCursor, InvalidRequest, UnknownTopicOrPartition
-from app.storage import positions
+from app.storage.log import offset_lookup
 
 router = APIRouter(prefix="/v1/topics", tags=["topics"], route_class=WireRoute)
 
@@ -246,7 +246,7 @@ async def delete_records(call: Call, topic: str, partition: int, query: DeleteRe
 
 
 async def _partitions(call: Call, info: TopicInfo, ids: tuple[int, ...]) -> list[PartitionAnswer]:
-    extents = await call.services.storage.read(positions.extents, ids)
+    extents = await call.services.storage.read(offset_lookup.extents, ids)
     numbers = {partition_id: number for number, partition_id in enumerate(info.partition_ids)}
     return [
         PartitionAnswer(numbers[extent.partition_id], *extent[1:])

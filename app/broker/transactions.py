@@ -27,10 +27,13 @@ from app.domain.append import Append, Appended, IdempotencyKey, KeyId, StoredKey
 from app.domain.group import Group
 from app.domain.topic import TopicConfig, TopicInfo
 from app.errors import BrokerError, DiskFull, IdempotencyKeyReused, UnknownTopicOrPartition
-from app.storage import clock, groups, idempotency, log, members, topics
-from app.storage.engine import Storage, Tx
-from app.storage.members import Standing
-from app.storage.offsets import Commit
+from app.storage.db import clock
+from app.storage.db.engine import Storage, Tx
+from app.storage.groups import groups, members
+from app.storage.groups.members import MemberSnapshot
+from app.storage.groups.offsets import Commit
+from app.storage.log import idempotency, topics
+from app.storage.log.appends import append_all
 
 _ATTEMPTS = 5
 _NO_TOPIC = 0
@@ -156,13 +159,13 @@ def _run(
     return TransactionResult(produced, duplicate=False)
 
 
-def _lock(tx: Tx, committer: Committer, max_groups: int) -> Group | Standing | None:
+def _lock(tx: Tx, committer: Committer, max_groups: int) -> Group | MemberSnapshot | None:
     if committer.member_id is None:
         return load_or_create(tx, committer.group, max_groups)
     return members.load(tx, committer.group, committer.member_id)
 
 
-def _commit(tx: Tx, one: _Commits, found: Group | Standing | None) -> None:
+def _commit(tx: Tx, one: _Commits, found: Group | MemberSnapshot | None) -> None:
     committer, holder = one.committer, None
     if found is None:
         raise refuse(tx, committer.group, committer.member_id or "")
@@ -215,7 +218,7 @@ def _with_ids(append: Append, topic: TopicInfo) -> Append:
 
 def _append(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Appended]:
     produced = []
-    for index, outcome in enumerate(log.append(tx, appends, now_ms) if appends else ()):
+    for index, outcome in enumerate(append_all(tx, appends, now_ms) if appends else ()):
         if isinstance(outcome, TopicChanged | UnknownTopicOrPartition):
             raise TopicGone
         with _naming("produce", index):

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from app.broker.queues.archiver import archive
 from app.broker.waiting.signals import Signals
 from app.domain.topic import TopicConfig
-from app.storage import windows
-from app.storage.copies import Place
-from app.storage.engine import Storage
-from app.storage.queues import scope_id
+from app.storage.db.engine import Storage
+from app.storage.queues import share_partitions
+from app.storage.queues.delayed_records import SharePartitionKey
+from app.storage.queues.queues import scope_id
 from app.tasks.runner import OnSuccess
 
 _WINDOWS_AT_ONCE = 200
@@ -47,11 +47,11 @@ class ArchiveTask:
 
     async def archive_due(self) -> bool:
         """Archive what is due. Return whether there may be more."""
-        due = await self.storage.read(windows.due, _WINDOWS_AT_ONCE)
+        due = await self.storage.read(share_partitions.due, _WINDOWS_AT_ONCE)
         more = False
         for queue_id, partition_id in random.sample(due, len(due)):  # one that fails is not always before the others
             done = await self.storage.write(
-                archive, Place(queue_id, partition_id), self.defaults, full=self.storage.full
+                archive, SharePartitionKey(queue_id, partition_id), self.defaults, full=self.storage.full
             )
             more |= done.more
             if done.judged:

@@ -7,19 +7,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from app.broker.waiting.signals import Signals
-from app.storage import pages
-from app.storage.engine import Storage
+from app.storage.db.engine import Storage
+from app.storage.log import pages
 from app.tasks.runner import OnSuccess
 
 if TYPE_CHECKING:
-    from app.storage.notices import Notices
+    from app.storage.db.notices import Notices
 
 _POLLED_AT_ONCE = 1_000
 
 
 def open_notices(database_url: str) -> Notices:
     """Return the notices of a shared database; an embedded one starts without their driver."""
-    from app.storage.notices import Notices  # noqa: PLC0415 - the driver is a tenth of an embedded start
+    from app.storage.db.notices import Notices  # noqa: PLC0415 - the driver is a tenth of an embedded start
 
     return Notices(database_url)
 

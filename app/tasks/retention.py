@@ -9,9 +9,15 @@ from itertools import islice
 
 from app.domain.topic import TopicConfig
 from app.errors import DiskFull
-from app.storage import compaction, idempotency, producers, retention, topics
-from app.storage.engine import Storage
-from app.storage.retention import Kept
+from app.storage.db.engine import Storage
+from app.storage.log import (
+    compaction,
+    idempotency,
+    producers,
+    retention,
+    topics,
+)
+from app.storage.log.retention import Kept
 
 _PASS_S = 0.010
 _PARTITIONS_AT_ONCE = 50

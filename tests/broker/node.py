@@ -20,8 +20,8 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from app.api.services import Services
     from app.domain.group import Group
-    from app.storage.engine import Tx
-    from app.storage.members import Standing
+    from app.storage.db.engine import Tx
+    from app.storage.groups.members import MemberSnapshot
 
 PAGE = PageSize(500, 1_048_576, 1)
 GROUP = "billing"
@@ -72,13 +72,13 @@ class Node:
         records = [Record(partition, -1, None, value, None, 0) for value in values]
         await self.services.producer.produce(ProduceRequest(topic, None, records, sum(map(len, values))))
 
-    async def join(self, member: str, *topics: str, group: str = GROUP, **options: Any) -> Standing:
+    async def join(self, member: str, *topics: str, group: str = GROUP, **options: Any) -> MemberSnapshot:
         standing, _ = await self.groups.join(group, wish(member, *topics, **options))
         return standing
 
     async def beat(
         self, member: str, epoch: int, owned: set[tuple[str, int]] | None = None, group: str = GROUP
-    ) -> Standing:
+    ) -> MemberSnapshot:
         return await self.groups.beat(Heartbeat(group, member, epoch, None if owned is None else frozenset(owned)))
 
     async def poll(self, member: str = "alice", *, group: str = GROUP, wait_ms: int = 0, **options: Any) -> PollResult:
@@ -161,7 +161,7 @@ def commits_of(page: PollResult) -> list[OffsetCommit]:
     return [OffsetCommit(one.topic, one.partition, one.offset, one.from_offset) for one in page.spans.values()]
 
 
-def numbers(standing: Standing) -> list[int]:
+def numbers(standing: MemberSnapshot) -> list[int]:
     """Return the partitions that a member is assigned, of all topics."""
     return sorted(number for _, number in standing.member.assigned)
 

@@ -28,13 +28,13 @@ from app.errors import (
     UnknownPartitionInRecord,
     UnknownTopicOrPartition,
 )
-from app.storage import topics as stored_topics
+from app.storage.log import topics as stored_topics
 from tests.broker.node import GROUP, LONG_MS, Node, parked, poll_request, seen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.storage.engine import Tx
+    from app.storage.db.engine import Tx
 
 pytestmark = pytest.mark.anyio
 

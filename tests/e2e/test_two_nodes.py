@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psycopg
 import pytest
 
-from app.storage.postgres import _LOCK_CLASS
-from app.storage.tables import OFFSET_BITS
+from app.storage.db.postgres import _LOCK_CLASS
+from app.storage.db.tables import OFFSET_BITS
 from tests.e2e.conftest import NO_POLL
 from tests.e2e.node import Node, create_topic, fetch, parked, produce, read_topic, running, until
 

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from app.domain.append import Accepted, Append, Outcome
 from app.domain.record import Record
 from app.domain.topic import TopicConfig
-from app.storage import log, pages, positions, retention, topics
+from app.storage.log import offset_lookup, pages, retention, topics
+from app.storage.log.appends import append_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from app.domain.record import StoredRecord
     from app.domain.topic import TopicInfo
-    from app.storage.engine import Storage, Tx
-    from app.storage.pages import Bounds
-    from app.storage.positions import Extent
+    from app.storage.db.engine import Storage, Tx
+    from app.storage.log.offset_lookup import Extent
+    from app.storage.log.pages import Bounds
 
 NOW_MS = 1_700_000_000_000
 DEFAULTS = TopicConfig()
@@ -63,7 +64,7 @@ class Scribe:
         return self.find(info.name)
 
     def judge(self, *appends: Append) -> list[Outcome]:
-        return self.storage.write_now(log.append, list(appends), self.now_ms)
+        return self.storage.write_now(append_all, list(appends), self.now_ms)
 
     def append(self, info: TopicInfo, rows: Sequence[Row], partition: int = 0) -> list[int]:
         """Append, and return the offsets."""
@@ -79,7 +80,7 @@ class Scribe:
         return self.storage.read_now(pages.bounds, [id_])[id_]
 
     def extent(self, info: TopicInfo, partition: int = 0) -> Extent:
-        (extent,) = self.storage.read_now(positions.extents, [info.partition_ids[partition]])
+        (extent,) = self.storage.read_now(offset_lookup.extents, [info.partition_ids[partition]])
         return extent
 
     def page(

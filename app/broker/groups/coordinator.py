@@ -30,11 +30,16 @@ from app.errors import (
     ServiceUnavailable,
     UnknownMemberId,
 )
-from app.storage import beginnings, clock, groups, rebalancing
-from app.storage.engine import Storage, Tx
-from app.storage.groups import GroupSummary
-from app.storage.members import Standing
-from app.storage.rebalancing import PastRebalance
+from app.storage.db import clock
+from app.storage.db.engine import Storage, Tx
+from app.storage.groups import (
+    groups,
+    initial_offsets,
+    rebalances,
+)
+from app.storage.groups.groups import GroupSummary
+from app.storage.groups.members import MemberSnapshot
+from app.storage.groups.rebalances import PastRebalance
 
 _DUE_AT_ONCE = 100
 _LOOKS_AT_TOPICS = 200
@@ -102,7 +107,7 @@ class Coordinator:
         self._looks = count()
         self._ticked = False
 
-    async def join(self, name: str, wish: Wish, *, by_poll: bool = False) -> tuple[Standing, bool]:
+    async def join(self, name: str, wish: Wish, *, by_poll: bool = False) -> tuple[MemberSnapshot, bool]:
         """Join, or join again with a new epoch. Return the member and whether it is new.
 
         Args:
@@ -118,7 +123,9 @@ class Coordinator:
         self._announce(changed)
         return _standing(changed, wish.member_id), wish.member_id not in changed.before.members
 
-    async def beat(self, beat: Heartbeat, found: Standing | None = None, gone: Gone | None = None) -> Standing:
+    async def beat(
+        self, beat: Heartbeat, found: MemberSnapshot | None = None, gone: Gone | None = None
+    ) -> MemberSnapshot:
         """Take a heartbeat and return how the member stands then; see `domain.group.beat`.
 
         Args:
@@ -140,8 +147,8 @@ class Coordinator:
         return await self.step(beat, found, gone=gone)
 
     async def step(
-        self, beat: Heartbeat, found: Standing | None, before: Before | None = None, gone: Gone | None = None
-    ) -> Standing:
+        self, beat: Heartbeat, found: MemberSnapshot | None, before: Before | None = None, gone: Gone | None = None
+    ) -> MemberSnapshot:
         """Take a heartbeat under the group's lock.
 
         Args:
@@ -162,12 +169,12 @@ class Coordinator:
         self.hear(standing)
         return standing
 
-    def hear(self, standing: Standing) -> None:
+    def hear(self, standing: MemberSnapshot) -> None:
         """Remember that a member beat, which the database may not know yet."""
         if standing.member.lease_is_fresh(standing.now_ms):
             self._leases.hear(standing)
 
-    async def _ids(self, owned: Iterable[tuple[str, int]], found: Standing | None) -> set[Partition]:
+    async def _ids(self, owned: Iterable[tuple[str, int]], found: MemberSnapshot | None) -> set[Partition]:
         """Return the ids of partitions by name, among those that a member holds; others get an id that is none."""
         held = [] if found is None else [*found.member.assigned, *found.member.revoking]
         await self._topics.learn(held)
@@ -207,7 +214,7 @@ class Coordinator:
         Raises:
             GroupIdNotFound: There is none of this name.
         """
-        found = await self._storage.read(rebalancing.rebalances, name)
+        found = await self._storage.read(rebalances.rebalances, name)
         if found is None:
             raise not_found()
         return found
@@ -225,7 +232,7 @@ class Coordinator:
         await self._leases.settle()
         seen, names = await self._storage.read(_look)
         if seen != self._topics_seen or next(self._looks) % _LOOKS_AT_TOPICS == 0:
-            names |= set(await self._storage.read(rebalancing.outdated))
+            names |= set(await self._storage.read(rebalances.outdated))
         changes = 0
         for name in random.sample(sorted(names), len(names)):  # one that fails is not always before the same others
             changed = await self._storage.write(_rebalance, name, expires=self._ticked)
@@ -241,7 +248,7 @@ class Coordinator:
 
     async def tick(self) -> bool:
         """Note in the database that somebody looks after the groups."""
-        await self._storage.write(rebalancing.tick, first=not self._ticked)
+        await self._storage.write(rebalances.tick, first=not self._ticked)
         self._ticked = True
         return False
 
@@ -288,12 +295,14 @@ def not_found() -> GroupIdNotFound:
 
 def _look(tx: Tx) -> tuple[tuple[int, ...], set[str]]:
     """Return what tells whether topics have changed, and the groups that are due."""
-    return rebalancing.fingerprint(tx), set(rebalancing.due(tx, _DUE_AT_ONCE))
+    return rebalances.fingerprint(tx), set(rebalances.due(tx, _DUE_AT_ONCE))
 
 
-def _standing(changed: GroupChange, member_id: str) -> Standing:
+def _standing(changed: GroupChange, member_id: str) -> MemberSnapshot:
     group = changed.after
-    return Standing(group.group_id, group.group_epoch, group.assignment_epoch, group.members[member_id], changed.now_ms)
+    return MemberSnapshot(
+        group.group_id, group.group_epoch, group.assignment_epoch, group.members[member_id], changed.now_ms
+    )
 
 
 def _join(tx: Tx, name: str, wish: Wish, limits: Limits, *, by_poll: bool) -> GroupChange:
@@ -330,9 +339,9 @@ def _rebalance(tx: Tx, name: str, *, expires: bool) -> GroupChange | None:
     if before is None:
         return None
     now_ms = clock.read(tx)
-    after = rules.expire(before, now_ms) if expires and rebalancing.ticking(tx, now_ms) else before
+    after = rules.expire(before, now_ms) if expires and rebalances.ticking(tx, now_ms) else before
     subscriptions = {member.wish.subscription for member in after.members.values()}
-    shapes = rebalancing.shapes(tx, subscriptions)
+    shapes = rebalances.shapes(tx, subscriptions)
     after = assignment.notice_topics(after, shapes, now_ms)
     changed = _saved(tx, before, _assigned(tx, after, now_ms), now_ms)
     return None if changed.after is before else changed
@@ -342,16 +351,16 @@ def _assigned(tx: Tx, group: Group, now_ms: int) -> Group:
     """Compute the targets if that is due."""
     if group.assign_at_ms is None or group.assign_at_ms > now_ms:
         return group
-    shapes = rebalancing.shapes(tx, {member.wish.subscription for member in group.members.values()})
+    shapes = rebalances.shapes(tx, {member.wish.subscription for member in group.members.values()})
     assigned, rebalance = assignment.retarget(group, shapes, now_ms)
-    rebalancing.add_rebalance(tx, group, rebalance, {shape.topic_id: name for name, shape in shapes.items()})
+    rebalances.add_rebalance(tx, group, rebalance, {shape.topic_id: name for name, shape in shapes.items()})
     return assigned
 
 
 def _saved(tx: Tx, before: Group, after: Group, now_ms: int) -> GroupChange:
     if after is not before:
         groups.save(tx, before, after)
-        beginnings.resolve(tx, before, after, now_ms)
+        initial_offsets.resolve(tx, before, after, now_ms)
     return GroupChange(before, after, now_ms)
 
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import msgspec
 
 from app.broker.waiting.signals import Signals
-from app.storage import members
-from app.storage.engine import Storage
-from app.storage.members import Standing
+from app.storage.db.engine import Storage
+from app.storage.groups import members
+from app.storage.groups.members import MemberSnapshot
 
 _MOST_GROUPS = 10_000
 
@@ -21,7 +21,7 @@ _MOST_GROUPS = 10_000
 class _Known(NamedTuple):
     """A standing, and what the database's time is ahead of this process' monotonic time."""
 
-    standing: Standing
+    standing: MemberSnapshot
     ahead_ms: int
 
 
@@ -48,7 +48,7 @@ class MemberCache:
         self._names: dict[int, str] = {}
         signals.follow(self._forget)
 
-    def recall(self, name: str, member_id: str, member_epoch: int | None) -> Standing | None:
+    def recall(self, name: str, member_id: str, member_epoch: int | None) -> MemberSnapshot | None:
         """Return how a member of this epoch stands now, if that is remembered."""
         page = self._pages.get(name)
         found = None if page is None else page.known.get(member_id)
@@ -56,7 +56,7 @@ class MemberCache:
             return None
         return found.standing._replace(now_ms=self._clock_ms() + found.ahead_ms)
 
-    async def read(self, name: str, member_id: str) -> Standing | None:
+    async def read(self, name: str, member_id: str) -> MemberSnapshot | None:
         """Return how a member stands in the database, or None."""
         page, began_ms = self._pages.get(name), self._clock_ms()
         found = await self._storage.read(members.find, name, member_id)
@@ -65,10 +65,10 @@ class MemberCache:
         if page is None or page.group_id != found.group_id:
             self._begin(name, found.group_id)
         else:  # announced meanwhile, it is no longer among the pages, and nobody finds what it is given
-            page.known[member_id] = _Known(found._replace(handed_out=None), found.now_ms - began_ms)
+            page.known[member_id] = _Known(found._replace(last_poll=None), found.now_ms - began_ms)
         return found
 
-    def note_renewal(self, asked: Standing, renewed: bool) -> None:  # noqa: FBT001 - how it ended
+    def note_renewal(self, asked: MemberSnapshot, renewed: bool) -> None:  # noqa: FBT001 - how it ended
         """Take note of how the renewal of a lease ended that was asked for."""
         page = self._pages.get(self._names.get(asked.group_id, ""))
         member_id = asked.member.wish.member_id

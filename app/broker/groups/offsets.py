@@ -26,10 +26,16 @@ from app.errors import (
     UnknownPartitionInRecord,
     UnknownTopicOrPartition,
 )
-from app.storage import clock, groups, members, offsets, positions
-from app.storage.engine import Storage, Tx
-from app.storage.offsets import Commit, Lag
-from app.storage.pages import Bounds
+from app.storage.db import clock
+from app.storage.db.engine import Storage, Tx
+from app.storage.groups import (
+    groups,
+    members,
+    offsets,
+)
+from app.storage.groups.offsets import Commit, Lag
+from app.storage.log import offset_lookup
+from app.storage.log.pages import Bounds
 
 _ATTEMPTS = 3
 _EXPIRED_AT_ONCE = 500
@@ -193,7 +199,7 @@ def store(tx: Tx, group_id: int, holder: Holder | None, commits: Sequence[Commit
         CommitAboveLogEnd, OffsetConflict: With the index.
         TopicGone: A partition is not there; first of all, since the ids may be those of another topic.
     """
-    standing = offsets.positions(tx, group_id, [one.partition_id for one in commits])
+    standing = offsets.progress(tx, group_id, [one.partition_id for one in commits])
     if len(standing) < len(commits):
         raise TopicGone
     if holder is not None:
@@ -275,7 +281,7 @@ def _plan_only(tx: Tx, name: str, ids: Sequence[int], to: Position) -> list[Plan
 
 
 def _plan(tx: Tx, group_id: int, ids: Sequence[int], to: Position) -> list[PlannedOffset]:
-    found = offsets.positions(tx, group_id, ids)
+    found = offsets.progress(tx, group_id, ids)
     if len(found) < len(ids):
         raise UnknownTopicOrPartition("the topic was deleted")
     resolve = partial(_resolve, tx, to)
@@ -297,7 +303,7 @@ def _resolve(tx: Tx, to: Position, bounds: Bounds) -> int:
                 raise InvalidRequest(f"to {detail}", errors=[{"field": "to", "detail": detail}])
             return offset
         case _:
-            return positions.offset_for_time(tx, bounds, to.timestamp_ms)
+            return offset_lookup.offset_for_time(tx, bounds, to.timestamp_ms)
 
 
 def _reset(

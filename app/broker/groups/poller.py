@@ -35,16 +35,17 @@ from app.domain.assignor import Partition
 from app.domain.group import Member, Wish
 from app.domain.record import StoredRecord
 from app.errors import ConcurrentRequest, NoOffsetForPartition
-from app.storage import clock, members, offsets
-from app.storage.engine import Storage, Tx
-from app.storage.members import HandedOut, Standing
-from app.storage.offsets import Commit, Position
+from app.storage.db import clock
+from app.storage.db.engine import Storage, Tx
+from app.storage.groups import members, offsets
+from app.storage.groups.members import LastPoll, MemberSnapshot
+from app.storage.groups.offsets import Commit, PartitionProgress
 
 _ATTEMPTS = 5
 
 
 class PollRequest(NamedTuple):
-    """One turn of a consumer.
+    """One poll of a consumer.
 
     Attributes:
         beat: Its heartbeat.
@@ -79,7 +80,7 @@ class PollResult(NamedTuple):
         ends: The log end of each partition, by the storage's id.
     """
 
-    standing: Standing
+    standing: MemberSnapshot
     records: list[tuple[str, int, StoredRecord]]
     spans: dict[Partition, OffsetRange]
     skipped: list[OffsetRange]
@@ -115,7 +116,7 @@ class Poller:
             UnknownMemberId, FencedMemberEpoch, FencedInstanceId, StaleMemberEpoch: Nothing was changed.
             NoOffsetForPartition: auto_offset_reset is none, and there is nowhere to go on from.
         """
-        standing, had, turn = await self._begin(request, deadline.has_gone_by_now)
+        standing, had, poll_epoch = await self._begin(request, deadline.has_gone_by_now)
         deadline.shorten(standing.member.heartbeat_interval_ms)
         beaten = standing.assignment_epoch
         while True:
@@ -124,7 +125,7 @@ class Poller:
                 standing = await self._groups.step(beat, standing, gone=deadline.has_gone_by_now)
                 beaten = standing.assignment_epoch
                 continue
-            page = await self._read_or_wait(request, beat, standing, had, turn, deadline)
+            page = await self._read_or_wait(request, beat, standing, had, poll_epoch, deadline)
             if page.spans or deadline.over or self._signals.closed or _changed(page, had):
                 return page
             standing = page.standing
@@ -133,9 +134,9 @@ class Poller:
         self,
         request: PollRequest,
         beat: Heartbeat,
-        known: Standing,
+        known: MemberSnapshot,
         had: Collection[Partition],
-        turn: int | None,
+        poll_epoch: int | None,
         deadline: Deadline,
     ) -> PollResult:
         """Read what a member is assigned; wait until there are records, it stands differently, or deadline is over."""
@@ -146,7 +147,7 @@ class Poller:
                 watch.arm()
                 page = await self._storage.read(_read, beat, ids, request.size)
                 if page.spans:
-                    if turn is None or deadline.has_gone() or await self._hand_out(page, turn):
+                    if poll_epoch is None or deadline.has_gone() or await self._save_last_poll(page, poll_epoch):
                         return page
                     continue
                 if deadline.over or self._signals.closed or _changed(page, had) or _moved(known, page.standing):
@@ -159,42 +160,44 @@ class Poller:
         known = ((partition, self._topics.place(*partition)) for partition in partitions)
         return {place[1]: _NamedPartition(place[0], partition) for partition, place in known if place is not None}
 
-    async def _begin(self, request: PollRequest, gone: Gone) -> tuple[Standing, Collection[Partition], int | None]:
+    async def _begin(
+        self, request: PollRequest, gone: Gone
+    ) -> tuple[MemberSnapshot, Collection[Partition], int | None]:
         """Join if the member is not there, else commit and beat.
 
         Returns:
-            How the member stands then; what it was assigned so far: nothing, if it has just joined; and the turn in
-            which it is to note what it hands out, or None.
+            The member after that; what it was assigned before: nothing, if it has just joined; and the poll epoch under
+            which it saves what it returns, or None.
         """
         beat, wish = request.beat, request.wish
         found = await self._storage.read(members.find, beat.group, beat.member_id)
         if wish is not None and (found is None or found.member.wish != wish):
             standing, _ = await self._groups.join(beat.group, wish, by_poll=True)
-            turn = 0 if found is None else found.turn
+            poll_epoch = 0 if found is None else found.poll_epoch
             if request.auto_commit:
-                await self._storage.write(members.begin_turn, standing.group_id, beat.member_id, turn)
-                turn += 1
-            return standing, (), turn if request.auto_commit else None
+                await self._storage.write(members.begin_poll, standing.group_id, beat.member_id, poll_epoch)
+                poll_epoch += 1
+            return standing, (), poll_epoch if request.auto_commit else None
         if found is None:
             raise await self._storage.read(refuse, beat.group, beat.member_id)
         if beat.member_epoch is None:
             beat = beat._replace(member_epoch=found.member.member_epoch)
         had = found.member.assigned.keys()
         if _begins_turn(request, found):
-            return await self._commit_and_beat(request, beat, gone, found, found.turn), had, found.turn + 1
+            return await self._commit_and_beat(request, beat, gone, found, found.poll_epoch), had, found.poll_epoch + 1
         standing = (
             await self._commit_and_beat(request, beat, gone, found, None)
             if request.commits
             else await self._groups.beat(beat, found, gone)
         )
-        return standing, had, found.turn if request.auto_commit else None
+        return standing, had, found.poll_epoch if request.auto_commit else None
 
     async def _commit_and_beat(
-        self, request: PollRequest, beat: Heartbeat, gone: Gone, found: Standing, turn: int | None
-    ) -> Standing:
+        self, request: PollRequest, beat: Heartbeat, gone: Gone, found: MemberSnapshot, poll_epoch: int | None
+    ) -> MemberSnapshot:
         for _ in range(_ATTEMPTS):
             commits = await self._offsets.resolve(request.commits)
-            before = partial(_commit, beat=beat, commits=commits, turn=turn, auto=request.auto_commit)
+            before = partial(_commit, beat=beat, commits=commits, poll_epoch=poll_epoch, auto=request.auto_commit)
             await refuse_gone(gone)
             try:
                 quick = await self._storage.write(_commit_and_renew, beat, before)
@@ -206,27 +209,27 @@ class Poller:
                 self._offsets.look_again(request.commits)
         raise topics_change()
 
-    async def _hand_out(self, page: PollResult, turn: int) -> bool:
+    async def _save_last_poll(self, page: PollResult, poll_epoch: int) -> bool:
         """Note what is returned, for the next poll to commit it. Return False if the member moved meanwhile.
 
         Raises:
             ConcurrentRequest: A later poll has begun; its client has perhaps given up on this one.
         """
         spans = {partition: (span.from_offset, span.offset) for partition, span in page.spans.items()}
-        if await self._storage.write(members.hand_out, page.standing, turn, spans):
+        if await self._storage.write(members.save_last_poll, page.standing, poll_epoch, spans):
             return True
-        now = await self._storage.read(members.find_turn, page.standing)
-        if now is not None and now != turn:
+        now = await self._storage.read(members.find_poll_epoch, page.standing)
+        if now is not None and now != poll_epoch:
             raise _overtaken()
         return False
 
 
-def _begins_turn(request: PollRequest, found: Standing) -> bool:
+def _begins_turn(request: PollRequest, found: MemberSnapshot) -> bool:
     """Return whether a poll commits what was handed out, or does without it: an older one then hands out nothing.
 
     The first with auto_commit begins one too: those that do without it can tell that there may be something to end.
     """
-    handed = found.handed_out
+    handed = found.last_poll
     if request.auto_commit:
         return handed is None or bool(handed.spans)
     return handed is not None
@@ -241,13 +244,13 @@ def _changed(page: PollResult, had: Collection[Partition]) -> bool:
     return bool(had) and page.standing.member.assigned.keys() != set(had)
 
 
-def _moved(known: Standing, now: Standing) -> bool:
+def _moved(known: MemberSnapshot, now: MemberSnapshot) -> bool:
     """Return whether a member has to read elsewhere, or to beat."""
     beats = not now.settled and now.assignment_epoch != known.assignment_epoch
     return beats or now.member.assigned.keys() != known.member.assigned.keys()
 
 
-def _commit_and_renew(tx: Tx, beat: Heartbeat, before: Before) -> Standing | None:
+def _commit_and_renew(tx: Tx, beat: Heartbeat, before: Before) -> MemberSnapshot | None:
     """Commit and beat under the member's lock alone. Return None where the beat may change more than the lease."""
     found = members.load(tx, beat.group, beat.member_id)
     if found is None or not found.settled or found.member.member_epoch != beat.member_epoch:
@@ -259,19 +262,26 @@ def _commit_and_renew(tx: Tx, beat: Heartbeat, before: Before) -> Standing | Non
 
 
 def _commit(
-    tx: Tx, group_id: int, member: Member, *, beat: Heartbeat, commits: Sequence[Commit], turn: int | None, auto: bool
+    tx: Tx,
+    group_id: int,
+    member: Member,
+    *,
+    beat: Heartbeat,
+    commits: Sequence[Commit],
+    poll_epoch: int | None,
+    auto: bool,
 ) -> None:
     if commits and beat.member_epoch is not None:
         store(tx, group_id, Holder(member, beat.member_epoch), commits)
-    if turn is not None:
-        handed = members.begin_turn(tx, group_id, member.wish.member_id, turn)
+    if poll_epoch is not None:
+        handed = members.begin_poll(tx, group_id, member.wish.member_id, poll_epoch)
         if handed is None:
             raise _overtaken()
         if auto and handed.member_epoch <= member.member_epoch:
             _commit_handed_out(tx, group_id, member, handed)
 
 
-def _commit_handed_out(tx: Tx, group_id: int, member: Member, handed: HandedOut) -> None:
+def _commit_handed_out(tx: Tx, group_id: int, member: Member, handed: LastPoll) -> None:
     """Commit what the previous poll returned, where the member still holds it and nobody committed otherwise."""
     lost = set(rules.check_commit(member, handed.member_epoch, handed.spans))
     committed = offsets.committed(tx, group_id, handed.spans)
@@ -294,7 +304,7 @@ def _read(tx: Tx, beat: Heartbeat, ids: Mapping[int, _NamedPartition], size: Pag
     rules.check_epoch(member, -1 if beat.member_epoch is None else beat.member_epoch, None)
     found = [
         one
-        for one in offsets.positions(tx, standing.group_id, sorted(ids))
+        for one in offsets.progress(tx, standing.group_id, sorted(ids))
         if ids[one.bounds.partition_id].id in member.assigned
     ]
     starts = [_start(one, member, ids[one.bounds.partition_id]) for one in found]
@@ -317,7 +327,9 @@ def _read(tx: Tx, beat: Heartbeat, ids: Mapping[int, _NamedPartition], size: Pag
     )
 
 
-def _shares(tx: Tx, found: Sequence[Position], starts: Sequence[int], size: PageSize) -> dict[int, list[StoredRecord]]:
+def _shares(
+    tx: Tx, found: Sequence[PartitionProgress], starts: Sequence[int], size: PageSize
+) -> dict[int, list[StoredRecord]]:
     """Read what each partition gives to the page, exactly within its bounds.
 
     The partition whose offset was committed longest ago is the first: none is passed over for ever, however large
@@ -337,7 +349,7 @@ def _shares(tx: Tx, found: Sequence[Position], starts: Sequence[int], size: Page
     return shares
 
 
-def _start(found: Position, member: Member, place: _NamedPartition) -> int:
+def _start(found: PartitionProgress, member: Member, place: _NamedPartition) -> int:
     """Return where a member reads on in a partition: where its group stands, or where the log begins by now."""
     at, first = found.committed_offset, found.bounds.log_start_offset
     if at is not None and at >= first:

@@ -13,11 +13,15 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from app.errors import BrokerError
-from app.storage import members
-from app.storage.engine import Storage
-from app.storage.members import Lease, Renewal, Standing
+from app.storage.db.engine import Storage
+from app.storage.groups import members
+from app.storage.groups.members import (
+    MemberSnapshot,
+    Renewal,
+    SessionKey,
+)
 
-Renewed = Callable[[Standing, bool], None]
+Renewed = Callable[[MemberSnapshot, bool], None]
 """Told of a member as it stood at the beat that is written now, and whether it is where its group is."""
 
 _MOST = 500
@@ -30,7 +34,7 @@ _log = logging.getLogger(__name__)
 class _Waiting(NamedTuple):
     """A member whose last beat, at a time of the clock, is to be written, and those who wait for that."""
 
-    found: Standing
+    found: MemberSnapshot
     heard_ms: int
     done: asyncio.Future[bool]
 
@@ -38,7 +42,7 @@ class _Waiting(NamedTuple):
 class _Resting(NamedTuple):
     """A member whose last beat need not be written before it is due, nor at all if it beats after that."""
 
-    found: Standing
+    found: MemberSnapshot
     heard_ms: int
     due_ms: int
 
@@ -55,14 +59,14 @@ class Sessions:
         self._storage = storage
         self._renewed = renewed
         self._clock_ms = clock_ms
-        self._waiting: dict[Lease, _Waiting] = {}
-        self._resting: dict[Lease, _Resting] = {}
-        self._due: list[tuple[int, Lease]] = []
+        self._waiting: dict[SessionKey, _Waiting] = {}
+        self._resting: dict[SessionKey, _Resting] = {}
+        self._due: list[tuple[int, SessionKey]] = []
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
 
-    def hear(self, found: Standing) -> None:
+    def hear(self, found: MemberSnapshot) -> None:
         """Take a beat that need not be written yet.
 
         A session that is no longer fresh is renewed with all others of the next second, or sooner if little remains. A
@@ -82,7 +86,7 @@ class Sessions:
         if self._timer is None:
             self._timer = loop.call_at(at, self._start)
 
-    async def renew(self, found: Standing) -> bool:
+    async def renew(self, found: MemberSnapshot) -> bool:
         """Give a member a full session. Return False if it is to change, has changed, or is being changed."""
         future = self._add(found, self._clock_ms())
         if not self._busy:
@@ -122,7 +126,7 @@ class Sessions:
             if isinstance(done, Exception):
                 self._rest_until(one.due_ms, one.found, one.heard_ms)
 
-    def _rest(self, found: Standing) -> None:
+    def _rest(self, found: MemberSnapshot) -> None:
         member, before, heard_ms = found.member, self._resting.get(found.lease), self._clock_ms()
         if before is not None:
             self._resting[found.lease] = _Resting(found, heard_ms, before.due_ms)
@@ -130,13 +134,13 @@ class Sessions:
             left_ms = member.deadline_ms - found.now_ms
             self._rest_until(heard_ms + left_ms - member.wish.session_timeout_ms // 3, found, heard_ms)
 
-    def _rest_until(self, due_ms: int, found: Standing, heard_ms: int) -> None:
+    def _rest_until(self, due_ms: int, found: MemberSnapshot, heard_ms: int) -> None:
         """Let a beat rest, unless a later one does or is to be written."""
         if found.lease not in self._resting and found.lease not in self._waiting:
             self._resting[found.lease] = _Resting(found, heard_ms, due_ms)
             heappush(self._due, (due_ms, found.lease))
 
-    def _add(self, found: Standing, heard_ms: int) -> asyncio.Future[bool]:
+    def _add(self, found: MemberSnapshot, heard_ms: int) -> asyncio.Future[bool]:
         """Let the latest beat of a member be written."""
         before = self._waiting.get(found.lease)
         done = asyncio.get_running_loop().create_future() if before is None else before.done
@@ -157,7 +161,7 @@ class Sessions:
             task = self._storage.submit(members.renew, {lease: now_ms - one.heard_ms for lease, one in batch.items()})
             task.add_done_callback(lambda done: self._finish(batch, done))
 
-    def _finish(self, batch: dict[Lease, _Waiting], done: asyncio.Future[Renewal]) -> None:
+    def _finish(self, batch: dict[SessionKey, _Waiting], done: asyncio.Future[Renewal]) -> None:
         if done.cancelled():  # the server ends
             for one in (*batch.values(), *self._waiting.values()):
                 one.done.cancel()

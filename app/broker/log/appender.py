@@ -18,8 +18,8 @@ from app.errors import (
     ServiceUnavailable,
     UnknownServerError,
 )
-from app.storage import log
-from app.storage.engine import Storage
+from app.storage.db.engine import Storage
+from app.storage.log.appends import append_all
 
 _MAX_BATCH_RECORDS = 10_000
 _MAX_BATCH_BYTES = 8 * 1024 * 1024
@@ -109,7 +109,7 @@ class Appender:
             if self._idle is not None:
                 self._idle.set()
             return
-        task = self._storage.submit(log.append, [waiting.append for waiting in batch], self._clock())
+        task = self._storage.submit(append_all, [waiting.append for waiting in batch], self._clock())
         task.add_done_callback(partial(self._finish, lane, batch))
 
     def _finish(self, lane: _Lane, batch: list[_Waiting], task: asyncio.Future[list[Outcome]]) -> None:

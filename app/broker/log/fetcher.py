@@ -25,7 +25,7 @@ from app.domain.cursor import Cursor
 from app.domain.position import At, Position
 from app.domain.topic import TopicInfo
 from app.errors import CursorExpired, UnknownTopicOrPartition
-from app.storage.engine import Storage, Tx
+from app.storage.db.engine import Storage, Tx
 
 T = TypeVar("T")
 

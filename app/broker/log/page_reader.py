@@ -11,9 +11,9 @@ from app.domain.position import At, Earliest, Last, Latest, Position
 from app.domain.record import StoredRecord
 from app.domain.topic import TopicInfo
 from app.errors import InvalidCursor, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
-from app.storage import pages, positions
-from app.storage.engine import Tx
-from app.storage.pages import Bounds
+from app.storage.db.engine import Tx
+from app.storage.log import offset_lookup, pages
+from app.storage.log.pages import Bounds
 
 OffsetReset = Literal["earliest", "latest"]
 
@@ -154,7 +154,7 @@ def _resolve(tx: Tx, bounds: Bounds, position: Position, reset: OffsetReset | No
             if first <= offset <= end:
                 return offset
         case _:
-            return positions.offset_for_time(tx, bounds, position.timestamp_ms)
+            return offset_lookup.offset_for_time(tx, bounds, position.timestamp_ms)
     if reset is not None:
         return first if reset == "earliest" else end
     refusal = OffsetBelowLogStart if offset < first else OffsetAboveLogEnd

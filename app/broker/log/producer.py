@@ -28,8 +28,8 @@ from app.errors import (
     UnknownPartitionInRecord,
     UnknownTopicOrPartition,
 )
-from app.storage import producers
-from app.storage.engine import Storage, Tx
+from app.storage.db.engine import Storage, Tx
+from app.storage.log import producers
 
 _ATTEMPTS = 5
 

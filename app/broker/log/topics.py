@@ -9,9 +9,14 @@ from app.broker.waiting.signals import Signals
 from app.domain import topic as rules
 from app.domain.topic import TopicConfig, TopicInfo
 from app.errors import OffsetAboveLogEnd, TopicAlreadyExists, TopicInUse, UnknownTopicOrPartition
-from app.storage import pages, queues, retention, topics
-from app.storage.engine import Storage, Tx
-from app.storage.topics import Overrides, StoredTopic
+from app.storage.db.engine import Storage, Tx
+from app.storage.log import (
+    pages,
+    retention,
+    topics,
+)
+from app.storage.log.topics import Overrides, StoredTopic
+from app.storage.queues import queues
 
 DRAFT = 0
 """The id of a topic that is yet to be created."""

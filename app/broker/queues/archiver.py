@@ -13,11 +13,19 @@ from app.domain.queue_config import Origin, QueueInfo, with_origin
 from app.domain.record import Record, StoredRecord
 from app.domain.topic import TopicConfig, TopicInfo
 from app.errors import BrokerError, InvalidRecord, MessageTooLarge, UnknownTopicOrPartition
-from app.storage import archives, chunks, clock, copies, log, queues, topics, windows
-from app.storage.archives import Archived
-from app.storage.copies import Place
-from app.storage.engine import Tx
-from app.storage.windows import Window
+from app.storage.db import clock
+from app.storage.db.engine import Tx
+from app.storage.log import records_by_offset, topics
+from app.storage.log.appends import append_all
+from app.storage.queues import (
+    archives,
+    delayed_records,
+    queues,
+    share_partitions,
+)
+from app.storage.queues.archives import Archived
+from app.storage.queues.delayed_records import SharePartitionKey
+from app.storage.queues.share_partitions import SharePartitionState
 
 AT_ONCE = 100
 """Records that one transaction archives."""
@@ -51,7 +59,12 @@ class _ToArchive(NamedTuple):
 
 
 def archive(
-    tx: Tx, place: Place, defaults: TopicConfig, time: Callable[[Tx], int] = clock.read, *, full: bool = False
+    tx: Tx,
+    place: SharePartitionKey,
+    defaults: TopicConfig,
+    time: Callable[[Tx], int] = clock.read,
+    *,
+    full: bool = False,
 ) -> ArchivePass:
     """Archive what is to be archived in a window, unless somebody else is at it.
 
@@ -65,11 +78,11 @@ def archive(
         time: The database's clock, or another.
         full: Whether the disk is full.
     """
-    locked = windows.lock(tx, place.queue_id, [place.partition_id], wait=False)
+    locked = share_partitions.lock(tx, place.queue_id, [place.partition_id], wait=False)
     queue = queues.of_id(tx, place.queue_id)
     if locked is None or queue is None:
         return ArchivePass()
-    scene = windows.scene(tx, [place.partition_id])
+    scene = share_partitions.log_snapshot(tx, [place.partition_id])
     bounds = scene.bounds.get(place.partition_id)
     if bounds is None:
         return ArchivePass()
@@ -111,31 +124,31 @@ def _tell(share: SharePartition, refused: Mapping[int, BrokerError]) -> None:
         window.refused_offset = window.dead_letter_error = None
 
 
-def _wait_for_space(tx: Tx, place: Place, window: Window, now_ms: int) -> None:
+def _wait_for_space(tx: Tx, place: SharePartitionKey, window: SharePartitionState, now_ms: int) -> None:
     """Leave a window alone for a while, and say why."""
     later_ms = now_ms + POSTPONED_MS
     if window.archive_at_ms is not None:
         window.archive_at_ms = max(window.archive_at_ms, later_ms)
-    if window.copies_archive_at_ms is not None:
-        window.copies_archive_at_ms = max(window.copies_archive_at_ms, later_ms)
+    if window.delayed_archive_at_ms is not None:
+        window.delayed_archive_at_ms = max(window.delayed_archive_at_ms, later_ms)
     window.dead_letter_error, window.refused_offset = _NO_SPACE, None
-    windows.save(tx, place.queue_id, window)
+    share_partitions.save(tx, place.queue_id, window)
 
 
 def _to_archive(
-    tx: Tx, share: SharePartition, place: Place, rules: Rules, now_ms: int
+    tx: Tx, share: SharePartition, place: SharePartitionKey, rules: Rules, now_ms: int
 ) -> tuple[list[_ToArchive], bool]:
     """Return the first records to archive, and whether there are more; those that are gone from the log expire."""
-    at_most = AT_ONCE // 2 if share.window.copies else AT_ONCE
+    at_most = AT_ONCE // 2 if share.window.delayed else AT_ONCE
     found = [entry for entry in share.window.entries.values() if rules_of.is_doomed(entry, rules, now_ms)][:at_most]
-    sizes = chunks.sizes(tx, place.partition_id, [entry.offset for entry in found])
+    sizes = records_by_offset.sizes(tx, place.partition_id, [entry.offset for entry in found])
     entries = {entry.offset: entry for entry in found if entry.offset in sizes}
     left = {offset: sizes[offset] for offset in entries}
-    if share.window.copies:
-        for outline in copies.doomed(tx, place, rules, now_ms, AT_ONCE - len(left)):
+    if share.window.delayed:
+        for outline in delayed_records.to_archive(tx, place, rules, now_ms, AT_ONCE - len(left)):
             entries[outline.entry.offset] = outline.entry
             left[outline.entry.offset] = outline.size_bytes
-    chosen = chunks.fitting(left, AT_ONCE_BYTES)
+    chosen = records_by_offset.fitting(left, AT_ONCE_BYTES)
     share.load_copies(chosen)
     records = share.records(chosen)
     share.lose([entry.offset for entry in found if entry.offset not in sizes])
@@ -174,7 +187,7 @@ def _append_dead_letters(
         [number] * len(letters),
         target.config.message_timestamp_type == "LogAppendTime",
     )
-    (outcome,) = log.append(tx, [append], now_ms)
+    (outcome,) = append_all(tx, [append], now_ms)
     if not isinstance(outcome, Accepted):
         changed = outcome if isinstance(outcome, BrokerError) else UnknownTopicOrPartition("the topic changes")
         return frozenset(), {each.entry.offset: changed for each in doomed}

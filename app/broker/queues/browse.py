@@ -10,12 +10,18 @@ from app.domain import queue as rules_of
 from app.domain.queue import Entry, Rules
 from app.domain.queue_config import DeliveryId, QueueInfo
 from app.domain.record import StoredRecord
-from app.storage import archives, chunks, clock, copies, pages, windows
-from app.storage.archives import ARCHIVES_KEPT
-from app.storage.copies import Place
-from app.storage.engine import Tx
-from app.storage.pages import Bounds
-from app.storage.windows import Window
+from app.storage.db import clock
+from app.storage.db.engine import Tx
+from app.storage.log import pages, records_by_offset
+from app.storage.log.pages import Bounds
+from app.storage.queues import (
+    archives,
+    delayed_records,
+    share_partitions,
+)
+from app.storage.queues.archives import ARCHIVES_KEPT
+from app.storage.queues.delayed_records import SharePartitionKey
+from app.storage.queues.share_partitions import SharePartitionState
 
 StateName = Literal["available", "acquired", "delayed", "archived"]
 
@@ -54,7 +60,7 @@ def browse(tx: Tx, queue: QueueInfo, state: StateName, place: tuple[int, int], l
 
     A page has 4 MB at most, or one record. Archived are those archived last that the log still has.
     """
-    all_windows = {window.partition_id: window for window in windows.all_(tx, queue.queue_id)}
+    all_windows = {window.partition_id: window for window in share_partitions.all_(tx, queue.queue_id)}
     found = pages.bounds(tx, list(all_windows)) if all_windows else {}
     now_ms = clock.read(tx)
     seen: list[Seen] = []
@@ -75,14 +81,14 @@ def browse(tx: Tx, queue: QueueInfo, state: StateName, place: tuple[int, int], l
 class _Browser:
     """Looks at one window."""
 
-    def __init__(self, tx: Tx, queue: QueueInfo, window: Window, bounds: Bounds, now_ms: int) -> None:
+    def __init__(self, tx: Tx, queue: QueueInfo, window: SharePartitionState, bounds: Bounds, now_ms: int) -> None:
         self._tx = tx
         self._queue = queue
         self._window = window
         self._bounds = bounds
         self._now_ms = now_ms
         self._rules: Rules = queue.config.rules
-        self._place = Place(queue.queue_id, bounds.partition_id)
+        self._place = SharePartitionKey(queue.queue_id, bounds.partition_id)
 
     def look(self, state: StateName, offset: int, wanted: int) -> Iterator[Seen]:
         """Yield all records of a state from an offset on, in order, read as they are asked for.
@@ -104,17 +110,17 @@ class _Browser:
             for entry in self._window.entries.values()
             if entry.offset >= first and self._state(entry) == state
         }
-        for record in chunks.read(self._tx, self._bounds.partition_id, sorted(found), wanted, _CHUNK_BYTES):
+        for record in records_by_offset.read(self._tx, self._bounds.partition_id, sorted(found), wanted, _CHUNK_BYTES):
             yield self._seen(found[record.offset], record, state)
 
     def _copies(self, state: StateName, offset: int, wanted: int) -> Iterator[Seen]:
         """Yield delayed records."""
-        more = self._window.copies > 0
+        more = self._window.delayed > 0
         while more:
-            some = copies.outlines(self._tx, self._place, offset, _COPIES_AT_ONCE)
+            some = delayed_records.summaries(self._tx, self._place, offset, _COPIES_AT_ONCE)
             left = {each.entry.offset: each.size_bytes for each in some if self._state(each.entry) == state}
-            while chosen := chunks.fitting(left, _CHUNK_BYTES)[:wanted]:
-                found = copies.at(self._tx, self._place, chosen)
+            while chosen := records_by_offset.fitting(left, _CHUNK_BYTES)[:wanted]:
+                found = delayed_records.at(self._tx, self._place, chosen)
                 for each in chosen:
                     del left[each]
                     copy = found.pop(each)
@@ -126,7 +132,7 @@ class _Browser:
         """Yield records that were archived."""
         first = max(offset, self._bounds.log_start_offset)
         found = {each.offset: each for each in archives.read(self._tx, self._place, first, ARCHIVES_KEPT)}
-        for record in chunks.read(self._tx, self._bounds.partition_id, found, wanted, _CHUNK_BYTES):
+        for record in records_by_offset.read(self._tx, self._bounds.partition_id, found, wanted, _CHUNK_BYTES):
             each = found[record.offset]
             yield Seen(
                 self._bounds.partition,

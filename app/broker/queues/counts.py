@@ -8,11 +8,13 @@ from typing import NamedTuple
 from app.domain import queue as rules_of
 from app.domain.queue import Entry, Rules
 from app.domain.queue_config import MAX_COPIES, QueueInfo
-from app.storage import clock, copies, pages, windows
-from app.storage.copies import Place, Tally
-from app.storage.engine import Tx
-from app.storage.pages import Bounds
-from app.storage.windows import Window
+from app.storage.db import clock
+from app.storage.db.engine import Tx
+from app.storage.log import pages
+from app.storage.log.pages import Bounds
+from app.storage.queues import delayed_records, share_partitions
+from app.storage.queues.delayed_records import DelayedTotals, SharePartitionKey
+from app.storage.queues.share_partitions import SharePartitionState
 
 
 class QueueState(NamedTuple):
@@ -43,7 +45,7 @@ class QueueState(NamedTuple):
 def describe(tx: Tx, info: QueueInfo, time: Callable[[Tx], int] = clock.read) -> QueueState:
     """Count the records of a queue, on one snapshot."""
     rules = info.config.rules
-    all_windows = windows.all_(tx, info.queue_id)
+    all_windows = share_partitions.all_(tx, info.queue_id)
     found = pages.bounds(tx, [window.partition_id for window in all_windows]) if all_windows else {}
     now_ms = time(tx)
     tally = _Tally(rules, now_ms)
@@ -51,25 +53,25 @@ def describe(tx: Tx, info: QueueInfo, time: Callable[[Tx], int] = clock.read) ->
         if (bounds := found.get(window.partition_id)) is not None:
             tally.add(window, bounds)
             tally.see(_oldest(tx, window, bounds))
-            place = Place(info.queue_id, window.partition_id)
-            if window.copies:
-                tally.add_copies(copies.tally(tx, place, now_ms))
+            place = SharePartitionKey(info.queue_id, window.partition_id)
+            if window.delayed:
+                tally.add_copies(delayed_records.totals(tx, place, now_ms))
             tally.dead_letter_error = tally.dead_letter_error or _error_of(tx, place, window)
     return tally.state(
         blocked=rules.by_key and tally.available > 0 and _nothing_free(tx, info, all_windows, found, now_ms)
     )
 
 
-def _error_of(tx: Tx, place: Place, window: Window) -> str | None:
+def _error_of(tx: Tx, place: SharePartitionKey, window: SharePartitionState) -> str | None:
     """Return why the last archiving was refused, unless the record that it was of has ended since."""
     offset = window.refused_offset
     if window.dead_letter_error is None or offset is None or offset in window.entries:
         return window.dead_letter_error
-    copy = next(iter(copies.outlines(tx, place, offset, 1)), None)
+    copy = next(iter(delayed_records.summaries(tx, place, offset, 1)), None)
     return window.dead_letter_error if copy is not None and copy.entry.offset == offset else None
 
 
-def _oldest(tx: Tx, window: Window, bounds: Bounds) -> int | None:
+def _oldest(tx: Tx, window: SharePartitionState, bounds: Bounds) -> int | None:
     """Return the timestamp of the first record by offset that has not ended, delayed ones left aside."""
     first = max(min(window.entries, default=window.end_offset), bounds.log_start_offset)
     page = pages.read(tx, bounds, first, 1, 1)
@@ -77,7 +79,7 @@ def _oldest(tx: Tx, window: Window, bounds: Bounds) -> int | None:
 
 
 def _nothing_free(
-    tx: Tx, info: QueueInfo, all_windows: Iterable[Window], found: dict[int, Bounds], now_ms: int
+    tx: Tx, info: QueueInfo, all_windows: Iterable[SharePartitionState], found: dict[int, Bounds], now_ms: int
 ) -> bool:
     """Return whether no acquire would find anything now, by the order of keys."""
     rules = info.config.rules
@@ -87,19 +89,19 @@ def _nothing_free(
             continue
         if len(window.entries) < rules_of.MAX_IN_FLIGHT and window.end_offset < bounds.log_end_offset:
             return False
-        place = Place(info.queue_id, window.partition_id)
-        copied = copies.first_offsets(tx, place, {entry.key_hash for entry in window.entries.values()})
+        place = SharePartitionKey(info.queue_id, window.partition_id)
+        copied = delayed_records.first_offsets(tx, place, {entry.key_hash for entry in window.entries.values()})
         if any(True for _ in rules_of.takeable(window.entries.values(), rules, now_ms, copied)):
             return False
-        if window.copies and _any_due(tx, place, window, rules, now_ms):
+        if window.delayed and _any_due(tx, place, window, rules, now_ms):
             return False
     return True
 
 
-def _any_due(tx: Tx, place: Place, window: Window, rules: Rules, now_ms: int) -> bool:
+def _any_due(tx: Tx, place: SharePartitionKey, window: SharePartitionState, rules: Rules, now_ms: int) -> bool:
     """Return whether a delayed record may be delivered: it is due, and none of its key is before it in the window."""
     first = rules_of.first_of_keys(window.entries.values())
-    due = copies.due(tx, place, rules, now_ms, len(first) + 1)
+    due = delayed_records.due(tx, place, rules, now_ms, len(first) + 1)
     return any(first.get(each.entry.key_hash, each.entry.offset) >= each.entry.offset for each in due)
 
 
@@ -114,11 +116,11 @@ class _Tally:
         self.accepted = self.archived = self.expired = self.copies = 0
         self.dead_letter_error: str | None = None
 
-    def add(self, window: Window, bounds: Bounds) -> None:
+    def add(self, window: SharePartitionState, bounds: Bounds) -> None:
         """Count a window."""
         self.accepted += window.accepted
         self.archived += window.archived
-        self.copies += window.copies
+        self.copies += window.delayed
         gone = set(rules_of.passed(window.entries, bounds.log_start_offset, self._now_ms))
         end = max(window.end_offset, bounds.log_start_offset)
         self.expired += window.expired + len(gone) + end - window.end_offset
@@ -127,7 +129,7 @@ class _Tally:
             if offset not in gone:
                 self._count(entry)
 
-    def add_copies(self, found: Tally) -> None:
+    def add_copies(self, found: DelayedTotals) -> None:
         """Count the delayed records of a window."""
         self.available += found.available
         self.delayed += found.delayed

@@ -22,9 +22,9 @@ from app.domain.queue import Outcome
 from app.domain.queue_config import QueueInfo
 from app.domain.topic import TopicInfo
 from app.errors import BrokerError, ServiceUnavailable, UnknownServerError
-from app.storage import clock
-from app.storage.engine import Storage, Tx
-from app.storage.queues import scope_id
+from app.storage.db import clock
+from app.storage.db.engine import Storage, Tx
+from app.storage.queues.queues import scope_id
 
 _ATTEMPTS = 5
 _MAX_BATCH = 200

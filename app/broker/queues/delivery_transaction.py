@@ -32,11 +32,13 @@ from app.domain.queue_config import DeliveryId, QueueInfo, size_of
 from app.domain.record import StoredRecord
 from app.domain.topic import TopicInfo
 from app.errors import BrokerError, IdempotencyKeyReused, InvalidRecordState
-from app.storage import clock, idempotency, queues, windows
-from app.storage.copies import Place
-from app.storage.engine import Tx
-from app.storage.queues import scope_id
-from app.storage.windows import Scene, Window
+from app.storage.db import clock
+from app.storage.db.engine import Tx
+from app.storage.log import idempotency
+from app.storage.queues import queues, share_partitions
+from app.storage.queues.delayed_records import SharePartitionKey
+from app.storage.queues.queues import scope_id
+from app.storage.queues.share_partitions import LogSnapshot, SharePartitionState
 
 MAX_TRANSACTION_BYTES = 32 * 1024 * 1024
 _FIRST_WINDOWS = 2
@@ -164,24 +166,24 @@ class DeliveryTransaction:
         wanted = sorted(partition_ids)
         if not wanted:
             return True
-        locked = windows.lock(self._tx, self._queue_id, wanted, wait=wait)
+        locked = share_partitions.lock(self._tx, self._queue_id, wanted, wait=wait)
         if locked is None:
             if wait:
                 raise QueueChanged
             return False
         self._config = queues.decode_config(locked.config)
-        scene = windows.scene(self._tx, [window.partition_id for window in locked.windows])
+        scene = share_partitions.log_snapshot(self._tx, [window.partition_id for window in locked.windows])
         self._now_ms = scene.now_ms if self._time is clock.read else self._time(self._tx)
         for window in locked.windows:
             self._shares[window.partition_id] = self._share(window, scene)
         return len(locked.windows) == len(wanted)
 
-    def _share(self, window: Window, scene: Scene) -> SharePartition:
+    def _share(self, window: SharePartitionState, scene: LogSnapshot) -> SharePartition:
         bounds = scene.bounds.get(window.partition_id)
         topic = self._batch.topic
         if bounds is None or bounds.topic_id != topic.topic_id or bounds.version != topic.version:
             raise QueueChanged
-        place = Place(self._queue_id, window.partition_id)
+        place = SharePartitionKey(self._queue_id, window.partition_id)
         return SharePartition(self._tx, place, window, bounds, self._config.rules, self._now_ms)
 
     def _key_id(self, key: IdempotencyKey) -> KeyId:

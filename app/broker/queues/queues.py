@@ -23,12 +23,18 @@ from app.errors import (
     UnknownQueue,
     UnknownTopicOrPartition,
 )
-from app.storage import clock, copies, pages, positions, queues, windows
-from app.storage.copies import Place
-from app.storage.engine import Storage, Tx
-from app.storage.pages import Bounds
-from app.storage.queues import scope_id
-from app.storage.windows import Window
+from app.storage.db import clock
+from app.storage.db.engine import Storage, Tx
+from app.storage.log import offset_lookup, pages
+from app.storage.log.pages import Bounds
+from app.storage.queues import (
+    delayed_records,
+    queues,
+    share_partitions,
+)
+from app.storage.queues.delayed_records import SharePartitionKey
+from app.storage.queues.queues import scope_id
+from app.storage.queues.share_partitions import SharePartitionState
 
 _ATTEMPTS = 5
 _FIXED = frozenset({"topic", "start", "ordering"})
@@ -257,7 +263,7 @@ def _start(tx: Tx, bounds: Bounds, position: Position) -> int:
             return max(first, end - records)
         case At(offset):
             return min(max(first, offset), end)
-    return positions.offset_for_time(tx, bounds, position.timestamp_ms)
+    return offset_lookup.offset_for_time(tx, bounds, position.timestamp_ms)
 
 
 def _change(tx: Tx, name: str, request: QueueRequest, dead_letters: TopicInfo | None) -> QueueInfo | None:
@@ -274,7 +280,7 @@ def _change(tx: Tx, name: str, request: QueueRequest, dead_letters: TopicInfo | 
     else:
         queues.change(tx, info.queue_id, None if dead_letters is None else dead_letters.topic_id, config)
     if config.max_delivery_count != info.config.max_delivery_count:
-        windows.look_again(tx, info.queue_id)
+        share_partitions.look_again(tx, info.queue_id)
     return queues.find(tx, name)
 
 
@@ -287,21 +293,25 @@ def _delete(tx: Tx, name: str) -> int | None:
 
 
 def _purge(tx: Tx, info: QueueInfo) -> int | None:
-    ids = [window.partition_id for window in windows.all_(tx, info.queue_id)]
-    locked = windows.lock(tx, info.queue_id, ids, wait=True) if ids else None
+    ids = [window.partition_id for window in share_partitions.all_(tx, info.queue_id)]
+    locked = share_partitions.lock(tx, info.queue_id, ids, wait=True) if ids else None
     if locked is None:
         return None
     rules = queues.decode_config(locked.config).rules
-    scene = windows.scene(tx, ids)
+    scene = share_partitions.log_snapshot(tx, ids)
     purged = 0
     for window in locked.windows:
         bounds = scene.bounds.get(window.partition_id)
         if bounds is not None:
-            purged += _purge_window(tx, Place(info.queue_id, window.partition_id), window, bounds, rules, scene.now_ms)
+            purged += _purge_window(
+                tx, SharePartitionKey(info.queue_id, window.partition_id), window, bounds, rules, scene.now_ms
+            )
     return purged
 
 
-def _purge_window(tx: Tx, place: Place, window: Window, bounds: Bounds, rules: Rules, now_ms: int) -> int:
+def _purge_window(
+    tx: Tx, place: SharePartitionKey, window: SharePartitionState, bounds: Bounds, rules: Rules, now_ms: int
+) -> int:
     """End all records of a window that nobody holds and that are not to be archived anyway."""
     start = max(window.end_offset, bounds.log_start_offset)
     window.expired += start - window.end_offset
@@ -313,10 +323,10 @@ def _purge_window(tx: Tx, place: Place, window: Window, bounds: Bounds, rules: R
     }
     purged += len(window.entries) - len(kept)
     window.entries, window.end_offset = kept, max(start, bounds.log_end_offset)
-    if window.copies:
-        removed = copies.remove_waiting(tx, place, rules, now_ms)
-        window.copies -= removed
+    if window.delayed:
+        removed = delayed_records.remove_waiting(tx, place, rules, now_ms)
+        window.delayed -= removed
         purged += removed
     window.archived += purged
-    windows.save(tx, place.queue_id, window)
+    share_partitions.save(tx, place.queue_id, window)
     return purged

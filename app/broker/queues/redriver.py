@@ -14,8 +14,11 @@ from app.domain.queue_config import QueueInfo, origin_of, without_origin
 from app.domain.record import Record, StoredRecord
 from app.domain.topic import TopicInfo
 from app.errors import BrokerError, DiskFull, MessageTooLarge, ServiceUnavailable, UnknownQueue, UnknownTopicOrPartition
-from app.storage import clock, log, pages, queues
-from app.storage.engine import Storage, Tx
+from app.storage.db import clock
+from app.storage.db.engine import Storage, Tx
+from app.storage.log import pages
+from app.storage.log.appends import append_all
+from app.storage.queues import queues
 
 _AT_ONCE = 500
 _AT_ONCE_BYTES = 8 * 1024 * 1024
@@ -174,7 +177,7 @@ def _append(tx: Tx, topic: TopicInfo, records: list[Record], partitions: list[in
         partitions,
         topic.config.message_timestamp_type == "LogAppendTime",
     )
-    (outcome,) = log.append(tx, [append], clock.read(tx))
+    (outcome,) = append_all(tx, [append], clock.read(tx))
     if isinstance(outcome, BrokerError):
         raise outcome
     if not isinstance(outcome, Accepted):

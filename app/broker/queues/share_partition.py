@@ -11,11 +11,12 @@ from app.domain.queue import MAX_IN_FLIGHT, Entry, Look, Outcome, Rules, State
 from app.domain.queue_config import MAX_COPIES, deliver_at_ms, key_hash, size_of
 from app.domain.record import StoredRecord
 from app.errors import DelayedRecordsLimit
-from app.storage import chunks, copies, pages, windows
-from app.storage.copies import Copy, Place
-from app.storage.engine import Tx
-from app.storage.pages import Bounds
-from app.storage.windows import Window
+from app.storage.db.engine import Tx
+from app.storage.log import pages, records_by_offset
+from app.storage.log.pages import Bounds
+from app.storage.queues import delayed_records, share_partitions
+from app.storage.queues.delayed_records import DelayedRecord, SharePartitionKey
+from app.storage.queues.share_partitions import SharePartitionState
 
 _FEWEST_LOOKS = 100
 _READ_AT_ONCE = 64
@@ -32,7 +33,7 @@ class DelayedQuota:
     def take(self) -> bool:
         """Take the place of one record. Return False if there is none."""
         if self._left is None:
-            self._left = MAX_COPIES - copies.total(self._tx, self._queue_id)
+            self._left = MAX_COPIES - delayed_records.total(self._tx, self._queue_id)
         if self._left <= 0:
             return False
         self._left -= 1
@@ -55,15 +56,17 @@ class SharePartition:
         unfinished: Whether looking again may find more, though this time it found nothing.
     """
 
-    def __init__(self, tx: Tx, place: Place, window: Window, bounds: Bounds, rules: Rules, now_ms: int) -> None:
+    def __init__(
+        self, tx: Tx, place: SharePartitionKey, window: SharePartitionState, bounds: Bounds, rules: Rules, now_ms: int
+    ) -> None:
         self._tx = tx
         self._place = place
         self.window = window
         self.bounds = bounds
         self._rules = rules
         self._now_ms = now_ms
-        self._copies: dict[int, Copy] = {}
-        self._copied: dict[int, Copy] = {}
+        self._copies: dict[int, DelayedRecord] = {}
+        self._copied: dict[int, DelayedRecord] = {}
         self._removed: dict[int, int] = {}
         self._dirty = False
         self.stirred = False
@@ -71,8 +74,8 @@ class SharePartition:
 
     def load_copies(self, offsets: Iterable[int]) -> None:
         """Read the copies among the records at these offsets, which somebody will name."""
-        if self.window.copies and (wanted := [each for each in offsets if each not in self.window.entries]):
-            self._copies |= copies.at(self._tx, self._place, wanted)
+        if self.window.delayed and (wanted := [each for each in offsets if each not in self.window.entries]):
+            self._copies |= delayed_records.at(self._tx, self._place, wanted)
 
     def find(self, offset: int) -> Entry | None:
         """Return the entry of a record that has not ended; of copies, those that were loaded."""
@@ -126,8 +129,8 @@ class SharePartition:
         if (copy := self._copies.get(entry.offset)) is not None:
             self._copies[entry.offset] = self._copied[entry.offset] = copy._replace(entry=entry)
             if rules_of.is_last(entry, self._rules):
-                at_ms = self.window.copies_archive_at_ms
-                self.window.copies_archive_at_ms = entry.until_ms if at_ms is None else min(at_ms, entry.until_ms)
+                at_ms = self.window.delayed_archive_at_ms
+                self.window.delayed_archive_at_ms = entry.until_ms if at_ms is None else min(at_ms, entry.until_ms)
             return
         self.window.entries[entry.offset] = entry
 
@@ -164,8 +167,8 @@ class SharePartition:
     def free_at_ms(self) -> int | None:
         """Return when something may be free by the passing of time, or None."""
         times = [rules_of.free_at_ms(self.window.entries.values(), self._now_ms)]
-        if self.window.copies:
-            times.append(copies.free_at_ms(self._tx, self._place, self._now_ms))
+        if self.window.delayed:
+            times.append(delayed_records.free_at_ms(self._tx, self._place, self._now_ms))
         return min((time for time in times if time is not None), default=None)
 
     def records(self, offsets: Iterable[int]) -> dict[int, StoredRecord]:
@@ -173,7 +176,7 @@ class SharePartition:
         wanted = list(offsets)
         found = {offset: copy.record for offset in wanted if (copy := self._copies.get(offset)) is not None}
         if rest := [offset for offset in wanted if offset not in found]:
-            found |= windows.read(self._tx, self.bounds.partition_id, rest)
+            found |= share_partitions.read(self._tx, self.bounds.partition_id, rest)
         return found
 
     def archive(self, offsets: Iterable[int]) -> None:
@@ -192,18 +195,18 @@ class SharePartition:
         """Write what has changed; `copies_too` looks anew when the next copy is to be archived."""
         if copies_too:
             self._write_copies()
-            self.window.copies_archive_at_ms = (
-                copies.archive_at_ms(self._tx, self._place, self._rules) if self.window.copies else None
+            self.window.delayed_archive_at_ms = (
+                delayed_records.archive_at_ms(self._tx, self._place, self._rules) if self.window.delayed else None
             )
         elif not self._dirty:
             return
         self.window.archive_at_ms = rules_of.archive_at_ms(self.window.entries.values(), self._rules)
         self._write_copies()
-        windows.save(self._tx, self._place.queue_id, self.window)
+        share_partitions.save(self._tx, self._place.queue_id, self.window)
 
     def _write_copies(self) -> None:
-        copies.save(self._tx, self._place, list(self._copied.values()))
-        copies.remove(self._tx, self._place, self._removed)
+        delayed_records.save(self._tx, self._place, list(self._copied.values()))
+        delayed_records.remove(self._tx, self._place, self._removed)
         self._copied.clear()
         self._removed.clear()
 
@@ -214,7 +217,7 @@ class SharePartition:
             copy = self._copies.pop(offset)
             self._copied.pop(offset, None)
             self._removed[offset] = copy.entry.key_hash
-            self.window.copies -= 1
+            self.window.delayed -= 1
 
     def _delay(self, entry: Entry, room: DelayedQuota, record: StoredRecord | None = None) -> None:
         """Move a record out of the window into a row of its own.
@@ -222,7 +225,7 @@ class SharePartition:
         Raises:
             DelayedRecordsLimit: There is no place, and the record was released.
         """
-        record = record or windows.read(self._tx, self.bounds.partition_id, [entry.offset]).get(entry.offset)
+        record = record or share_partitions.read(self._tx, self.bounds.partition_id, [entry.offset]).get(entry.offset)
         if record is None or entry.offset < self.bounds.log_start_offset:
             self.lose([entry.offset])
             return
@@ -231,23 +234,23 @@ class SharePartition:
                 f"{MAX_COPIES} records of this queue are delayed already; release without delay_ms, or wait"
             )
         self.window.entries.pop(entry.offset, None)
-        self._copies[entry.offset] = self._copied[entry.offset] = Copy(entry, record)
+        self._copies[entry.offset] = self._copied[entry.offset] = DelayedRecord(entry, record)
         self._removed.pop(entry.offset, None)
-        self.window.copies += 1
+        self.window.delayed += 1
         self._dirty = True
 
-    def _due(self, wanted: int, max_bytes: int) -> list[Copy]:
+    def _due(self, wanted: int, max_bytes: int) -> list[DelayedRecord]:
         """Return copies that may be delivered, unless a record of their key is before them in the window."""
-        if not self.window.copies:
+        if not self.window.delayed:
             return []
         self._write_copies()
         limit = min(wanted, _READ_AT_ONCE)
         first = rules_of.first_of_keys(self.window.entries.values()) if self._rules.by_key else {}
-        due = copies.due(self._tx, self._place, self._rules, self._now_ms, limit + len(first))
+        due = delayed_records.due(self._tx, self._place, self._rules, self._now_ms, limit + len(first))
         free = [each for each in due if first.get(each.entry.key_hash, each.entry.offset) >= each.entry.offset]
-        chosen = chunks.fitting({each.entry.offset: each.size_bytes for each in free[:limit]}, max_bytes)
+        chosen = records_by_offset.fitting({each.entry.offset: each.size_bytes for each in free[:limit]}, max_bytes)
         self.unfinished |= len(chosen) < len(free) or (limit < wanted and len(free) >= limit)
-        self._copies |= copies.at(self._tx, self._place, chosen)
+        self._copies |= delayed_records.at(self._tx, self._place, chosen)
         return [self._copies[offset] for offset in chosen]
 
     def _first_of_keys(self, wanted: int, room: DelayedQuota) -> list[Entry]:
@@ -275,13 +278,13 @@ class SharePartition:
 
     def _first_copied(self, hashes: Iterable[int]) -> dict[int, int]:
         """Return the lowest offset of the delayed records of each key, those of this transaction included."""
-        if not self.window.copies:
+        if not self.window.delayed:
             return {}
         self._write_copies()
-        return copies.first_offsets(self._tx, self._place, hashes)
+        return delayed_records.first_offsets(self._tx, self._place, hashes)
 
     def _look(self, limit: int) -> tuple[list[Look], int]:
-        found, end = windows.keys(self._tx, self.bounds, self.window.end_offset, limit)
+        found, end = share_partitions.keys(self._tx, self.bounds, self.window.end_offset, limit)
         return [Look(offset, key_hash(key), deliver_at_ms(headers)) for offset, key, headers in found], end
 
     def _admit(self, looks: list[Look], room: DelayedQuota, records: dict[int, StoredRecord] | None = None) -> bool:
@@ -301,7 +304,7 @@ class SharePartition:
         """Yield entries of the window with their records; what compaction took has expired."""
         left = iter(chosen)
         offsets = [entry.offset for entry in chosen]
-        for record in chunks.read(self._tx, self.bounds.partition_id, offsets, _READ_AT_ONCE, max_bytes):
+        for record in records_by_offset.read(self._tx, self.bounds.partition_id, offsets, _READ_AT_ONCE, max_bytes):
             for entry in left:
                 if entry.offset == record.offset:
                     yield Candidate(self, entry, record)

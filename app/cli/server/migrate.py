@@ -25,8 +25,8 @@ def migrate(
     PostgreSQL needs it before the first start and after each upgrade; on SQLite `serve` does it by itself.
     Several may run at once; the tables are changed by one.
     """
-    from app.storage import schema
-    from app.storage.opening import open_storage
+    from app.storage.db import schema
+    from app.storage.db.opening import open_storage
 
     settings = read_settings({} if database_url is None else {"database_url": database_url})
     with told_in_one_sentence():
@@ -68,8 +68,8 @@ def told_in_one_sentence() -> Iterator[None]:
         CommandFailed: With that sentence, and what the database itself said of it.
     """
     from app.errors import BrokerError
-    from app.storage.schema import SchemaNotCurrent
-    from app.storage.sqlite import DatabaseInUse
+    from app.storage.db.schema import SchemaNotCurrent
+    from app.storage.db.sqlite import DatabaseInUse
 
     try:
         yield

@@ -19,7 +19,7 @@ from app.errors import (
     ServiceUnavailable,
     UnknownMemberId,
 )
-from app.storage import rebalancing
+from app.storage.groups import rebalances
 from tests.broker.node import GROUP, SECOND_MS, Node, numbers
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ async def test_leases_that_grow_old_together_are_renewed_together(node: Node) ->
     await node.groups.drain()
 
     assert node.writes == 1
-    assert await node.storage.read(rebalancing.due, 100) == []
+    assert await node.storage.read(rebalances.due, 100) == []
 
 
 async def test_a_beat_waits_for_its_renewal_when_less_than_a_third_of_the_session_remains(node: Node) -> None:
@@ -374,7 +374,7 @@ async def test_topics_that_come_grow_and_go_are_noticed(node: Node) -> None:
 async def test_a_topic_that_was_overlooked_is_found_in_the_end(node: Node) -> None:
     await node.join("alice")
     await node.create()
-    node.groups._topics_seen = await node.storage.read(rebalancing.fingerprint)
+    node.groups._topics_seen = await node.storage.read(rebalances.fingerprint)
 
     for _ in range(201):
         await node.groups.rebalance()

@@ -20,13 +20,13 @@ from hypothesis.stateful import (
 
 from app.broker.log.topics import TopicRequest
 from app.errors import BrokerError
-from app.storage import members
+from app.storage.groups import members
 from tests.broker.node import Node
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
-    from app.storage.members import Standing
+    from app.storage.groups.members import MemberSnapshot
 
 SESSION_MS = 45_000
 CLOCKS_MS = 1_000
@@ -268,7 +268,7 @@ class Machine(RuleBasedStateMachine):
         return self.runner.run(work)
 
 
-def check(remembered: Standing, found: Standing) -> None:
+def check(remembered: MemberSnapshot, found: MemberSnapshot) -> None:
     """Check that what is remembered is what the database says, and promises no longer session."""
     assert remembered.group_id == found.group_id
     assert remembered.assignment_epoch == found.assignment_epoch

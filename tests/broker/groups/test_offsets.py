@@ -28,12 +28,12 @@ from app.errors import (
     UnknownPartitionInRecord,
     UnknownTopicOrPartition,
 )
-from app.storage import topics as stored_topics
+from app.storage.log import topics as stored_topics
 from tests.broker.node import GROUP, LONG_MS, Node, numbers, seen
 
 if TYPE_CHECKING:
     from app.domain.position import Position
-    from app.storage.engine import Tx
+    from app.storage.db.engine import Tx
 
 pytestmark = pytest.mark.anyio
 

@@ -21,12 +21,12 @@ from app.errors import (
     UnknownMemberId,
     UnknownPartitionInRecord,
 )
-from app.storage import topics as stored_topics
+from app.storage.log import topics as stored_topics
 from app.tasks.notices import poll_watched
 from tests.broker.node import LONG_MS, SECOND_MS, Node, Seen, commits_of, numbers, parked, poll_request, seen
 
 if TYPE_CHECKING:
-    from app.storage.engine import Tx
+    from app.storage.db.engine import Tx
     from tests.serving import Serve
 
 pytestmark = pytest.mark.anyio

@@ -22,7 +22,7 @@ from app.errors import (
     ServiceUnavailable,
     UnknownServerError,
 )
-from app.storage import positions
+from app.storage.log import offset_lookup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ async def all_of(appender: Appender, *appends: Append) -> list[Outcome | BaseExc
 
 
 async def end_of(services: Services, info: TopicInfo, partition: int = 0) -> int:
-    (extent,) = await services.storage.read(positions.extents, [info.partition_ids[partition]])
+    (extent,) = await services.storage.read(offset_lookup.extents, [info.partition_ids[partition]])
     return extent.log_end_offset
 
 

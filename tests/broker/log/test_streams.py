@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from app.api.services import Services
     from app.broker.log.stream_reader import SharedPage
-    from app.storage.engine import Storage
+    from app.storage.db.engine import Storage
     from tests.serving import Serve
 
 pytestmark = pytest.mark.anyio

@@ -11,13 +11,13 @@ from app.broker.log.topics import TopicRequest, Topics
 from app.domain.record import Record
 from app.domain.topic import TopicConfig
 from app.errors import UnknownTopicOrPartition
-from app.storage import topics
+from app.storage.log import topics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.api.services import Services
-    from app.storage.engine import Tx
+    from app.storage.db.engine import Tx
     from tests.serving import Serve
 
 pytestmark = pytest.mark.anyio

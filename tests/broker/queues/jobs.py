@@ -12,7 +12,7 @@ from app.broker.queues.queues import QueueRequest
 from app.domain.delivery import Acknowledge, Acknowledgement, Acquire, Delivery
 from app.domain.queue import Outcome
 from app.domain.record import Record
-from app.storage import pages
+from app.storage.log import pages
 from app.tasks.archiving import ArchiveTask as Archiving
 
 if TYPE_CHECKING:
@@ -52,14 +52,16 @@ async def archive(node: Node) -> None:
 
 async def archive_again(node: Node) -> None:
     """Archive what was postponed."""
-    statement = "UPDATE queue_partitions SET archive_at_ms = 1, copies_archive_at_ms = 1"
+    statement = "UPDATE queue_partitions SET archive_at_ms = 1, delayed_archive_at_ms = 1"
     await node.storage.write(lambda tx: tx.connection.exec_driver_sql(statement).rowcount)
     await archive(node)
 
 
 async def come_due(node: Node) -> None:
     """Let the delays of all copies pass."""
-    await node.storage.write(lambda tx: tx.connection.exec_driver_sql("UPDATE queue_copies SET until_ms = 1").rowcount)
+    await node.storage.write(
+        lambda tx: tx.connection.exec_driver_sql("UPDATE delayed_records SET until_ms = 1").rowcount
+    )
 
 
 async def state(node: Node) -> QueueState:

@@ -11,7 +11,7 @@ from app.broker.log.topics import TopicRequest
 from app.broker.queues.queues import QueueRequest
 from app.domain.queue import Outcome
 from app.errors import DiskFull
-from app.storage import windows
+from app.storage.queues import share_partitions
 from tests.broker.node import Node
 from tests.broker.queues.jobs import (
     LARGE,
@@ -148,9 +148,9 @@ async def test_windows_that_are_due_longest_come_first(node: Node) -> None:
     await node.services.queues.create("later-made", QueueRequest("other", {}))
     first, last = [(await node.services.queues.get(name)).queue_id for name in ("jobs", "later-made")]
     await change(node, f"archive_at_ms = 2 WHERE queue_id = {first}")
-    await change(node, f"archive_at_ms = 3, copies_archive_at_ms = 1 WHERE queue_id = {last}")
+    await change(node, f"archive_at_ms = 3, delayed_archive_at_ms = 1 WHERE queue_id = {last}")
 
-    found = [await node.storage.read(windows.due, limit) for limit in (1, 10)]
+    found = [await node.storage.read(share_partitions.due, limit) for limit in (1, 10)]
 
     assert [[queue_id for queue_id, _ in each] for each in found] == [[last], [last, first]]
 

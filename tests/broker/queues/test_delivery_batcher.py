@@ -16,13 +16,13 @@ from app.domain.delivery import Acknowledge, Acknowledgement, Acquire, Acquired
 from app.domain.queue import Outcome
 from app.domain.record import Record
 from app.errors import ServiceUnavailable
-from app.storage import windows
-from app.storage.opening import open_storage
-from tests.storage.test_concurrency import wait_for_waiters
+from app.storage.db.opening import open_storage
+from app.storage.queues import share_partitions
+from tests.storage.log.test_appends_concurrency import wait_for_waiters
 
 if TYPE_CHECKING:
     from app.api.services import Services
-    from app.storage.engine import Tx
+    from app.storage.db.engine import Tx
     from tests.serving import Serve
 
 pytestmark = pytest.mark.anyio
@@ -114,7 +114,7 @@ async def test_an_acquire_takes_what_is_free_and_waits_for_the_rest_if_nothing_i
     loop = asyncio.get_running_loop()
 
     def hold(tx: Tx, number: int) -> Any:
-        locked = windows.lock(tx, queue.queue_id, info.partition_ids[:number], wait=True)
+        locked = share_partitions.lock(tx, queue.queue_id, info.partition_ids[:number], wait=True)
         assert locked is not None
         future = asyncio.run_coroutine_threadsafe(services.deliveries.acquire("jobs", Acquire(2, 1 << 20)), loop)
         if number == 1:

@@ -18,13 +18,13 @@ from app.domain.delivery import Acknowledge, Acknowledgement, Acquire
 from app.domain.queue import Outcome
 from app.domain.record import Record
 from app.domain.topic import TopicConfig
-from app.storage import windows
-from app.storage.copies import Place
-from app.storage.tables import OFFSET_BITS
+from app.storage.db.tables import OFFSET_BITS
+from app.storage.queues import share_partitions
+from app.storage.queues.delayed_records import SharePartitionKey
 
 if TYPE_CHECKING:
     from app.domain.delivery import Delivery
-    from app.storage.engine import Tx
+    from app.storage.db.engine import Tx
     from tests.broker.node import Node
 
 pytestmark = pytest.mark.anyio
@@ -134,9 +134,9 @@ async def test_a_rejected_record_that_retention_passes_still_gets_its_dead_lette
     info = await node.services.queues.get("jobs")
     (partition_id,) = (await node.services.topics.get("orders")).partition_ids
 
-    done = await node.storage.write(archive, Place(info.queue_id, partition_id), TopicConfig())
+    done = await node.storage.write(archive, SharePartitionKey(info.queue_id, partition_id), TopicConfig())
 
-    (window,) = await node.storage.read(windows.all_, info.queue_id)
+    (window,) = await node.storage.read(share_partitions.all_, info.queue_id)
     assert (done.judged, window.archived, window.expired) == (2, 2, 0)
 
 
@@ -148,15 +148,15 @@ async def test_a_lower_max_delivery_count_archives_what_has_had_as_many(node: No
     (held,) = await acquire(node)
     info = await node.services.queues.change("jobs", QueueRequest(None, {"max_delivery_count": 2}))
     (partition_id,) = (await node.services.topics.get("orders")).partition_ids
-    place = Place(info.queue_id, partition_id)
-    assert await node.storage.read(windows.due, 10) == [(info.queue_id, partition_id)]
+    place = SharePartitionKey(info.queue_id, partition_id)
+    assert await node.storage.read(share_partitions.due, 10) == [(info.queue_id, partition_id)]
     await node.storage.write(archive, place, TopicConfig())
-    (window,) = await node.storage.read(windows.all_, info.queue_id)
+    (window,) = await node.storage.read(share_partitions.all_, info.queue_id)
     assert window.archive_at_ms == held.locked_until_ms
 
     await node.storage.write(archive, place, TopicConfig(), lambda _: held.locked_until_ms)
 
-    (window,) = await node.storage.read(windows.all_, info.queue_id)
+    (window,) = await node.storage.read(share_partitions.all_, info.queue_id)
     assert (window.entries, window.archived) == ({}, 1)
 
 

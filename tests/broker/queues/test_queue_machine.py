@@ -24,14 +24,14 @@ from app.broker.queues.delivery_transaction import DeliveryBatch, deliver
 from app.domain.delivery import Acknowledge, Acknowledged, Acknowledgement, Acquire, Acquired, Again
 from app.domain.queue import Outcome
 from app.domain.queue_config import DeliveryId, QueueConfig, QueueInfo, origin_of
-from app.storage import queues
-from app.storage.copies import Place
+from app.storage.queues import queues
+from app.storage.queues.delayed_records import SharePartitionKey
 from tests.storage.scribe import DEFAULTS, NOW_MS, Row, Scribe, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from app.storage.engine import Storage, Tx
+    from app.storage.db.engine import Storage, Tx
 
 LOCK_MS = 1_000
 LIMIT = 3
@@ -128,7 +128,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def archive(self) -> None:
         for partition_id in self.topic.partition_ids:
-            while self.write(archive, Place(self.queue.queue_id, partition_id), DEFAULTS, self.time).more:
+            while self.write(archive, SharePartitionKey(self.queue.queue_id, partition_id), DEFAULTS, self.time).more:
                 pass
         for job in self.jobs.values():
             self.note_archived(job)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.storage.schema import HEAD
+from app.storage.db.schema import HEAD
 from tests.cli.running import PROGRAM, Cli, Serving, environment, free_port, serving
 
 if TYPE_CHECKING:

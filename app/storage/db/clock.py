@@ -1,0 +1,36 @@
+"""The database's own clock, which all nodes share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from app.storage.db.engine import Query, Tx
+
+
+class now_ms(FunctionElement[int]):  # noqa: N801 - a function of SQL
+    """The moment at which the statement runs, not the transaction: Unix epoch in milliseconds."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(now_ms, "postgresql")
+def _postgresql(*_: Any, **__: Any) -> str:  # noqa: ANN401 - SQLAlchemy's
+    return "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
+
+
+@compiles(now_ms, "sqlite")
+def _sqlite(*_: Any, **__: Any) -> str:  # noqa: ANN401 - SQLAlchemy's
+    return "now_ms()"
+
+
+_NOW = Query(select(now_ms()))
+
+
+def read(tx: Tx) -> int:
+    """Return the database's time now; after a lock, the time at which it was had."""
+    return int(_NOW.rows(tx, {})[0][0])

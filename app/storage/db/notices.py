@@ -1,0 +1,88 @@
+"""Notices between nodes on one PostgreSQL: NOTIFY and LISTEN on connections of their own.
+
+The one place of this package that waits on the event loop: a notice is waited for, not queried. A notice is never
+sent inside a produce transaction, where it would take a lock on the whole cluster until the flush.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from uuid import uuid4
+
+from psycopg import AsyncConnection
+from sqlalchemy import make_url
+
+from app.storage.db.postgres import CONNECT_ARGS
+
+_CHANNEL = "millrace"
+_IDS_A_NOTICE = 500
+_HELLO = "*"
+
+
+class Notices:
+    """Tells other nodes which partitions changed, and hears it from them.
+
+    A node that listens says hello, and those who hear it for the first time say hello back: so each knows whether
+    there is anybody to tell, and a lone node tells nobody.
+    """
+
+    def __init__(self, database_url: str) -> None:
+        url = make_url(database_url).set(drivername="postgresql")
+        self._conninfo = url.render_as_string(hide_password=False)
+        self._node = uuid4().hex[:12]
+        self._others: set[str] = set()
+        self._sender: AsyncConnection | None = None
+
+    async def send(self, partition_ids: Iterable[int]) -> None:
+        """Tell the other nodes, if there are any, of changed partitions.
+
+        Raises:
+            psycopg.Error: The connection is lost; the next call opens another.
+        """
+        if not self._others:
+            return
+        ids = [str(partition_id) for partition_id in partition_ids]
+        try:
+            if self._sender is None:
+                self._sender = await self._connect()
+            for i in range(0, len(ids), _IDS_A_NOTICE):
+                await self._notify(self._sender, ",".join(ids[i : i + _IDS_A_NOTICE]))
+        except BaseException:
+            await self.close()
+            raise
+
+    async def listen(self) -> AsyncIterator[list[int] | None]:
+        """Yield the partitions that other nodes tell of, and None whenever notices may have been missed."""
+        async with await self._connect() as connection:
+            await connection.execute(f"LISTEN {_CHANNEL}")
+            await self._notify(connection, _HELLO)
+            yield None
+            async for notice in connection.notifies():
+                node, _, text = notice.payload.partition(" ")
+                if node == self._node:
+                    continue
+                if text != _HELLO:
+                    yield [int(partition_id) for partition_id in text.split(",")]
+                    continue
+                if node not in self._others:
+                    self._others.add(node)
+                    await self._say_hello()
+                yield None
+
+    async def close(self) -> None:
+        """Close the sender's connection."""
+        if self._sender is not None:
+            sender, self._sender = self._sender, None
+            await sender.close()
+
+    async def _say_hello(self) -> None:
+        async with await self._connect() as connection:
+            await self._notify(connection, _HELLO)
+
+    async def _notify(self, connection: AsyncConnection, text: str) -> None:
+        await connection.execute("SELECT pg_notify(%s, %s)", (_CHANNEL, f"{self._node} {text}"))
+
+    async def _connect(self) -> AsyncConnection:
+        return await AsyncConnection.connect(
+            self._conninfo, autocommit=True, **(CONNECT_ARGS | {"application_name": "millrace-notices"})
+        )

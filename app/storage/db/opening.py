@@ -1,0 +1,38 @@
+"""From a database URL to a Storage with current tables."""
+
+from __future__ import annotations
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from app.storage.db.ballast import Ballast
+from app.storage.db.engine import Storage
+from app.storage.db.sqlite import Sqlite
+
+
+def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
+    """Open the database; its tables are not looked at.
+
+    The driver of PostgreSQL is imported only for that: an embedded database starts without it.
+
+    Args:
+        database_url: sqlite:///path, or postgresql://user:password@host/name.
+        ballast_bytes: Size of the file kept beside an SQLite database for deletions on a full disk.
+
+    Raises:
+        ValueError: The URL is not one of these.
+        DatabaseInUse: Another process has the SQLite file.
+    """
+    try:
+        url = make_url(database_url)
+    except (ArgumentError, ValueError):
+        raise ValueError("MILLRACE_DATABASE_URL is not a URL: use sqlite:///millrace.db or postgresql://…") from None
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        dialect = Sqlite(url, ballast_bytes=ballast_bytes)
+        return Storage(dialect, Ballast(dialect.path, ballast_bytes))
+    if backend == "postgresql":
+        from app.storage.db.postgres import Postgres  # noqa: PLC0415 - the driver is a tenth of an embedded start
+
+        return Storage(Postgres(url.set(drivername="postgresql+psycopg")))
+    raise ValueError(f"the database {backend} is not known: use sqlite:///millrace.db or postgresql://…")

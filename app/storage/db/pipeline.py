@@ -1,0 +1,148 @@
+"""Statements of one PostgreSQL connection that share a round trip, and arrays packed as the server reads them.
+
+Every round trip hands the interpreter's lock to the event loop and back. BEGIN, lock, ends, INSERT and COMMIT
+one by one cost the client 450–650 µs of CPU; in two round trips by libpq's own pipeline 160–200 µs. psycopg's
+pipeline mode costs as much as it saves: its cursors are made for any statement, these are prepared.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import psycopg
+from psycopg import errors, pq, waiting
+from psycopg.abc import PQGen
+from psycopg.adapt import Transformer
+
+from app.storage.db.engine import Statement
+
+_OK = {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK}
+_ROWS = pq.ExecStatus.TUPLES_OK
+_SYNC = pq.ExecStatus.PIPELINE_SYNC
+_TEXT, _BINARY = 0, 1
+
+STALE = (errors.InvalidSqlStatementName, errors.FeatureNotSupported)
+"""What the server says of a prepared statement that it forgot, or whose table was changed since."""
+
+_INT8_OID, _INT2_OID, _BYTEA_OID = 20, 21, 17
+_HEADER = struct.Struct(">iiiii")
+_NULL = b"\xff\xff\xff\xff"
+_length = struct.Struct(">i").pack
+
+
+class Pipeline:
+    """Runs prepared statements on a psycopg connection, all of a call in one round trip.
+
+    Args:
+        connection: Its transactions may be begun here and ended there, and the other way round.
+        begin: The statement that begins a transaction.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any], begin: str) -> None:
+        self._connection = connection
+        self._begin = Statement(begin)
+        self._names: dict[str, bytes] = {}
+        self._numbers = itertools.count()
+
+    def run(self, statements: Sequence[Statement]) -> list[tuple[Any, ...]]:
+        """Run statements in order, in the open transaction or a new one. Return the rows of the last.
+
+        Raises:
+            psycopg.Error: Of the first statement that failed; those after it did not run.
+        """
+        if self._connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+            statements = (self._begin, *statements)
+        result = self._connection.wait(self._exchange(statements))
+        if result.status != _ROWS:
+            return []
+        rows = Transformer(self._connection)
+        rows.set_pgresult(result)
+        return rows.load_rows(0, result.ntuples, tuple)
+
+    def _exchange(self, statements: Sequence[Statement]) -> PQGen[pq.abc.PGresult]:
+        """Send all statements, read all results, and return the last."""
+        pgconn, known = self._connection.pgconn, len(self._names)
+        pgconn.enter_pipeline_mode()
+        try:
+            for statement in statements:
+                self._send(pgconn, statement)
+            pgconn.pipeline_sync()
+            results = yield from _results(pgconn)
+            if (failed := next((result for result in results if result.status not in _OK), None)) is not None:
+                raise errors.error_from_result(failed)
+            return results[-1]
+        except BaseException as error:
+            for sql in [*self._names][0 if isinstance(error, STALE) else known :]:
+                del self._names[sql]
+            raise
+        finally:
+            if pgconn.status == pq.ConnStatus.OK:
+                pgconn.exit_pipeline_mode()
+
+    def _send(self, pgconn: pq.abc.PGconn, statement: Statement) -> None:
+        """Send a statement, prepared right before its first use: BEGIN must come before any other is looked at."""
+        sql, parameters = statement
+        if (name := self._names.get(sql)) is None:
+            name = self._names[sql] = b"m%d" % next(self._numbers)
+            pgconn.send_prepare(name, sql.encode())
+        values = [_encoded(parameter) for parameter in parameters]
+        formats = [_BINARY if isinstance(parameter, bytes) else _TEXT for parameter in parameters]
+        pgconn.send_query_prepared(name, values, formats, _BINARY)
+
+
+def _results(pgconn: pq.abc.PGconn) -> PQGen[list[pq.abc.PGresult]]:
+    results: list[pq.abc.PGresult] = []
+    unsent = pgconn.flush()
+    while True:
+        ready = yield waiting.Wait.RW if unsent else waiting.Wait.R
+        if unsent:
+            unsent = pgconn.flush()
+        if not ready & waiting.Ready.R:
+            continue
+        pgconn.consume_input()
+        while not pgconn.is_busy():
+            result = pgconn.get_result()
+            if result is None:
+                continue
+            if result.status == _SYNC:
+                return results
+            results.append(result)
+
+
+def _encoded(parameter: int | str | bytes | None) -> bytes | None:
+    if isinstance(parameter, int):
+        return b"%d" % parameter
+    return parameter.encode() if isinstance(parameter, str) else parameter
+
+
+def int8s(values: Sequence[int]) -> bytes:
+    """Pack a bigint[]."""
+    return _integers("q", len(values)).pack(1, 0, _INT8_OID, len(values), 1, *_with_sizes(8, values))
+
+
+def int2s(values: Sequence[int]) -> bytes:
+    """Pack a smallint[]."""
+    return _integers("h", len(values)).pack(1, 0, _INT2_OID, len(values), 1, *_with_sizes(2, values))
+
+
+def byteas(values: Sequence[bytes | None]) -> bytes:
+    """Pack a bytea[]."""
+    head = _HEADER.pack(1, 1, _BYTEA_OID, len(values), 1)
+    if values.count(None) == len(values):
+        return head + _NULL * len(values)
+    return head + b"".join([_NULL if value is None else _length(len(value)) + value for value in values])
+
+
+@lru_cache(maxsize=1024)
+def _integers(code: str, count: int) -> struct.Struct:
+    return struct.Struct(_HEADER.format + f"i{code}" * count)
+
+
+def _with_sizes(size: int, values: Sequence[int]) -> list[int]:
+    flat = [size] * (2 * len(values))
+    flat[1::2] = values
+    return flat

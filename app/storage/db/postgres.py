@@ -1,0 +1,186 @@
+"""PostgreSQL 14 and later: several nodes on one database, over psycopg 3."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import errors, pq
+from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.engine import URL
+from sqlalchemy.engine import Dialect as SqlDialect
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from app.domain.append import PartitionEnd, Row
+from app.storage.db.engine import (
+    Fault,
+    Statement,
+    Tx,
+)
+from app.storage.db.pipeline import (
+    STALE,
+    Pipeline,
+    byteas,
+    int2s,
+    int8s,
+)
+
+_LANES = 2
+"""More would share the same interpreter's lock, and make the batches smaller."""
+_CANCEL_S = 1.0
+_SPARE_WRITERS = 2
+_READERS = 4
+
+_LOCK_CLASS = 0x4D52
+"""First half of the advisory locks' keys ("MR"), apart from other users of the database."""
+
+_COLUMNS = "record_id, timestamp_ms, encoding, key, value, headers, start_bytes, max_timestamp_ms"
+_TYPES = ["int8", "int8", "int2", "bytea", "bytea", "bytea", "int8", "int8"]
+_PACK: list[Callable[[Any], bytes]] = [int8s, int8s, int2s, byteas, byteas, byteas, int8s, int8s]
+_ARRAYS = ", ".join(f"${number}::{name}[]" for number, name in enumerate(_TYPES, 1))
+_APPEND = f"INSERT INTO records ({_COLUMNS}) SELECT * FROM unnest({_ARRAYS})"  # noqa: S608 - constants
+
+_LOCK_PARTITIONS = f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, id::int4) FROM unnest($1::int8[]) AS id"  # noqa: S608 - constants
+_BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_COMMIT = Statement("COMMIT")
+
+_SESSION = """
+SELECT set_config('lock_timeout', '5s', false),
+       set_config('idle_in_transaction_session_timeout', '5s', false),
+       set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
+                  THEN 'on' ELSE current_setting('synchronous_commit') END, false),
+       set_config('enable_seqscan', 'off', false),
+       set_config('enable_hashjoin', 'off', false),
+       set_config('enable_mergejoin', 'off', false),
+       set_config('jit', 'off', false)
+"""
+"""Every statement on the log goes by an index. A planner that has no statistics yet, or those of an empty table,
+would read all of `records` to find where a partition ends, and a prepared statement would stay with that.
+"""
+
+CONNECT_ARGS: dict[str, Any] = {
+    "application_name": "millrace",
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+
+
+class Postgres:
+    """The dialect of PostgreSQL.
+
+    Appends lock their partitions by advisory locks, in ascending order, until they commit; the offset is read
+    in a statement of its own after that, since a statement sees what was committed when it began.
+    """
+
+    name = "postgresql"
+    readers = _READERS
+    writers = _LANES + _SPARE_WRITERS
+    lanes = _LANES
+    page_reads = _READERS
+    shared = True
+    opening: Sequence[Statement] = ()
+    driver_error: type[Exception] = psycopg.Error
+    compiler: SqlDialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call] # SQLAlchemy
+
+    def __init__(self, url: URL) -> None:
+        self.ends: dict[int, PartitionEnd] | None = None
+        self.write_engine = _engine(url, self.writers, reads=False)
+        self.read_engine = _engine(url, self.readers, reads=True)
+
+    def insert(self, table: Table) -> Insert:
+        """Return PostgreSQL's INSERT, which knows ON CONFLICT."""
+        return insert(table)
+
+    def fetch(self, tx: Tx, sql: str, parameters: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - the driver's
+        """Run a SELECT, and with it in the same round trip what was deferred, and return all rows."""
+        return self._run(tx, Statement(sql, parameters))
+
+    def defer(self, tx: Tx, sql: str, parameters: Any) -> None:  # noqa: ANN401 - the driver's
+        """Run a statement together with what follows, be it COMMIT."""
+        tx.deferred.append(Statement(sql, parameters))
+
+    def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
+        """Insert rows of `records` from one array per column, together with what follows, be it COMMIT."""
+        columns = zip(*rows, strict=True)
+        tx.deferred.append(Statement(_APPEND, [pack(column) for pack, column in zip(_PACK, columns, strict=True)]))
+
+    def lock_partitions(self, tx: Tx, partition_ids: Sequence[int]) -> None:
+        """Take an advisory lock on each partition, in the order given, before the next statement."""
+        tx.deferred.append(Statement(_LOCK_PARTITIONS, [int8s(partition_ids)]))
+
+    def flush(self, tx: Tx) -> None:
+        """Run what was deferred."""
+        self._run(tx)
+
+    def commit(self, tx: Tx) -> None:
+        """Run what was deferred, and commit."""
+        if tx.deferred:
+            self._run(tx, _COMMIT)
+        tx.connection.commit()
+
+    def _run(self, tx: Tx, *statements: Statement) -> list[tuple[Any, ...]]:
+        statements, tx.deferred = (*tx.deferred, *statements), []
+        pipeline: Pipeline = tx.connection.info["pipeline"]
+        return pipeline.run(statements)
+
+    def fault(self, error: Exception) -> Fault:
+        """Classify by SQLSTATE."""
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, (errors.SerializationFailure, errors.DeadlockDetected, *STALE)):
+            return Fault.CONFLICT
+        if isinstance(cause, errors.LockNotAvailable | errors.QueryCanceled):
+            return Fault.BUSY
+        if isinstance(cause, errors.DiskFull):
+            return Fault.DISK_FULL
+        if isinstance(cause, psycopg.OperationalError | errors.IdleInTransactionSessionTimeout):
+            return Fault.DISCONNECTED
+        return Fault.OTHER
+
+    def tidy(self, connection: Connection) -> None:
+        """Do nothing: autovacuum does."""
+
+    def reclaim(self, connection: Connection) -> None:
+        """Do nothing: the disk is the server's."""
+
+    def cancel(self, connections: Sequence[Connection]) -> None:
+        """Ask the server to give up statements that wait for a lock."""
+        for connection in connections:
+            driver: Any = None if connection.invalidated else connection.connection.driver_connection
+            if driver is not None and driver.info.transaction_status == pq.TransactionStatus.ACTIVE:
+                with contextlib.suppress(psycopg.Error):
+                    driver.cancel_safe(timeout=_CANCEL_S)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.read_engine.dispose()
+        self.write_engine.dispose()
+
+
+def _engine(url: URL, size: int, *, reads: bool) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=size,
+        max_overflow=0,
+        isolation_level="REPEATABLE READ" if reads else "READ COMMITTED",
+        connect_args=CONNECT_ARGS,
+    )
+
+    def set_up(connection: psycopg.Connection, record: ConnectionPoolEntry) -> None:
+        connection.autocommit = True
+        connection.execute(_SESSION)
+        connection.autocommit = False
+        connection.read_only = reads
+        connection.prepare_threshold = None  # else psycopg forgets all prepared statements at each ROLLBACK, ours too
+        record.info["pipeline"] = Pipeline(connection, _BEGIN_READ if reads else "BEGIN")
+
+    event.listen(engine, "connect", set_up)
+    return engine

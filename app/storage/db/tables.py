@@ -1,0 +1,281 @@
+"""All tables, one definition for both databases.
+
+A record's place is one integer, `record_id`: the id of its partition above OFFSET_BITS bits of offset. One
+b-tree then serves SQLite (its rowid) and PostgreSQL, and a partition is a range of it. The view `log` spells
+it out for people.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+OFFSET_BITS = 42
+"""4.4 * 10^12 offsets in a partition."""
+
+PARTITION_ID_BITS = 21
+"""2,097,151 partitions in the life of a database."""
+
+OFFSET_MASK = (1 << OFFSET_BITS) - 1
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+_Name = Text().with_variant(Text(collation="C"), "postgresql")
+"""Ordered by bytes, so that lists have the same order in both databases."""
+
+topics = Table(
+    "topics",
+    metadata,
+    Column("topic_id", _Id, primary_key=True, autoincrement=True),
+    Column("name", _Name, nullable=False, unique=True),
+    Column("version", BigInteger, nullable=False),
+    Column("config", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+partitions = Table(
+    "partitions",
+    metadata,
+    Column("partition_id", _Id, primary_key=True, autoincrement=True),
+    Column("topic_id", BigInteger, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("log_start_offset", BigInteger, nullable=False),
+    Column("start_bytes", BigInteger, nullable=False),
+    Column("compacted_bytes", BigInteger, nullable=False),
+    UniqueConstraint("topic_id", "partition"),
+    CheckConstraint(f"partition_id < {1 << PARTITION_ID_BITS}", name="partition_id_bits"),
+    sqlite_autoincrement=True,
+)
+"""`start_bytes`: bytes of all records before `log_start_offset`. `compacted_bytes`: what compaction took out since."""
+
+records = Table(
+    "records",
+    metadata,
+    Column("record_id", _Id, primary_key=True, autoincrement=False),
+    Column("timestamp_ms", BigInteger, nullable=False),
+    Column("encoding", SmallInteger, nullable=False),
+    Column("key", LargeBinary),
+    Column("value", LargeBinary),
+    Column("headers", LargeBinary),
+    Column("start_bytes", BigInteger, nullable=False),
+    Column("max_timestamp_ms", BigInteger, nullable=False),
+)
+"""Append-only. `start_bytes` is the size of the partition before the record, `max_timestamp_ms` the largest
+timestamp up to and with it: both rise with the offset, so sizes and times are found by bisection, without an
+index or a counter row that every append would update."""
+
+purges = Table(
+    "purges",
+    metadata,
+    Column("partition_id", _Id, primary_key=True, autoincrement=False),
+    Column("before_offset", BigInteger, nullable=False),
+)
+"""Rows below `before_offset` are no longer in the log and wait for their removal in the background."""
+
+compactions = Table(
+    "compactions",
+    metadata,
+    Column("partition_id", _Id, primary_key=True, autoincrement=False),
+    Column("cleaned_offset", BigInteger, nullable=False),
+)
+"""Below `cleaned_offset` each key has one record."""
+
+compacted_keys = Table(
+    "compacted_keys",
+    metadata,
+    Column("partition_id", _Id, primary_key=True, autoincrement=False),
+    Column("key_hash", LargeBinary, primary_key=True),
+    Column("offset", BigInteger, nullable=False),
+    Column("tombstone_seen_at_ms", BigInteger),
+    Index("ix_compacted_keys_offset", "partition_id", "offset"),
+    Index("ix_compacted_keys_tombstone", "partition_id", "tombstone_seen_at_ms"),
+)
+"""The latest record of each key (SHA-256: a key may be longer than an index entry) below `cleaned_offset`."""
+
+producers = Table(
+    "producers",
+    metadata,
+    Column("producer_id", _Name, primary_key=True),
+    Column("producer_epoch", BigInteger, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Index("ix_producers_updated", "updated_at_ms"),
+)
+
+producer_topics = Table(
+    "producer_topics",
+    metadata,
+    Column("producer_id", _Name, primary_key=True),
+    Column("topic_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("producer_epoch", BigInteger, nullable=False),
+    Column("next_sequence", BigInteger, nullable=False),
+    Column("window", LargeBinary, nullable=False),
+    Column("updated_at_ms", BigInteger, nullable=False),
+    Index("ix_producer_topics_topic", "topic_id"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("topic_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("key_hash", LargeBinary, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("result", LargeBinary),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("ix_idempotency_keys_created", "created_at_ms"),
+)
+
+consumer_groups = Table(
+    "consumer_groups",
+    metadata,
+    Column("group_id", _Id, primary_key=True, autoincrement=True),
+    Column("name", _Name, nullable=False, unique=True),
+    Column("group_epoch", BigInteger, nullable=False),
+    Column("assignment_epoch", BigInteger, nullable=False),
+    Column("assigned_at_ms", BigInteger, nullable=False),
+    Column("assign_at_ms", BigInteger),
+    Column("empty_since_ms", BigInteger),
+    Column("details", LargeBinary, nullable=False),
+    Index("ix_consumer_groups_assign", "assign_at_ms"),
+    Index("ix_consumer_groups_empty", "empty_since_ms"),
+    sqlite_autoincrement=True,
+)
+"""`details`: MessagePack of what is only read together with the members."""
+
+group_members = Table(
+    "group_members",
+    metadata,
+    Column("group_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("member_id", _Name, primary_key=True),
+    Column("member_epoch", BigInteger, nullable=False),
+    Column("settled", SmallInteger, nullable=False),
+    Column("session_timeout_ms", BigInteger, nullable=False),
+    Column("deadline_ms", BigInteger, nullable=False),
+    Column("revoke_deadline_ms", BigInteger),
+    Column("details", LargeBinary, nullable=False),
+    Column("last_poll", LargeBinary),
+    Index("ix_group_members_deadline", "deadline_ms"),
+    Index("ix_group_members_revoke_deadline", "revoke_deadline_ms"),
+)
+"""`settled`: whether it has all of its target and nothing to give up. `details`: MessagePack of the member.
+`last_poll`: MessagePack of where its last poll ended, which the next commits if it is asked to."""
+
+group_offsets = Table(
+    "group_offsets",
+    metadata,
+    Column("group_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("topic_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("committed_offset", BigInteger, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("committed_at_ms", BigInteger, nullable=False),
+)
+
+group_rebalances = Table(
+    "group_rebalances",
+    metadata,
+    Column("group_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("group_epoch", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("reasons", Text, nullable=False),
+    Column("targets", LargeBinary, nullable=False),
+)
+"""The last assignments of each group. `targets`: JSON of what each member is to hold, with topics by name."""
+
+group_ticks = Table(
+    "group_ticks",
+    metadata,
+    Column("ticked_at_ms", BigInteger, nullable=False),
+)
+"""One row: when some node last looked after the groups. Nobody expires for a time in which none did."""
+queues = Table(
+    "queues",
+    metadata,
+    Column("queue_id", _Id, primary_key=True, autoincrement=True),
+    Column("name", _Name, nullable=False, unique=True),
+    Column("topic_id", BigInteger, nullable=False),
+    Column("dead_letter_topic_id", BigInteger),
+    Column("config", Text, nullable=False),
+    Column("redriven", LargeBinary),
+    Column("created_at_ms", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""`redriven`: offset up to which each partition of dead-letter topics has been redriven."""
+
+queue_partitions = Table(
+    "queue_partitions",
+    metadata,
+    Column("queue_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("partition_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("end_offset", BigInteger, nullable=False),
+    Column("entries", LargeBinary, nullable=False),
+    Column("delayed", BigInteger, nullable=False),
+    Column("accepted", BigInteger, nullable=False),
+    Column("archived", BigInteger, nullable=False),
+    Column("expired", BigInteger, nullable=False),
+    Column("archive_at_ms", BigInteger),
+    Column("delayed_archive_at_ms", BigInteger),
+    Column("dead_letter_error", Text),
+    Column("refused_offset", BigInteger),
+    Index("ix_queue_partitions_archive_at_ms", "archive_at_ms"),
+    Index("ix_queue_partitions_delayed_archive_at_ms", "delayed_archive_at_ms"),
+)
+"""What a queue knows of a partition: records from `end_offset` on are still to be looked at, those before it have
+ended but for the `entries` (msgpack, by offset) and `copies` in rows of their own. Of the columns that have an index,
+most updates change none: PostgreSQL then updates the row in place, however often."""
+
+delayed_records = Table(
+    "delayed_records",
+    metadata,
+    Column("queue_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("partition_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("delivery_count", Integer, nullable=False),
+    Column("until_ms", BigInteger, nullable=False),
+    Column("key_hash", BigInteger, nullable=False),
+    Column("timestamp_ms", BigInteger, nullable=False),
+    Column("encoding", SmallInteger, nullable=False),
+    Column("key", LargeBinary),
+    Column("value", LargeBinary),
+    Column("headers", LargeBinary),
+    Column("blocked_by_key", SmallInteger, nullable=False, server_default="0"),
+    Index("ix_delayed_records_until", "queue_id", "partition_id", "blocked_by_key", "state", "until_ms", "offset"),
+    Index("ix_delayed_records_key", "queue_id", "partition_id", "key_hash", "blocked_by_key", "offset"),
+)
+"""Delayed records: they have left the window, and return when due, whatever retention did. `blocked_by_key` is 1 where
+the queue is ordered by key and an earlier one of the same key is there, else 0: only the first of a key is ever
+delivered, so all others are available."""
+
+queue_archives = Table(
+    "queue_archives",
+    metadata,
+    Column("queue_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("partition_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("delivery_count", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("archived_at_ms", BigInteger, nullable=False),
+    Index("ix_queue_archives_at", "queue_id", "partition_id", "archived_at_ms"),
+)
+"""The records archived last, for those who look."""

@@ -1,0 +1,59 @@
+"""Where a group begins to read a partition that it never committed."""
+
+from __future__ import annotations
+
+from app.domain.assignor import Partition
+from app.domain.group import Group
+from app.domain.offset_reset import duration_ms
+from app.storage.db.engine import Tx
+from app.storage.groups import offsets
+from app.storage.log import offset_lookup, pages
+from app.storage.log.pages import Bounds
+
+_AT_ONCE = 8_192
+
+
+def resolve(tx: Tx, before: Group, after: Group, now_ms: int) -> None:
+    """Commit a start for each partition that a step gave to a member and that has no committed offset.
+
+    It is resolved once, by the member's auto_offset_reset; partitions that were added after the group began are
+    read from their start, so that nothing of them is missed.
+    """
+    gained = _gained(before, after)
+    if not gained:
+        return
+    known = offsets.committed(tx, after.group_id, gained)
+    unknown = {partition: reset for partition, reset in gained.items() if partition not in known}
+    ids = offsets.partition_ids(tx, unknown)
+    bounds: dict[int, Bounds] = {}
+    for some in offsets.parts(sorted(ids.values()), _AT_ONCE):
+        bounds |= pages.bounds(tx, some)
+    starts: dict[Partition, int] = {}
+    for partition, partition_id in ids.items():
+        added = partition[1] >= after.first_partitions.get(partition[0], 0)
+        reset = "earliest" if added else unknown[partition]
+        if reset != "none" and partition_id in bounds:
+            starts[partition] = _start(tx, bounds[partition_id], reset, now_ms)
+    if starts:
+        offsets.begin(tx, after.group_id, starts, now_ms)
+
+
+def _gained(before: Group, after: Group) -> dict[Partition, str]:
+    """Return the partitions that members got by a step, each with the member's auto_offset_reset."""
+    gained: dict[Partition, str] = {}
+    for name, member in after.members.items():
+        old = before.members.get(name)
+        if old is not member:
+            held = old.assigned if old is not None else {}
+            new = member.assigned.keys() - held.keys()
+            gained |= dict.fromkeys(new, member.wish.auto_offset_reset)
+    return gained
+
+
+def _start(tx: Tx, bounds: Bounds, reset: str, now_ms: int) -> int:
+    if reset == "latest":
+        return bounds.log_end_offset
+    back_ms = duration_ms(reset)
+    if back_ms is None:
+        return bounds.log_start_offset
+    return offset_lookup.offset_for_time(tx, bounds, max(0, now_ms - back_ms))

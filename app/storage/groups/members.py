@@ -1,0 +1,260 @@
+"""Members of groups one by one: found or locked without their group, their leases, and what a poll handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import BigInteger, bindparam, select, tuple_, update
+
+from app.domain.assignor import Partition
+from app.domain.group import Group, Member, Wish
+from app.storage.db.clock import now_ms
+from app.storage.db.engine import Query, Tx
+from app.storage.db.tables import consumer_groups, group_members
+
+_groups, _members = consumer_groups.c, group_members.c
+
+
+class _MemberDetails(msgspec.Struct, frozen=True, array_like=True):
+    wish: Wish
+    replaced_member_id: str | None
+    previous_epoch: int
+    assigned: dict[Partition, int]
+    revoking: dict[Partition, int]
+    target: frozenset[Partition]
+    joined_at_ms: int
+
+
+class LastPoll(msgspec.Struct, frozen=True, array_like=True):
+    """What a member's polls hand out, to be committed by the next.
+
+    Attributes:
+        poll_epoch: Rises when a poll begins that commits, or that discards what the last one returned. A poll of an
+            earlier poll epoch, whose client may have given up on it, returns nothing.
+        spans: Per partition where the records begin, and the offset after the last.
+    """
+
+    poll_epoch: int = 0
+    member_epoch: int = 0
+    spans: dict[Partition, tuple[int, int]] = {}
+
+
+class SessionKey(NamedTuple):
+    """A member at an epoch, whose session runs."""
+
+    group_id: int
+    member_id: str
+    member_epoch: int
+
+
+class Renewal(NamedTuple):
+    """What became of leases that were to be renewed.
+
+    Attributes:
+        settled: They were, and the members are where their groups are: all others have to change.
+        busy: They were not, since somebody was changing the members.
+    """
+
+    settled: set[SessionKey]
+    busy: set[SessionKey]
+
+
+class MemberSnapshot(NamedTuple):
+    """A member as it stands in its group.
+
+    Attributes:
+        now_ms: The database's time when it was read.
+        last_poll: What its last poll returned; None if its polls commit otherwise.
+    """
+
+    group_id: int
+    group_epoch: int
+    assignment_epoch: int
+    member: Member
+    now_ms: int
+    last_poll: LastPoll | None = None
+
+    @property
+    def poll_epoch(self) -> int:
+        """The epoch of its polls."""
+        return 0 if self.last_poll is None else self.last_poll.poll_epoch
+
+    @property
+    def lease(self) -> SessionKey:
+        """What is renewed when it beats."""
+        return SessionKey(self.group_id, self.member.wish.member_id, self.member.member_epoch)
+
+    @property
+    def full_session_ms(self) -> int:
+        """When its session ends that beat at `now_ms`."""
+        return self.now_ms + self.member.wish.session_timeout_ms
+
+    @property
+    def settled(self) -> bool:
+        """Whether a beat would change nothing but its lease."""
+        return self.member.settled(self.assignment_epoch)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_last_poll = msgspec.msgpack.Decoder(LastPoll)
+
+
+@lru_cache(maxsize=10_000)
+def _member_details(encoded: bytes) -> _MemberDetails:
+    return _member_decoder.decode(encoded)
+
+
+_member_decoder = msgspec.msgpack.Decoder(_MemberDetails)
+
+columns = (
+    _members.member_epoch,
+    _members.deadline_ms,
+    _members.revoke_deadline_ms,
+    _members.details,
+)
+_standing = (
+    select(
+        _groups.group_id,
+        _groups.group_epoch,
+        _groups.assignment_epoch,
+        now_ms(),
+        _members.last_poll,
+        *columns,
+    )
+    .join(group_members, _members.group_id == _groups.group_id)
+    .where(_groups.name == bindparam("name"), _members.member_id == bindparam("member_id"))
+)
+_STANDING = Query(_standing)
+_STANDING_LOCKED = Query(_standing.with_for_update(of=group_members))
+_ids = tuple_(_members.group_id, _members.member_id, _members.member_epoch)
+_LEASES = (
+    select(_members.group_id, _members.member_id, _members.member_epoch, _groups.assignment_epoch)
+    .join(consumer_groups, _groups.group_id == _members.group_id)
+    .where(_ids.in_(bindparam("ids", expanding=True)))
+    .order_by(_members.group_id, _members.member_id)
+)
+_LOCK_LEASES = _LEASES.with_for_update(of=group_members, skip_locked=True)
+_of_member = (_members.group_id == bindparam("id"), _members.member_id == bindparam("name"))
+_deadline_ms = now_ms() - bindparam("ago_ms", type_=BigInteger()) + _members.session_timeout_ms
+_RENEW = update(group_members).where(*_of_member, _members.deadline_ms < _deadline_ms).values(deadline_ms=_deadline_ms)
+_RENEW_ONE = update(group_members).where(*_of_member).values(deadline_ms=now_ms() + _members.session_timeout_ms)
+_LAST_POLL = select(_members.member_epoch, _members.last_poll).where(*_of_member)
+_LAST_POLL_LOCKED = _LAST_POLL.with_for_update()
+_SAVE_LAST_POLL = update(group_members).where(*_of_member).values(last_poll=bindparam("new_last_poll"))
+
+
+def find(tx: Tx, name: str, member_id: str) -> MemberSnapshot | None:
+    """Return a member, without a lock, or None."""
+    return _stand(_STANDING.rows(tx, {"name": name, "member_id": member_id}))
+
+
+def load(tx: Tx, name: str, member_id: str) -> MemberSnapshot | None:
+    """Lock a member until the transaction ends, against every step of its group, and return it, or None."""
+    return _stand(_STANDING_LOCKED.rows(tx, {"name": name, "member_id": member_id}))
+
+
+def renew(tx: Tx, heard_ago_ms: Mapping[SessionKey, int]) -> Renewal:
+    """Write the last beats of members, but of those alone that nobody changes at this moment.
+
+    Args:
+        tx: A transaction of its own.
+        heard_ago_ms: How long ago each beat.
+    """
+    asked = sorted(heard_ago_ms)
+    found = {SessionKey(*row[:3]): row[3] for row in tx.connection.execute(_LOCK_LEASES, {"ids": asked})}
+    if found:
+        beats = [{"id": one.group_id, "name": one.member_id, "ago_ms": heard_ago_ms[one]} for one in found]
+        tx.connection.execute(_RENEW, beats)
+    left = [lease for lease in asked if lease not in found]
+    busy = {SessionKey(*row[:3]) for row in tx.connection.execute(_LEASES, {"ids": left})} if left else set()
+    return Renewal({lease for lease, epoch in found.items() if lease.member_epoch >= epoch}, busy)
+
+
+def renew_one(tx: Tx, found: MemberSnapshot) -> None:
+    """Give a locked member a full session."""
+    tx.connection.execute(_RENEW_ONE, {"id": found.group_id, "name": found.member.wish.member_id})
+
+
+def save_last_poll(tx: Tx, found: MemberSnapshot, poll_epoch: int, spans: Mapping[Partition, tuple[int, int]]) -> bool:
+    """Save what a poll returns. Return False if the member is at another epoch, or a later poll has begun."""
+    epoch, name = found.member.member_epoch, found.member.wish.member_id
+    row = tx.connection.execute(_LAST_POLL_LOCKED, {"id": found.group_id, "name": name}).one_or_none()
+    if row is None or row.member_epoch != epoch or _decoded(row.last_poll).poll_epoch != poll_epoch:
+        return False
+    _note(tx, found.group_id, name, LastPoll(poll_epoch, epoch, dict(spans)))
+    return True
+
+
+def find_poll_epoch(tx: Tx, found: MemberSnapshot) -> int | None:
+    """Return the poll epoch of a member now, or None if it is gone."""
+    row = tx.connection.execute(_LAST_POLL, {"id": found.group_id, "name": found.member.wish.member_id}).one_or_none()
+    return None if row is None else _decoded(row.last_poll).poll_epoch
+
+
+def begin_poll(tx: Tx, group_id: int, member_id: str, poll_epoch: int) -> LastPoll | None:
+    """Return the last poll of a locked member and raise its poll epoch; None if another poll has raised it before."""
+    row = tx.connection.execute(_LAST_POLL_LOCKED, {"id": group_id, "name": member_id}).one_or_none()
+    if row is None or (handed := _decoded(row.last_poll)).poll_epoch != poll_epoch:
+        return None
+    _note(tx, group_id, member_id, LastPoll(poll_epoch + 1))
+    return handed
+
+
+def _note(tx: Tx, group_id: int, member_id: str, handed: LastPoll) -> None:
+    tx.connection.execute(_SAVE_LAST_POLL, {"id": group_id, "name": member_id, "new_last_poll": _encode(handed)})
+
+
+def _decoded(encoded: bytes | None) -> LastPoll:
+    return LastPoll() if encoded is None else _last_poll.decode(encoded)
+
+
+def _stand(rows: Sequence[tuple[Any, ...]]) -> MemberSnapshot | None:
+    if not rows:
+        return None
+    group_id, group_epoch, assignment_epoch, at_ms, last_poll, *member = rows[0]
+    handed = None if last_poll is None else _last_poll.decode(last_poll)
+    return MemberSnapshot(group_id, group_epoch, assignment_epoch, decode(*member), at_ms, handed)
+
+
+def decode(member_epoch: int, deadline_ms: int, revoke_deadline_ms: int | None, encoded: bytes) -> Member:
+    """Return a member from its `columns`."""
+    details = _member_details(encoded)
+    return Member(
+        wish=details.wish,
+        replaced_member_id=details.replaced_member_id,
+        member_epoch=member_epoch,
+        previous_epoch=details.previous_epoch,
+        assigned=details.assigned,
+        revoking=details.revoking,
+        target=details.target,
+        deadline_ms=deadline_ms,
+        revoke_deadline_ms=revoke_deadline_ms,
+        joined_at_ms=details.joined_at_ms,
+    )
+
+
+def row(group: Group, member: Member) -> dict[str, object]:
+    """Return a member as it is stored."""
+    return {
+        "group_id": group.group_id,
+        "member_id": member.wish.member_id,
+        "member_epoch": member.member_epoch,
+        "settled": int(not member.revoking and member.assigned.keys() == member.target),
+        "session_timeout_ms": member.wish.session_timeout_ms,
+        "deadline_ms": member.deadline_ms,
+        "revoke_deadline_ms": member.revoke_deadline_ms,
+        "details": _encode(
+            _MemberDetails(
+                member.wish,
+                member.replaced_member_id,
+                member.previous_epoch,
+                member.assigned,
+                member.revoking,
+                member.target,
+                member.joined_at_ms,
+            )
+        ),
+    }

@@ -1,0 +1,257 @@
+"""Committed offsets of consumer groups."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from sqlalchemy import and_, bindparam, delete, func, or_, select, tuple_
+
+from app.domain.assignor import Partition
+from app.domain.group import Group
+from app.storage.db import clock
+from app.storage.db.clock import now_ms
+from app.storage.db.engine import Query, Tx
+from app.storage.db.tables import (
+    OFFSET_MASK,
+    consumer_groups,
+    group_offsets,
+    partitions,
+    records,
+    topics,
+)
+from app.storage.log.appends import first_record_id, last_record_id
+from app.storage.log.pages import Bounds
+
+T = TypeVar("T")
+
+RETENTION_MS = 7 * 86_400_000
+"""Kafka's offsets.retention.minutes."""
+
+_POSITIONS_AT_ONCE = 8_192
+_OFFSETS_AT_ONCE = 500
+
+_offsets = group_offsets.c
+_of_partition = and_(_offsets.topic_id == partitions.c.topic_id, _offsets.partition == partitions.c.partition)
+
+_POSITIONS = Query(
+    select(
+        partitions.c.partition_id,
+        partitions.c.topic_id,
+        partitions.c.partition,
+        topics.c.version,
+        partitions.c.log_start_offset,
+        partitions.c.compacted_bytes,
+        last_record_id.label("last_id"),
+        _offsets.committed_offset,
+        _offsets.committed_at_ms,
+    )
+    .join(topics, topics.c.topic_id == partitions.c.topic_id)
+    .outerjoin(group_offsets, and_(_of_partition, _offsets.group_id == bindparam("group_id")))
+    .where(partitions.c.partition_id.in_(bindparam("ids", expanding=True))),
+    expanding="ids",
+)
+_oldest_unread = (
+    select(records.c.timestamp_ms)
+    .where(
+        records.c.record_id
+        >= first_record_id + func.coalesce(_offsets.committed_offset, partitions.c.log_start_offset),
+        records.c.record_id >= first_record_id + partitions.c.log_start_offset,
+        records.c.record_id <= first_record_id + OFFSET_MASK,
+    )
+    .order_by(records.c.record_id)
+    .limit(1)
+    .correlate(partitions, group_offsets)
+    .scalar_subquery()
+)
+_committed_topics = select(_offsets.topic_id).where(_offsets.group_id == bindparam("group_id")).correlate(None)
+_LAGS = (
+    select(
+        topics.c.name,
+        partitions.c.partition,
+        _offsets.committed_offset,
+        partitions.c.log_start_offset,
+        last_record_id.label("last_id"),
+        _oldest_unread.label("oldest_ms"),
+        _offsets.metadata,
+        now_ms(),
+    )
+    .join(topics, topics.c.topic_id == partitions.c.topic_id)
+    .outerjoin(group_offsets, and_(_of_partition, _offsets.group_id == bindparam("group_id")))
+    .where(
+        or_(
+            partitions.c.topic_id.in_(bindparam("subscribed", expanding=True)),
+            partitions.c.topic_id.in_(_committed_topics),
+        )
+    )
+    .order_by(topics.c.name, partitions.c.partition)
+)
+_COMMITTED = select(_offsets.topic_id, _offsets.partition, _offsets.committed_offset).where(
+    _offsets.group_id == bindparam("group_id"),
+    tuple_(_offsets.topic_id, _offsets.partition).in_(bindparam("ids", expanding=True)),
+)
+_IDS = select(partitions.c.topic_id, partitions.c.partition, partitions.c.partition_id).where(
+    partitions.c.topic_id.in_(bindparam("ids", expanding=True))
+)
+_FORGET_DELETED = delete(group_offsets).where(
+    tuple_(_offsets.group_id, _offsets.topic_id, _offsets.partition).in_(
+        select(_offsets.group_id, _offsets.topic_id, _offsets.partition)
+        .where(_offsets.topic_id.not_in(select(topics.c.topic_id)))
+        .limit(bindparam("at_most"))
+    )
+)
+_EXPIRED = (
+    select(consumer_groups.c.name)
+    .where(consumer_groups.c.empty_since_ms < bindparam("before_ms"))
+    .limit(bindparam("at_most"))
+)
+
+
+class PartitionProgress(NamedTuple):
+    """Where a group stands in a partition, since when, and the partition's bounds."""
+
+    bounds: Bounds
+    committed_offset: int | None
+    committed_at_ms: int | None
+
+
+class Lag(NamedTuple):
+    """How far a group is behind in a partition.
+
+    Attributes:
+        lag: Records not yet committed; without a committed offset, all that are there.
+        lag_ms: Age of the oldest of them, 0 if there is none.
+    """
+
+    topic: str
+    partition: int
+    committed_offset: int | None
+    log_end_offset: int
+    lag: int
+    lag_ms: int
+    metadata: str
+
+
+class Commit(NamedTuple):
+    """An offset to be committed: that of the next record to read.
+
+    Attributes:
+        from_offset: Where the committed offset must stand, or None.
+    """
+
+    topic: str
+    topic_id: int
+    partition: int
+    partition_id: int
+    offset: int
+    from_offset: int | None = None
+    metadata: str = ""
+
+
+def progress(tx: Tx, group_id: int, partition_ids: Sequence[int]) -> list[PartitionProgress]:
+    """Return where a group stands in partitions, in the order given; deleted ones are missing."""
+    rows = {
+        row[0]: row
+        for some in parts(partition_ids, _POSITIONS_AT_ONCE)
+        for row in _POSITIONS.rows(tx, {"ids": some, "group_id": group_id})
+    }
+    found = []
+    for partition_id in partition_ids:
+        if (row := rows.get(partition_id)) is not None:
+            end = row[4] if row[6] is None else max(row[4], (row[6] & OFFSET_MASK) + 1)
+            found.append(
+                PartitionProgress(Bounds(row[0], row[1], row[2], row[3], row[4], end, row[5] > 0), row[7], row[8])
+            )
+    return found
+
+
+def committed(tx: Tx, group_id: int, ids: Iterable[Partition]) -> dict[Partition, int]:
+    """Return the committed offsets of partitions; those without one are missing."""
+    return {
+        (topic_id, partition): offset
+        for some in parts(list(ids), _OFFSETS_AT_ONCE)
+        for topic_id, partition, offset in tx.connection.execute(_COMMITTED, {"group_id": group_id, "ids": some})
+    }
+
+
+def partition_ids(tx: Tx, ids: Collection[Partition]) -> dict[Partition, int]:
+    """Return the storage's ids of partitions; deleted ones are missing."""
+    topic_ids = sorted({topic_id for topic_id, _ in ids})
+    return {
+        (topic_id, partition): partition_id
+        for some in parts(topic_ids, _OFFSETS_AT_ONCE)
+        for topic_id, partition, partition_id in tx.connection.execute(_IDS, {"ids": some})
+        if (topic_id, partition) in ids
+    }
+
+
+def commit(tx: Tx, group_id: int, commits: Sequence[Commit], at_ms: int) -> None:
+    """Store committed offsets."""
+    insert = tx.dialect.insert(group_offsets)
+    tx.connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=["group_id", "topic_id", "partition"],
+            set_={name: insert.excluded[name] for name in ("committed_offset", "metadata", "committed_at_ms")},
+        ),
+        [
+            {
+                "group_id": group_id,
+                "topic_id": one.topic_id,
+                "partition": one.partition,
+                "committed_offset": one.offset,
+                "metadata": one.metadata,
+                "committed_at_ms": at_ms,
+            }
+            for one in sorted(commits, key=lambda one: (one.topic_id, one.partition))
+        ],
+    )
+
+
+def begin(tx: Tx, group_id: int, starts: Mapping[Partition, int], at_ms: int) -> None:
+    """Store where a group begins in partitions in which it has no committed offset yet."""
+    rows = [
+        {
+            "group_id": group_id,
+            "topic_id": topic_id,
+            "partition": partition,
+            "committed_offset": offset,
+            "metadata": "",
+            "committed_at_ms": at_ms,
+        }
+        for (topic_id, partition), offset in sorted(starts.items())
+    ]
+    tx.connection.execute(tx.dialect.insert(group_offsets).on_conflict_do_nothing(), rows)
+
+
+def lags(tx: Tx, group_id: int, subscribed: Iterable[int]) -> list[Lag]:
+    """Return every partition of the topics that a group subscribes to or has committed, by topic and partition."""
+    found = []
+    rows = tx.connection.execute(_LAGS, {"group_id": group_id, "subscribed": sorted(subscribed)})
+    for topic, partition, at, start, last_id, oldest_ms, metadata, read_at_ms in rows:
+        end = start if last_id is None else max(start, (last_id & OFFSET_MASK) + 1)
+        lag = max(0, end - (start if at is None else max(at, start)))
+        lag_ms = max(0, read_at_ms - oldest_ms) if lag and oldest_ms is not None else 0
+        found.append(Lag(topic, partition, at, end, lag, lag_ms, metadata or ""))
+    return found
+
+
+def forget_deleted_topics(tx: Tx, limit: int) -> int:
+    """Delete up to `limit` offsets of topics that are gone. Return how many."""
+    return tx.connection.execute(_FORGET_DELETED, {"at_most": limit}).rowcount
+
+
+def expired_groups(tx: Tx, limit: int) -> list[str]:
+    """Return names of groups that had no members for the retention of offsets."""
+    before_ms = clock.read(tx) - RETENTION_MS
+    return list(tx.connection.execute(_EXPIRED, {"before_ms": before_ms, "at_most": limit}).scalars())
+
+
+def parts(ids: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield ids in parts that a statement can take: databases bound the number of parameters."""
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]
+
+
+def is_expired(group: Group, at_ms: int) -> bool:
+    """Return whether a group had no members for the retention of offsets."""
+    return group.empty_since_ms is not None and group.empty_since_ms < at_ms - RETENTION_MS

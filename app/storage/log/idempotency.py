@@ -1,0 +1,101 @@
+"""Idempotency-Keys: claimed before offsets are given, kept 24 hours with the result they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy import bindparam, delete, select, tuple_, update
+
+from app.domain.append import KeyId, StoredKey
+from app.storage.db.engine import Tx
+from app.storage.db.tables import idempotency_keys as keys
+
+RETENTION_MS = 24 * 3_600_000
+
+_FIND = select(keys.c.topic_id, keys.c.key_hash, keys.c.fingerprint, keys.c.result, keys.c.created_at_ms).where(
+    tuple_(keys.c.topic_id, keys.c.key_hash).in_(bindparam("ids", expanding=True))
+)
+_COMPLETE = (
+    update(keys)
+    .where(keys.c.topic_id == bindparam("topic"), keys.c.key_hash == bindparam("hash"))
+    .values(
+        fingerprint=bindparam("new_fingerprint"),
+        result=bindparam("new_result"),
+        created_at_ms=bindparam("new_created_at_ms"),
+    )
+)
+_RELEASE = delete(keys).where(
+    keys.c.topic_id == bindparam("topic"), keys.c.key_hash == bindparam("hash"), keys.c.result.is_(None)
+)
+_EXPIRE = delete(keys).where(
+    keys.c.created_at_ms < bindparam("before_ms"),
+    tuple_(keys.c.topic_id, keys.c.key_hash).in_(
+        select(keys.c.topic_id, keys.c.key_hash)
+        .where(keys.c.created_at_ms < bindparam("before_ms"))
+        .limit(bindparam("at_most"))
+        .with_for_update(skip_locked=True)
+    ),
+)
+
+
+def claim(tx: Tx, ids: Sequence[KeyId], now_ms: int) -> dict[KeyId, StoredKey]:
+    """Take the keys, or wait for who has them, and return what is stored under those already used.
+
+    A key that is there is written unchanged: only that locks it against being expired before it is read.
+
+    Args:
+        tx: The append's transaction.
+        ids: In ascending order.
+        now_ms: Time of the append.
+    """
+    insert = tx.dialect.insert(keys)
+    tx.connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=["topic_id", "key_hash"], set_={"key_hash": insert.excluded.key_hash}
+        ),
+        [
+            {"topic_id": topic_id, "key_hash": key_hash, "fingerprint": b"", "created_at_ms": now_ms}
+            for topic_id, key_hash in ids
+        ],
+    )
+    return find(tx, ids, now_ms)
+
+
+def find(tx: Tx, ids: Sequence[KeyId], now_ms: int) -> dict[KeyId, StoredKey]:
+    """Return what is stored under those keys that are used."""
+    return {
+        (topic_id, key_hash): StoredKey(fingerprint, result)
+        for topic_id, key_hash, fingerprint, result, created_at_ms in tx.connection.execute(_FIND, {"ids": list(ids)})
+        if result is not None and created_at_ms >= now_ms - RETENTION_MS
+    }
+
+
+def peek(tx: Tx, ids: Sequence[KeyId]) -> dict[KeyId, StoredKey]:
+    """Return what is stored under keys, old or not, which are not claimed by that."""
+    return find(tx, ids, 0)
+
+
+def settle(tx: Tx, claimed: Iterable[KeyId], written: Mapping[KeyId, StoredKey], now_ms: int) -> None:
+    """Store the results, and free the claimed keys whose requests were refused."""
+    if written:
+        tx.connection.execute(
+            _COMPLETE,
+            [
+                {
+                    "topic": topic_id,
+                    "hash": key_hash,
+                    "new_fingerprint": entry.fingerprint,
+                    "new_result": entry.result,
+                    "new_created_at_ms": now_ms,
+                }
+                for (topic_id, key_hash), entry in written.items()
+            ],
+        )
+    if refused := [key_id for key_id in claimed if key_id not in written]:
+        tx.connection.execute(_RELEASE, [{"topic": topic_id, "hash": hash_} for topic_id, hash_ in refused])
+
+
+def expire(tx: Tx, now_ms: int, limit: int) -> int:
+    """Forget up to `limit` keys older than 24 hours. Return how many."""
+    result = tx.connection.execute(_EXPIRE, {"before_ms": now_ms - RETENTION_MS, "at_most": limit})
+    return result.rowcount

@@ -1,0 +1,148 @@
+"""Idempotent producers: their epochs, and their last requests per topic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+from sqlalchemy import bindparam, delete, select, tuple_
+
+from app.domain.append import ProducerId
+from app.domain.producer import ProducerState, Remembered
+from app.storage.db.engine import Tx
+from app.storage.db.tables import (
+    producer_topics,
+    producers,
+    topics,
+)
+
+RETENTION_MS = 7 * 86_400_000
+
+_FENCES = (
+    select(producers.c.producer_id, producers.c.producer_epoch)
+    .where(producers.c.producer_id.in_(bindparam("ids", expanding=True)))
+    .order_by(producers.c.producer_id)
+    .with_for_update()
+)
+_STATES = select(
+    producer_topics.c.producer_id,
+    producer_topics.c.topic_id,
+    producer_topics.c.producer_epoch,
+    producer_topics.c.next_sequence,
+    producer_topics.c.window,
+).where(tuple_(producer_topics.c.producer_id, producer_topics.c.topic_id).in_(bindparam("ids", expanding=True)))
+_RELEASE = delete(producers).where(
+    producers.c.producer_id.in_(bindparam("ids", expanding=True)), producers.c.producer_epoch < 0
+)
+_EPOCH = select(producers.c.producer_epoch).where(producers.c.producer_id == bindparam("id"))
+_TOPICS = (
+    select(topics.c.name, producer_topics.c.producer_epoch, producer_topics.c.next_sequence)
+    .join(topics, topics.c.topic_id == producer_topics.c.topic_id)
+    .where(producer_topics.c.producer_id == bindparam("id"))
+    .order_by(topics.c.name)
+)
+_EXPIRED = (
+    select(producers.c.producer_id)
+    .where(producers.c.updated_at_ms < bindparam("before_ms"))
+    .limit(bindparam("at_most"))
+    .with_for_update(skip_locked=True)
+)
+_FORGET_TOPICS = delete(producer_topics).where(producer_topics.c.producer_id.in_(bindparam("ids", expanding=True)))
+_FORGET = delete(producers).where(producers.c.producer_id.in_(bindparam("ids", expanding=True)))
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(tuple[Remembered, ...])
+
+
+def lock(tx: Tx, ids: Sequence[ProducerId], now_ms: int) -> tuple[dict[str, int], dict[ProducerId, ProducerState]]:
+    """Lock producers and return their epochs (-1 for an unknown one) and their states per topic.
+
+    Args:
+        tx: The append's transaction.
+        ids: Producer and topic ids.
+        now_ms: Time of the append.
+    """
+    names = sorted({producer_id for producer_id, _ in ids})
+    insert = tx.dialect.insert(producers)
+    tx.connection.execute(
+        insert.on_conflict_do_update(index_elements=["producer_id"], set_={"producer_id": insert.excluded.producer_id}),
+        [{"producer_id": name, "producer_epoch": -1, "updated_at_ms": now_ms} for name in names],
+    )
+    fences = {row[0]: row[1] for row in tx.connection.execute(_FENCES, {"ids": names})}
+    states = {
+        (name, topic_id): ProducerState(epoch, next_sequence, _decoder.decode(window))
+        for name, topic_id, epoch, next_sequence, window in tx.connection.execute(_STATES, {"ids": list(ids)})
+    }
+    return fences, states
+
+
+def save(tx: Tx, locked: Iterable[str], states: Mapping[ProducerId, ProducerState], now_ms: int) -> None:
+    """Store new states, and drop the locked producers that are still unknown."""
+    if states:
+        epochs: dict[str, int] = {}
+        for (name, _), state in states.items():
+            epochs[name] = max(epochs.get(name, -1), state.epoch)
+        _set_epochs(tx, epochs, now_ms)
+        insert = tx.dialect.insert(producer_topics)
+        tx.connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=["producer_id", "topic_id"],
+                set_={
+                    column: insert.excluded[column]
+                    for column in ("producer_epoch", "next_sequence", "window", "updated_at_ms")
+                },
+            ),
+            [
+                {
+                    "producer_id": name,
+                    "topic_id": topic_id,
+                    "producer_epoch": state.epoch,
+                    "next_sequence": state.next_sequence,
+                    "window": _encoder.encode(state.window),
+                    "updated_at_ms": now_ms,
+                }
+                for (name, topic_id), state in states.items()
+            ],
+        )
+    if unknown := [name for name in locked if not any(name == known for known, _ in states)]:
+        tx.connection.execute(_RELEASE, {"ids": unknown})
+
+
+def raise_epoch(tx: Tx, producer_id: str, now_ms: int) -> int:
+    """Raise a producer's epoch by one, from nothing to 0, and return it."""
+    fences, _ = lock(tx, [(producer_id, 0)], now_ms)
+    epoch = fences[producer_id] + 1
+    _set_epochs(tx, {producer_id: epoch}, now_ms)
+    return epoch
+
+
+def find(tx: Tx, producer_id: str) -> tuple[int, list[tuple[str, int]]] | None:
+    """Return a producer's epoch and its expected sequence per topic name, or None."""
+    epoch = tx.connection.execute(_EPOCH, {"id": producer_id}).scalar_one_or_none()
+    if epoch is None or epoch < 0:
+        return None
+    rows = tx.connection.execute(_TOPICS, {"id": producer_id})
+    return epoch, [(name, sequence if at == epoch else 0) for name, at, sequence in rows]
+
+
+def expire(tx: Tx, now_ms: int, limit: int) -> int:
+    """Forget up to `limit` producers silent for seven days. Return how many."""
+    rows = tx.connection.execute(_EXPIRED, {"before_ms": now_ms - RETENTION_MS, "at_most": limit})
+    if names := [name for (name,) in rows]:
+        tx.connection.execute(_FORGET_TOPICS, {"ids": names})
+        tx.connection.execute(_FORGET, {"ids": names})
+    return len(names)
+
+
+def _set_epochs(tx: Tx, epochs: Mapping[str, int], now_ms: int) -> None:
+    insert = tx.dialect.insert(producers)
+    tx.connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=["producer_id"],
+            set_={column: insert.excluded[column] for column in ("producer_epoch", "updated_at_ms")},
+        ),
+        [
+            {"producer_id": name, "producer_epoch": epoch, "updated_at_ms": now_ms}
+            for name, epoch in sorted(epochs.items())
+        ],
+    )

@@ -1,0 +1,147 @@
+"""Moving the start of the log, and removing what lies before it in short passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import BigInteger, and_, bindparam, case, delete, func, select, update
+
+from app.domain.topic import TopicConfig
+from app.storage.db.engine import Tx
+from app.storage.db.tables import (
+    OFFSET_BITS,
+    compacted_keys,
+    partitions,
+    purges,
+    records,
+)
+from app.storage.log import offset_lookup, pages
+from app.storage.log.appends import size_of_record
+
+_RAISE_START = (
+    update(partitions)
+    .where(partitions.c.partition_id == bindparam("id"))
+    .values(
+        log_start_offset=bindparam("new_start"),
+        start_bytes=bindparam("new_start_bytes"),
+        compacted_bytes=case(
+            (partitions.c.compacted_bytes == 0, 0),
+            else_=partitions.c.compacted_bytes
+            - (bindparam("new_start_bytes", type_=BigInteger) - partitions.c.start_bytes)
+            + bindparam("present_bytes", type_=BigInteger),
+        ),
+    )
+)
+_PRESENT_BYTES = select(func.coalesce(func.sum(size_of_record), 0)).where(
+    records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high")
+)
+_START_BYTES = (
+    select(records.c.start_bytes)
+    .where(records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high"))
+    .order_by(records.c.record_id)
+    .limit(1)
+)
+_END_BYTES = select(records.c.start_bytes + size_of_record).where(records.c.record_id == bindparam("last"))
+
+_WAITING = (
+    select(purges.c.partition_id, purges.c.before_offset)
+    .order_by(purges.c.partition_id)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+)
+_CUT = (
+    select(records.c.record_id)
+    .where(records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high"))
+    .order_by(records.c.record_id)
+    .limit(1)
+    .offset(bindparam("at_most"))
+)
+_REMOVE = delete(records).where(records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high"))
+_KEYS_BELOW = and_(compacted_keys.c.partition_id == bindparam("id"), compacted_keys.c.offset < bindparam("before"))
+_REMOVE_KEYS = delete(compacted_keys).where(
+    _KEYS_BELOW,
+    compacted_keys.c.key_hash.in_(select(compacted_keys.c.key_hash).where(_KEYS_BELOW).limit(bindparam("at_most"))),
+)
+_DONE = delete(purges).where(purges.c.partition_id == bindparam("id"), purges.c.before_offset == bindparam("before"))
+
+
+class Kept(NamedTuple):
+    """A partition whose start retention looks at."""
+
+    partition_id: int
+    config: TopicConfig
+
+
+def starts(tx: Tx, kept: Sequence[Kept], now_ms: int) -> list[tuple[int, int]]:
+    """Return the partitions whose start is to rise by their policy, each with its new `log_start_offset`.
+
+    By time the longest prefix goes whose records are all older than `retention_ms`; by size the longest prefix
+    that leaves at least `retention_bytes`. A read: looking takes its time where times go up and down.
+    """
+    found = pages.bounds(tx, [partition.partition_id for partition in kept])
+    risen = []
+    for partition_id, config in kept:
+        bounds = found.get(partition_id)
+        if bounds is None or bounds.log_start_offset == bounds.log_end_offset:
+            continue
+        start = bounds.log_start_offset
+        if config.retention_ms >= 0 and now_ms > config.retention_ms:
+            start = max(start, offset_lookup.offset_for_time(tx, bounds, now_ms - config.retention_ms))
+        if config.retention_bytes >= 0:
+            start = max(start, offset_lookup.offset_for_size(tx, bounds, config.retention_bytes))
+        if start > (offset_lookup.first_offset(tx, bounds) if bounds.sparse else bounds.log_start_offset):
+            risen.append((partition_id, start))
+    return risen
+
+
+def delete_before(tx: Tx, partition_id: int, offset: int) -> bool:
+    """Raise `log_start_offset` to `offset`, which is at most the end. Return whether it rose."""
+    bounds = pages.lock(tx, partition_id)
+    if bounds is None or bounds.log_start_offset >= offset:
+        return False
+    base = bounds.partition_id << OFFSET_BITS
+    start, end = base + offset, base + bounds.log_end_offset
+    if offset < bounds.log_end_offset:
+        start_bytes = tx.connection.execute(_START_BYTES, {"low": start, "high": end}).scalar_one()
+    else:
+        start_bytes = tx.connection.execute(_END_BYTES, {"last": end - 1}).scalar_one()
+    present_bytes = 0
+    if bounds.sparse:
+        passed = {"low": base + bounds.log_start_offset, "high": start}
+        present_bytes = tx.connection.execute(_PRESENT_BYTES, passed).scalar_one()
+    tx.connection.execute(
+        _RAISE_START,
+        {
+            "id": bounds.partition_id,
+            "new_start": offset,
+            "new_start_bytes": start_bytes,
+            "present_bytes": present_bytes,
+        },
+    )
+    insert = tx.dialect.insert(purges)
+    tx.connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=["partition_id"], set_={"before_offset": insert.excluded.before_offset}
+        ),
+        {"partition_id": bounds.partition_id, "before_offset": offset},
+    )
+    return True
+
+
+def purge(tx: Tx, limit: int) -> bool:
+    """Remove up to `limit` rows that are no longer in the log. Return whether there may be more."""
+    waiting = tx.connection.execute(_WAITING).one_or_none()
+    if waiting is None:
+        return False
+    partition_id, before_offset = waiting
+    low = partition_id << OFFSET_BITS
+    high = low + before_offset
+    cut = tx.connection.execute(_CUT, {"low": low, "high": high, "at_most": limit}).scalar_one_or_none()
+    tx.connection.execute(_REMOVE, {"low": low, "high": high if cut is None else cut})
+    if cut is None:
+        keys = {"id": partition_id, "before": before_offset, "at_most": limit}
+        if tx.connection.execute(_REMOVE_KEYS, keys).rowcount < limit:
+            tx.connection.execute(_DONE, {"id": partition_id, "before": before_offset})
+    tx.dialect.tidy(tx.connection)
+    return True

@@ -1,0 +1,1 @@
+"""Queues, share partitions, delayed and archived records."""

@@ -1,0 +1,28 @@
+"""Statements for hot paths, compiled once and run with other parameters each time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import BigInteger, bindparam, select
+
+from app.storage.db.engine import Query
+from app.storage.db.tables import partitions
+from tests.storage.scribe import Scribe
+
+if TYPE_CHECKING:
+    from app.storage.db.engine import Storage
+
+
+def test_a_parameter_beside_a_list_is_the_one_of_each_call(storage: Storage) -> None:
+    found = Scribe(storage).create("orders", partitions=2).partition_ids
+    query = Query(
+        select(bindparam("given", type_=BigInteger), partitions.c.partition).where(
+            partitions.c.partition_id.in_(bindparam("ids", expanding=True))
+        ),
+        expanding="ids",
+    )
+
+    rows = [storage.read_now(query.rows, {"ids": list(found), "given": given}) for given in (1, 2)]
+
+    assert [sorted(each) for each in rows] == [[(1, 0), (1, 1)], [(2, 0), (2, 1)]]

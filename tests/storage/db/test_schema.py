@@ -1,0 +1,141 @@
+"""Tables, migrations and the view for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect
+
+from app.domain.append import Append
+from app.domain.record import KEY_BASE64, VALUE_BASE64, VALUE_JSON, VALUE_TEXT, Record
+from app.storage.db import schema
+from app.storage.db.opening import open_storage
+from app.storage.db.tables import metadata
+from tests.storage.scribe import NOW_MS, Scribe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from app.storage.db.engine import Storage, Tx
+
+
+def alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(schema.migrations_path()))
+    return config
+
+
+@pytest.fixture
+def empty(database_url: str) -> Iterator[Storage]:
+    """An open database without tables, on either engine."""
+    opened = open_storage(database_url)
+    yield opened
+    opened.close()
+
+
+def test_the_newest_revision_is_the_one_the_code_asks_for() -> None:
+    assert ScriptDirectory.from_config(alembic()).get_heads() == [schema.HEAD]
+
+
+def test_the_migrations_make_the_tables_that_the_code_knows(storage: Storage) -> None:
+    def differences(tx: Tx) -> list[Any]:
+        context = MigrationContext.configure(tx.connection, opts={"compare_type": True})
+        found: list[Any] = compare_metadata(context, metadata)
+        return found
+
+    assert storage.read_now(differences) == []
+
+
+def test_an_empty_database_is_refused_with_the_command_that_helps(empty: Storage) -> None:
+    with pytest.raises(schema.SchemaNotCurrent, match=r"revision none .* needs \d{4}; run millrace migrate"):
+        empty.read_now(schema.check)
+
+
+def test_upgrading_twice_does_something_once(empty: Storage) -> None:
+    assert empty.write_now(schema.upgrade) is True
+    assert empty.write_now(schema.upgrade) is False
+    empty.read_now(schema.check)
+
+
+def test_the_migrations_can_be_taken_back_and_run_again(storage: Storage) -> None:
+    def downgrade(tx: Tx) -> list[str]:
+        config = alembic()
+        config.attributes["connection"] = tx.connection
+        command.downgrade(config, "base")
+        return inspect(tx.connection).get_table_names() + inspect(tx.connection).get_view_names()
+
+    assert storage.write_now(downgrade) == ["alembic_version"]
+    assert storage.write_now(schema.upgrade) is True
+    assert Scribe(storage).create().partitions == 1
+
+
+def view(scribe: Scribe) -> list[tuple[Any, ...]]:
+    statement = 'SELECT "offset", key, value, value_encoding, headers FROM log ORDER BY topic, partition, "offset"'
+    return scribe.storage.read_now(lambda tx: [tuple(row) for row in tx.connection.exec_driver_sql(statement)])
+
+
+def test_the_view_spells_every_record_out(storage: Storage) -> None:
+    scribe = Scribe(storage)
+    info = scribe.create()
+    given = [
+        Record(0, 1_517_363_399_650, b"k", b'{"a": 1}', None, VALUE_JSON),
+        Record(0, -1, None, None, None, VALUE_JSON),
+        Record(0, -1, b"", b"", b'[{"name":"n","value":"v"}]', VALUE_TEXT),
+        Record(0, -1, b"\xff\x00", b"\x00\xff\xfe", None, VALUE_BASE64 | KEY_BASE64),
+        Record(0, -1, b"nul\x00", b"nul\x00", None, VALUE_TEXT),
+        Record(0, -1, "é".encode(), "ü😀\n".encode(), None, VALUE_TEXT),
+        Record(0, -1, b"\\x41", b'"\\u0000"', None, VALUE_JSON),
+    ]
+    scribe.judge(Append(info.topic_id, "orders", 1, info.partition_ids, given, [0] * len(given)))
+
+    assert view(scribe) == [
+        (0, "k", '{"a": 1}', "json", None),
+        (1, None, None, "json", None),
+        (2, "", "", "text", '[{"name":"n","value":"v"}]'),
+        (3, "ff00", "00fffe", "hex", None),
+        (4, "6e756c00", "6e756c00", "hex", None),
+        (5, "é", "ü😀\n", "text", None),
+        (6, "\\x41", '"\\u0000"', "json", None),
+    ]
+
+
+def test_the_view_survives_every_byte(storage: Storage) -> None:
+    scribe = Scribe(storage)
+    info = scribe.create()
+    every = bytes(range(256))
+    given = [Record(0, -1, bytes([b]), bytes([b]) + every, None, VALUE_BASE64 | KEY_BASE64) for b in range(256)]
+    scribe.judge(Append(info.topic_id, "orders", 1, info.partition_ids, given, [0] * 256))
+
+    assert [(key, value[:2]) for _, key, value, _, _ in view(scribe)] == [(f"{b:02x}", f"{b:02x}") for b in range(256)]
+
+
+def test_the_view_shows_what_is_in_the_log_and_no_more(storage: Storage) -> None:
+    scribe = Scribe(storage)
+    first, second = scribe.create("first", 2), scribe.create("second")
+    scribe.append_values(first, b"1", b"2", b"3")
+    scribe.append_values(first, b"4", partition=1)
+    scribe.append_values(second, b"5")
+
+    scribe.delete_before(first, 2)
+    scribe.delete(second)
+
+    assert [(row[0], row[2]) for row in view(scribe)] == [(2, "3"), (0, "4")]
+
+
+def test_the_view_tells_the_time_in_utc(storage: Storage) -> None:
+    scribe = Scribe(storage)
+    info = scribe.create()
+    scribe.append_values(info, b"1")
+
+    (row,) = scribe.storage.read_now(
+        lambda tx: tx.connection.exec_driver_sql("SELECT timestamp_ms, timestamp FROM log").all()
+    )
+
+    assert row[0] == NOW_MS
+    assert str(row[1])[:19].replace("T", " ") == "2023-11-14 22:13:20"

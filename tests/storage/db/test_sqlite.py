@@ -1,0 +1,252 @@
+"""What only SQLite has: one process per file, and a disk that may be full."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.domain.append import PartitionEnd
+from app.errors import DiskFull
+from app.storage.db.opening import open_storage
+from app.storage.db.sqlite import DatabaseInUse
+from app.storage.log.appends import append_all
+from tests.storage.scribe import Row, Scribe, request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from app.storage.db.engine import Storage, Tx
+
+BALLAST_BYTES = 65_536
+
+
+@pytest.fixture
+def opened(sqlite_url: str) -> Iterator[Storage]:
+    """An open SQLite file with current tables and a ballast."""
+    each = open_storage(sqlite_url, ballast_bytes=BALLAST_BYTES)
+    yield each
+    each.close()
+
+
+def limit_pages(storage: Storage, pages: int) -> None:
+    """Make the file as full as a disk: it may have no more than this many pages beyond those it has."""
+
+    def limit(tx: Tx) -> None:
+        present = tx.connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        tx.connection.exec_driver_sql(f"PRAGMA max_page_count = {present + pages}").scalar_one()
+
+    storage.write_now(limit)
+
+
+def fill(scribe: Scribe, storage: Storage) -> int:
+    """Append to a topic until the disk is full, and return how many records are acknowledged."""
+    info = scribe.create()
+    limit_pages(storage, 40)
+    acknowledged = 0
+
+    def forever() -> None:
+        nonlocal acknowledged
+        while True:
+            acknowledged += len(scribe.append(info, [Row(value=b"x" * 4000)] * 3))
+
+    with pytest.raises(DiskFull):
+        forever()
+    return acknowledged
+
+
+def test_a_second_handle_on_the_file_is_refused_with_a_sentence(opened: Storage, sqlite_url: str) -> None:
+    with pytest.raises(DatabaseInUse) as refusal:
+        open_storage(sqlite_url)
+
+    assert str(refusal.value) == (
+        f"another millrace process has {sqlite_url.removeprefix('sqlite:///')} open; stop it, give this one another "
+        "file with --database-url sqlite:///other.db, or use PostgreSQL for several nodes"
+    )
+
+
+def test_a_link_to_the_file_is_the_same_file(opened: Storage, sqlite_url: str, tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(sqlite_url.removeprefix("sqlite:///"))
+
+    with pytest.raises(DatabaseInUse):
+        open_storage(f"sqlite:///{tmp_path / 'link.db'}")
+
+
+def test_the_file_is_free_as_soon_as_it_is_closed(sqlite_url: str) -> None:
+    for _ in range(3):
+        open_storage(sqlite_url).close()
+
+
+def test_the_file_is_free_at_once_after_kill_9(sqlite_url: str) -> None:
+    program = (
+        "import sys; from app.storage.db.opening import open_storage\n"
+        "storage = open_storage(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, sqlite_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        with pytest.raises(DatabaseInUse):
+            open_storage(sqlite_url)
+        process.kill()
+        process.wait()
+
+        open_storage(sqlite_url).close()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("sqlite://", "an SQLite database needs a file: sqlite:///millrace.db"),
+        ("sqlite:///:memory:", "an SQLite database needs a file: sqlite:///millrace.db"),
+        ("sqlite:////no/such/folder/millrace.db", "cannot write beside the database file"),
+        ("mysql://localhost/millrace", "the database mysql is not known"),
+        ("millrace.db", "MILLRACE_DATABASE_URL is not a URL"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_refused_with_a_sentence(url: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        open_storage(url)
+
+
+def test_readers_cannot_write(opened: Storage) -> None:
+    with opened.dialect.read_engine.connect() as connection, pytest.raises(Exception, match="readonly database"):
+        connection.exec_driver_sql("DELETE FROM topics")
+
+
+def test_commits_are_flushed_to_the_disk(opened: Storage) -> None:
+    found = opened.write_now(
+        lambda tx: [
+            tx.connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in ("synchronous", "journal_mode")
+        ]
+    )
+
+    assert found == [2, "wal"]
+
+
+def test_a_full_disk_refuses_appends_and_loses_nothing(opened: Storage, tmp_path: Path) -> None:
+    scribe = Scribe(opened)
+    ballast = tmp_path / "millrace.db.ballast"
+    assert ballast.stat().st_size == BALLAST_BYTES
+
+    acknowledged = fill(scribe, opened)
+
+    assert opened.full
+    assert not ballast.exists()
+    info = scribe.find("orders")
+    assert acknowledged > 0
+    assert list(scribe.values(info)) == list(range(acknowledged))
+
+
+def test_deletions_work_on_a_full_disk_and_make_room(opened: Storage) -> None:
+    scribe = Scribe(opened)
+    acknowledged = fill(scribe, opened)
+    info = scribe.find("orders")
+
+    scribe.delete_before(info, acknowledged - 1)
+    scribe.purge(limit=10)
+
+    assert scribe.append(info, [Row(value=b"x" * 4000)]) == [acknowledged]
+    assert list(scribe.values(info)) == [acknowledged - 1, acknowledged]
+
+
+def test_a_topic_can_be_deleted_on_a_full_disk(opened: Storage) -> None:
+    scribe = Scribe(opened)
+    fill(scribe, opened)
+
+    scribe.delete(scribe.find("orders"))
+    scribe.purge()
+
+    assert scribe.count("records") == 0
+
+
+@pytest.mark.anyio
+async def test_appends_go_on_and_the_ballast_is_back_once_there_is_space(opened: Storage, tmp_path: Path) -> None:
+    scribe = Scribe(opened)
+    acknowledged = fill(scribe, opened)
+    limit_pages(opened, 100_000)
+
+    await opened.look_for_space()
+
+    assert not opened.full
+    assert (tmp_path / "millrace.db.ballast").stat().st_size == BALLAST_BYTES
+    info = scribe.find("orders")
+    await opened.write(append_all, [request(info, [Row(value=b"x" * 4000)])], scribe.now_ms)
+    assert list(scribe.values(info)) == list(range(acknowledged + 1))
+
+
+def test_a_batch_that_does_not_fit_leaves_no_part_of_itself(opened: Storage) -> None:
+    scribe = Scribe(opened)
+    info = scribe.create()
+    limit_pages(opened, 40)
+
+    with pytest.raises(DiskFull):
+        scribe.judge(request(info, [Row(value=b"small")]), request(info, [Row(value=b"x" * 4000)] * 100))
+
+    assert scribe.extent(info)[1:] == (0, 0, 0)
+
+
+def test_the_file_shrinks_after_records_are_removed(opened: Storage, tmp_path: Path) -> None:
+    scribe = Scribe(opened)
+    info = scribe.create()
+    scribe.append(info, [Row(value=b"x" * 4000)] * 500)
+
+    scribe.delete_before(info, 500)
+    scribe.purge(limit=50)
+
+    assert opened.write_now(lambda tx: tx.connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()) < 300
+    assert scribe.append(info, [Row()]) == [500]
+
+
+def test_a_crashed_writer_leaves_a_whole_database(sqlite_url: str) -> None:
+    path = sqlite_url.removeprefix("sqlite:///")
+    program = (
+        "import os, sys; from app.storage.db.opening import open_storage\n"
+        "from tests.storage.scribe import Row, Scribe\n"
+        "scribe = Scribe(open_storage(sys.argv[1])); info = scribe.create()\n"
+        "scribe.append(info, [Row(value=b'kept')])\n"
+        "os.kill(os.getpid(), 9)"
+    )
+
+    finished = subprocess.run([sys.executable, "-c", program, sqlite_url], check=False)
+
+    assert finished.returncode == -9
+    storage = open_storage(sqlite_url)
+    scribe = Scribe(storage)
+    assert scribe.values(scribe.find("orders")) == {0: b"kept"}
+    storage.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 500, 2_048, 2_049, 5_000])
+def test_an_append_of_any_number_of_rows_is_in_the_log_once_and_in_order(opened: Storage, count: int) -> None:
+    scribe = Scribe(opened)
+    info = scribe.create()
+
+    assert scribe.append(info, [Row(value=b"%d" % number) for number in range(count)]) == list(range(count))
+    assert scribe.append_values(info, b"last") == [count]
+    assert scribe.count("records") == count + 1
+    assert [record.value for record in scribe.page(info, count - 1, 2)] == [b"%d" % (count - 1), b"last"]
+
+
+def test_an_append_of_which_one_row_is_refused_leaves_none(opened: Storage) -> None:
+    scribe = Scribe(opened)
+    info = scribe.create()
+
+    def occupy(tx: Tx) -> None:
+        sql = "INSERT INTO records SELECT (partition_id << 42) + 2100, 0, 0, NULL, NULL, NULL, 0, 0 FROM partitions"
+        tx.connection.exec_driver_sql(sql)
+
+    opened.write_now(occupy)
+    opened.dialect.ends = {info.partition_ids[0]: PartitionEnd(info.topic_id, 1, 0, 0, 0, info.partition_ids[0] << 42)}
+    with pytest.raises(sqlite3.IntegrityError):
+        scribe.append(info, [Row(value=b"x")] * 2_200)
+
+    assert scribe.count("records") == 1

@@ -1,0 +1,228 @@
+"""Several threads, several nodes: no offset twice, no gap, nothing passed over, nothing twice."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+import psycopg
+import pytest
+
+from app.domain.append import Accepted, IdempotencyKey
+from app.domain.producer import ProducerStamp
+from app.errors import LockTimeout, UnknownTopicOrPartition
+from app.storage.db.opening import open_storage
+from app.storage.log import topics
+from app.storage.log.appends import append_all
+from tests.storage.scribe import DEFAULTS, NOW_MS, Row, Scribe, request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from app.domain.append import Append, Outcome
+    from app.storage.db.engine import Storage, Tx
+
+T = TypeVar("T")
+WRITERS = 4
+PER_WRITER = 25
+KEY = IdempotencyKey(b"k" * 32, b"f" * 32)
+STAMP = ProducerStamp("checkout", 0, 0, b"f")
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+def nodes(migrated_postgres_url: str) -> Iterator[tuple[Scribe, Scribe]]:
+    """Two nodes on one PostgreSQL database."""
+    first, second = open_storage(migrated_postgres_url), open_storage(migrated_postgres_url)
+    yield Scribe(first), Scribe(second)
+    first.close()
+    second.close()
+
+
+def held_up(node: Scribe, hold: Callable[[Tx], T], *others: Callable[[], Outcome]) -> tuple[T, list[Outcome]]:
+    """Do `hold` in a transaction that commits only when all the others wait for it; return what all give."""
+    with ThreadPoolExecutor(len(others)) as pool:
+
+        def both(tx: Tx) -> tuple[T, list[Future[Outcome]]]:
+            held, futures = hold(tx), []
+            for number, other in enumerate(others, 1):
+                futures.append(pool.submit(other))
+                wait_for_waiters(tx, number)
+            return held, futures
+
+        held, futures = node.storage.write_now(both)
+        return held, [future.result() for future in futures]
+
+
+def wait_for_waiters(tx: Tx, number: int) -> None:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    for _ in range(100_000):
+        tx.connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
+        if tx.connection.exec_driver_sql(waiting).scalar_one() >= number:
+            return
+    raise AssertionError("nobody waits")
+
+
+def appending(*appends: Append, now_ms: int = NOW_MS) -> Callable[[Tx], Outcome]:
+    return lambda tx: append_all(tx, list(appends), now_ms)[0]
+
+
+def duplicate(outcome: Outcome) -> bool:
+    assert isinstance(outcome, Accepted)
+    return outcome.duplicate
+
+
+def test_concurrent_appends_get_dense_offsets_and_a_reader_passes_over_none(storage: Storage) -> None:
+    scribe = Scribe(storage)
+    info = scribe.create(partitions=2)
+
+    def write(number: int) -> dict[int, bytes]:
+        written = {}
+        for index in range(PER_WRITER):
+            value = b"%d.%d" % (number, index)
+            written[scribe.append_values(info, value)[0]] = value
+            scribe.append_values(info, value, partition=1)
+        return written
+
+    def follow() -> list[bytes | None]:
+        seen: list[bytes | None] = []
+        while len(seen) < WRITERS * PER_WRITER:
+            for record in scribe.page(info, len(seen), max_records=7):
+                assert record.offset == len(seen)
+                seen.append(record.value)
+        return seen
+
+    with ThreadPoolExecutor(WRITERS + 1) as pool:
+        reader = pool.submit(follow)
+        written = {offset: value for part in pool.map(write, range(WRITERS)) for offset, value in part.items()}
+
+    assert reader.result() == [written[offset] for offset in range(WRITERS * PER_WRITER)]
+    assert scribe.bounds(info, 1).log_end_offset == WRITERS * PER_WRITER
+
+
+@pytest.mark.postgres
+def test_a_key_in_use_on_another_node_is_waited_for_and_replayed(nodes: tuple[Scribe, Scribe]) -> None:
+    first, second = nodes
+    info = first.create(partitions=2)
+
+    mine, (theirs,) = held_up(
+        first,
+        appending(request(info, [Row()], 0, key=KEY)),
+        lambda: second.judge(request(info, [Row()], 1, key=KEY))[0],
+    )
+
+    assert (duplicate(mine), duplicate(theirs)) == (False, True)
+    assert first.count("records") == 1
+
+
+@pytest.mark.postgres
+def test_an_expired_key_used_on_two_nodes_at_once_appends_once(nodes: tuple[Scribe, Scribe]) -> None:
+    first, second = nodes
+    info = first.create(partitions=2)
+    first.judge(request(info, [Row()], 0, key=KEY))
+    first.now_ms = second.now_ms = NOW_MS + DAY_MS + 1
+
+    _, outcomes = held_up(
+        first,
+        lambda tx: tx.dialect.lock_partitions(tx, info.partition_ids),
+        lambda: first.judge(request(info, [Row()], 0, key=KEY))[0],
+        lambda: second.judge(request(info, [Row()], 1, key=KEY))[0],
+    )
+
+    assert sorted(map(duplicate, outcomes)) == [False, True]
+    assert first.count("records") == 2
+
+
+@pytest.mark.postgres
+def test_a_sequence_sent_to_two_nodes_at_once_is_appended_once(nodes: tuple[Scribe, Scribe]) -> None:
+    first, second = nodes
+    info = first.create(partitions=2)
+
+    mine, (theirs,) = held_up(
+        first,
+        appending(request(info, [Row()], 0, stamp=STAMP)),
+        lambda: second.judge(request(info, [Row()], 1, stamp=STAMP))[0],
+    )
+
+    assert (duplicate(mine), duplicate(theirs)) == (False, True)
+    assert first.count("records") == 1
+
+
+@pytest.mark.postgres
+def test_an_append_waits_for_the_partition_and_goes_on_after_it(nodes: tuple[Scribe, Scribe]) -> None:
+    first, second = nodes
+    info = first.create()
+
+    _, (outcome,) = held_up(
+        first, appending(request(info, [Row()] * 3)), lambda: second.judge(request(info, [Row()]))[0]
+    )
+
+    assert isinstance(outcome, Accepted)
+    assert outcome.appended.offsets == [3]
+
+
+@pytest.mark.postgres
+def test_an_append_that_waited_for_the_deletion_of_its_topic_is_refused(nodes: tuple[Scribe, Scribe]) -> None:
+    first, second = nodes
+    info = first.create()
+
+    def delete(tx: Tx) -> None:
+        assert topics.find_locked(tx, "orders", DEFAULTS) is not None
+        topics.delete_(tx, info)
+
+    _, (outcome,) = held_up(first, delete, lambda: second.judge(request(info, [Row()]))[0])
+
+    assert isinstance(outcome, UnknownTopicOrPartition)
+    assert first.count("records") == 0
+
+
+@pytest.mark.postgres
+def test_a_lost_connection_before_the_commit_costs_nothing(
+    nodes: tuple[Scribe, Scribe], migrated_postgres_url: str
+) -> None:
+    scribe, _ = nodes
+    info = scribe.create()
+    scribe.append_values(info, b"1")
+
+    with psycopg.connect(migrated_postgres_url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = 'millrace' AND datname = current_database()"
+        )
+
+    assert scribe.append_values(info, b"2") == [1]
+    assert scribe.values(info) == {0: b"1", 1: b"2"}
+
+
+@pytest.mark.postgres
+def test_a_lock_not_to_be_had_in_time_is_refused_and_writes_nothing(nodes: tuple[Scribe, Scribe]) -> None:
+    first, second = nodes
+    info = first.create()
+
+    def impatient(tx: Tx) -> list[Outcome]:
+        tx.connection.exec_driver_sql("SET LOCAL lock_timeout = '50ms'")
+        return append_all(tx, [request(info, [Row()])], NOW_MS)
+
+    def hold(tx: Tx) -> None:
+        append_all(tx, [request(info, [Row()])], NOW_MS)
+        with pytest.raises(LockTimeout):
+            second.storage.write_now(impatient)
+
+    first.storage.write_now(hold)
+
+    assert first.extent(info).log_end_offset == 1
+
+
+@pytest.mark.postgres
+def test_the_end_of_a_partition_is_found_by_its_index_before_the_database_has_statistics(
+    nodes: tuple[Scribe, Scribe],
+) -> None:
+    node, _ = nodes
+    info = node.create(partitions=2)
+    read_whole = "SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'records'"
+
+    def append(tx: Tx) -> int:
+        append_all(tx, [request(info, [Row(value=b"x")]), request(info, [Row(value=b"x")], 1)], NOW_MS)
+        return int(tx.connection.exec_driver_sql(read_whole).scalar_one())
+
+    assert [node.storage.write_now(append) for _ in range(10)] == [0] * 10

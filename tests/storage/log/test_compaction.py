@@ -1,0 +1,199 @@
+"""Compaction and retention, by example: what stays, what goes, and when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app.domain.topic import TopicConfig
+from app.storage.log import compaction
+from tests.storage.scribe import NOW_MS, Row, Scribe
+
+if TYPE_CHECKING:
+    from app.domain.topic import TopicInfo
+    from app.storage.db.engine import Storage
+
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+def scribe(storage: Storage) -> Scribe:
+    return Scribe(storage)
+
+
+def compact(scribe: Scribe, info: TopicInfo, **config: Any) -> None:
+    chosen = TopicConfig(cleanup_policy="compact", **config)
+    while scribe.storage.write_now(compaction.compact, info.partition_ids[0], chosen, scribe.now_ms, 2):
+        pass
+
+
+def keyed(*pairs: tuple[bytes, bytes | None]) -> list[Row]:
+    return [Row(key=key, value=value) for key, value in pairs]
+
+
+def test_the_highest_offset_of_each_key_stays(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append(info, keyed((b"a", b"1"), (b"b", b"1"), (b"a", b"2"), (b"c", b"1"), (b"a", b"3")))
+
+    compact(scribe, info)
+
+    assert scribe.values(info) == {1: b"1", 3: b"1", 4: b"3"}
+    assert scribe.extent(info)[1:] == (0, 5, 6)
+
+
+def test_offsets_never_change_and_never_fill_again(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append(info, keyed((b"a", b"1"), (b"a", b"2")))
+    compact(scribe, info)
+
+    assert scribe.append(info, keyed((b"b", b"1"))) == [2]
+    assert scribe.values(info) == {1: b"2", 2: b"1"}
+
+
+def test_a_tombstone_goes_its_time_after_the_first_pass_that_saw_it(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append(info, keyed((b"a", b"1"), (b"a", None), (b"b", b"1")))
+
+    scribe.now_ms += 10 * DAY_MS  # the record's own age does not count
+    compact(scribe, info)
+    assert scribe.values(info) == {1: None, 2: b"1"}
+
+    scribe.now_ms += DAY_MS - 1
+    compact(scribe, info)
+    assert scribe.values(info) == {1: None, 2: b"1"}
+
+    scribe.now_ms += 1
+    compact(scribe, info)
+    assert scribe.values(info) == {2: b"1"}
+
+
+def test_the_highest_offset_is_never_removed_even_as_a_tombstone(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append(info, keyed((b"a", b"1"), (b"a", None)))
+    compact(scribe, info)
+    scribe.now_ms += 10 * DAY_MS
+
+    compact(scribe, info)
+    assert scribe.values(info) == {1: None}
+    assert scribe.append(info, keyed((b"b", b"1"))) == [2]
+
+    compact(scribe, info)
+    assert scribe.values(info) == {2: b"1"}
+
+
+def test_records_younger_than_the_lag_are_left(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append(info, [Row(NOW_MS, b"a", b"1"), Row(NOW_MS, b"a", b"2"), Row(NOW_MS + 1, b"a", b"3")])
+    scribe.now_ms = NOW_MS + 100
+
+    compact(scribe, info, min_compaction_lag_ms=101)
+    assert scribe.values(info) == {0: b"1", 1: b"2", 2: b"3"}
+
+    compact(scribe, info, min_compaction_lag_ms=100)
+    assert scribe.values(info) == {1: b"2", 2: b"3"}
+
+    compact(scribe, info, min_compaction_lag_ms=99)
+    assert scribe.values(info) == {2: b"3"}
+
+
+def test_records_without_a_key_from_before_the_policy_stay(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append(info, [Row(value=b"1"), Row(value=b"2")])
+
+    compact(scribe, info)
+
+    assert scribe.values(info) == {0: b"1", 1: b"2"}
+
+
+def test_keys_too_long_for_an_index_are_compacted_too(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append(info, keyed((b"k" * 4096, b"1"), (b"k" * 4095 + b"l", b"1"), (b"k" * 4096, b"2")))
+
+    compact(scribe, info)
+
+    assert list(scribe.values(info)) == [1, 2]
+
+
+def test_retention_by_size_counts_what_compaction_left(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append(info, keyed((b"a", b"1" * 99), (b"b", b"1" * 99)))
+    scribe.append(info, keyed(*[(b"c", b"1" * 99)] * 20))
+    compact(scribe, info)
+    assert scribe.extent(info)[1:] == (0, 22, 300)
+
+    scribe.retain(info, retention_bytes=1000)
+    assert list(scribe.values(info)) == [0, 1, 21]
+
+    scribe.retain(info, retention_bytes=200)
+    assert list(scribe.values(info)) == [1, 21]
+
+
+def test_a_partition_below_its_size_is_left_alone_gaps_and_all(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append(info, keyed((b"c", b"1"), (b"c", b"2")))
+    compact(scribe, info)
+
+    scribe.retain(info, retention_bytes=1000)
+
+    assert scribe.extent(info)[1:] == (0, 2, 2)
+
+
+def test_retention_by_time_removes_the_longest_prefix_that_is_older(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append(info, [Row(NOW_MS + at, value=b"%d" % at) for at in (0, 10, 5, 30, 7, 20)])
+    scribe.now_ms = NOW_MS + 100
+
+    assert scribe.retain(info, retention_ms=85) == 1
+
+    assert scribe.values(info) == {3: b"30", 4: b"7", 5: b"20"}
+    assert scribe.extent(info)[1:] == (3, 6, 5)
+
+
+def test_time_after_retention_is_looked_up_in_what_is_left(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append(info, [Row(NOW_MS + at) for at in (90, 10, 20, 30)])
+    scribe.delete_before(info, 1)
+    scribe.now_ms = NOW_MS + 100
+
+    scribe.retain(info, retention_ms=75)
+
+    assert list(scribe.values(info)) == [3]
+
+
+def test_retention_empties_a_partition_which_goes_on_where_it_was(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append_values(info, b"1", b"2", b"3")
+    scribe.now_ms += DAY_MS
+
+    scribe.retain(info, retention_ms=1000)
+    assert scribe.extent(info)[1:] == (3, 3, 0)
+    assert scribe.count("records") == 3
+
+    assert scribe.purge() > 0
+    assert scribe.count("records") == 0
+    assert scribe.extent(info)[1:] == (3, 3, 0)
+    assert scribe.append_values(info, b"4") == [3]
+    assert scribe.extent(info)[1:] == (3, 4, 1)
+
+
+def test_purging_takes_as_many_passes_as_its_limit_asks_for(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append_values(info, *[b"x"] * 10)
+    scribe.delete_before(info, 9)
+
+    assert scribe.purge(limit=4) >= 3
+    assert scribe.count("records") == 1
+    assert scribe.count("purges") == 0
+
+
+def test_a_page_over_a_wide_gap_finds_the_next_record(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append(info, keyed((b"first", b"1"), *[(b"k", b"1")] * 5000, (b"last", b"1")))
+    while scribe.storage.write_now(
+        compaction.compact, info.partition_ids[0], TopicConfig(cleanup_policy="compact"), scribe.now_ms, 500
+    ):
+        pass
+
+    assert [record.offset for record in scribe.page(info, 1, max_records=1)] == [5000]
+    assert [record.offset for record in scribe.page(info, 0, max_records=10)] == [0, 5000, 5001]
