@@ -50,7 +50,7 @@ from app.broker.queues.queues import Queues
 from app.broker.queues.redriver import Redriver
 from app.broker.transactions import Transactions
 from app.broker.waiting.signals import Signals
-from app.domain.topic import TopicConfig
+from app.domain.log.topic import TopicConfig
 from app.errors import BrokerError, MethodNotAllowed, NotFound
 from app.settings import Settings
 from app.storage.db import schema

@@ -11,7 +11,7 @@ from typing import Any
 
 import uvicorn
 
-from app.server import serve
+from app.server.uvicorn import serve
 
 _BODY = b'{"offsets":[{"partition":0,"offset":17,"timestamp_ms":1517363399650}]}\n'
 _START = {

@@ -8,7 +8,7 @@ from functools import cache
 from itertools import islice
 from typing import NamedTuple
 
-from app.domain.partitioner import partition_for_key
+from app.domain.log.partitioner import partition_for_key
 
 TOPIC = "flights"
 PARTITIONS = 4

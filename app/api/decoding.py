@@ -11,8 +11,8 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from app.api.wire import MAX_INT64, check_records, decode_json, decode_lines, is_deeper
-from app.domain.position import parse_time
-from app.domain.record import (
+from app.domain.log.offset_spec import parse_time
+from app.domain.log.record import (
     KEY_BASE64,
     MAX_HEADER_BYTES,
     MAX_HEADERS,

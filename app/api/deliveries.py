@@ -18,20 +18,31 @@ from app.api.media import media_type_of
 from app.api.wire import Description, WireRoute, check_bound, describe
 from app.broker.queues.queues import QueueRequest
 from app.broker.waiting.deadline import Deadline
-from app.domain.append import IdempotencyKey
-from app.domain.delivery import Acknowledge, Acknowledgement, Acquire, Acquired, Settled
-from app.domain.queue import Outcome
-from app.domain.queue_config import BOUNDS, MAX_ACKNOWLEDGEMENTS, MAX_DELAY_MS, parse_delivery_id
+from app.domain.log.append import IdempotencyKey
+from app.domain.queues.delivery import (
+    Acknowledge,
+    Acknowledgement,
+    Acquire,
+    Acquired,
+    Settled,
+)
+from app.domain.queues.in_flight import AcknowledgeType
+from app.domain.queues.queue import (
+    BOUNDS,
+    MAX_ACKNOWLEDGEMENTS,
+    MAX_DELAY_MS,
+    parse_delivery_id,
+)
 from app.errors import DelayedRecordsLimit, InvalidRecordState, InvalidRequest, NotFound
 
 router = APIRouter(prefix="/v1/queues/{queue}", tags=["queues"], route_class=WireRoute)
 
 OutcomeName = Literal["accept", "release", "reject", "renew"]
 _OUTCOMES = {
-    "accept": Outcome.ACCEPT,
-    "release": Outcome.RELEASE,
-    "reject": Outcome.REJECT,
-    "renew": Outcome.RENEW,
+    "accept": AcknowledgeType.ACCEPT,
+    "release": AcknowledgeType.RELEASE,
+    "reject": AcknowledgeType.REJECT,
+    "renew": AcknowledgeType.RENEW,
 }
 _SHORTEST_LOCK_MS, _LONGEST_LOCK_MS = BOUNDS["lock_duration_ms"]
 _Delay = Annotated[int, Meta(ge=0, le=MAX_DELAY_MS, description="With release: not delivered again before that.")]

@@ -17,8 +17,17 @@ from app.api.media import LINE_TYPES
 from app.api.wire import Description, WireRoute, check_bound, describe
 from app.broker.log.page_reader import PageSize, PartitionPage
 from app.broker.waiting.deadline import Deadline
-from app.domain.cursor import Cursor, Place, decode_cursor, encode_cursor
-from app.domain.position import Earliest, Position, parse_position
+from app.domain.log.cursor import (
+    Cursor,
+    PartitionCursor,
+    decode_cursor,
+    encode_cursor,
+)
+from app.domain.log.offset_spec import (
+    Earliest,
+    OffsetSpec,
+    parse_offset_spec,
+)
 from app.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=WireRoute)
@@ -175,17 +184,17 @@ def _json(page: PartitionPage) -> tuple[bytes, int]:
     return encoding.encode(answer) + b"\n", page.next_offset
 
 
-def _position(query: FetchQuery) -> Position:
-    return Earliest() if query.offset is None else parse_position(query.offset)
+def _position(query: FetchQuery) -> OffsetSpec:
+    return Earliest() if query.offset is None else parse_offset_spec(query.offset)
 
 
-def _start(query: FetchTopicQuery) -> Position | Cursor:
+def _start(query: FetchTopicQuery) -> OffsetSpec | Cursor:
     if query.cursor is None:
         return _position(query)
     if query.offset is not None:
         raise InvalidRequest("send either cursor or offset, not both")
     start = decode_cursor(query.cursor)
-    return start.among_all(Earliest()) if isinstance(start, Place) else start
+    return start.among_all(Earliest()) if isinstance(start, PartitionCursor) else start
 
 
 class _Waiting(NamedTuple):

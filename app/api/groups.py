@@ -14,7 +14,7 @@ from app.api.cursors import name_after, page_of
 from app.api.members import MemberAnswer, member_answer
 from app.api.memberships import TopicPartitions, check_group
 from app.api.wire import Description, WireRoute, describe
-from app.domain.group import GroupState
+from app.domain.groups.group import GroupState
 
 router = APIRouter(prefix="/v1/groups", tags=["groups"], route_class=WireRoute)
 

@@ -35,8 +35,8 @@ from app.broker.groups.coordinator import Heartbeat
 from app.broker.groups.poller import PollRequest, PollResult
 from app.broker.log.page_reader import PageSize
 from app.broker.waiting.deadline import Deadline
-from app.domain import group as rules
-from app.domain.group import Member, MemberState
+from app.domain.groups import group as rules
+from app.domain.groups.group import Member, MemberState
 from app.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=WireRoute)

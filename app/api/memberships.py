@@ -11,10 +11,14 @@ from msgspec import Meta
 
 from app.api.call import Call
 from app.broker.groups.offsets import OffsetCommit
-from app.domain.assignor import Partition
-from app.domain.group import MemberState, Subscription, Wish
-from app.domain.offset_reset import check_offset_reset
-from app.domain.topic import check_name, check_topic_name
+from app.domain.groups.assignor import Partition
+from app.domain.groups.group import (
+    JoinRequest,
+    MemberState,
+    Subscription,
+)
+from app.domain.groups.offset_reset import check_offset_reset
+from app.domain.log.topic import check_name, check_topic_name
 from app.errors import BrokerError, InvalidGroupId, InvalidRequest, OffsetMetadataTooLarge
 from app.storage.groups.members import MemberSnapshot
 
@@ -117,7 +121,7 @@ def new_member_id() -> str:
     return str(uuid4())
 
 
-def wish_of(member_id: str, body: Membership) -> Wish:
+def wish_of(member_id: str, body: Membership) -> JoinRequest:
     """Return what a member wants.
 
     Raises:
@@ -130,7 +134,7 @@ def wish_of(member_id: str, body: Membership) -> Wish:
     for name in body.topics or ():
         check_topic_name(name)
     check_offset_reset(body.auto_offset_reset)
-    return Wish(
+    return JoinRequest(
         member_id=member_id,
         subscription=Subscription(tuple(sorted(set(body.topics or ()))), body.topic_pattern),
         client_id=body.client_id,

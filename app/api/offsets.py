@@ -21,7 +21,7 @@ from app.api.memberships import (
 )
 from app.api.wire import Description, WireRoute, describe
 from app.broker.groups.offsets import Committer
-from app.domain.position import parse_position
+from app.domain.log.offset_spec import parse_offset_spec
 from app.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/groups/{group}/offsets", tags=["groups"], route_class=WireRoute)
@@ -154,6 +154,6 @@ async def reset_offsets(call: Call, group: str, body: ResetBody) -> Reply:
     The group must have no members when it is moved.
     """
     check_group(group)
-    position = parse_position(str(body.to), "to")
+    position = parse_offset_spec(str(body.to), "to")
     plan = await call.services.offsets.reset(group, body.topic, body.partitions, position, dry_run=body.dry_run)
     return Reply.of(ResetAnswer([PlannedReset(body.topic, *one) for one in plan], not body.dry_run))

@@ -15,10 +15,18 @@ from app.api.call import JSON, Call, Reply
 from app.api.media import LINE_TYPES, charset_of, form_refused, media_type_of
 from app.api.wire import MAX_INT64, Description, WireRoute, describe
 from app.broker.log.producer import ProduceRequest
-from app.domain.append import Accepted, Appended, IdempotencyKey
-from app.domain.producer import MAX_EPOCH, MAX_SEQUENCE, ProducerStamp
-from app.domain.record import Record
-from app.domain.topic import check_name
+from app.domain.log.append import (
+    Accepted,
+    Appended,
+    IdempotencyKey,
+)
+from app.domain.log.producer import (
+    MAX_EPOCH,
+    MAX_SEQUENCE,
+    ProducerStamp,
+)
+from app.domain.log.record import Record
+from app.domain.log.topic import check_name
 from app.errors import BadRequest, InvalidRequest, UnsupportedMediaType
 
 router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=WireRoute)

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from app import errors
 from app.api.call import Call, Reply
 from app.api.wire import Description, WireRoute, describe
-from app.domain.topic import check_name
+from app.domain.log.topic import check_name
 from app.errors import UnknownProducerId
 from app.storage.log import producers
 

@@ -18,7 +18,7 @@ from app.api.wire import Description, WireRoute, check_bound, describe
 from app.broker.queues.browse import Seen, browse
 from app.broker.queues.counts import QueueState
 from app.broker.queues.queues import QueueRequest
-from app.domain.queue_config import Ordering, QueueInfo
+from app.domain.queues.queue import Ordering, QueueInfo
 from app.errors import InvalidCursor
 
 router = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=WireRoute)

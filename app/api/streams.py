@@ -14,9 +14,19 @@ from app.api.fetch_query import FetchQuery
 from app.broker.log.stream_reader import SharedPage, StreamOffset
 from app.broker.log.streams import Follower
 from app.broker.waiting.deadline import Deadline
-from app.domain.cursor import Cursor, Place, decode_cursor, encode_cursor, encode_place
-from app.domain.position import Latest, Position, parse_position
-from app.domain.record import StoredRecord
+from app.domain.log.cursor import (
+    Cursor,
+    PartitionCursor,
+    decode_cursor,
+    encode_cursor,
+    encode_partition_cursor,
+)
+from app.domain.log.offset_spec import (
+    Latest,
+    OffsetSpec,
+    parse_offset_spec,
+)
+from app.domain.log.record import StoredRecord
 from app.errors import BrokerError, InvalidRequest
 
 EVENTS = b"text/event-stream"
@@ -75,7 +85,7 @@ class ServerSentEvents:
                 offsets[partition] = record.offset + 1
                 word = encode_cursor(Cursor(spot.topic_id, offsets))
             else:
-                word = encode_place(spot.topic_id, partition, record.offset + 1)
+                word = encode_partition_cursor(spot.topic_id, partition, record.offset + 1)
             parts += (b"id: ", word.encode(), b"\ndata: ", line, b"\n\n")
         return b"".join(parts)
 
@@ -221,9 +231,11 @@ class Stream:
         return known
 
 
-def _start(call: Call, query: FetchQuery, cursor: str | None) -> tuple[Position | Cursor | Place, Position]:
+def _start(
+    call: Call, query: FetchQuery, cursor: str | None
+) -> tuple[OffsetSpec | Cursor | PartitionCursor, OffsetSpec]:
     """Return where a stream starts, and where the partitions do of which that says nothing."""
-    rest = Latest() if query.offset is None else parse_position(query.offset)
+    rest = Latest() if query.offset is None else parse_offset_spec(query.offset)
     if last := call.header(b"last-event-id"):
         return decode_cursor(last.decode("latin-1")), rest
     if cursor is None:
@@ -236,4 +248,4 @@ def _start(call: Call, query: FetchQuery, cursor: str | None) -> tuple[Position 
 def _word(spot: StreamOffset) -> bytes:
     if spot.partition is None:
         return encode_cursor(Cursor(spot.topic_id, list(spot.offsets))).encode()
-    return encode_place(spot.topic_id, spot.partition, spot.offsets[0]).encode()
+    return encode_partition_cursor(spot.topic_id, spot.partition, spot.offsets[0]).encode()

@@ -13,7 +13,12 @@ from app.api.call import Call, Reply
 from app.api.cursors import cursor_after, name_after, page_of
 from app.api.wire import MAX_INT64, Description, WireRoute, describe
 from app.broker.log.topics import TopicRequest, partition_id_of
-from app.domain.topic import CleanupPolicy, TimestampType, TopicConfig, TopicInfo
+from app.domain.log.topic import (
+    CleanupPolicy,
+    TimestampType,
+    TopicConfig,
+    TopicInfo,
+)
 from app.errors import InvalidCursor, InvalidRequest, UnknownTopicOrPartition
 from app.storage.log import offset_lookup
 

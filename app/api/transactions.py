@@ -19,7 +19,7 @@ from app.api.wire import Description, WireRoute, check_records, decode_json, des
 from app.broker.groups.offsets import Committer, OffsetCommit
 from app.broker.log.producer import ProduceRequest
 from app.broker.transactions import TransactionRequest
-from app.domain.append import Appended
+from app.domain.log.append import Appended
 from app.errors import InvalidRequest, UnsupportedMediaType
 
 router = APIRouter(prefix="/v1/transactions", tags=["transactions"], route_class=WireRoute)

@@ -23,9 +23,16 @@ from app.broker.groups.offsets import (
 from app.broker.log.producer import Producer, ProduceRequest
 from app.broker.log.topics import DRAFT, Topics
 from app.broker.waiting.signals import Signals
-from app.domain.append import Append, Appended, IdempotencyKey, KeyId, StoredKey, TopicChanged
-from app.domain.group import Group
-from app.domain.topic import TopicConfig, TopicInfo
+from app.domain.groups.group import Group
+from app.domain.log.append import (
+    Append,
+    Appended,
+    IdempotencyKey,
+    KeyId,
+    StoredKey,
+    TopicVersionChanged,
+)
+from app.domain.log.topic import TopicConfig, TopicInfo
 from app.errors import BrokerError, DiskFull, IdempotencyKeyReused, UnknownTopicOrPartition
 from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
@@ -219,7 +226,7 @@ def _with_ids(append: Append, topic: TopicInfo) -> Append:
 def _append(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Appended]:
     produced = []
     for index, outcome in enumerate(append_all(tx, appends, now_ms) if appends else ()):
-        if isinstance(outcome, TopicChanged | UnknownTopicOrPartition):
+        if isinstance(outcome, TopicVersionChanged | UnknownTopicOrPartition):
             raise TopicGone
         with _naming("produce", index):
             if isinstance(outcome, BrokerError):

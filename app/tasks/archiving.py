@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from app.broker.queues.archiver import archive
 from app.broker.waiting.signals import Signals
-from app.domain.topic import TopicConfig
+from app.domain.log.topic import TopicConfig
 from app.storage.db.engine import Storage
 from app.storage.queues import share_partitions
 from app.storage.queues.delayed_records import SharePartitionKey

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from app.domain.topic import TopicConfig
+from app.domain.log.topic import TopicConfig
 from app.errors import DiskFull
 from app.storage.db.engine import Storage
 from app.storage.log import (

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.api.wire import is_deeper
-from app.domain.record import Record
+from app.domain.log.record import Record
 from app.errors import BrokerError
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ from app.broker.log.page_reader import PageSize
 from app.broker.log.producer import ProduceRequest
 from app.broker.log.topics import TopicRequest
 from app.broker.waiting.deadline import Deadline, monotonic_ms
-from app.domain.group import Subscription, Wish
-from app.domain.record import Record
+from app.domain.groups.group import JoinRequest, Subscription
+from app.domain.log.record import Record
 from app.main import create_app
 from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.api.services import Services
-    from app.domain.group import Group
+    from app.domain.groups.group import Group
     from app.storage.db.engine import Tx
     from app.storage.groups.members import MemberSnapshot
 
@@ -125,9 +125,9 @@ async def parked(services: Services, reads: int = 1) -> None:
     raise AssertionError("nobody waits")
 
 
-def wish(member: str, *topics: str, pattern: str | None = None, **options: Any) -> Wish:
+def wish(member: str, *topics: str, pattern: str | None = None, **options: Any) -> JoinRequest:
     subscription = Subscription(topics or (() if pattern else ("orders",)), pattern)
-    return Wish(member_id=member, subscription=subscription, **options)
+    return JoinRequest(member_id=member, subscription=subscription, **options)
 
 
 def poll_request(

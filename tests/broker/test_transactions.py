@@ -13,9 +13,9 @@ from app.broker.log.producer import ProduceRequest
 from app.broker.log.topics import TopicRequest
 from app.broker.transactions import TransactionRequest, TransactionResult
 from app.broker.waiting.deadline import Deadline
-from app.domain.append import IdempotencyKey
-from app.domain.position import Earliest
-from app.domain.record import Record
+from app.domain.log.append import IdempotencyKey
+from app.domain.log.offset_spec import Earliest
+from app.domain.log.record import Record
 from app.errors import (
     CommitAboveLogEnd,
     FencedMemberEpoch,

@@ -1,4 +1,4 @@
-"""A server program for `test_server.py`: a tiny application behind `app.server.serve`.
+"""A server program for `test_server.py`: a tiny application behind `app.server.uvicorn.serve`.
 
 Arguments: a host, a port, and the limits that differ from the defaults, as JSON. Prints the port when it is
 ready, and `cleaned up` when its lifespan has ended.
@@ -11,7 +11,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from app.server import ProtocolLimits, serve
+from app.server.uvicorn import ProtocolLimits, serve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from app.domain.append import Accepted, Append, Outcome
-from app.domain.record import Record
-from app.domain.topic import TopicConfig
+from app.domain.log.append import (
+    Accepted,
+    Append,
+    AppendOutcome,
+)
+from app.domain.log.record import Record
+from app.domain.log.topic import TopicConfig
 from app.storage.log import offset_lookup, pages, retention, topics
 from app.storage.log.appends import append_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.domain.record import StoredRecord
-    from app.domain.topic import TopicInfo
+    from app.domain.log.record import StoredRecord
+    from app.domain.log.topic import TopicInfo
     from app.storage.db.engine import Storage, Tx
     from app.storage.log.offset_lookup import Extent
     from app.storage.log.pages import Bounds
@@ -63,7 +67,7 @@ class Scribe:
         self.storage.write_now(change)
         return self.find(info.name)
 
-    def judge(self, *appends: Append) -> list[Outcome]:
+    def judge(self, *appends: Append) -> list[AppendOutcome]:
         return self.storage.write_now(append_all, list(appends), self.now_ms)
 
     def append(self, info: TopicInfo, rows: Sequence[Row], partition: int = 0) -> list[int]:

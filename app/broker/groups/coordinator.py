@@ -18,10 +18,14 @@ from app.broker.groups.sessions import Sessions
 from app.broker.log.topics import Topics
 from app.broker.waiting.deadline import monotonic_ms
 from app.broker.waiting.signals import Signals
-from app.domain import assignment
-from app.domain import group as rules
-from app.domain.assignor import Partition
-from app.domain.group import Group, Member, Wish
+from app.domain.groups import assignment
+from app.domain.groups import group as rules
+from app.domain.groups.assignor import Partition
+from app.domain.groups.group import (
+    Group,
+    JoinRequest,
+    Member,
+)
 from app.errors import (
     BrokerError,
     GroupIdNotFound,
@@ -107,7 +111,7 @@ class Coordinator:
         self._looks = count()
         self._ticked = False
 
-    async def join(self, name: str, wish: Wish, *, by_poll: bool = False) -> tuple[MemberSnapshot, bool]:
+    async def join(self, name: str, wish: JoinRequest, *, by_poll: bool = False) -> tuple[MemberSnapshot, bool]:
         """Join, or join again with a new epoch. Return the member and whether it is new.
 
         Args:
@@ -305,20 +309,20 @@ def _standing(changed: GroupChange, member_id: str) -> MemberSnapshot:
     )
 
 
-def _join(tx: Tx, name: str, wish: Wish, limits: Limits, *, by_poll: bool) -> GroupChange:
+def _join(tx: Tx, name: str, wish: JoinRequest, limits: Limits, *, by_poll: bool) -> GroupChange:
     before = load_or_create(tx, name, limits.groups)
     if by_poll and wish.member_id in {member.replaced_member_id for member in before.members.values()}:
         rules.find(before, wish.member_id)
     now_ms = clock.read(tx)
     joined = _assigned(tx, rules.join(before, wish, now_ms, limits.members), now_ms)
     epoch = joined.members[wish.member_id].member_epoch
-    after = rules.beat(joined, wish.member_id, epoch, None, now_ms, released=True)
+    after = rules.heartbeat(joined, wish.member_id, epoch, None, now_ms, released=True)
     return _saved(tx, before, after, now_ms)
 
 
 def _beat(group: Group, now_ms: int, *, beat: Heartbeat, owned: set[Partition] | None) -> Group:
     epoch = rules.find(group, beat.member_id).member_epoch if beat.member_epoch is None else beat.member_epoch
-    return rules.beat(group, beat.member_id, epoch, owned, now_ms, released=beat.released)
+    return rules.heartbeat(group, beat.member_id, epoch, owned, now_ms, released=beat.released)
 
 
 def _change(tx: Tx, name: str, step: Step, first: tuple[str, Before | None] | None = None) -> GroupChange:

@@ -12,10 +12,16 @@ from app.broker.groups.coordinator import (
     refuse,
 )
 from app.broker.log.topics import Topics, partition_id_of
-from app.domain import group as rules
-from app.domain.group import Group, Member
-from app.domain.position import At, Earliest, Last, Latest, Position
-from app.domain.topic import TopicInfo
+from app.domain.groups import group as rules
+from app.domain.groups.group import Group, Member
+from app.domain.log.offset_spec import (
+    At,
+    Earliest,
+    Last,
+    Latest,
+    OffsetSpec,
+)
+from app.domain.log.topic import TopicInfo
 from app.errors import (
     CommitAboveLogEnd,
     InvalidRequest,
@@ -142,7 +148,7 @@ class Offsets:
         return await self._storage.read(_lags, group)
 
     async def reset(
-        self, group: str, topic: str, partitions: Sequence[int] | None, to: Position, *, dry_run: bool
+        self, group: str, topic: str, partitions: Sequence[int] | None, to: OffsetSpec, *, dry_run: bool
     ) -> list[PlannedOffset]:
         """Plan where a group without members is to go on in a topic and, unless it is a dry run, commit that.
 
@@ -275,12 +281,12 @@ def _lags(tx: Tx, name: str) -> list[Lag]:
     return offsets.lags(tx, group.group_id, group.topics)
 
 
-def _plan_only(tx: Tx, name: str, ids: Sequence[int], to: Position) -> list[PlannedOffset]:
+def _plan_only(tx: Tx, name: str, ids: Sequence[int], to: OffsetSpec) -> list[PlannedOffset]:
     group = groups.find(tx, name)
     return _plan(tx, 0 if group is None else group.group_id, ids, to)
 
 
-def _plan(tx: Tx, group_id: int, ids: Sequence[int], to: Position) -> list[PlannedOffset]:
+def _plan(tx: Tx, group_id: int, ids: Sequence[int], to: OffsetSpec) -> list[PlannedOffset]:
     found = offsets.progress(tx, group_id, ids)
     if len(found) < len(ids):
         raise UnknownTopicOrPartition("the topic was deleted")
@@ -288,7 +294,7 @@ def _plan(tx: Tx, group_id: int, ids: Sequence[int], to: Position) -> list[Plann
     return [PlannedOffset(one.bounds.partition, one.committed_offset, resolve(one.bounds)) for one in found]
 
 
-def _resolve(tx: Tx, to: Position, bounds: Bounds) -> int:
+def _resolve(tx: Tx, to: OffsetSpec, bounds: Bounds) -> int:
     first, end = bounds.log_start_offset, bounds.log_end_offset
     match to:
         case Earliest():
@@ -307,7 +313,7 @@ def _resolve(tx: Tx, to: Position, bounds: Bounds) -> int:
 
 
 def _reset(
-    tx: Tx, name: str, info: TopicInfo, ids: Sequence[int], to: Position, max_groups: int
+    tx: Tx, name: str, info: TopicInfo, ids: Sequence[int], to: OffsetSpec, max_groups: int
 ) -> list[PlannedOffset]:
     group = load_or_create(tx, name, max_groups)
     refuse_members(group)

@@ -30,10 +30,10 @@ from app.broker.log.page_reader import PageSize, shares_of
 from app.broker.log.topics import Topics
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals
-from app.domain import group as rules
-from app.domain.assignor import Partition
-from app.domain.group import Member, Wish
-from app.domain.record import StoredRecord
+from app.domain.groups import group as rules
+from app.domain.groups.assignor import Partition
+from app.domain.groups.group import JoinRequest, Member
+from app.domain.log.record import StoredRecord
 from app.errors import ConcurrentRequest, NoOffsetForPartition
 from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
@@ -55,7 +55,7 @@ class PollRequest(NamedTuple):
     """
 
     beat: Heartbeat
-    wish: Wish | None
+    wish: JoinRequest | None
     commits: Sequence[OffsetCommit]
     auto_commit: bool
     size: PageSize

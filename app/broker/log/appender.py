@@ -9,7 +9,11 @@ from collections.abc import Callable
 from functools import partial
 
 from app.broker.waiting.signals import Signals
-from app.domain.append import Accepted, Append, Outcome
+from app.domain.log.append import (
+    Accepted,
+    Append,
+    AppendOutcome,
+)
 from app.errors import (
     BrokerError,
     ConcurrentRequest,
@@ -32,7 +36,7 @@ class _Waiting:
 
     __slots__ = ("append", "outcome", "size_bytes")
 
-    def __init__(self, append: Append, size_bytes: int, outcome: asyncio.Future[Outcome]) -> None:
+    def __init__(self, append: Append, size_bytes: int, outcome: asyncio.Future[AppendOutcome]) -> None:
         self.append = append
         self.size_bytes = size_bytes
         self.outcome = outcome
@@ -72,7 +76,7 @@ class Appender:
         self.requests = 0
         self.transactions = 0
 
-    async def append(self, append: Append, size_bytes: int) -> Outcome:
+    async def append(self, append: Append, size_bytes: int) -> AppendOutcome:
         """Append, and return the outcome once it is on disk.
 
         Args:
@@ -112,7 +116,7 @@ class Appender:
         task = self._storage.submit(append_all, [waiting.append for waiting in batch], self._clock())
         task.add_done_callback(partial(self._finish, lane, batch))
 
-    def _finish(self, lane: _Lane, batch: list[_Waiting], task: asyncio.Future[list[Outcome]]) -> None:
+    def _finish(self, lane: _Lane, batch: list[_Waiting], task: asyncio.Future[list[AppendOutcome]]) -> None:
         error = task.exception()
         if error is None:
             try:
@@ -130,7 +134,7 @@ class Appender:
             self._settle(batch, [UnknownServerError("the append failed; the server's log tells why")])
         self._start(lane)
 
-    def _settle(self, batch: list[_Waiting], outcomes: list[Outcome]) -> None:
+    def _settle(self, batch: list[_Waiting], outcomes: list[AppendOutcome]) -> None:
         touched: set[int] = set()
         for waiting, outcome in zip(batch, outcomes, strict=True):
             self.pending_bytes -= waiting.size_bytes

@@ -21,9 +21,9 @@ from app.broker.log.page_reader import (
 from app.broker.log.topics import Topics, partition_id_of
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals
-from app.domain.cursor import Cursor
-from app.domain.position import At, Position
-from app.domain.topic import TopicInfo
+from app.domain.log.cursor import Cursor
+from app.domain.log.offset_spec import At, OffsetSpec
+from app.domain.log.topic import TopicInfo
 from app.errors import CursorExpired, UnknownTopicOrPartition
 from app.storage.db.engine import Storage, Tx
 
@@ -45,7 +45,7 @@ class Fetcher:
         self,
         topic: str,
         partition: int,
-        position: Position,
+        position: OffsetSpec,
         size: PageSize,
         reset: OffsetReset | None = None,
         deadline: Deadline | None = None,
@@ -59,7 +59,7 @@ class Fetcher:
         shape: Callable[[PartitionPage], T],
         topic: str,
         partition: int,
-        position: Position,
+        position: OffsetSpec,
         size: PageSize,
         reset: OffsetReset | None = None,
         deadline: Deadline | None = None,
@@ -110,7 +110,7 @@ class Fetcher:
     async def fetch_topic(
         self,
         topic: str,
-        start: Position | Cursor,
+        start: OffsetSpec | Cursor,
         size: PageSize,
         reset: OffsetReset | None = None,
         deadline: Deadline | None = None,
@@ -156,7 +156,7 @@ class Fetcher:
         partition_id_of(info, partition)
         return info
 
-    async def _of_cursor(self, topic: str, start: Position | Cursor) -> TopicInfo:
+    async def _of_cursor(self, topic: str, start: OffsetSpec | Cursor) -> TopicInfo:
         if not isinstance(start, Cursor):
             return await self._topics.get(topic)
         return await self._of_id(topic, start.topic_id)
@@ -169,7 +169,7 @@ class Fetcher:
             raise CursorExpired(_GONE)
         return info
 
-    async def _changed(self, old: TopicInfo, start: Position | Cursor, *, resolved: bool) -> TopicInfo:
+    async def _changed(self, old: TopicInfo, start: OffsetSpec | Cursor, *, resolved: bool) -> TopicInfo:
         """Return the topic as it is now: with more partitions, or another one if no read has begun."""
         try:
             info = await self._topics.refresh(old.name)
@@ -194,7 +194,7 @@ def _read(
     shape: Callable[[PartitionPage], T],
     info: TopicInfo,
     partition: int,
-    position: Position,
+    position: OffsetSpec,
     size: PageSize,
     reset: OffsetReset | None,
     *,

@@ -6,10 +6,16 @@ from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heapreplace
 from typing import Literal, NamedTuple
 
-from app.domain.cursor import Cursor
-from app.domain.position import At, Earliest, Last, Latest, Position
-from app.domain.record import StoredRecord
-from app.domain.topic import TopicInfo
+from app.domain.log.cursor import Cursor
+from app.domain.log.offset_spec import (
+    At,
+    Earliest,
+    Last,
+    Latest,
+    OffsetSpec,
+)
+from app.domain.log.record import StoredRecord
+from app.domain.log.topic import TopicInfo
 from app.errors import InvalidCursor, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
 from app.storage.db.engine import Tx
 from app.storage.log import offset_lookup, pages
@@ -72,7 +78,7 @@ def read_partition(
     tx: Tx,
     info: TopicInfo,
     partition: int,
-    position: Position,
+    position: OffsetSpec,
     size: PageSize,
     reset: OffsetReset | None,
     *,
@@ -101,7 +107,7 @@ def read_partition(
 
 
 def read_topic(
-    tx: Tx, info: TopicInfo, start: Position | Cursor, size: PageSize, reset: OffsetReset | None
+    tx: Tx, info: TopicInfo, start: OffsetSpec | Cursor, size: PageSize, reset: OffsetReset | None
 ) -> TopicPage:
     """Return a page of all partitions, merged by time; each with unread records has a share of it.
 
@@ -131,7 +137,7 @@ def read_topic(
     )
 
 
-def _positions(info: TopicInfo, start: Position | Cursor) -> Sequence[Position]:
+def _positions(info: TopicInfo, start: OffsetSpec | Cursor) -> Sequence[OffsetSpec]:
     if not isinstance(start, Cursor):
         return [start] * info.partitions
     if len(start.offsets) > info.partitions:
@@ -140,7 +146,7 @@ def _positions(info: TopicInfo, start: Position | Cursor) -> Sequence[Position]:
     return [At(offset) if offset >= 0 else start.rest for offset in start.offsets] + [start.rest] * added
 
 
-def _resolve(tx: Tx, bounds: Bounds, position: Position, reset: OffsetReset | None) -> int:
+def _resolve(tx: Tx, bounds: Bounds, position: OffsetSpec, reset: OffsetReset | None) -> int:
     """Return the offset of a position; out of the bounds it is reset or refused."""
     first, end = bounds.log_start_offset, bounds.log_end_offset
     match position:

@@ -12,11 +12,20 @@ from app.broker.log.topics import (
     Topics,
     partition_id_of,
 )
-from app.domain.append import Accepted, Append, IdempotencyKey, TopicChanged
-from app.domain.partitioner import partition_for_key
-from app.domain.producer import MAX_EPOCH, ProducerStamp, replay
-from app.domain.record import MAX_TIMESTAMP_AHEAD_MS, Record
-from app.domain.topic import TopicInfo
+from app.domain.log.append import (
+    Accepted,
+    Append,
+    IdempotencyKey,
+    TopicVersionChanged,
+)
+from app.domain.log.partitioner import partition_for_key
+from app.domain.log.producer import (
+    MAX_EPOCH,
+    ProducerStamp,
+    replay,
+)
+from app.domain.log.record import MAX_TIMESTAMP_AHEAD_MS, Record
+from app.domain.log.topic import TopicInfo
 from app.errors import (
     BrokerError,
     InvalidProducerEpoch,
@@ -89,7 +98,7 @@ class Producer:
             outcome = await self._appender.append(append, request.size_bytes)
             if isinstance(outcome, Accepted):
                 return outcome
-            if outcome is append.refusal or not isinstance(outcome, TopicChanged | UnknownTopicOrPartition):
+            if outcome is append.refusal or not isinstance(outcome, TopicVersionChanged | UnknownTopicOrPartition):
                 raise outcome
             self._topics.forget(topic)
         raise ServiceUnavailable("the topic changes too often; try again")

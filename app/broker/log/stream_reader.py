@@ -10,10 +10,10 @@ from app.broker.log.fetcher import Fetcher
 from app.broker.log.page_reader import OffsetReset, PageSize
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals, Watch
-from app.domain.cursor import Cursor
-from app.domain.position import At, Position
-from app.domain.record import StoredRecord
-from app.domain.topic import TopicInfo
+from app.domain.log.cursor import Cursor
+from app.domain.log.offset_spec import At, OffsetSpec
+from app.domain.log.record import StoredRecord
+from app.domain.log.topic import TopicInfo
 from app.errors import BrokerError, CursorExpired, UnknownTopicOrPartition
 
 _PAGE = PageSize(250, 65_536, 1)
@@ -73,7 +73,7 @@ class SharedPage:
 
 
 async def read_of_partition(
-    fetcher: Fetcher, topic: str, topic_id: int | None, partition: int, position: Position, reset: OffsetReset | None
+    fetcher: Fetcher, topic: str, topic_id: int | None, partition: int, position: OffsetSpec, reset: OffsetReset | None
 ) -> SharedPage:
     """Read what is there of a partition. `topic_id` and what is raised are those of `Fetcher.fetch`."""
     page = await fetcher.fetch(topic, partition, position, _PAGE, reset, topic_id=topic_id)
@@ -83,7 +83,7 @@ async def read_of_partition(
 
 
 async def read_of_topic(
-    fetcher: Fetcher, topic: str, start: Position | Cursor, reset: OffsetReset | None
+    fetcher: Fetcher, topic: str, start: OffsetSpec | Cursor, reset: OffsetReset | None
 ) -> SharedPage:
     """Read what is there of a topic. What is raised is that of `Fetcher.fetch_topic`."""
     page, cursor = await fetcher.fetch_topic(topic, start, _PAGE, reset)

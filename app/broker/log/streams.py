@@ -24,8 +24,8 @@ from app.broker.log.stream_reader import (
 )
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals, Watch
-from app.domain.cursor import Cursor, Place
-from app.domain.position import At, Position
+from app.domain.log.cursor import Cursor, PartitionCursor
+from app.domain.log.offset_spec import At, OffsetSpec
 from app.errors import InvalidCursor
 
 _EARLY = 1 / 30
@@ -53,8 +53,8 @@ class Streams:
         self,
         topic: str,
         partition: int | None,
-        start: Position | Cursor | Place,
-        rest: Position,
+        start: OffsetSpec | Cursor | PartitionCursor,
+        rest: OffsetSpec,
         reset: OffsetReset | None,
     ) -> SharedPage:
         """Return the first page of a stream, which may be empty, without any wait.
@@ -70,10 +70,10 @@ class Streams:
             UnknownTopicOrPartition, CursorExpired, InvalidCursor, OffsetBelowLogStart, OffsetAboveLogEnd
         """
         if partition is None:
-            start = start.among_all(rest) if isinstance(start, Place) else start
+            start = start.among_all(rest) if isinstance(start, PartitionCursor) else start
             return await read_of_topic(self._fetcher, topic, start, reset)
         topic_id = None
-        if isinstance(start, Cursor | Place):
+        if isinstance(start, Cursor | PartitionCursor):
             topic_id, start = start.topic_id, _within(start, partition)
         return await read_of_partition(self._fetcher, topic, topic_id, partition, start, reset)
 
@@ -282,7 +282,7 @@ class IntervalTimer:
         self._timer = loop.call_at(first[1], self._tick)
 
 
-def _within(start: Cursor | Place, partition: int) -> Position:
+def _within(start: Cursor | PartitionCursor, partition: int) -> OffsetSpec:
     """Return where a partition goes on.
 
     Raises:

@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from app.broker.queues.share_partition import SharePartition
-from app.domain import queue as rules_of
-from app.domain.append import Accepted, Append
-from app.domain.queue import Entry, Rules
-from app.domain.queue_config import Origin, QueueInfo, with_origin
-from app.domain.record import Record, StoredRecord
-from app.domain.topic import TopicConfig, TopicInfo
+from app.domain.log.append import Accepted, Append
+from app.domain.log.record import Record, StoredRecord
+from app.domain.log.topic import TopicConfig, TopicInfo
+from app.domain.queues import in_flight as rules_of
+from app.domain.queues.in_flight import DeliveryRules, InFlightRecord
+from app.domain.queues.queue import (
+    Origin,
+    QueueInfo,
+    with_origin,
+)
 from app.errors import BrokerError, InvalidRecord, MessageTooLarge, UnknownTopicOrPartition
 from app.storage.db import clock
 from app.storage.db.engine import Tx
@@ -54,7 +58,7 @@ class ArchivePass(NamedTuple):
 
 
 class _ToArchive(NamedTuple):
-    entry: Entry
+    entry: InFlightRecord
     record: StoredRecord
 
 
@@ -136,11 +140,11 @@ def _wait_for_space(tx: Tx, place: SharePartitionKey, window: SharePartitionStat
 
 
 def _to_archive(
-    tx: Tx, share: SharePartition, place: SharePartitionKey, rules: Rules, now_ms: int
+    tx: Tx, share: SharePartition, place: SharePartitionKey, rules: DeliveryRules, now_ms: int
 ) -> tuple[list[_ToArchive], bool]:
     """Return the first records to archive, and whether there are more; those that are gone from the log expire."""
     at_most = AT_ONCE // 2 if share.window.delayed else AT_ONCE
-    found = [entry for entry in share.window.entries.values() if rules_of.is_doomed(entry, rules, now_ms)][:at_most]
+    found = [entry for entry in share.window.entries.values() if rules_of.is_to_archive(entry, rules, now_ms)][:at_most]
     sizes = records_by_offset.sizes(tx, place.partition_id, [entry.offset for entry in found])
     entries = {entry.offset: entry for entry in found if entry.offset in sizes}
     left = {offset: sizes[offset] for offset in entries}

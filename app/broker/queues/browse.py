@@ -6,10 +6,10 @@ import heapq
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from app.domain import queue as rules_of
-from app.domain.queue import Entry, Rules
-from app.domain.queue_config import DeliveryId, QueueInfo
-from app.domain.record import StoredRecord
+from app.domain.log.record import StoredRecord
+from app.domain.queues import in_flight as rules_of
+from app.domain.queues.in_flight import DeliveryRules, InFlightRecord
+from app.domain.queues.queue import DeliveryId, QueueInfo
 from app.storage.db import clock
 from app.storage.db.engine import Tx
 from app.storage.log import pages, records_by_offset
@@ -87,7 +87,7 @@ class _Browser:
         self._window = window
         self._bounds = bounds
         self._now_ms = now_ms
-        self._rules: Rules = queue.config.rules
+        self._rules: DeliveryRules = queue.config.rules
         self._place = SharePartitionKey(queue.queue_id, bounds.partition_id)
 
     def look(self, state: StateName, offset: int, wanted: int) -> Iterator[Seen]:
@@ -151,7 +151,7 @@ class _Browser:
                 yield Seen(self._bounds.partition, record, "available", 0, 0)
             first = page[-1].offset + 1
 
-    def _seen(self, entry: Entry, record: StoredRecord, state: StateName) -> Seen:
+    def _seen(self, entry: InFlightRecord, record: StoredRecord, state: StateName) -> Seen:
         delivery_id = None
         if state == "acquired":
             delivery_id = DeliveryId(self._queue.queue_id, self._bounds.partition, entry.offset, entry.delivery_count)
@@ -159,7 +159,7 @@ class _Browser:
         until_ms = entry.until_ms if entry.until_ms > self._now_ms or state == "archived" else 0
         return Seen(self._bounds.partition, record, state, entry.delivery_count, until_ms, delivery_id, reason)
 
-    def _state(self, entry: Entry) -> StateName:
+    def _state(self, entry: InFlightRecord) -> StateName:
         if rules_of.is_held(entry, self._now_ms):
             return "acquired"
         if rules_of.is_last(entry, self._rules):

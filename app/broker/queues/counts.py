@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from app.domain import queue as rules_of
-from app.domain.queue import Entry, Rules
-from app.domain.queue_config import MAX_COPIES, QueueInfo
+from app.domain.queues import in_flight as rules_of
+from app.domain.queues.in_flight import DeliveryRules, InFlightRecord
+from app.domain.queues.queue import MAX_COPIES, QueueInfo
 from app.storage.db import clock
 from app.storage.db.engine import Tx
 from app.storage.log import pages
@@ -98,7 +98,7 @@ def _nothing_free(
     return True
 
 
-def _any_due(tx: Tx, place: SharePartitionKey, window: SharePartitionState, rules: Rules, now_ms: int) -> bool:
+def _any_due(tx: Tx, place: SharePartitionKey, window: SharePartitionState, rules: DeliveryRules, now_ms: int) -> bool:
     """Return whether a delayed record may be delivered: it is due, and none of its key is before it in the window."""
     first = rules_of.first_of_keys(window.entries.values())
     due = delayed_records.due(tx, place, rules, now_ms, len(first) + 1)
@@ -108,7 +108,7 @@ def _any_due(tx: Tx, place: SharePartitionKey, window: SharePartitionState, rule
 class _Tally:
     """Adds the windows of a queue up."""
 
-    def __init__(self, rules: Rules, now_ms: int) -> None:
+    def __init__(self, rules: DeliveryRules, now_ms: int) -> None:
         self._rules = rules
         self._now_ms = now_ms
         self._oldest_ms: int | None = None
@@ -157,7 +157,7 @@ class _Tally:
             self.copies >= MAX_COPIES,
         )
 
-    def _count(self, entry: Entry) -> None:
+    def _count(self, entry: InFlightRecord) -> None:
         if rules_of.is_held(entry, self._now_ms):
             self.acquired += 1
         elif rules_of.is_last(entry, self._rules):

@@ -17,10 +17,19 @@ from app.broker.queues.delivery_transaction import (
 from app.broker.queues.queues import Queues
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals
-from app.domain.delivery import Acknowledge, Acknowledged, Acknowledgement, Acquire, Acquired, Again, Answer, Request
-from app.domain.queue import Outcome
-from app.domain.queue_config import QueueInfo
-from app.domain.topic import TopicInfo
+from app.domain.log.topic import TopicInfo
+from app.domain.queues.delivery import (
+    Acknowledge,
+    Acknowledged,
+    Acknowledgement,
+    Acquire,
+    Acquired,
+    Again,
+    Answer,
+    Request,
+)
+from app.domain.queues.in_flight import AcknowledgeType
+from app.domain.queues.queue import QueueInfo
 from app.errors import BrokerError, ServiceUnavailable, UnknownServerError
 from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
@@ -118,7 +127,7 @@ class DeliveryBatcher:
         """
         acquired = await self._acquired(name, request, deadline, gone)
         if acquired.deliveries and request.key is None and gone is not None and gone.done():
-            items = [Acknowledgement(each.delivery_id, Outcome.WITHDRAW) for each in acquired.deliveries]
+            items = [Acknowledgement(each.delivery_id, AcknowledgeType.WITHDRAW) for each in acquired.deliveries]
             await self.acknowledge(name, Acknowledge(items))
         return acquired
 

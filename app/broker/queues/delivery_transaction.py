@@ -13,9 +13,15 @@ from app.broker.queues.share_partition import (
     DelayedQuota,
     SharePartition,
 )
-from app.domain import queue as rules_of
-from app.domain.append import IdempotencyKey, KeyId, StoredKey
-from app.domain.delivery import (
+from app.domain.log.append import (
+    IdempotencyKey,
+    KeyId,
+    StoredKey,
+)
+from app.domain.log.record import StoredRecord
+from app.domain.log.topic import TopicInfo
+from app.domain.queues import in_flight as rules_of
+from app.domain.queues.delivery import (
     Acknowledge,
     Acknowledged,
     Acknowledgement,
@@ -27,10 +33,16 @@ from app.domain.delivery import (
     Request,
     Settled,
 )
-from app.domain.queue import Entry, Outcome, State
-from app.domain.queue_config import DeliveryId, QueueInfo, size_of
-from app.domain.record import StoredRecord
-from app.domain.topic import TopicInfo
+from app.domain.queues.in_flight import (
+    AcknowledgeType,
+    InFlightRecord,
+    RecordState,
+)
+from app.domain.queues.queue import (
+    DeliveryId,
+    QueueInfo,
+    size_of,
+)
 from app.errors import BrokerError, IdempotencyKeyReused, InvalidRecordState
 from app.storage.db import clock
 from app.storage.db.engine import Tx
@@ -252,9 +264,11 @@ class DeliveryTransaction:
             entry = share.settle(offset, count, item.outcome, item.delay_ms, self._room)
         except BrokerError as refusal:
             return Settled(refusal.code, refusal.detail)
-        if entry is not None and entry.state in {State.REJECTED, State.EXHAUSTED}:
+        if entry is not None and entry.state in {RecordState.REJECTED, RecordState.EXHAUSTED}:
             self._doomed = True
-        return Settled(locked_until_ms=entry.until_ms if entry is not None and item.outcome is Outcome.RENEW else None)
+        return Settled(
+            locked_until_ms=entry.until_ms if entry is not None and item.outcome is AcknowledgeType.RENEW else None
+        )
 
     def _replay(self, requests: Sequence[Request], answers: dict[int, Answer]) -> dict[int, Acquire]:
         """Answer the acquires whose deliveries are still held under their key; return the others."""
@@ -296,7 +310,7 @@ class DeliveryTransaction:
             found.append(self._delivery(partition, entry, record))
         return Acquired(found, self._now_ms)
 
-    def _delivery(self, partition: int, entry: Entry, record: StoredRecord) -> Delivery:
+    def _delivery(self, partition: int, entry: InFlightRecord, record: StoredRecord) -> Delivery:
         delivery_id = DeliveryId(self._queue_id, partition, entry.offset, entry.delivery_count)
         return Delivery(delivery_id, record, entry.until_ms)
 

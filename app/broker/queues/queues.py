@@ -10,11 +10,26 @@ from msgspec import UNSET, UnsetType
 from app.broker.log.topics import TopicRequest, Topics
 from app.broker.queues.counts import QueueState, describe
 from app.broker.waiting.signals import Signals
-from app.domain import queue as rules_of
-from app.domain.position import At, Earliest, Last, Latest, Position
-from app.domain.queue import Rules
-from app.domain.queue_config import QueueConfig, QueueInfo, check_config, start_of
-from app.domain.topic import TopicInfo, check_name, check_topic_name
+from app.domain.log.offset_spec import (
+    At,
+    Earliest,
+    Last,
+    Latest,
+    OffsetSpec,
+)
+from app.domain.log.topic import (
+    TopicInfo,
+    check_name,
+    check_topic_name,
+)
+from app.domain.queues import in_flight as rules_of
+from app.domain.queues.in_flight import DeliveryRules
+from app.domain.queues.queue import (
+    QueueConfig,
+    QueueInfo,
+    check_config,
+    start_of,
+)
 from app.errors import (
     InvalidQueueConfig,
     InvalidRequest,
@@ -251,7 +266,7 @@ def _create(
     return queues.find(tx, name) if made else None
 
 
-def _start(tx: Tx, bounds: Bounds, position: Position) -> int:
+def _start(tx: Tx, bounds: Bounds, position: OffsetSpec) -> int:
     """Return the offset at which a queue begins; beyond the bounds it is the nearest."""
     first, end = bounds.log_start_offset, bounds.log_end_offset
     match position:
@@ -310,7 +325,7 @@ def _purge(tx: Tx, info: QueueInfo) -> int | None:
 
 
 def _purge_window(
-    tx: Tx, place: SharePartitionKey, window: SharePartitionState, bounds: Bounds, rules: Rules, now_ms: int
+    tx: Tx, place: SharePartitionKey, window: SharePartitionState, bounds: Bounds, rules: DeliveryRules, now_ms: int
 ) -> int:
     """End all records of a window that nobody holds and that are not to be archived anyway."""
     start = max(window.end_offset, bounds.log_start_offset)

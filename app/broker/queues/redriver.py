@@ -8,11 +8,15 @@ from typing import NamedTuple
 from app.broker.log.topics import Topics
 from app.broker.queues.queues import Queues
 from app.broker.waiting.signals import Signals
-from app.domain.append import Accepted, Append
-from app.domain.partitioner import partition_for_key
-from app.domain.queue_config import QueueInfo, origin_of, without_origin
-from app.domain.record import Record, StoredRecord
-from app.domain.topic import TopicInfo
+from app.domain.log.append import Accepted, Append
+from app.domain.log.partitioner import partition_for_key
+from app.domain.log.record import Record, StoredRecord
+from app.domain.log.topic import TopicInfo
+from app.domain.queues.queue import (
+    QueueInfo,
+    origin_of,
+    without_origin,
+)
 from app.errors import BrokerError, DiskFull, MessageTooLarge, ServiceUnavailable, UnknownQueue, UnknownTopicOrPartition
 from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx

@@ -6,10 +6,22 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from app.domain import queue as rules_of
-from app.domain.queue import MAX_IN_FLIGHT, Entry, Look, Outcome, Rules, State
-from app.domain.queue_config import MAX_COPIES, deliver_at_ms, key_hash, size_of
-from app.domain.record import StoredRecord
+from app.domain.log.record import StoredRecord
+from app.domain.queues import in_flight as rules_of
+from app.domain.queues.in_flight import (
+    MAX_IN_FLIGHT,
+    AcknowledgeType,
+    DeliveryRules,
+    InFlightRecord,
+    RecordState,
+    RecordSummary,
+)
+from app.domain.queues.queue import (
+    MAX_COPIES,
+    deliver_at_ms,
+    key_hash,
+    size_of,
+)
 from app.errors import DelayedRecordsLimit
 from app.storage.db.engine import Tx
 from app.storage.log import pages, records_by_offset
@@ -44,7 +56,7 @@ class Candidate(NamedTuple):
     """A record that may be delivered, and the share that it is of."""
 
     share: SharePartition
-    entry: Entry
+    entry: InFlightRecord
     record: StoredRecord
 
 
@@ -57,7 +69,13 @@ class SharePartition:
     """
 
     def __init__(
-        self, tx: Tx, place: SharePartitionKey, window: SharePartitionState, bounds: Bounds, rules: Rules, now_ms: int
+        self,
+        tx: Tx,
+        place: SharePartitionKey,
+        window: SharePartitionState,
+        bounds: Bounds,
+        rules: DeliveryRules,
+        now_ms: int,
     ) -> None:
         self._tx = tx
         self._place = place
@@ -77,7 +95,7 @@ class SharePartition:
         if self.window.delayed and (wanted := [each for each in offsets if each not in self.window.entries]):
             self._copies |= delayed_records.at(self._tx, self._place, wanted)
 
-    def find(self, offset: int) -> Entry | None:
+    def find(self, offset: int) -> InFlightRecord | None:
         """Return the entry of a record that has not ended; of copies, those that were loaded."""
         if (entry := self.window.entries.get(offset)) is not None:
             return entry
@@ -97,8 +115,8 @@ class SharePartition:
         return None if copy is None else copy.record
 
     def settle(
-        self, offset: int, delivery_count: int, outcome: Outcome, delay_ms: int, room: DelayedQuota
-    ) -> Entry | None:
+        self, offset: int, delivery_count: int, outcome: AcknowledgeType, delay_ms: int, room: DelayedQuota
+    ) -> InFlightRecord | None:
         """Do what a holder says of a delivery. Return the record's entry, or None if it has ended.
 
         Raises:
@@ -115,15 +133,15 @@ class SharePartition:
             self.put(new)
         elif rules_of.is_delayed(new, self._now_ms):
             self._delay(new, room)
-        elif new.state == State.AVAILABLE and offset < self.bounds.log_start_offset:
+        elif new.state == RecordState.AVAILABLE and offset < self.bounds.log_start_offset:
             self.lose([offset])
         else:
             self.put(new)
-        if outcome is not Outcome.RENEW:
-            self.stirred |= full or self._rules.by_key or outcome is not Outcome.ACCEPT
+        if outcome is not AcknowledgeType.RENEW:
+            self.stirred |= full or self._rules.by_key or outcome is not AcknowledgeType.ACCEPT
         return new
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: InFlightRecord) -> None:
         """Store a record's new entry."""
         self._dirty = True
         if (copy := self._copies.get(entry.offset)) is not None:
@@ -219,7 +237,7 @@ class SharePartition:
             self._removed[offset] = copy.entry.key_hash
             self.window.delayed -= 1
 
-    def _delay(self, entry: Entry, room: DelayedQuota, record: StoredRecord | None = None) -> None:
+    def _delay(self, entry: InFlightRecord, room: DelayedQuota, record: StoredRecord | None = None) -> None:
         """Move a record out of the window into a row of its own.
 
         Raises:
@@ -253,7 +271,7 @@ class SharePartition:
         self._copies |= delayed_records.at(self._tx, self._place, chosen)
         return [self._copies[offset] for offset in chosen]
 
-    def _first_of_keys(self, wanted: int, room: DelayedQuota) -> list[Entry]:
+    def _first_of_keys(self, wanted: int, room: DelayedQuota) -> list[InFlightRecord]:
         """Return free records that are the first of their key, looking further until there are enough."""
         budget, step = MAX_IN_FLIGHT - len(self.window.entries), max(_FEWEST_LOOKS, 2 * wanted)
         while True:
@@ -270,7 +288,7 @@ class SharePartition:
                 return self._free_by_key(wanted)
             self.window.end_offset, self._dirty = end, True
 
-    def _free_by_key(self, wanted: int) -> list[Entry]:
+    def _free_by_key(self, wanted: int) -> list[InFlightRecord]:
         """Return up to `wanted` free records of the window that are the first of their key."""
         entries = self.window.entries.values()
         copied = self._first_copied(entry.key_hash for entry in entries)
@@ -283,11 +301,13 @@ class SharePartition:
         self._write_copies()
         return delayed_records.first_offsets(self._tx, self._place, hashes)
 
-    def _look(self, limit: int) -> tuple[list[Look], int]:
+    def _look(self, limit: int) -> tuple[list[RecordSummary], int]:
         found, end = share_partitions.keys(self._tx, self.bounds, self.window.end_offset, limit)
-        return [Look(offset, key_hash(key), deliver_at_ms(headers)) for offset, key, headers in found], end
+        return [RecordSummary(offset, key_hash(key), deliver_at_ms(headers)) for offset, key, headers in found], end
 
-    def _admit(self, looks: list[Look], room: DelayedQuota, records: dict[int, StoredRecord] | None = None) -> bool:
+    def _admit(
+        self, looks: list[RecordSummary], room: DelayedQuota, records: dict[int, StoredRecord] | None = None
+    ) -> bool:
         """Take records into the window. Return False if one is delayed and there is no place: it stops there."""
         for entry in rules_of.admit(looks, self._now_ms):
             if rules_of.is_delayed(entry, self._now_ms):
@@ -300,7 +320,7 @@ class SharePartition:
                 self.window.entries[entry.offset] = entry
         return True
 
-    def _with_records(self, chosen: list[Entry], max_bytes: int) -> Iterator[Candidate]:
+    def _with_records(self, chosen: list[InFlightRecord], max_bytes: int) -> Iterator[Candidate]:
         """Yield entries of the window with their records; what compaction took has expired."""
         left = iter(chosen)
         offsets = [entry.offset for entry in chosen]
@@ -313,7 +333,7 @@ class SharePartition:
         for entry in left:
             self._miss(entry)
 
-    def _miss(self, entry: Entry) -> None:
+    def _miss(self, entry: InFlightRecord) -> None:
         """Let go of a record that is gone from the log."""
         self.lose([entry.offset])
         self.unfinished = True
@@ -327,7 +347,7 @@ class SharePartition:
             if not page:
                 self.window.end_offset = self.bounds.log_end_offset
                 return
-            looks = [Look(record.offset, rules_of.KEYLESS, deliver_at_ms(record.headers)) for record in page]
+            looks = [RecordSummary(record.offset, rules_of.KEYLESS, deliver_at_ms(record.headers)) for record in page]
             admitted = self._admit(looks, room, {record.offset: record for record in page})
             for record in page:
                 if (entry := self.window.entries.get(record.offset)) is not None:

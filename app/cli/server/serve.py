@@ -38,7 +38,7 @@ def serve(
     settings = read_settings({name: value for name, value in given.items() if value is not None})
     _log_to_stderr()
     application = _build(settings)
-    from app.server import serve as run_server
+    from app.server.uvicorn import serve as run_server
 
     run_server(
         application.asgi,

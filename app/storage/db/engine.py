@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
 
-from app.domain.append import PartitionEnd, Row
+from app.domain.log.append import PartitionEnd, Row
 from app.errors import BrokerError, DiskFull, LockTimeout, OutcomeUnknown, ServiceUnavailable
 
 P = ParamSpec("P")

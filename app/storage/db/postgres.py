@@ -16,7 +16,7 @@ from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.domain.append import PartitionEnd, Row
+from app.domain.log.append import PartitionEnd, Row
 from app.storage.db.engine import (
     Fault,
     Statement,

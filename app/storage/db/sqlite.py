@@ -20,7 +20,7 @@ from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from app.domain.append import PartitionEnd, Row
+from app.domain.log.append import PartitionEnd, Row
 from app.storage.db.engine import (
     Fault,
     Statement,

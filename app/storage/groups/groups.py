@@ -8,7 +8,12 @@ import msgspec
 from msgspec.structs import replace
 from sqlalchemy import bindparam, case, delete, func, select, update
 
-from app.domain.group import Group, GroupState, Reason, Subscription
+from app.domain.groups.group import (
+    Group,
+    GroupState,
+    Reason,
+    Subscription,
+)
 from app.storage.db.engine import Query, Tx
 from app.storage.db.tables import (
     consumer_groups,

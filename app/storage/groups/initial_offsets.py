@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from app.domain.assignor import Partition
-from app.domain.group import Group
-from app.domain.offset_reset import duration_ms
+from app.domain.groups.assignor import Partition
+from app.domain.groups.group import Group
+from app.domain.groups.offset_reset import duration_ms
 from app.storage.db.engine import Tx
 from app.storage.groups import offsets
 from app.storage.log import offset_lookup, pages

@@ -9,8 +9,12 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import BigInteger, bindparam, select, tuple_, update
 
-from app.domain.assignor import Partition
-from app.domain.group import Group, Member, Wish
+from app.domain.groups.assignor import Partition
+from app.domain.groups.group import (
+    Group,
+    JoinRequest,
+    Member,
+)
 from app.storage.db.clock import now_ms
 from app.storage.db.engine import Query, Tx
 from app.storage.db.tables import consumer_groups, group_members
@@ -19,7 +23,7 @@ _groups, _members = consumer_groups.c, group_members.c
 
 
 class _MemberDetails(msgspec.Struct, frozen=True, array_like=True):
-    wish: Wish
+    wish: JoinRequest
     replaced_member_id: str | None
     previous_epoch: int
     assigned: dict[Partition, int]

@@ -7,8 +7,8 @@ from typing import NamedTuple, TypeVar
 
 from sqlalchemy import and_, bindparam, delete, func, or_, select, tuple_
 
-from app.domain.assignor import Partition
-from app.domain.group import Group
+from app.domain.groups.assignor import Partition
+from app.domain.groups.group import Group
 from app.storage.db import clock
 from app.storage.db.clock import now_ms
 from app.storage.db.engine import Query, Tx

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy import bindparam, delete, exists, func, select, update
 
-from app.domain.assignment import Rebalance, Shape
-from app.domain.group import Group, Subscription
+from app.domain.groups.assignment import Rebalance, Shape
+from app.domain.groups.group import Group, Subscription
 from app.storage.db import clock
 from app.storage.db.engine import Query, Tx
 from app.storage.db.tables import (

@@ -6,7 +6,13 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import bindparam, func, select
 
-from app.domain.append import Append, Batch, Outcome, PartitionEnd, partition_ids_of
+from app.domain.log.append import (
+    Append,
+    AppendBatch,
+    AppendOutcome,
+    PartitionEnd,
+    partition_ids_of,
+)
 from app.storage.db.engine import Query, Tx
 from app.storage.db.tables import (
     OFFSET_BITS,
@@ -55,7 +61,7 @@ _ENDS = Query(
 _KNOWN_ENDS = 10_000
 
 
-def append_all(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Outcome]:
+def append_all(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[AppendOutcome]:
     """Append what the requests ask for and return one outcome per request, in order.
 
     Requests are judged in order against the state as the batch has already changed it. Locks are taken in the
@@ -65,7 +71,7 @@ def append_all(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Outcome]:
     key_ids = sorted({(a.topic_id, a.key.key_hash) for a in appends if a.key is not None})
     fences, states = producers.lock(tx, producer_ids, now_ms) if producer_ids else ({}, {})
     stored = idempotency.claim(tx, key_ids, now_ms) if key_ids else {}
-    batch = Batch(_lock_ends(tx, partition_ids_of(appends)), stored, fences, states, now_ms)
+    batch = AppendBatch(_lock_ends(tx, partition_ids_of(appends)), stored, fences, states, now_ms)
     outcomes = [batch.judge(a) for a in appends]
     if batch.rows:
         tx.dialect.append_records(tx, batch.rows)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import bindparam, delete, func, select, update
 
-from app.domain.topic import TopicConfig
+from app.domain.log.topic import TopicConfig
 from app.storage.db.engine import Tx
 from app.storage.db.tables import (
     OFFSET_BITS,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import bindparam, delete, select, tuple_, update
 
-from app.domain.append import KeyId, StoredKey
+from app.domain.log.append import KeyId, StoredKey
 from app.storage.db.engine import Tx
 from app.storage.db.tables import idempotency_keys as keys
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sqlalchemy import BigInteger, bindparam, select
 
-from app.domain.record import StoredRecord
+from app.domain.log.record import StoredRecord
 from app.storage.db.engine import Query, Tx
 from app.storage.db.tables import (
     OFFSET_BITS,

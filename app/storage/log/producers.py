@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from sqlalchemy import bindparam, delete, select, tuple_
 
-from app.domain.append import ProducerId
-from app.domain.producer import ProducerState, Remembered
+from app.domain.log.append import ProducerId
+from app.domain.log.producer import BatchMetadata, ProducerState
 from app.storage.db.engine import Tx
 from app.storage.db.tables import (
     producer_topics,
@@ -51,7 +51,7 @@ _FORGET_TOPICS = delete(producer_topics).where(producer_topics.c.producer_id.in_
 _FORGET = delete(producers).where(producers.c.producer_id.in_(bindparam("ids", expanding=True)))
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(tuple[Remembered, ...])
+_decoder = msgspec.msgpack.Decoder(tuple[BatchMetadata, ...])
 
 
 def lock(tx: Tx, ids: Sequence[ProducerId], now_ms: int) -> tuple[dict[str, int], dict[ProducerId, ProducerState]]:

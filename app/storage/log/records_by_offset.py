@@ -7,7 +7,7 @@ from itertools import islice
 
 from sqlalchemy import bindparam, select
 
-from app.domain.record import StoredRecord
+from app.domain.log.record import StoredRecord
 from app.storage.db.engine import Query, Tx
 from app.storage.db.tables import OFFSET_BITS, records
 from app.storage.log.appends import size_of_record

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sqlalchemy import BigInteger, and_, bindparam, case, delete, func, select, update
 
-from app.domain.topic import TopicConfig
+from app.domain.log.topic import TopicConfig
 from app.storage.db.engine import Tx
 from app.storage.db.tables import (
     OFFSET_BITS,

@@ -9,7 +9,11 @@ import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from app.domain.topic import TopicConfig, TopicInfo, with_overrides
+from app.domain.log.topic import (
+    TopicConfig,
+    TopicInfo,
+    with_overrides,
+)
 from app.errors import InvalidPartitions
 from app.storage.db.engine import Query, Tx
 from app.storage.db.tables import (

@@ -25,8 +25,13 @@ from sqlalchemy import (
     update,
 )
 
-from app.domain.queue import KEYLESS, Entry, Rules, State
-from app.domain.record import StoredRecord
+from app.domain.log.record import StoredRecord
+from app.domain.queues.in_flight import (
+    KEYLESS,
+    DeliveryRules,
+    InFlightRecord,
+    RecordState,
+)
 from app.storage.db.engine import Tx
 from app.storage.db.tables import delayed_records, queue_partitions
 
@@ -61,7 +66,7 @@ _of_window = (_cells.queue_id == bindparam("queue"), _cells.partition_id == bind
 _heads = (*_of_window, _cells.blocked_by_key == 0)
 _has_passed = _cells.until_ms <= bindparam("now_ms")
 _may_return = _cells.delivery_count < bindparam("max_delivery_count")
-_was_delivered = _cells.state.in_([State.ACQUIRED, State.REJECTED, State.EXHAUSTED])
+_was_delivered = _cells.state.in_([RecordState.ACQUIRED, RecordState.REJECTED, RecordState.EXHAUSTED])
 _heads_and_others = (*_of_window, _cells.blocked_by_key.in_([0, 1]))  # all, by the index
 _soonest = (_cells.until_ms, _cells.offset)
 
@@ -73,20 +78,22 @@ def _soonest_of(*states: tuple[ColumnElement[bool], ...]) -> CompoundSelect[Any]
     return union_all(*parts).order_by("until_ms", "offset").limit(bindparam("at_most"))
 
 
-_DUE = _soonest_of((_cells.state == State.AVAILABLE,), (_cells.state == State.ACQUIRED, _may_return))
+_DUE = _soonest_of((_cells.state == RecordState.AVAILABLE,), (_cells.state == RecordState.ACQUIRED, _may_return))
 _TO_ARCHIVE = _soonest_of(
-    (_cells.state == State.REJECTED,),
-    (_cells.state == State.EXHAUSTED,),
-    (_cells.state == State.ACQUIRED, ~_may_return),
+    (_cells.state == RecordState.REJECTED,),
+    (_cells.state == RecordState.EXHAUSTED,),
+    (_cells.state == RecordState.ACQUIRED, ~_may_return),
 )
 
 
-def _earliest(state: State, *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
+def _earliest(state: RecordState, *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
     return select(func.min(_cells.until_ms)).where(*_heads, _cells.state == state, *conditions).scalar_subquery()
 
 
-_ARCHIVE_AT = select(_earliest(State.REJECTED), _earliest(State.EXHAUSTED), _earliest(State.ACQUIRED, ~_may_return))
-_FREE_AT = select(_earliest(State.AVAILABLE, ~_has_passed), _earliest(State.ACQUIRED, ~_has_passed))
+_ARCHIVE_AT = select(
+    _earliest(RecordState.REJECTED), _earliest(RecordState.EXHAUSTED), _earliest(RecordState.ACQUIRED, ~_may_return)
+)
+_FREE_AT = select(_earliest(RecordState.AVAILABLE, ~_has_passed), _earliest(RecordState.ACQUIRED, ~_has_passed))
 _AT = select(*_COLUMNS).where(*_of_window, _cells.offset.in_(bindparam("offsets", expanding=True)))
 _SUMMARIES = (
     select(*_SUMMARY_COLUMNS)
@@ -97,7 +104,7 @@ _SUMMARIES = (
 _HEADS = select(_cells.key_hash, _cells.offset).where(*_heads, _cells.key_hash.in_(bindparam("hashes", expanding=True)))
 _OLDEST = select(_cells.timestamp_ms).where(*_of_window).order_by(_cells.offset).limit(1)
 _WAITING = select(func.count(), func.coalesce(func.sum(case((_has_passed, 1), else_=0)), 0)).where(
-    *_heads_and_others, _cells.state == State.AVAILABLE
+    *_heads_and_others, _cells.state == RecordState.AVAILABLE
 )
 _DELIVERED = select(_cells.offset, _cells.state, _cells.delivery_count, _cells.until_ms).where(*_heads, _was_delivered)
 _TOTAL = select(func.coalesce(func.sum(queue_partitions.c.delayed), 0)).where(
@@ -106,7 +113,7 @@ _TOTAL = select(func.coalesce(func.sum(queue_partitions.c.delayed), 0)).where(
 _REMOVE = delete(delayed_records).where(*_of_window, _cells.offset == bindparam("at"))
 _REMOVE_WAITING = delete(delayed_records).where(
     *_of_window,
-    or_(_cells.state == State.AVAILABLE, and_(_cells.state == State.ACQUIRED, _may_return, _has_passed)),
+    or_(_cells.state == RecordState.AVAILABLE, and_(_cells.state == RecordState.ACQUIRED, _may_return, _has_passed)),
 )
 _BLOCK_BY_KEY = update(delayed_records).where(*_of_window, _cells.offset == bindparam("at")).values(blocked_by_key=1)
 _same_key = delayed_records.alias("same_key")
@@ -141,14 +148,14 @@ _UNBLOCK_ALL = (
 class DelayedRecord(NamedTuple):
     """A delayed record: its state and all of it."""
 
-    entry: Entry
+    entry: InFlightRecord
     record: StoredRecord
 
 
 class DelayedSummary(NamedTuple):
     """A delayed record's state and the bytes of what there is besides."""
 
-    entry: Entry
+    entry: InFlightRecord
     size_bytes: int
 
 
@@ -164,7 +171,7 @@ class DelayedTotals(NamedTuple):
 
     available: int
     delayed: int
-    delivered: list[Entry]
+    delivered: list[InFlightRecord]
     oldest_ms: int | None
 
 
@@ -185,7 +192,7 @@ def total(tx: Tx, queue_id: int) -> int:
     return int(tx.connection.execute(_TOTAL, {"queue": queue_id}).scalar_one())
 
 
-def due(tx: Tx, place: SharePartitionKey, rules: Rules, now_ms: int, limit: int) -> list[DelayedSummary]:
+def due(tx: Tx, place: SharePartitionKey, rules: DeliveryRules, now_ms: int, limit: int) -> list[DelayedSummary]:
     """Return the outlines of up to `limit` copies that may be delivered now, those due longest first.
 
     Of the copies of a key, only the first.
@@ -197,7 +204,7 @@ def due(tx: Tx, place: SharePartitionKey, rules: Rules, now_ms: int, limit: int)
     return [_summary(row) for row in found]
 
 
-def to_archive(tx: Tx, place: SharePartitionKey, rules: Rules, now_ms: int, limit: int) -> list[DelayedSummary]:
+def to_archive(tx: Tx, place: SharePartitionKey, rules: DeliveryRules, now_ms: int, limit: int) -> list[DelayedSummary]:
     """Return the outlines of up to `limit` copies that are to be archived now."""
     found = tx.connection.execute(
         _TO_ARCHIVE,
@@ -206,7 +213,7 @@ def to_archive(tx: Tx, place: SharePartitionKey, rules: Rules, now_ms: int, limi
     return [_summary(row) for row in found]
 
 
-def archive_at_ms(tx: Tx, place: SharePartitionKey, rules: Rules) -> int | None:
+def archive_at_ms(tx: Tx, place: SharePartitionKey, rules: DeliveryRules) -> int | None:
     """Return when a copy is to be archived, at the earliest, or None."""
     parameters = place.parameters | {"max_delivery_count": rules.max_delivery_count}
     return _earliest_of(tx.connection.execute(_ARCHIVE_AT, parameters).one())
@@ -242,7 +249,7 @@ def totals(tx: Tx, place: SharePartitionKey, now_ms: int) -> DelayedTotals:
     """Count the copies of a window."""
     parameters = place.parameters | {"now_ms": now_ms}
     waiting, available = tx.connection.execute(_WAITING, parameters).one()
-    delivered = [Entry(*row) for row in tx.connection.execute(_DELIVERED, place.parameters)]
+    delivered = [InFlightRecord(*row) for row in tx.connection.execute(_DELIVERED, place.parameters)]
     oldest_ms = tx.connection.execute(_OLDEST, place.parameters).scalar_one_or_none()
     return DelayedTotals(available, waiting - available, delivered, oldest_ms)
 
@@ -285,7 +292,7 @@ def remove(tx: Tx, place: SharePartitionKey, removed: Mapping[int, int]) -> None
         tx.connection.execute(_UNBLOCK_NEXT, [place.parameters | {"hash": each} for each in hashes])
 
 
-def remove_waiting(tx: Tx, place: SharePartitionKey, rules: Rules, now_ms: int) -> int:
+def remove_waiting(tx: Tx, place: SharePartitionKey, rules: DeliveryRules, now_ms: int) -> int:
     """Remove the copies that nobody holds and that are not to be archived. Return how many."""
     parameters = place.parameters | {"now_ms": now_ms, "max_delivery_count": rules.max_delivery_count}
     removed = tx.connection.execute(_REMOVE_WAITING, parameters).rowcount
@@ -301,13 +308,13 @@ def _earliest_of(times: Iterable[int | None]) -> int | None:
 def _delayed_record(row: Sequence[Any]) -> DelayedRecord:
     offset, state, delivery_count, until_ms, key_hash, timestamp_ms, encoding, key, value, headers = row
     return DelayedRecord(
-        Entry(offset, state, delivery_count, until_ms, key_hash),
+        InFlightRecord(offset, state, delivery_count, until_ms, key_hash),
         StoredRecord(offset, timestamp_ms, encoding, key, value, headers, 0),
     )
 
 
 def _summary(row: Sequence[Any]) -> DelayedSummary:
-    return DelayedSummary(Entry(*row[:5]), row[5])
+    return DelayedSummary(InFlightRecord(*row[:5]), row[5])
 
 
 def _row(place: SharePartitionKey, copy: DelayedRecord) -> dict[str, object]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from app.domain.queue_config import QueueConfig, QueueInfo
+from app.domain.queues.queue import QueueConfig, QueueInfo
 from app.storage.db.engine import Tx
 from app.storage.db.tables import (
     delayed_records,

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func, literal, select, union_all, update
 
-from app.domain.queue import Entry
-from app.domain.record import StoredRecord
+from app.domain.log.record import StoredRecord
+from app.domain.queues.in_flight import InFlightRecord
 from app.storage.db import clock
 from app.storage.db.engine import Query, Tx
 from app.storage.db.tables import (
@@ -46,7 +46,7 @@ class SharePartitionState(msgspec.Struct):
 
     partition_id: int
     end_offset: int
-    entries: dict[int, Entry]
+    entries: dict[int, InFlightRecord]
     delayed: int
     accepted: int
     archived: int
@@ -165,7 +165,7 @@ _RECORDS = Query(
     expanding="ids",
 )
 
-_entries = msgspec.msgpack.Decoder(list[Entry])
+_entries = msgspec.msgpack.Decoder(list[InFlightRecord])
 _encode = msgspec.msgpack.Encoder().encode
 _record = partial(tuple.__new__, StoredRecord)
 

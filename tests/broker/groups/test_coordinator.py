@@ -23,7 +23,7 @@ from app.storage.groups import rebalances
 from tests.broker.node import GROUP, SECOND_MS, Node, numbers
 
 if TYPE_CHECKING:
-    from app.domain.group import Group
+    from app.domain.groups.group import Group
 
 pytestmark = pytest.mark.anyio
 

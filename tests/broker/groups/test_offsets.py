@@ -13,8 +13,14 @@ from app.broker.groups.offsets import (
     PlannedOffset,
 )
 from app.broker.log.producer import ProduceRequest
-from app.domain.position import At, Earliest, Last, Latest, Since
-from app.domain.record import Record
+from app.domain.log.offset_spec import (
+    At,
+    Earliest,
+    Last,
+    Latest,
+    Since,
+)
+from app.domain.log.record import Record
 from app.errors import (
     CommitAboveLogEnd,
     FencedInstanceId,
@@ -32,7 +38,7 @@ from app.storage.log import topics as stored_topics
 from tests.broker.node import GROUP, LONG_MS, Node, numbers, seen
 
 if TYPE_CHECKING:
-    from app.domain.position import Position
+    from app.domain.log.offset_spec import OffsetSpec
     from app.storage.db.engine import Tx
 
 pytestmark = pytest.mark.anyio
@@ -267,7 +273,7 @@ async def test_lags_show_every_topic_subscribed_or_committed(node: Node) -> None
      (Since(99), [3, 1])],
     ids=str,
 )  # fmt: skip
-async def test_a_reset_is_planned_and_then_done(node: Node, to: Position, expected: list[int]) -> None:
+async def test_a_reset_is_planned_and_then_done(node: Node, to: OffsetSpec, expected: list[int]) -> None:
     await node.create()
     for partition, timestamp_ms in ((0, 10), (0, 15), (0, 20), (1, 10)):
         await _produce_at(node, partition, timestamp_ms)

@@ -12,7 +12,7 @@ from app.broker.log.page_reader import PageSize
 from app.broker.log.producer import ProduceRequest
 from app.broker.log.topics import TopicRequest
 from app.broker.waiting.deadline import Deadline
-from app.domain.record import Record
+from app.domain.log.record import Record
 from app.errors import (
     FencedInstanceId,
     FencedMemberEpoch,

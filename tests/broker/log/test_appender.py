@@ -12,8 +12,12 @@ from sqlalchemy import event
 
 from app.broker.log.appender import Appender
 from app.broker.log.topics import TopicRequest
-from app.domain.append import Accepted, Append, IdempotencyKey
-from app.domain.record import Record
+from app.domain.log.append import (
+    Accepted,
+    Append,
+    IdempotencyKey,
+)
+from app.domain.log.record import Record
 from app.errors import (
     ConcurrentRequest,
     DiskFull,
@@ -29,8 +33,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from app.api.services import Services
-    from app.domain.append import Outcome
-    from app.domain.topic import TopicInfo
+    from app.domain.log.append import AppendOutcome
+    from app.domain.log.topic import TopicInfo
     from tests.serving import Serve
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +61,7 @@ def append(info: TopicInfo, value: bytes = b"x", partition: int = 0, timestamp_m
     return Append(info.topic_id, info.name, info.version, info.partition_ids, [record], [partition], **options)
 
 
-async def all_of(appender: Appender, *appends: Append) -> list[Outcome | BaseException]:
+async def all_of(appender: Appender, *appends: Append) -> list[AppendOutcome | BaseException]:
     return await asyncio.gather(*(appender.append(each, 10) for each in appends), return_exceptions=True)
 
 

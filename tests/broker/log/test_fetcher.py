@@ -15,13 +15,19 @@ from app.broker.log.page_reader import (
 from app.broker.log.producer import ProduceRequest
 from app.broker.log.topics import TopicRequest
 from app.broker.waiting.deadline import Deadline
-from app.domain.position import At, Earliest, Last, Latest, Since
-from app.domain.record import Record
+from app.domain.log.offset_spec import (
+    At,
+    Earliest,
+    Last,
+    Latest,
+    Since,
+)
+from app.domain.log.record import Record
 from app.errors import CursorExpired, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
 
 if TYPE_CHECKING:
     from app.api.services import Services
-    from app.domain.cursor import Cursor
+    from app.domain.log.cursor import Cursor
     from tests.serving import Serve
 
 pytestmark = pytest.mark.anyio

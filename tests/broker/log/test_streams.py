@@ -17,9 +17,13 @@ from app.broker.log.streams import (
 )
 from app.broker.log.topics import TopicRequest
 from app.broker.waiting.deadline import Deadline
-from app.domain.cursor import Cursor, Place
-from app.domain.position import At, Earliest, Latest
-from app.domain.record import Record
+from app.domain.log.cursor import Cursor, PartitionCursor
+from app.domain.log.offset_spec import (
+    At,
+    Earliest,
+    Latest,
+)
+from app.domain.log.record import Record
 from app.errors import InvalidCursor, OffsetBelowLogStart, ServiceUnavailable, UnknownTopicOrPartition
 
 if TYPE_CHECKING:
@@ -236,18 +240,18 @@ async def test_places_are_good_for_both_kinds_of_stream(node: Node) -> None:
     await node.produce(b"b0", b"b1", partition=1)
     topic_id = (await node.services.topics.get("orders")).topic_id
 
-    async def starts(partition: int | None, start: Cursor | Place, rest: Any = LATEST) -> list[bytes]:
+    async def starts(partition: int | None, start: Cursor | PartitionCursor, rest: Any = LATEST) -> list[bytes]:
         page = await node.streams.start("orders", partition, start, rest, None)
         return sorted(record.value or b"" for _, record in page.records)
 
     assert await starts(0, Cursor(topic_id, [1, 0])) == [b"a1"]
     assert await starts(1, Cursor(topic_id, [1])) == [b"b0", b"b1"]
-    assert await starts(1, Place(topic_id, 1, 1)) == [b"b1"]
-    assert await starts(None, Place(topic_id, 1, 1)) == [b"b1"]
-    assert await starts(None, Place(topic_id, 0, 1)) == [b"a1"]
-    assert await starts(None, Place(topic_id, 0, 1), Earliest()) == [b"a1", b"b0", b"b1"]
+    assert await starts(1, PartitionCursor(topic_id, 1, 1)) == [b"b1"]
+    assert await starts(None, PartitionCursor(topic_id, 1, 1)) == [b"b1"]
+    assert await starts(None, PartitionCursor(topic_id, 0, 1)) == [b"a1"]
+    assert await starts(None, PartitionCursor(topic_id, 0, 1), Earliest()) == [b"a1", b"b0", b"b1"]
     with pytest.raises(InvalidCursor):
-        await starts(0, Place(topic_id, 1, 1))
+        await starts(0, PartitionCursor(topic_id, 1, 1))
 
 
 async def test_a_read_that_nobody_waits_for_is_ended_and_another_may_begin_at_once(node: Node) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from app.broker.log.producer import ProduceRequest
 from app.broker.log.topics import TopicRequest, Topics
-from app.domain.record import Record
-from app.domain.topic import TopicConfig
+from app.domain.log.record import Record
+from app.domain.log.topic import TopicConfig
 from app.errors import UnknownTopicOrPartition
 from app.storage.log import topics
 

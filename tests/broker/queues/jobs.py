@@ -9,9 +9,14 @@ from msgspec import UNSET, UnsetType
 from app.broker.log.producer import ProduceRequest
 from app.broker.queues.counts import QueueState
 from app.broker.queues.queues import QueueRequest
-from app.domain.delivery import Acknowledge, Acknowledgement, Acquire, Delivery
-from app.domain.queue import Outcome
-from app.domain.record import Record
+from app.domain.log.record import Record
+from app.domain.queues.delivery import (
+    Acknowledge,
+    Acknowledgement,
+    Acquire,
+    Delivery,
+)
+from app.domain.queues.in_flight import AcknowledgeType
 from app.storage.log import pages
 from app.tasks.archiving import ArchiveTask as Archiving
 
@@ -37,7 +42,7 @@ async def acquire(node: Node, number: int) -> list[Delivery]:
     return (await node.services.deliveries.acquire("jobs", Acquire(number, 1 << 25))).deliveries
 
 
-async def settle(node: Node, deliveries: list[Delivery], outcome: Outcome, delay_ms: int = 0) -> None:
+async def settle(node: Node, deliveries: list[Delivery], outcome: AcknowledgeType, delay_ms: int = 0) -> None:
     items = [Acknowledgement(each.delivery_id, outcome, delay_ms) for each in deliveries]
     settled = await node.services.deliveries.acknowledge("jobs", Acknowledge(items))
     assert {each.code for each in settled.results} <= {None}

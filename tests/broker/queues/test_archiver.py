@@ -9,7 +9,7 @@ import pytest
 
 from app.broker.log.topics import TopicRequest
 from app.broker.queues.queues import QueueRequest
-from app.domain.queue import Outcome
+from app.domain.queues.in_flight import AcknowledgeType
 from app.errors import DiskFull
 from app.storage.queues import share_partitions
 from tests.broker.node import Node
@@ -26,7 +26,7 @@ from tests.broker.queues.jobs import (
 )
 
 if TYPE_CHECKING:
-    from app.domain.delivery import Delivery
+    from app.domain.queues.delivery import Delivery
 
 pytestmark = pytest.mark.anyio
 
@@ -40,10 +40,10 @@ async def test_archiving_reads_records_by_their_bytes(sqlite_url: str, copied: b
             await node.produce(LARGE)
         held = await acquire(node, 30) + await acquire(node, 30)
         if copied:
-            await settle(node, held, Outcome.RELEASE, 60_000)
+            await settle(node, held, AcknowledgeType.RELEASE, 60_000)
             await come_due(node)
             held = await acquire(node, 64) + await acquire(node, 64)
-        await settle(node, held, Outcome.REJECT)
+        await settle(node, held, AcknowledgeType.REJECT)
         del held
         tracemalloc.start()
 
@@ -60,9 +60,9 @@ async def test_archiving_goes_on_until_nothing_is_left(node: Node) -> None:
     await create(node, "dead")
     await node.produce(*(b"%d" % number for number in range(250)))
     held = await acquire(node, 250)
-    await settle(node, held[:120], Outcome.RELEASE, 60_000)
+    await settle(node, held[:120], AcknowledgeType.RELEASE, 60_000)
     await come_due(node)
-    await settle(node, held[120:] + await acquire(node, 64) + await acquire(node, 64), Outcome.REJECT)
+    await settle(node, held[120:] + await acquire(node, 64) + await acquire(node, 64), AcknowledgeType.REJECT)
 
     await archive(node)
 
@@ -73,7 +73,7 @@ async def hold(node: Node, number: int, *, copied: bool) -> list[Delivery]:
     """Acquire records; `copied` ones have been delayed before, each into a row of its own."""
     held = await acquire(node, number)
     if copied:
-        await settle(node, held, Outcome.RELEASE, 60_000)
+        await settle(node, held, AcknowledgeType.RELEASE, 60_000)
         await come_due(node)
         held = await acquire(node, number)
     return held
@@ -97,7 +97,7 @@ async def test_on_a_full_disk_dead_letters_wait_for_space_and_nobody_gets_the_re
     await node.produce(b"1", b"2", b"3")
     held = await hold(node, 3, copied=copied)
     disk = node.storage._space = FullDisk()
-    await settle(node, held, Outcome.REJECT)
+    await settle(node, held, AcknowledgeType.REJECT)
 
     await archive(node)
 
@@ -114,7 +114,7 @@ async def test_on_a_full_disk_archiving_without_dead_letters_goes_on(node: Node)
     await create(node)
     await node.produce(b"1")
     node.storage._space = FullDisk()
-    await settle(node, await acquire(node, 1), Outcome.REJECT)
+    await settle(node, await acquire(node, 1), AcknowledgeType.REJECT)
 
     await archive(node)
 
@@ -127,14 +127,14 @@ async def test_a_refusal_is_told_until_its_record_has_ended(node: Node, copied: 
     await create(node, "dead")
     await node.produce(b'"a long one"', b"2", b"3")
     held = await hold(node, 3, copied=copied)
-    await settle(node, held, Outcome.REJECT)
+    await settle(node, held, AcknowledgeType.REJECT)
 
     await archive(node)
 
     assert ((await state(node)).archived, (await state(node)).delayed) == (2, 1)
     assert "max_message_bytes of dead is 10" in str((await state(node)).dead_letter_error)
     await node.produce(b"4")
-    await settle(node, await acquire(node, 1), Outcome.REJECT)
+    await settle(node, await acquire(node, 1), AcknowledgeType.REJECT)
     await archive(node)
     assert "max_message_bytes of dead is 10" in str((await state(node)).dead_letter_error)
 
@@ -162,7 +162,7 @@ async def change(node: Node, words: str) -> None:
 async def test_on_a_full_disk_nothing_is_redriven(node: Node) -> None:
     await create(node, "dead")
     await node.produce(b"1", b"2")
-    await settle(node, await acquire(node, 2), Outcome.REJECT)
+    await settle(node, await acquire(node, 2), AcknowledgeType.REJECT)
     await archive(node)
     disk = node.storage._space = FullDisk()
 

@@ -7,8 +7,8 @@ import tracemalloc
 import pytest
 
 from app.broker.queues.browse import StateName, browse
-from app.domain.delivery import Acquire
-from app.domain.queue import Outcome
+from app.domain.queues.delivery import Acquire
+from app.domain.queues.in_flight import AcknowledgeType
 from tests.broker.node import Node
 from tests.broker.queues.jobs import (
     LARGE,
@@ -46,7 +46,7 @@ async def test_pages_that_are_cut_by_their_bytes_go_on(node: Node, state: StateN
     if state != "available":
         held = await acquire(node, 10)
         if state == "delayed":
-            await settle(node, held, Outcome.RELEASE, 60_000)
+            await settle(node, held, AcknowledgeType.RELEASE, 60_000)
 
     assert await seen(node, state, 100) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert await seen(node, state, 3) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
@@ -55,7 +55,7 @@ async def test_pages_that_are_cut_by_their_bytes_go_on(node: Node, state: StateN
 async def test_archived_records_that_retention_took_do_not_end_the_list(node: Node) -> None:
     await create(node)
     await node.produce(*(b"%d" % number for number in range(50)))
-    await settle(node, await acquire(node, 50), Outcome.REJECT)
+    await settle(node, await acquire(node, 50), AcknowledgeType.REJECT)
     await archive(node)
 
     await node.services.topics.delete_before("orders", 0, 20)
@@ -68,12 +68,12 @@ async def test_records_of_all_places_come_in_order_of_their_offsets(node: Node) 
     await node.produce(*(b"%d" % number for number in range(30)))
     held = await acquire(node, 20)
     info = await node.services.queues.get("jobs")
-    await settle(node, held[5:10], Outcome.RELEASE, 60_000)
+    await settle(node, held[5:10], AcknowledgeType.RELEASE, 60_000)
     await come_due(node)
-    await settle(node, held[:3], Outcome.RELEASE)
-    await settle(node, held[12:14], Outcome.REJECT)
+    await settle(node, held[:3], AcknowledgeType.RELEASE)
+    await settle(node, held[12:14], AcknowledgeType.REJECT)
     await archive(node)
-    await settle(node, held[10:12], Outcome.REJECT)
+    await settle(node, held[10:12], AcknowledgeType.REJECT)
 
     assert joined(await seen(node, "available", 4)) == [0, 1, 2, *range(5, 10), *range(20, 30)]
     assert joined(await seen(node, "acquired", 4)) == [3, 4, *range(14, 20)]
@@ -90,7 +90,7 @@ async def test_looking_reads_little_more_than_it_answers(sqlite_url: str, state:
             await node.produce(LARGE)
         held = await acquire(node, 20) + await acquire(node, 20)
         if state == "delayed":
-            await settle(node, held, Outcome.RELEASE, 60_000)
+            await settle(node, held, AcknowledgeType.RELEASE, 60_000)
         del held
         info = await node.services.queues.get("jobs")
         tracemalloc.start()
@@ -110,7 +110,7 @@ async def test_an_acquire_reads_little_more_than_it_asks_for(sqlite_url: str, de
         await create(node)
         for _ in range(40):
             await node.produce(LARGE)
-        await settle(node, await acquire(node, 20) + await acquire(node, 20), Outcome.RELEASE, delay_ms)
+        await settle(node, await acquire(node, 20) + await acquire(node, 20), AcknowledgeType.RELEASE, delay_ms)
         await come_due(node)
         tracemalloc.start()
 

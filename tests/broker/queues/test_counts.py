@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.queue import Outcome
+from app.domain.queues.in_flight import AcknowledgeType
 from tests.broker.node import Node
 from tests.broker.queues.jobs import (
     FAR_MS,
@@ -29,7 +29,7 @@ async def test_delayed_records_that_come_due_behind_held_ones_are_blocked(node: 
 
     assert await acquire(node, 4) == []
     assert ((await state(node)).available, (await state(node)).blocked) == (2, True)
-    await settle(node, held[:1], Outcome.ACCEPT)
+    await settle(node, held[:1], AcknowledgeType.ACCEPT)
     assert (await state(node)).blocked is False
     assert len(await acquire(node, 4)) == 1
     assert (await state(node)).blocked is True

@@ -12,9 +12,14 @@ from app.broker.log.topics import TopicRequest
 from app.broker.queues.delivery_batcher import DeliveryBatcher
 from app.broker.queues.delivery_transaction import DeliveryBatch, deliver
 from app.broker.queues.queues import QueueRequest
-from app.domain.delivery import Acknowledge, Acknowledgement, Acquire, Acquired
-from app.domain.queue import Outcome
-from app.domain.record import Record
+from app.domain.log.record import Record
+from app.domain.queues.delivery import (
+    Acknowledge,
+    Acknowledgement,
+    Acquire,
+    Acquired,
+)
+from app.domain.queues.in_flight import AcknowledgeType
 from app.errors import ServiceUnavailable
 from app.storage.db.opening import open_storage
 from app.storage.queues import share_partitions
@@ -55,7 +60,7 @@ async def test_requests_that_arrive_while_a_transaction_runs_share_the_next_one(
     ids = [answer.deliveries[0].delivery_id for answer in answers]
     assert len(set(ids)) == 50
     assert (services.deliveries.requests, services.deliveries.transactions) == (50, 2)
-    items = [Acknowledge([Acknowledgement(each, Outcome.ACCEPT)]) for each in ids]
+    items = [Acknowledge([Acknowledgement(each, AcknowledgeType.ACCEPT)]) for each in ids]
     settled = await asyncio.gather(*(services.deliveries.acknowledge("jobs", each) for each in items))
     assert {result.code for answer in settled for result in answer.results} == {None}
 
@@ -156,7 +161,7 @@ async def test_an_acquire_beside_an_acknowledgement_takes_from_the_partition_who
         batch = DeliveryBatch(queue, topic, [Acknowledge(held), ONE], turn, wait=False)
         _, acquired = (await services.storage.write(deliver, batch)).answers
         assert isinstance(acquired, Acquired)
-        held = [Acknowledgement(each.delivery_id, Outcome.ACCEPT) for each in acquired.deliveries]
+        held = [Acknowledgement(each.delivery_id, AcknowledgeType.ACCEPT) for each in acquired.deliveries]
         seen += [each.delivery_id.partition for each in acquired.deliveries]
 
     assert seen == [0, 1, 0, 1, 0, 1]

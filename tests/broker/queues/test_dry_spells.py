@@ -13,17 +13,21 @@ from app.broker.log.producer import ProduceRequest
 from app.broker.queues import share_partition
 from app.broker.queues.archiver import archive
 from app.broker.queues.queues import QueueRequest
-from app.domain.append import IdempotencyKey
-from app.domain.delivery import Acknowledge, Acknowledgement, Acquire
-from app.domain.queue import Outcome
-from app.domain.record import Record
-from app.domain.topic import TopicConfig
+from app.domain.log.append import IdempotencyKey
+from app.domain.log.record import Record
+from app.domain.log.topic import TopicConfig
+from app.domain.queues.delivery import (
+    Acknowledge,
+    Acknowledgement,
+    Acquire,
+)
+from app.domain.queues.in_flight import AcknowledgeType
 from app.storage.db.tables import OFFSET_BITS
 from app.storage.queues import share_partitions
 from app.storage.queues.delayed_records import SharePartitionKey
 
 if TYPE_CHECKING:
-    from app.domain.delivery import Delivery
+    from app.domain.queues.delivery import Delivery
     from app.storage.db.engine import Tx
     from tests.broker.node import Node
 
@@ -52,7 +56,7 @@ async def acquire(node: Node, most: int = 1, max_bytes: int = 1 << 20, **options
     return (await node.services.deliveries.acquire("jobs", Acquire(most, max_bytes, **options))).deliveries  # type: ignore[arg-type] # as its fields
 
 
-async def settle(node: Node, deliveries: list[Delivery], outcome: Outcome) -> None:
+async def settle(node: Node, deliveries: list[Delivery], outcome: AcknowledgeType) -> None:
     items = [Acknowledgement(each.delivery_id, outcome) for each in deliveries]
     await node.services.deliveries.acknowledge("jobs", Acknowledge(items))
 
@@ -75,7 +79,7 @@ async def test_more_delayed_records_than_one_look_takes_hide_nothing(node: Node,
 async def test_what_compaction_took_is_passed_over(node: Node, ordering: str) -> None:
     await create(node, ordering=ordering)
     await produce(node, b"a", b"b", b"c", b"d")
-    await settle(node, await acquire(node, 4), Outcome.RELEASE)
+    await settle(node, await acquire(node, 4), AcknowledgeType.RELEASE)
     topic = await node.services.topics.get("orders")
 
     def compact(tx: Tx) -> None:
@@ -130,7 +134,7 @@ async def test_a_rejected_record_that_retention_passes_still_gets_its_dead_lette
     await produce(node, b"a", b"b")
     held = await acquire(node, 2)
     await node.services.topics.delete_before("orders", 0, 2)
-    await settle(node, held, Outcome.REJECT)
+    await settle(node, held, AcknowledgeType.REJECT)
     info = await node.services.queues.get("jobs")
     (partition_id,) = (await node.services.topics.get("orders")).partition_ids
 
@@ -144,7 +148,7 @@ async def test_a_lower_max_delivery_count_archives_what_has_had_as_many(node: No
     await create(node, max_delivery_count=5, lock_duration_ms=1_000)
     await produce(node, b"a")
     for _ in range(2):
-        await settle(node, await acquire(node), Outcome.RELEASE)
+        await settle(node, await acquire(node), AcknowledgeType.RELEASE)
     (held,) = await acquire(node)
     info = await node.services.queues.change("jobs", QueueRequest(None, {"max_delivery_count": 2}))
     (partition_id,) = (await node.services.topics.get("orders")).partition_ids
@@ -174,5 +178,5 @@ async def test_what_has_a_key_is_not_given_back_since_its_client_may_hold_it_by_
 
     assert offsets(again.deliveries) == [0]
     assert await acquire(node) == []
-    done = Acknowledge([Acknowledgement(again.deliveries[0].delivery_id, Outcome.ACCEPT)])
+    done = Acknowledge([Acknowledgement(again.deliveries[0].delivery_id, AcknowledgeType.ACCEPT)])
     assert [each.code for each in (await node.services.deliveries.acknowledge("jobs", done)).results] == [None]

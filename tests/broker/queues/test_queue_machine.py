@@ -21,9 +21,21 @@ from hypothesis.stateful import (
 from app.broker.queues.archiver import archive
 from app.broker.queues.counts import QueueState, describe
 from app.broker.queues.delivery_transaction import DeliveryBatch, deliver
-from app.domain.delivery import Acknowledge, Acknowledged, Acknowledgement, Acquire, Acquired, Again
-from app.domain.queue import Outcome
-from app.domain.queue_config import DeliveryId, QueueConfig, QueueInfo, origin_of
+from app.domain.queues.delivery import (
+    Acknowledge,
+    Acknowledged,
+    Acknowledgement,
+    Acquire,
+    Acquired,
+    Again,
+)
+from app.domain.queues.in_flight import AcknowledgeType
+from app.domain.queues.queue import (
+    DeliveryId,
+    QueueConfig,
+    QueueInfo,
+    origin_of,
+)
 from app.storage.queues import queues
 from app.storage.queues.delayed_records import SharePartitionKey
 from tests.storage.scribe import DEFAULTS, NOW_MS, Row, Scribe, request
@@ -113,12 +125,20 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.deliveries)
     @rule(
         data=st.data(),
-        outcome=st.sampled_from([Outcome.ACCEPT, Outcome.RELEASE, Outcome.REJECT, Outcome.RENEW, Outcome.WITHDRAW]),
+        outcome=st.sampled_from(
+            [
+                AcknowledgeType.ACCEPT,
+                AcknowledgeType.RELEASE,
+                AcknowledgeType.REJECT,
+                AcknowledgeType.RENEW,
+                AcknowledgeType.WITHDRAW,
+            ]
+        ),
         delay_ms=st.sampled_from([0, 0, 400, 4_000]),
     )
-    def acknowledge(self, data: Any, outcome: Outcome, delay_ms: int) -> None:
+    def acknowledge(self, data: Any, outcome: AcknowledgeType, delay_ms: int) -> None:
         delivery_id = data.draw(st.sampled_from(self.deliveries))
-        delay_ms = delay_ms if outcome is Outcome.RELEASE else 0
+        delay_ms = delay_ms if outcome is AcknowledgeType.RELEASE else 0
         self.settle(delivery_id, outcome, delay_ms)
 
     @rule(milliseconds=st.sampled_from([1, 300, 999, 1_000, 6_000]))
@@ -162,7 +182,7 @@ class Machine(RuleBasedStateMachine):
             self.archive()
             taken = self.take(50, None)
             for delivery_id in taken:
-                self.settle(delivery_id, Outcome.ACCEPT, 0)
+                self.settle(delivery_id, AcknowledgeType.ACCEPT, 0)
             if not taken:
                 break
         state = self.state()
@@ -195,7 +215,7 @@ class Machine(RuleBasedStateMachine):
             self.deliveries.append(delivery_id)
         return [each.delivery_id for each in answer.deliveries]
 
-    def settle(self, delivery_id: DeliveryId, outcome: Outcome, delay_ms: int) -> None:
+    def settle(self, delivery_id: DeliveryId, outcome: AcknowledgeType, delay_ms: int) -> None:
         answer = self.deliver(Acknowledge([Acknowledgement(delivery_id, outcome, delay_ms)]))
         assert isinstance(answer, Acknowledged)
         job = self.jobs[delivery_id.partition, delivery_id.offset]
@@ -204,14 +224,14 @@ class Machine(RuleBasedStateMachine):
         if live:
             self.note_settled(job, outcome, delay_ms)
 
-    def note_settled(self, job: Job, outcome: Outcome, delay_ms: int) -> None:
-        if outcome is Outcome.RENEW:
+    def note_settled(self, job: Job, outcome: AcknowledgeType, delay_ms: int) -> None:
+        if outcome is AcknowledgeType.RENEW:
             job.until_ms = max(job.until_ms, self.now_ms + LOCK_MS)
             return
         job.held = False
-        if outcome is Outcome.ACCEPT:
+        if outcome is AcknowledgeType.ACCEPT:
             job.end = "accepted"
-        elif outcome is Outcome.REJECT or (outcome is Outcome.RELEASE and job.count >= LIMIT):
+        elif outcome is AcknowledgeType.REJECT or (outcome is AcknowledgeType.RELEASE and job.count >= LIMIT):
             job.doomed = True
         else:
             job.until_ms = self.now_ms + delay_ms

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.domain.append import PartitionEnd
+from app.domain.log.append import PartitionEnd
 from app.errors import DiskFull
 from app.storage.db.opening import open_storage
 from app.storage.db.sqlite import DatabaseInUse

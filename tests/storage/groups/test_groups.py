@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import event
 
-from app.domain import assignment
-from app.domain import group as rules
-from app.domain.assignment import Rebalance
-from app.domain.group import Group, Subscription, Wish
+from app.domain.groups import assignment
+from app.domain.groups import group as rules
+from app.domain.groups.assignment import Rebalance
+from app.domain.groups.group import (
+    Group,
+    JoinRequest,
+    Subscription,
+)
 from app.storage.db import clock
 from app.storage.db.opening import open_storage
 from app.storage.groups import (
@@ -29,8 +33,8 @@ if TYPE_CHECKING:
 NOW_MS = 1_700_000_000_000
 
 
-def wish(name: str, *topics: str, pattern: str | None = None) -> Wish:
-    return Wish(member_id=name, subscription=Subscription(topics or ("orders",), pattern), client_id="é\0")
+def wish(name: str, *topics: str, pattern: str | None = None) -> JoinRequest:
+    return JoinRequest(member_id=name, subscription=Subscription(topics or ("orders",), pattern), client_id="é\0")
 
 
 def create(storage: Storage, name: str = "billing", *member_ids: str) -> Group:

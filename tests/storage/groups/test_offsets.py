@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from app.domain.group import Group
+from app.domain.groups.group import Group
 from app.storage.db import clock
 from app.storage.groups import offsets
 from app.storage.groups.offsets import Commit
 from tests.storage.scribe import NOW_MS, Row, Scribe
 
 if TYPE_CHECKING:
-    from app.domain.topic import TopicInfo
+    from app.domain.log.topic import TopicInfo
     from app.storage.db.engine import Storage
 
 GROUP_ID = 5

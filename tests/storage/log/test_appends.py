@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from app.domain.topic import TopicConfig
+from app.domain.log.topic import TopicConfig
 from app.storage.db.opening import open_storage
 from app.storage.log import (
     compaction,
@@ -22,7 +22,7 @@ from tests.storage.scribe import Row, Scribe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.domain.record import StoredRecord
+    from app.domain.log.record import StoredRecord
     from app.storage.db.engine import Storage, Tx
     from app.storage.log.pages import Bounds
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 import psycopg
 import pytest
 
-from app.domain.append import Accepted, IdempotencyKey
-from app.domain.producer import ProducerStamp
+from app.domain.log.append import Accepted, IdempotencyKey
+from app.domain.log.producer import ProducerStamp
 from app.errors import LockTimeout, UnknownTopicOrPartition
 from app.storage.db.opening import open_storage
 from app.storage.log import topics
@@ -19,7 +19,7 @@ from tests.storage.scribe import DEFAULTS, NOW_MS, Row, Scribe, request
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from app.domain.append import Append, Outcome
+    from app.domain.log.append import Append, AppendOutcome
     from app.storage.db.engine import Storage, Tx
 
 T = TypeVar("T")
@@ -39,11 +39,13 @@ def nodes(migrated_postgres_url: str) -> Iterator[tuple[Scribe, Scribe]]:
     second.close()
 
 
-def held_up(node: Scribe, hold: Callable[[Tx], T], *others: Callable[[], Outcome]) -> tuple[T, list[Outcome]]:
+def held_up(
+    node: Scribe, hold: Callable[[Tx], T], *others: Callable[[], AppendOutcome]
+) -> tuple[T, list[AppendOutcome]]:
     """Do `hold` in a transaction that commits only when all the others wait for it; return what all give."""
     with ThreadPoolExecutor(len(others)) as pool:
 
-        def both(tx: Tx) -> tuple[T, list[Future[Outcome]]]:
+        def both(tx: Tx) -> tuple[T, list[Future[AppendOutcome]]]:
             held, futures = hold(tx), []
             for number, other in enumerate(others, 1):
                 futures.append(pool.submit(other))
@@ -63,11 +65,11 @@ def wait_for_waiters(tx: Tx, number: int) -> None:
     raise AssertionError("nobody waits")
 
 
-def appending(*appends: Append, now_ms: int = NOW_MS) -> Callable[[Tx], Outcome]:
+def appending(*appends: Append, now_ms: int = NOW_MS) -> Callable[[Tx], AppendOutcome]:
     return lambda tx: append_all(tx, list(appends), now_ms)[0]
 
 
-def duplicate(outcome: Outcome) -> bool:
+def duplicate(outcome: AppendOutcome) -> bool:
     assert isinstance(outcome, Accepted)
     return outcome.duplicate
 
@@ -199,7 +201,7 @@ def test_a_lock_not_to_be_had_in_time_is_refused_and_writes_nothing(nodes: tuple
     first, second = nodes
     info = first.create()
 
-    def impatient(tx: Tx) -> list[Outcome]:
+    def impatient(tx: Tx) -> list[AppendOutcome]:
         tx.connection.exec_driver_sql("SET LOCAL lock_timeout = '50ms'")
         return append_all(tx, [request(info, [Row()])], NOW_MS)
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.domain.topic import TopicConfig
+from app.domain.log.topic import TopicConfig
 from app.storage.log import compaction
 from tests.storage.scribe import NOW_MS, Row, Scribe
 
 if TYPE_CHECKING:
-    from app.domain.topic import TopicInfo
+    from app.domain.log.topic import TopicInfo
     from app.storage.db.engine import Storage
 
 DAY_MS = 86_400_000

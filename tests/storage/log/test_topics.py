@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.domain.append import Accepted, IdempotencyKey, TopicChanged
-from app.domain.producer import ProducerStamp
-from app.domain.topic import TopicConfig
+from app.domain.log.append import (
+    Accepted,
+    IdempotencyKey,
+    TopicVersionChanged,
+)
+from app.domain.log.producer import ProducerStamp
+from app.domain.log.topic import TopicConfig
 from app.errors import UnknownTopicOrPartition
 from app.storage.log import (
     compaction,
@@ -96,7 +100,7 @@ def test_an_append_prepared_for_an_older_version_is_to_be_prepared_again(scribe:
 
     (outcome,) = scribe.judge(request(old, [Row()]))
 
-    assert outcome == TopicChanged()
+    assert outcome == TopicVersionChanged()
     assert (new.partitions, new.partition_ids[0], new.config.cleanup_policy) == (3, old.partition_ids[0], "compact")
     assert scribe.values(new) == {}
 

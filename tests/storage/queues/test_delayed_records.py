@@ -9,8 +9,13 @@ from alembic import command
 from alembic.config import Config
 from hypothesis import HealthCheck, given, settings
 
-from app.domain.queue import KEYLESS, Entry, Rules, State
-from app.domain.record import StoredRecord
+from app.domain.log.record import StoredRecord
+from app.domain.queues.in_flight import (
+    KEYLESS,
+    DeliveryRules,
+    InFlightRecord,
+    RecordState,
+)
 from app.storage.db import schema
 from app.storage.queues import delayed_records
 from app.storage.queues.delayed_records import DelayedRecord, SharePartitionKey
@@ -19,16 +24,16 @@ if TYPE_CHECKING:
     from app.storage.db.engine import Storage, Tx
 
 PLACE = SharePartitionKey(7, 3)
-BY_KEY = Rules(lock_duration_ms=1_000, max_delivery_count=5, by_key=True)
+BY_KEY = DeliveryRules(lock_duration_ms=1_000, max_delivery_count=5, by_key=True)
 NOW_MS = 1_000
 UNTILS = st.sampled_from([0, NOW_MS, NOW_MS + 1])
 COPIES = st.dictionaries(st.integers(0, 12), st.tuples(st.sampled_from([KEYLESS, 11, 22]), UNTILS), max_size=6)
 STEPS = st.lists(st.tuples(COPIES, st.sets(st.integers(0, 12)), st.booleans()), min_size=1, max_size=6)
 
 
-def copy(offset: int, key_hash: int, until_ms: int, state: State = State.AVAILABLE) -> DelayedRecord:
+def copy(offset: int, key_hash: int, until_ms: int, state: RecordState = RecordState.AVAILABLE) -> DelayedRecord:
     return DelayedRecord(
-        Entry(offset, state, int(state), until_ms, key_hash), StoredRecord(offset, 1, 0, None, b"1", None, 0)
+        InFlightRecord(offset, state, int(state), until_ms, key_hash), StoredRecord(offset, 1, 0, None, b"1", None, 0)
     )
 
 
@@ -37,7 +42,7 @@ def marks(tx: Tx) -> dict[int, int]:
     return {row[0]: row[1] for row in tx.connection.exec_driver_sql(statement)}
 
 
-def blocked_by_key(entries: dict[int, Entry]) -> dict[int, int]:
+def blocked_by_key(entries: dict[int, InFlightRecord]) -> dict[int, int]:
     """Return what the marks must be."""
     return {
         offset: int(
@@ -54,7 +59,7 @@ def test_all_but_the_first_of_a_key_are_behind(
 ) -> None:
     def run(tx: Tx) -> None:
         tx.connection.exec_driver_sql("DELETE FROM delayed_records")
-        entries: dict[int, Entry] = {}
+        entries: dict[int, InFlightRecord] = {}
         for written, ended, purged in steps:
             new = [
                 copy(offset, entries[offset].key_hash if offset in entries else key_hash, until_ms)
@@ -85,9 +90,9 @@ def test_all_but_the_first_of_a_key_are_behind(
 def test_a_purge_lets_those_come_forward_whose_first_is_gone(storage: Storage) -> None:
     def run(tx: Tx) -> None:
         delayed_records.save(
-            tx, PLACE, [copy(1, 11, 0), copy(2, 22, 0, State.REJECTED), copy(3, 22, 0), copy(4, 11, 0)]
+            tx, PLACE, [copy(1, 11, 0), copy(2, 22, 0, RecordState.REJECTED), copy(3, 22, 0), copy(4, 11, 0)]
         )
-        delayed_records.save(tx, PLACE, [copy(5, 11, NOW_MS + 1, State.ACQUIRED)])
+        delayed_records.save(tx, PLACE, [copy(5, 11, NOW_MS + 1, RecordState.ACQUIRED)])
         assert marks(tx) == {1: 0, 2: 0, 3: 1, 4: 1, 5: 1}
         assert delayed_records.remove_waiting(tx, PLACE, BY_KEY, NOW_MS) == 3
         assert marks(tx) == {2: 0, 5: 0}

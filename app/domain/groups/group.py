@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import force_setattr, replace
 
-from app.domain.assignor import Partition
+from app.domain.groups.assignor import Partition
 from app.errors import FencedInstanceId, FencedMemberEpoch, GroupMaxSizeReached, UnknownMemberId
 
 ASSIGNMENT_INTERVAL_MS = 1_000
@@ -57,7 +57,7 @@ class Subscription(msgspec.Struct, frozen=True):
         return pattern is not None and not name.startswith("__") and fnmatchcase(name, pattern)
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a member joins with.
 
     Attributes:
@@ -87,7 +87,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         revoke_deadline_ms: When it must have confirmed, or None.
     """
 
-    wish: Wish
+    wish: JoinRequest
     replaced_member_id: str | None = None
     member_epoch: int
     previous_epoch: int = -1
@@ -162,7 +162,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
         return "STABLE" if settled else "RECONCILING"
 
 
-def join(group: Group, wish: Wish, now_ms: int, max_members: int) -> Group:
+def join(group: Group, wish: JoinRequest, now_ms: int, max_members: int) -> Group:
     """Add a member, or take one in again with a new epoch; its old one is fenced.
 
     Who joins again works on nothing: it keeps what it was assigned and is to keep, all else is free at once. With
@@ -229,7 +229,7 @@ def check_epoch(member: Member, member_epoch: int, owned: Collection[Partition] 
         raise _fenced(member, member_epoch)
 
 
-def beat(
+def heartbeat(
     group: Group,
     member_id: str,
     member_epoch: int,
@@ -342,7 +342,7 @@ def _fenced(member: Member, member_epoch: int) -> FencedMemberEpoch:
     )
 
 
-def _holder(group: Group, wish: Wish) -> Member | None:
+def _holder(group: Group, wish: JoinRequest) -> Member | None:
     """Return the member whose place one that joins takes: of its instance_id, else of its name."""
     members = group.members.values() if wish.instance_id is not None else ()
     same = (member for member in members if member.wish.instance_id == wish.instance_id)

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.position import At, Earliest, Last, Latest, Position, Since, parse_position
+from app.domain.log.offset_spec import (
+    At,
+    Earliest,
+    Last,
+    Latest,
+    OffsetSpec,
+    Since,
+    parse_offset_spec,
+)
 from app.errors import InvalidRequest
 
 
@@ -29,8 +37,8 @@ from app.errors import InvalidRequest
         ("@2018-01-31T01:49:59Z", Since(1517363399000)),
     ],
 )
-def test_a_position_is_read(text: str, expected: Position) -> None:
-    assert parse_position(text) == expected
+def test_a_position_is_read(text: str, expected: OffsetSpec) -> None:
+    assert parse_offset_spec(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,7 +69,7 @@ def test_a_position_is_read(text: str, expected: Position) -> None:
 )
 def test_anything_else_is_refused_with_the_forms_there_are(text: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
-        parse_position(text)
+        parse_offset_spec(text)
 
     assert refusal.value.detail == (
         "offset must be an offset, earliest, latest, -N for the last N records, or @ with epoch milliseconds or "
@@ -73,7 +81,7 @@ def test_anything_else_is_refused_with_the_forms_there_are(text: str) -> None:
 def test_no_text_does_worse_than_be_refused(text: str) -> None:
     for candidate in (text, "@" + text, "-" + text):
         try:
-            position = parse_position(candidate)
+            position = parse_offset_spec(candidate)
         except InvalidRequest:
             continue
-        assert isinstance(position, Position)
+        assert isinstance(position, OffsetSpec)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.partitioner import murmur2, partition_for_key
+from app.domain.log.partitioner import murmur2, partition_for_key
 
 # org.apache.kafka.common.utils.UtilsTest.testMurmur2, and three more from the Java function.
 VECTORS = [

@@ -8,9 +8,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from app.domain.append import Accepted, Append, Batch, Outcome, PartitionEnd, ProducerId
-from app.domain.producer import ProducerStamp, ProducerState
-from app.domain.record import Record
+from app.domain.log.append import (
+    Accepted,
+    Append,
+    AppendBatch,
+    AppendOutcome,
+    PartitionEnd,
+    ProducerId,
+)
+from app.domain.log.producer import ProducerStamp, ProducerState
+from app.domain.log.record import Record
 from app.errors import (
     DuplicateSequenceNumber,
     InvalidProducerEpoch,
@@ -54,7 +61,7 @@ class IdempotentProducer(RuleBasedStateMachine):
         self.begin()
 
     def begin(self) -> None:
-        self.batch = Batch(self.ends, {}, self.fences, self.states, NOW_MS)
+        self.batch = AppendBatch(self.ends, {}, self.fences, self.states, NOW_MS)
 
     @rule()
     def commit(self) -> None:
@@ -111,7 +118,7 @@ class IdempotentProducer(RuleBasedStateMachine):
             assert outcome.appended.offsets == [sent[sequence].offset]
             assert outcome.appended.timestamps_ms == [NOW_MS]
 
-    def judge(self, topic: int, stamp: ProducerStamp, body: bytes) -> Outcome:
+    def judge(self, topic: int, stamp: ProducerStamp, body: bytes) -> AppendOutcome:
         record = Record(0, -1, None, body, None, 0)
         return self.batch.judge(Append(topic, f"t{topic}", 1, (topic,), [record], [0], stamp=stamp))
 

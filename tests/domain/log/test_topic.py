@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.topic import (
+from app.domain.log.topic import (
     TopicConfig,
     check_name,
     check_overrides,

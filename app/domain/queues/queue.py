@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from app.domain.position import Position, parse_position
-from app.domain.queue import KEYLESS, Rules
-from app.domain.record import StoredRecord
+from app.domain.log.offset_spec import OffsetSpec, parse_offset_spec
+from app.domain.log.record import StoredRecord
+from app.domain.queues.in_flight import KEYLESS, DeliveryRules
 from app.errors import InvalidQueueConfig
 
 MAX_COPIES = 100_000
@@ -49,9 +49,9 @@ class QueueConfig(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> DeliveryRules:
         """What of it decides about records."""
-        return Rules(self.lock_duration_ms, self.max_delivery_count, self.ordering == "key")
+        return DeliveryRules(self.lock_duration_ms, self.max_delivery_count, self.ordering == "key")
 
 
 class QueueInfo(NamedTuple):
@@ -88,12 +88,12 @@ def check_config(given: Mapping[str, object]) -> None:
     if errors:
         raise InvalidQueueConfig("; ".join(f"{each['field']} {each['detail']}" for each in errors), errors=errors)
     if isinstance(start := given.get("start"), str):
-        parse_position(start, "start")
+        parse_offset_spec(start, "start")
 
 
-def start_of(config: QueueConfig) -> Position:
+def start_of(config: QueueConfig) -> OffsetSpec:
     """Return where a queue begins in each partition."""
-    return parse_position(config.start, "start")
+    return parse_offset_spec(config.start, "start")
 
 
 class DeliveryId(NamedTuple):

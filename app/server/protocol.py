@@ -14,9 +14,9 @@ from typing_extensions import override
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.answering import answer_at_once, chunk_at_once
-from app.limits import ProtocolLimits
-from app.refusal import (
+from app.server.direct_write import answer_at_once, chunk_at_once
+from app.server.limits import ProtocolLimits
+from app.server.rejections import (
     CHUNKS,
     TARGET,
     HeaderFieldsTooLargeError,

@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from app.domain import group as rules
-from app.domain.assignment import Shape, retarget
-from app.domain.group import Group, Member, Subscription, Wish
+from app.domain.groups import group as rules
+from app.domain.groups.assignment import Shape, retarget
+from app.domain.groups.group import (
+    Group,
+    JoinRequest,
+    Member,
+    Subscription,
+)
 from app.errors import FencedInstanceId, FencedMemberEpoch, GroupMaxSizeReached, UnknownMemberId
 
 NOW_MS = 1_700_000_000_000
@@ -17,9 +22,9 @@ ORDERS = Subscription(("orders",))
 EMPTY = Group(group_id=1, name="g", empty_since_ms=NOW_MS)
 
 
-def wish(member_id: str, **options: Any) -> Wish:
+def wish(member_id: str, **options: Any) -> JoinRequest:
     values: dict[str, Any] = {"member_id": member_id, "subscription": ORDERS} | options
-    return Wish(**values)
+    return JoinRequest(**values)
 
 
 def orders(partitions: int) -> dict[str, Shape]:
@@ -38,7 +43,7 @@ def beat(group: Group, member_id: str, owned: str | None = None, now_ms: int = N
     """Beat at the epoch the group knows, or at another."""
     epoch = options.pop("epoch", None) or group.members[member_id].member_epoch
     partitions = None if owned is None else {(1, int(n)) for n in owned}
-    return rules.beat(group, member_id, epoch, partitions, now_ms, **options)
+    return rules.heartbeat(group, member_id, epoch, partitions, now_ms, **options)
 
 
 def assigned(group: Group, member_id: str) -> str:
@@ -208,7 +213,7 @@ def test_the_second_holder_of_an_instance_fences_the_first() -> None:
     with pytest.raises(FencedInstanceId):
         rules.find(group, "bob")
     with pytest.raises(FencedInstanceId):
-        rules.beat(group, "bob", 2, None, NOW_MS)
+        rules.heartbeat(group, "bob", 2, None, NOW_MS)
     with pytest.raises(FencedInstanceId):
         rules.leave(group, "bob", NOW_MS)
 
@@ -322,7 +327,7 @@ def test_a_beat_of_an_earlier_epoch_does_not_confirm_what_was_given_later() -> N
 
 def test_a_member_that_is_not_there_is_unknown() -> None:
     with pytest.raises(UnknownMemberId):
-        rules.beat(alone(), "bob", 1, None, NOW_MS)
+        rules.heartbeat(alone(), "bob", 1, None, NOW_MS)
 
 
 def test_a_member_is_settled_when_its_beat_would_only_renew_its_lease() -> None:

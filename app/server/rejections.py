@@ -1,6 +1,6 @@
 """Requests that are not the HTTP this server reads: what is wrong, in our words, as a problem document.
 
-They never reach the application, so `app/protocol.py` writes the whole answer. A message says what to do and
+They never reach the application, so `app/server/protocol.py` writes the whole answer. A message says what to do and
 never quotes the request.
 """
 

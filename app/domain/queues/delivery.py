@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.domain.append import IdempotencyKey
-from app.domain.queue import Outcome
-from app.domain.queue_config import DeliveryId
-from app.domain.record import StoredRecord
+from app.domain.log.append import IdempotencyKey
+from app.domain.log.record import StoredRecord
+from app.domain.queues.in_flight import AcknowledgeType
+from app.domain.queues.queue import DeliveryId
 from app.errors import BrokerError
 
 
@@ -27,7 +27,7 @@ class Acknowledgement(NamedTuple):
     """What the holder of a delivery says; `delivery_id` is None if what was sent cannot be one."""
 
     delivery_id: DeliveryId | None
-    outcome: Outcome
+    outcome: AcknowledgeType
     delay_ms: int = 0
 
 

@@ -7,8 +7,13 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec.structs import force_setattr
 
-from app.domain.producer import ProducerStamp, ProducerState, advance, replay
-from app.domain.record import Record
+from app.domain.log.producer import (
+    ProducerStamp,
+    ProducerState,
+    advance,
+    replay,
+)
+from app.domain.log.record import Record
 from app.errors import BrokerError, IdempotencyKeyReused, OffsetMismatch, UnknownTopicOrPartition
 
 
@@ -69,11 +74,11 @@ class Accepted(msgspec.Struct, frozen=True):
     duplicate: bool
 
 
-class TopicChanged(msgspec.Struct, frozen=True):
+class TopicVersionChanged(msgspec.Struct, frozen=True):
     """The topic has another version than the one the records were checked against: prepare again."""
 
 
-Outcome = Accepted | TopicChanged | BrokerError
+AppendOutcome = Accepted | TopicVersionChanged | BrokerError
 
 Row = tuple[int, int, int, bytes | None, bytes | None, bytes | None, int, int]
 """Id, timestamp_ms, encoding, key, value, headers, start_bytes and max_timestamp_ms of a record."""
@@ -113,7 +118,7 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Appended)
 
 
-class Batch:
+class AppendBatch:
     """The state that a batch of appends meets and changes.
 
     Args:
@@ -146,19 +151,19 @@ class Batch:
         self.keys_written: dict[KeyId, StoredKey] = {}
         self.producers_written: dict[ProducerId, ProducerState] = {}
 
-    def judge(self, append: Append) -> Outcome:
+    def judge(self, append: Append) -> AppendOutcome:
         """Accept, replay or refuse one request. A refusal changes nothing."""
         try:
             return self._judge(append)
         except BrokerError as refusal:
             return refusal
 
-    def _judge(self, append: Append) -> Outcome:
+    def _judge(self, append: Append) -> AppendOutcome:
         version = self._version(append)
         if (stored := self._stored(append)) is not None:
             return Accepted(_decoder.decode(stored), duplicate=True)
         if version != append.version:
-            return TopicChanged()
+            return TopicVersionChanged()
         if append.refusal is not None:
             raise append.refusal
         if append.expected_offset is not None:

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain import group as rules
-from app.domain.assignment import Rebalance, Shape, notice_topics, retarget
-from app.domain.group import AssignorName, Group, Subscription, Wish
+from app.domain.groups import group as rules
+from app.domain.groups.assignment import (
+    Rebalance,
+    Shape,
+    notice_topics,
+    retarget,
+)
+from app.domain.groups.group import (
+    AssignorName,
+    Group,
+    JoinRequest,
+    Subscription,
+)
 
 NOW_MS = 1_700_000_000_000
 LATER_MS = NOW_MS + 60_000
@@ -23,7 +33,7 @@ def join(
     instance_id: str | None = None,
 ) -> Group:
     subscription = Subscription(topics, pattern)
-    wish = Wish(member_id=member_id, subscription=subscription, assignor=assignor, instance_id=instance_id)
+    wish = JoinRequest(member_id=member_id, subscription=subscription, assignor=assignor, instance_id=instance_id)
     return rules.join(group, wish, NOW_MS, 10)
 
 
@@ -112,7 +122,7 @@ def test_an_assignment_tells_when_and_why_and_who_is_to_hold_what() -> None:
 def test_partitions_of_a_deleted_topic_are_held_by_nobody_and_waited_for_by_nobody() -> None:
     shapes = ORDERS | {"audit": Shape(2, 2)}
     group = assign(join(alice(shapes, "orders", "audit"), "bob", "orders", "audit"), shapes)
-    told = rules.beat(group, "alice", 1, None, NOW_MS)
+    told = rules.heartbeat(group, "alice", 1, None, NOW_MS)
 
     after = assign(notice(told, ORDERS), ORDERS, LATER_MS)
 
@@ -127,7 +137,7 @@ def test_partitions_of_a_deleted_topic_are_held_by_nobody_and_waited_for_by_nobo
 def test_a_member_has_no_deadline_for_what_was_deleted() -> None:
     shapes = ORDERS | {"audit": Shape(2, 2)}
     group = assign(join(alice(shapes, "orders", "audit"), "bob", "orders", "audit"), shapes)
-    told = rules.beat(group, "alice", 1, None, NOW_MS)
+    told = rules.heartbeat(group, "alice", 1, None, NOW_MS)
 
     after = assign(notice(told, {"audit": Shape(2, 2)}), {"audit": Shape(2, 2)}, LATER_MS)
 
@@ -141,7 +151,7 @@ def test_a_member_that_waited_gets_the_topic_made_again() -> None:
     again = {"orders": Shape(7, 1)}
     after = assign(notice(group, again), again, LATER_MS)
 
-    assert rules.beat(after, "alice", 1, None, LATER_MS).members["alice"].assigned == {(7, 0): 2}
+    assert rules.heartbeat(after, "alice", 1, None, LATER_MS).members["alice"].assigned == {(7, 0): 2}
 
 
 def test_an_assignment_without_need_keeps_the_targets() -> None:

@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from app.domain.append import (
+from app.domain.log.append import (
     Accepted,
     Append,
+    AppendBatch,
     Appended,
-    Batch,
     IdempotencyKey,
     PartitionEnd,
     StoredKey,
-    TopicChanged,
+    TopicVersionChanged,
     partition_ids_of,
 )
-from app.domain.producer import ProducerStamp
-from app.domain.record import Record
+from app.domain.log.producer import ProducerStamp
+from app.domain.log.record import Record
 from app.errors import (
     IdempotencyKeyReused,
     OffsetMismatch,
@@ -39,10 +39,10 @@ def append(*values: bytes, partitions: list[int] | None = None, timestamp_ms: in
     return Append(1, "orders", 3, (10, 11), records(*values, timestamp_ms=timestamp_ms), chosen, **options)
 
 
-def batch(**options: Any) -> Batch:
+def batch(**options: Any) -> AppendBatch:
     ends = {10: PartitionEnd(1, 3, 100, 5_000, 7, 70_000), 11: PartitionEnd(1, 3, 0, 0, 0, 80_000)}
     state: dict[str, Any] = {"ends": ends, "keys": {}, "fences": {}, "producers": {}, "now_ms": NOW_MS} | options
-    return Batch(**state)
+    return AppendBatch(**state)
 
 
 def offsets(outcome: object) -> list[int]:
@@ -181,7 +181,7 @@ def test_a_refusal_changes_nothing(refused: Append) -> None:
 
 
 def test_records_checked_against_another_version_of_the_topic_are_checked_again() -> None:
-    assert batch().judge(Append(1, "orders", 2, (10, 11), records(b"x"), [0])) == TopicChanged()
+    assert batch().judge(Append(1, "orders", 2, (10, 11), records(b"x"), [0])) == TopicVersionChanged()
 
 
 def test_a_partition_of_another_topic_or_of_none_is_a_deleted_topic() -> None:

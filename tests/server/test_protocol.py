@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import uvicorn
 
-from app.limits import ProtocolLimits
-from app.server import limited_protocol
+from app.server.limits import ProtocolLimits
+from app.server.uvicorn import limited_protocol
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

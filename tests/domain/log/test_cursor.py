@@ -11,8 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.cursor import Cursor, Place, decode_cursor, encode_cursor, encode_place
-from app.domain.position import At, Latest
+from app.domain.log.cursor import (
+    Cursor,
+    PartitionCursor,
+    decode_cursor,
+    encode_cursor,
+    encode_partition_cursor,
+)
+from app.domain.log.offset_spec import At, Latest
 from app.errors import InvalidCursor
 
 OFFSETS = st.lists(st.integers(0, 2**42 - 1), min_size=1, max_size=1000)
@@ -32,19 +38,19 @@ def test_a_cursor_comes_back_as_it_was(topic_id: int, offsets: list[int]) -> Non
 
 @given(st.integers(1, 2**63 - 1), st.integers(0, 999), st.integers(0, 2**42 - 1))
 def test_a_place_comes_back_as_it_was(topic_id: int, partition: int, offset: int) -> None:
-    word = encode_place(topic_id, partition, offset)
+    word = encode_partition_cursor(topic_id, partition, offset)
 
-    assert decode_cursor(word) == Place(topic_id, partition, offset)
+    assert decode_cursor(word) == PartitionCursor(topic_id, partition, offset)
     assert quote(word, safe="") == word
     assert len(word) <= 32
 
 
 def test_a_place_among_all_says_nothing_of_the_other_partitions() -> None:
-    assert Place(7, 2, 5).among_all(Latest()) == Cursor(7, [-1, -1, 5], Latest())
+    assert PartitionCursor(7, 2, 5).among_all(Latest()) == Cursor(7, [-1, -1, 5], Latest())
     assert Cursor(7, [1]).rest == At(0)
 
 
-@pytest.mark.parametrize("word", [encode_place(7, 2, 5), encode_cursor(Cursor(7, [1, 2, 3]))])
+@pytest.mark.parametrize("word", [encode_partition_cursor(7, 2, 5), encode_cursor(Cursor(7, [1, 2, 3]))])
 def test_a_word_with_another_character_is_refused(word: str) -> None:
     for at, other in ((0, "l"), (3, "B"), (len(word) - 1, "0")):
         with pytest.raises(InvalidCursor):

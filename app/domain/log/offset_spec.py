@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from app.domain.topic import MAX_INT64
+from app.domain.log.topic import MAX_INT64
 from app.errors import InvalidRequest
 
 _NUMBER = re.compile(r"-?[0-9]{1,19}")
@@ -38,7 +38,7 @@ class Since(NamedTuple):
     timestamp_ms: int
 
 
-Position = At | Earliest | Latest | Last | Since
+OffsetSpec = At | Earliest | Latest | Last | Since
 
 _RULE = (
     "an offset, earliest, latest, -N for the last N records, or @ with epoch milliseconds or RFC 3339, "
@@ -46,7 +46,7 @@ _RULE = (
 )
 
 
-def parse_position(text: str, field: str = "offset") -> Position:
+def parse_offset_spec(text: str, field: str = "offset") -> OffsetSpec:
     """Read a position as users write it.
 
     Raises:

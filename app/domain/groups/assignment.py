@@ -8,8 +8,19 @@ from collections.abc import Mapping
 import msgspec
 from msgspec.structs import replace
 
-from app.domain.assignor import ASSIGNORS, Partition, Subscriber
-from app.domain.group import AssignorName, Group, Member, Reason, due, give
+from app.domain.groups.assignor import (
+    ASSIGNORS,
+    Partition,
+    Subscriber,
+)
+from app.domain.groups.group import (
+    AssignorName,
+    Group,
+    Member,
+    Reason,
+    due,
+    give,
+)
 
 
 class Shape(msgspec.Struct, frozen=True):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.domain.position import At, Position
-from app.domain.topic import MAX_PARTITIONS
+from app.domain.log.offset_spec import At, OffsetSpec
+from app.domain.log.topic import MAX_PARTITIONS
 from app.errors import InvalidCursor
 
 _MAX_BYTES = 16_384
@@ -35,17 +35,17 @@ class Cursor(NamedTuple):
 
     topic_id: int
     offsets: list[int]
-    rest: Position = At(0)
+    rest: OffsetSpec = At(0)
 
 
-class Place(NamedTuple):
+class PartitionCursor(NamedTuple):
     """Where a read of one partition goes on."""
 
     topic_id: int
     partition: int
     offset: int
 
-    def among_all(self, rest: Position) -> Cursor:
+    def among_all(self, rest: OffsetSpec) -> Cursor:
         """Return the cursor of a read of all partitions, where the others start at `rest`."""
         return Cursor(self.topic_id, [*[_UNREAD] * self.partition, self.offset], rest)
 
@@ -63,12 +63,12 @@ def encode_cursor(cursor: Cursor) -> str:
     return urlsafe_b64encode(zlib.compress(packed, 1)).rstrip(b"=").decode()
 
 
-def encode_place(topic_id: int, partition: int, offset: int) -> str:
+def encode_partition_cursor(topic_id: int, partition: int, offset: int) -> str:
     """Write a place as a word of URL-safe characters."""
     return _plain(_encode((topic_id, partition, offset)))
 
 
-def decode_cursor(text: str) -> Cursor | Place:
+def decode_cursor(text: str) -> Cursor | PartitionCursor:
     """Read a cursor or a place.
 
     Raises:
@@ -104,9 +104,9 @@ def _unpacked(packed: bytes) -> bytes:
     return content
 
 
-def _decode(content: bytes) -> Cursor | Place:
+def _decode(content: bytes) -> Cursor | PartitionCursor:
     if content[:1] == _TRIPLE:
-        place = Place(*_decode_place(content))
+        place = PartitionCursor(*_decode_place(content))
         if not 0 <= place.partition < MAX_PARTITIONS or place.offset < 0:
             raise ValueError
         return place

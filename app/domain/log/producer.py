@@ -35,7 +35,7 @@ class ProducerStamp(msgspec.Struct, frozen=True):
     fingerprint: bytes
 
 
-class Remembered(msgspec.Struct, frozen=True, array_like=True):
+class BatchMetadata(msgspec.Struct, frozen=True, array_like=True):
     """One of the last requests: its sequence, fingerprint and stored result."""
 
     sequence: int
@@ -48,7 +48,7 @@ class ProducerState(msgspec.Struct, frozen=True):
 
     epoch: int
     next_sequence: int
-    window: tuple[Remembered, ...] = ()
+    window: tuple[BatchMetadata, ...] = ()
 
 
 def replay(state: ProducerState | None, fence_epoch: int, stamp: ProducerStamp) -> bytes | None:
@@ -90,5 +90,5 @@ def replay(state: ProducerState | None, fence_epoch: int, stamp: ProducerStamp) 
 def advance(state: ProducerState | None, stamp: ProducerStamp, result: bytes) -> ProducerState:
     """Return the state after the stamped request was appended with this result."""
     kept = state.window if state and state.epoch == stamp.epoch else ()
-    entry = Remembered(stamp.sequence, stamp.fingerprint, result)
+    entry = BatchMetadata(stamp.sequence, stamp.fingerprint, result)
     return ProducerState(stamp.epoch, stamp.sequence + 1, (*kept, entry)[-WINDOW:])

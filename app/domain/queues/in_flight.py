@@ -23,7 +23,7 @@ KEYLESS = 0
 """`key_hash` of a record whose key blocks no other."""
 
 
-class State(enum.IntEnum):
+class RecordState(enum.IntEnum):
     """What a record is waiting for: a worker, its holder, or its removal by the background task."""
 
     AVAILABLE = 0
@@ -32,7 +32,7 @@ class State(enum.IntEnum):
     EXHAUSTED = 3
 
 
-class Outcome(enum.IntEnum):
+class AcknowledgeType(enum.IntEnum):
     """What a holder says of a delivery. `WITHDRAW` is said for a client that was gone before its answer."""
 
     ACCEPT = 1
@@ -42,7 +42,7 @@ class Outcome(enum.IntEnum):
     WITHDRAW = 5
 
 
-class Rules(NamedTuple):
+class DeliveryRules(NamedTuple):
     """What of a queue's configuration decides about its records."""
 
     lock_duration_ms: int
@@ -50,7 +50,7 @@ class Rules(NamedTuple):
     by_key: bool = False
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class InFlightRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A record that has been looked at and has not ended.
 
     Attributes:
@@ -60,13 +60,13 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
 
     offset: int
-    state: int = State.AVAILABLE
+    state: int = RecordState.AVAILABLE
     delivery_count: int = 0
     until_ms: int = 0
     key_hash: int = KEYLESS
 
 
-class Look(NamedTuple):
+class RecordSummary(NamedTuple):
     """A record of the log that comes into the window."""
 
     offset: int
@@ -74,40 +74,45 @@ class Look(NamedTuple):
     deliver_at_ms: int
 
 
-def is_held(entry: Entry, now_ms: int) -> bool:
+def is_held(entry: InFlightRecord, now_ms: int) -> bool:
     """Return whether somebody holds the record."""
-    return entry.state == State.ACQUIRED and entry.until_ms > now_ms
+    return entry.state == RecordState.ACQUIRED and entry.until_ms > now_ms
 
 
-def is_takeable(entry: Entry, rules: Rules, now_ms: int) -> bool:
+def is_takeable(entry: InFlightRecord, rules: DeliveryRules, now_ms: int) -> bool:
     """Return whether the record may be delivered now, the order of keys left aside."""
     if entry.until_ms > now_ms:
         return False
-    if entry.state == State.AVAILABLE:
+    if entry.state == RecordState.AVAILABLE:
         return True
-    return entry.state == State.ACQUIRED and entry.delivery_count < rules.max_delivery_count
+    return entry.state == RecordState.ACQUIRED and entry.delivery_count < rules.max_delivery_count
 
 
-def is_doomed(entry: Entry, rules: Rules, now_ms: int) -> bool:
+def is_to_archive(entry: InFlightRecord, rules: DeliveryRules, now_ms: int) -> bool:
     """Return whether the record is to be archived now."""
     return entry.until_ms <= now_ms and is_last(entry, rules)
 
 
-def is_last(entry: Entry, rules: Rules) -> bool:
+def is_last(entry: InFlightRecord, rules: DeliveryRules) -> bool:
     """Return whether the record will be archived at `until_ms`, unless its holder says something better before."""
-    if entry.state == State.ACQUIRED:
+    if entry.state == RecordState.ACQUIRED:
         return entry.delivery_count >= rules.max_delivery_count
-    return entry.state != State.AVAILABLE
+    return entry.state != RecordState.AVAILABLE
 
 
-def acquire(entry: Entry, until_ms: int) -> Entry:
+def acquire(entry: InFlightRecord, until_ms: int) -> InFlightRecord:
     """Return the record's entry once it is delivered again, locked until a time."""
-    return Entry(entry.offset, State.ACQUIRED, entry.delivery_count + 1, until_ms, entry.key_hash)
+    return InFlightRecord(entry.offset, RecordState.ACQUIRED, entry.delivery_count + 1, until_ms, entry.key_hash)
 
 
 def settle(
-    entry: Entry | None, delivery_count: int, outcome: Outcome, rules: Rules, now_ms: int, delay_ms: int = 0
-) -> Entry | None:
+    entry: InFlightRecord | None,
+    delivery_count: int,
+    outcome: AcknowledgeType,
+    rules: DeliveryRules,
+    now_ms: int,
+    delay_ms: int = 0,
+) -> InFlightRecord | None:
     """Return the record's entry after its holder's word, or None once it is accepted.
 
     Raises:
@@ -115,43 +120,43 @@ def settle(
     """
     if entry is None or entry.delivery_count != delivery_count or not is_held(entry, now_ms):
         raise InvalidRecordState("this delivery has ended, or its lock has passed; acquire again")
-    if outcome is Outcome.ACCEPT:
+    if outcome is AcknowledgeType.ACCEPT:
         return None
-    state, until_ms = State.AVAILABLE, now_ms + delay_ms
-    if outcome is Outcome.REJECT:
-        state, until_ms = State.REJECTED, now_ms
-    elif outcome is Outcome.RENEW:
-        state, until_ms = State.ACQUIRED, max(entry.until_ms, now_ms + rules.lock_duration_ms)
-    elif outcome is Outcome.RELEASE and delivery_count >= rules.max_delivery_count:
-        state, until_ms = State.EXHAUSTED, now_ms
-    return Entry(entry.offset, state, delivery_count, until_ms, entry.key_hash)
+    state, until_ms = RecordState.AVAILABLE, now_ms + delay_ms
+    if outcome is AcknowledgeType.REJECT:
+        state, until_ms = RecordState.REJECTED, now_ms
+    elif outcome is AcknowledgeType.RENEW:
+        state, until_ms = RecordState.ACQUIRED, max(entry.until_ms, now_ms + rules.lock_duration_ms)
+    elif outcome is AcknowledgeType.RELEASE and delivery_count >= rules.max_delivery_count:
+        state, until_ms = RecordState.EXHAUSTED, now_ms
+    return InFlightRecord(entry.offset, state, delivery_count, until_ms, entry.key_hash)
 
 
-def postpone(entry: Entry, until_ms: int) -> Entry:
+def postpone(entry: InFlightRecord, until_ms: int) -> InFlightRecord:
     """Return the entry of a record that could not be archived: available again, after a while."""
-    return Entry(entry.offset, State.AVAILABLE, entry.delivery_count, until_ms, entry.key_hash)
+    return InFlightRecord(entry.offset, RecordState.AVAILABLE, entry.delivery_count, until_ms, entry.key_hash)
 
 
-def reason_of(entry: Entry) -> str:
+def reason_of(entry: InFlightRecord) -> str:
     """Return why a doomed record is archived."""
-    if entry.state == State.REJECTED:
+    if entry.state == RecordState.REJECTED:
         return "rejected"
-    word = "released" if entry.state == State.EXHAUSTED else "lock expired"
+    word = "released" if entry.state == RecordState.EXHAUSTED else "lock expired"
     return f"{word} after delivery {entry.delivery_count}, the last that max_delivery_count allows"
 
 
-def passed(entries: Mapping[int, Entry], log_start_offset: int, now_ms: int) -> list[int]:
+def passed(entries: Mapping[int, InFlightRecord], log_start_offset: int, now_ms: int) -> list[int]:
     """Return the offsets that retention has passed: they have expired, unless held or waiting for the archive."""
     return [
         offset
         for offset, entry in entries.items()
         if offset < log_start_offset
         and not is_held(entry, now_ms)
-        and entry.state not in {State.REJECTED, State.EXHAUSTED}
+        and entry.state not in {RecordState.REJECTED, RecordState.EXHAUSTED}
     ]
 
 
-def first_of_keys(entries: Iterable[Entry]) -> dict[int, int]:
+def first_of_keys(entries: Iterable[InFlightRecord]) -> dict[int, int]:
     """Return the lowest offset of each key among entries in order of offsets."""
     first: dict[int, int] = {}
     for entry in entries:
@@ -161,8 +166,8 @@ def first_of_keys(entries: Iterable[Entry]) -> dict[int, int]:
 
 
 def takeable(
-    entries: Iterable[Entry], rules: Rules, now_ms: int, copied: Mapping[int, int] | None = None
-) -> Iterator[Entry]:
+    entries: Iterable[InFlightRecord], rules: DeliveryRules, now_ms: int, copied: Mapping[int, int] | None = None
+) -> Iterator[InFlightRecord]:
     """Yield what may be delivered now, in order of offsets.
 
     Where the queue is ordered by key, only the first record of a key that has not ended may be: whatever state it
@@ -186,23 +191,23 @@ def takeable(
             yield entry
 
 
-def admit(looks: Iterable[Look], now_ms: int) -> Iterator[Entry]:
+def admit(looks: Iterable[RecordSummary], now_ms: int) -> Iterator[InFlightRecord]:
     """Yield the entries of records that come into the window; those to be delivered later wait until then."""
     for offset, key_hash, deliver_at_ms in looks:
         until_ms = deliver_at_ms if deliver_at_ms > now_ms else 0
-        yield Entry(offset, State.AVAILABLE, 0, until_ms, key_hash)
+        yield InFlightRecord(offset, RecordState.AVAILABLE, 0, until_ms, key_hash)
 
 
-def is_delayed(entry: Entry, now_ms: int) -> bool:
+def is_delayed(entry: InFlightRecord, now_ms: int) -> bool:
     """Return whether the record waits for a time rather than for a worker."""
-    return entry.state == State.AVAILABLE and entry.until_ms > now_ms
+    return entry.state == RecordState.AVAILABLE and entry.until_ms > now_ms
 
 
-def archive_at_ms(entries: Iterable[Entry], rules: Rules) -> int | None:
+def archive_at_ms(entries: Iterable[InFlightRecord], rules: DeliveryRules) -> int | None:
     """Return when the first of the records is to be archived if nothing happens, or None."""
     return min((entry.until_ms for entry in entries if is_last(entry, rules)), default=None)
 
 
-def free_at_ms(entries: Iterable[Entry], now_ms: int) -> int | None:
+def free_at_ms(entries: Iterable[InFlightRecord], now_ms: int) -> int | None:
     """Return when the next of the records is free by the passing of time, or None."""
     return min((entry.until_ms for entry in entries if entry.until_ms > now_ms), default=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.offset_reset import check_offset_reset, duration_ms
+from app.domain.groups.offset_reset import check_offset_reset, duration_ms
 from app.errors import InvalidRequest
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 import uvicorn
 from typing_extensions import override
 
-from app.limits import ProtocolLimits
-from app.protocol import LimitedProtocol, limited_protocol
+from app.server.limits import ProtocolLimits
+from app.server.protocol import LimitedProtocol, limited_protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

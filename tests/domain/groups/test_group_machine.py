@@ -18,11 +18,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
 
-from app.domain import assignment
-from app.domain import group as rules
-from app.domain.assignment import Shape
-from app.domain.assignor import Partition
-from app.domain.group import Group, Member, Subscription, Wish
+from app.domain.groups import assignment
+from app.domain.groups import group as rules
+from app.domain.groups.assignment import Shape
+from app.domain.groups.assignor import Partition
+from app.domain.groups.group import (
+    Group,
+    JoinRequest,
+    Member,
+    Subscription,
+)
 from app.errors import BrokerError, FencedInstanceId, FencedMemberEpoch, GroupMaxSizeReached, UnknownMemberId
 
 MAX_MEMBERS = 4
@@ -38,7 +43,7 @@ SUBSCRIPTIONS = st.sampled_from(
     ]
 )
 WISHES = st.builds(
-    Wish,
+    JoinRequest,
     member_id=st.sampled_from(["alice", "bob", "carol", "dave", "eve"]),
     instance_id=st.sampled_from([None, None, None, "one", "two"]),
     subscription=SUBSCRIPTIONS,
@@ -64,7 +69,7 @@ class Client:
         honest: It never said that it had stopped what it works on.
     """
 
-    wish: Wish
+    wish: JoinRequest
     epoch: int | None = None
     working: set[Partition] = field(default_factory=set)
     answered_ms: int = 0
@@ -130,7 +135,7 @@ class ConsumerGroup(RuleBasedStateMachine):
         self.assigned_at_ms.append(self.now_ms)
         return after
 
-    def wishes(self, group: Group) -> dict[str, Wish]:
+    def wishes(self, group: Group) -> dict[str, JoinRequest]:
         return {name: member.wish for name, member in group.members.items()}
 
     def follow(self, after: Group) -> None:
@@ -156,7 +161,7 @@ class ConsumerGroup(RuleBasedStateMachine):
     def take_beat(self, member_id: str, epoch: int, owned: Collection[Partition] | None, *, released: bool) -> None:
         member = self.group.members.get(member_id)
         step = partial(
-            rules.beat,
+            rules.heartbeat,
             member_id=member_id,
             member_epoch=epoch,
             owned=owned,
@@ -250,7 +255,7 @@ class ConsumerGroup(RuleBasedStateMachine):
             assert client.epoch != member.member_epoch
 
     @rule(wish=WISHES, lost=MOSTLY_NOT)
-    def a_process_starts(self, wish: Wish, lost: bool) -> None:
+    def a_process_starts(self, wish: JoinRequest, lost: bool) -> None:
         client = Client(wish)
         self.send_join(client, lost=lost)
         self.clients.append(client)
@@ -317,7 +322,7 @@ class ConsumerGroup(RuleBasedStateMachine):
     # ── topics, time and the rebalancer ──
 
     @initialize(partitions=st.integers(1, 4), wishes=st.lists(WISHES, min_size=2, max_size=3))
-    def a_group_is_there(self, partitions: int, wishes: list[Wish]) -> None:
+    def a_group_is_there(self, partitions: int, wishes: list[JoinRequest]) -> None:
         self.create("orders", partitions)
         for wish in wishes:
             self.a_process_starts(wish, lost=False)

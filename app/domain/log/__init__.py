@@ -1,0 +1,1 @@
+"""Records, topics, appends, offsets and cursors."""

@@ -1,0 +1,1 @@
+"""Queues: records in flight, deliveries, configuration."""

@@ -1,0 +1,1 @@
+"""The HTTP server that `millrace serve` runs: uvicorn with limits of its own."""
