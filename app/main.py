@@ -51,7 +51,8 @@ from app.broker.queues.redriver import Redriver
 from app.broker.transactions import Transactions
 from app.broker.waiting.signals import Signals
 from app.domain.log.topic import TopicConfig
-from app.errors import BrokerError, MethodNotAllowed, NotFound
+from app.errors.broker_error import BrokerError
+from app.errors.http import MethodNotAllowed, NotFound
 from app.settings import Settings
 from app.storage.db import schema
 from app.storage.db.engine import Storage

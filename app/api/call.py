@@ -17,7 +17,14 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.api import problems
 from app.broker.waiting.deadline import process_disconnects
-from app.errors import BadRequest, BodyTooLarge, BrokerError, InvalidRequest, UnknownServerError, UnsupportedMediaType
+from app.errors.broker_error import BrokerError
+from app.errors.database import UnknownServerError
+from app.errors.http import (
+    BadRequest,
+    BodyTooLarge,
+    InvalidRequest,
+    UnsupportedMediaType,
+)
 
 if TYPE_CHECKING:
     from app.api.services import Services

@@ -6,7 +6,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from app.errors import InvalidCursor
+from app.errors.log import InvalidCursor
 
 
 class Named(Protocol):

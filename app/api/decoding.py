@@ -22,7 +22,9 @@ from app.domain.log.record import (
     VALUE_TEXT,
     Record,
 )
-from app.errors import BadRequest, BrokerError, InvalidRecord, InvalidRequest, InvalidTimestamp
+from app.errors.broker_error import BrokerError
+from app.errors.http import BadRequest, InvalidRequest
+from app.errors.log import InvalidRecord, InvalidTimestamp
 
 MAX_VALUE_DEPTH = 500
 _LONGEST_LIST = 1_048_576

@@ -10,7 +10,6 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app import errors
 from app.api import encoding
 from app.api.call import Call, ClientGone, Reply
 from app.api.fetch import FetchedRecord
@@ -33,7 +32,19 @@ from app.domain.queues.queue import (
     MAX_DELAY_MS,
     parse_delivery_id,
 )
-from app.errors import DelayedRecordsLimit, InvalidRecordState, InvalidRequest, NotFound
+from app.errors.http import (
+    InvalidRequest,
+    NotFound,
+)
+from app.errors.log import (
+    IdempotencyKeyReused,
+)
+from app.errors.queues import (
+    DelayedRecordsLimit,
+    InvalidRecordState,
+    QueueAlreadyExists,
+    UnknownQueue,
+)
 
 router = APIRouter(prefix="/v1/queues/{queue}", tags=["queues"], route_class=WireRoute)
 
@@ -140,14 +151,14 @@ _HEADERS: dict[str, dict[str, Any]] = {
     }
 }
 _JOBS = {"queue": "jobs"}
-_REFUSALS = (errors.UnknownQueue, errors.IdempotencyKeyReused)
+_REFUSALS = (UnknownQueue, IdempotencyKeyReused)
 
 
 @router.post("/acquire")
 @describe(
     Description(
         answers={200: AcquireAnswer},
-        refusals=(*_REFUSALS, errors.QueueAlreadyExists),
+        refusals=(*_REFUSALS, QueueAlreadyExists),
         examples=_JOBS | {"body": {"topic": "orders", "max_records": 10, "max_wait_ms": 0}},
         headers=_HEADERS,
         hot=True,
@@ -214,7 +225,7 @@ async def acknowledge(call: Call, queue: str, body: AcknowledgeRequest) -> Reply
 @describe(
     Description(
         answers={200: AcknowledgementResult},
-        refusals=(*_REFUSALS, errors.NotFound, errors.InvalidRecordState, errors.DelayedRecordsLimit),
+        refusals=(*_REFUSALS, NotFound, InvalidRecordState, DelayedRecordsLimit),
         examples=_JOBS | {"delivery_id": "2.0.0.1", "outcome": "release", "body": {"delay_ms": 0}},
         headers=_HEADERS,
     )

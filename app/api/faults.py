@@ -11,7 +11,7 @@ from typing import Union, get_args, get_origin, get_type_hints
 import msgspec
 from typing_extensions import TypeIs
 
-from app.errors import InvalidRequest
+from app.errors.http import InvalidRequest
 
 _CHOICES = {
     "encoding": "json, text, base64",

@@ -9,7 +9,6 @@ from urllib.parse import quote, urlencode
 import msgspec
 from fastapi import APIRouter
 
-from app import errors
 from app.api import encoding, streams
 from app.api.call import JSON, Call, Header, Reply
 from app.api.fetch_query import FetchQuery, FetchTopicQuery
@@ -28,7 +27,14 @@ from app.domain.log.offset_spec import (
     OffsetSpec,
     parse_offset_spec,
 )
-from app.errors import InvalidRequest
+from app.errors.http import InvalidRequest
+from app.errors.log import (
+    CursorExpired,
+    InvalidCursor,
+    OffsetAboveLogEnd,
+    OffsetBelowLogStart,
+    UnknownTopicOrPartition,
+)
 
 router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=WireRoute)
 
@@ -85,10 +91,10 @@ class FetchTopicAnswer(msgspec.Struct):
     Description(
         answers={200: FetchTopicAnswer},
         refusals=(
-            errors.UnknownTopicOrPartition,
-            errors.OffsetBelowLogStart,
-            errors.InvalidCursor,
-            errors.CursorExpired,
+            UnknownTopicOrPartition,
+            OffsetBelowLogStart,
+            InvalidCursor,
+            CursorExpired,
         ),
         examples={"topic": "orders", "max_wait_ms": 1000},
         headers=_STREAM_HEADERS,
@@ -131,11 +137,11 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
     Description(
         answers={200: FetchAnswer},
         refusals=(
-            errors.UnknownTopicOrPartition,
-            errors.OffsetBelowLogStart,
-            errors.OffsetAboveLogEnd,
-            errors.InvalidCursor,
-            errors.CursorExpired,
+            UnknownTopicOrPartition,
+            OffsetBelowLogStart,
+            OffsetAboveLogEnd,
+            InvalidCursor,
+            CursorExpired,
         ),
         examples={"topic": "orders", "partition": 0, "max_wait_ms": 1000},
         headers=_STREAM_HEADERS,

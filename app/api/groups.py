@@ -8,13 +8,19 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app import errors
 from app.api.call import Call, Reply
 from app.api.cursors import name_after, page_of
 from app.api.members import MemberAnswer, member_answer
 from app.api.memberships import TopicPartitions, check_group
 from app.api.wire import Description, WireRoute, describe
 from app.domain.groups.group import GroupState
+from app.errors.groups import (
+    GroupIdNotFound,
+    NonEmptyGroup,
+)
+from app.errors.log import (
+    InvalidCursor,
+)
 
 router = APIRouter(prefix="/v1/groups", tags=["groups"], route_class=WireRoute)
 
@@ -78,7 +84,7 @@ class RebalanceList(msgspec.Struct):
 
 
 @router.get("")
-@describe(Description(answers={200: GroupList}, refusals=(errors.InvalidCursor,)))
+@describe(Description(answers={200: GroupList}, refusals=(InvalidCursor,)))
 async def list_groups(call: Call, query: GroupListQuery) -> Reply:
     """List the groups in order of their names."""
     found = await call.services.groups.list_(name_after(query.cursor), query.limit + 1)
@@ -87,7 +93,7 @@ async def list_groups(call: Call, query: GroupListQuery) -> Reply:
 
 
 @router.get("/{group}/rebalances")
-@describe(Description(answers={200: RebalanceList}, refusals=(errors.GroupIdNotFound,), examples={"group": "billing"}))
+@describe(Description(answers={200: RebalanceList}, refusals=(GroupIdNotFound,), examples={"group": "billing"}))
 async def list_rebalances(call: Call, group: str) -> Reply:
     """List the last rebalances of a group: when, why, who held what before and after."""
     check_group(group)
@@ -112,7 +118,7 @@ async def list_rebalances(call: Call, group: str) -> Reply:
 
 
 @router.get("/{group}")
-@describe(Description(answers={200: GroupAnswer}, refusals=(errors.GroupIdNotFound,), examples={"group": "billing"}))
+@describe(Description(answers={200: GroupAnswer}, refusals=(GroupIdNotFound,), examples={"group": "billing"}))
 async def get_group(call: Call, group: str) -> Reply:
     """Describe a group: its state, epochs, and members with what they hold."""
     check_group(group)
@@ -122,11 +128,7 @@ async def get_group(call: Call, group: str) -> Reply:
 
 
 @router.delete("/{group}")
-@describe(
-    Description(
-        answers={204: None}, refusals=(errors.GroupIdNotFound, errors.NonEmptyGroup), examples={"group": "billing"}
-    )
-)
+@describe(Description(answers={204: None}, refusals=(GroupIdNotFound, NonEmptyGroup), examples={"group": "billing"}))
 async def delete_group(call: Call, group: str) -> Reply:
     """Delete a group without members, with its committed offsets."""
     check_group(group)

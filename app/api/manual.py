@@ -14,7 +14,8 @@ from starlette.routing import Route
 from app.api import docs
 from app.api.call import Reply, request_id
 from app.api.problems import STATUS, slug
-from app.errors import LockTimeout, NotFound
+from app.errors.database import LockTimeout
+from app.errors.http import NotFound
 
 
 def manual_routes(document: Callable[[], dict[str, Any]]) -> list[Route]:

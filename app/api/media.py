@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from app.api.call import Call
-from app.errors import UnsupportedMediaType
+from app.errors.http import UnsupportedMediaType
 
 LINE_TYPES = {b"application/x-ndjson", b"application/jsonl", b"application/ndjson"}
 """JSON with one record a line."""

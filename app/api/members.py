@@ -10,7 +10,6 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app import errors
 from app.api import encoding
 from app.api.call import JSON, Call, Reply
 from app.api.fetch import FetchedHeader
@@ -37,14 +36,29 @@ from app.broker.log.page_reader import PageSize
 from app.broker.waiting.deadline import Deadline
 from app.domain.groups import group as rules
 from app.domain.groups.group import Member, MemberState
-from app.errors import InvalidRequest
+from app.errors.groups import (
+    CommitAboveLogEnd,
+    FencedInstanceId,
+    FencedMemberEpoch,
+    GroupIdNotFound,
+    GroupMaxSizeReached,
+    InvalidGroupId,
+    NoOffsetForPartition,
+    OffsetConflict,
+    StaleMemberEpoch,
+    UnknownMemberId,
+)
+from app.errors.http import InvalidRequest
+from app.errors.log import (
+    InvalidTopicName,
+)
 
 router = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=WireRoute)
 details = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=WireRoute)
 
 _MAX_RECORDS = 500
 _MAX_WAIT_MS = 1_000
-_FENCED = (errors.UnknownMemberId, errors.FencedMemberEpoch, errors.FencedInstanceId)
+_FENCED = (UnknownMemberId, FencedMemberEpoch, FencedInstanceId)
 
 
 class JoinBody(Membership, forbid_unknown_fields=True, kw_only=True):
@@ -170,7 +184,7 @@ class MemberAnswer(msgspec.Struct):
 @describe(
     Description(
         answers={201: AssignmentAnswer, 200: AssignmentAnswer},
-        refusals=(errors.InvalidGroupId, errors.InvalidTopicName, errors.GroupMaxSizeReached),
+        refusals=(InvalidGroupId, InvalidTopicName, GroupMaxSizeReached),
         examples={"group": "billing", "body": {"topics": ["orders"], "member_id": "alice"}},
     )
 )
@@ -218,11 +232,11 @@ async def heartbeat(call: Call, group: str, member_id: str, body: HeartbeatBody)
         answers={200: PollAnswer},
         refusals=(
             *_FENCED,
-            errors.StaleMemberEpoch,
-            errors.OffsetConflict,
-            errors.NoOffsetForPartition,
-            errors.CommitAboveLogEnd,
-            errors.GroupMaxSizeReached,
+            StaleMemberEpoch,
+            OffsetConflict,
+            NoOffsetForPartition,
+            CommitAboveLogEnd,
+            GroupMaxSizeReached,
         ),
         examples={
             "group": "billing",
@@ -257,7 +271,7 @@ async def poll(call: Call, group: str, member_id: str, body: PollBody) -> Reply:
 @describe(
     Description(
         answers={200: MemberAnswer},
-        refusals=(errors.GroupIdNotFound, errors.UnknownMemberId, errors.FencedInstanceId),
+        refusals=(GroupIdNotFound, UnknownMemberId, FencedInstanceId),
         examples={"group": "billing", "member_id": "alice"},
     )
 )

@@ -19,7 +19,9 @@ from app.domain.groups.group import (
 )
 from app.domain.groups.offset_reset import check_offset_reset
 from app.domain.log.topic import check_name, check_topic_name
-from app.errors import BrokerError, InvalidGroupId, InvalidRequest, OffsetMetadataTooLarge
+from app.errors.broker_error import BrokerError
+from app.errors.groups import InvalidGroupId, OffsetMetadataTooLarge
+from app.errors.http import InvalidRequest
 from app.storage.groups.members import MemberSnapshot
 
 MAX_INT64 = 2**63 - 1

@@ -8,7 +8,6 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app import errors
 from app.api.call import Call, Reply
 from app.api.memberships import (
     MOST_OFFSETS,
@@ -22,7 +21,24 @@ from app.api.memberships import (
 from app.api.wire import Description, WireRoute, describe
 from app.broker.groups.offsets import Committer
 from app.domain.log.offset_spec import parse_offset_spec
-from app.errors import InvalidRequest
+from app.errors.groups import (
+    CommitAboveLogEnd,
+    FencedInstanceId,
+    FencedMemberEpoch,
+    GroupIdNotFound,
+    NonEmptyGroup,
+    OffsetConflict,
+    OffsetMetadataTooLarge,
+    StaleMemberEpoch,
+    UnknownMemberId,
+)
+from app.errors.http import (
+    InvalidRequest,
+)
+from app.errors.log import (
+    UnknownPartitionInRecord,
+    UnknownTopicOrPartition,
+)
 
 router = APIRouter(prefix="/v1/groups/{group}/offsets", tags=["groups"], route_class=WireRoute)
 
@@ -94,15 +110,15 @@ class ResetAnswer(msgspec.Struct):
     Description(
         answers={200: CommitAnswer},
         refusals=(
-            errors.UnknownMemberId,
-            errors.FencedMemberEpoch,
-            errors.FencedInstanceId,
-            errors.StaleMemberEpoch,
-            errors.NonEmptyGroup,
-            errors.OffsetConflict,
-            errors.CommitAboveLogEnd,
-            errors.UnknownPartitionInRecord,
-            errors.OffsetMetadataTooLarge,
+            UnknownMemberId,
+            FencedMemberEpoch,
+            FencedInstanceId,
+            StaleMemberEpoch,
+            NonEmptyGroup,
+            OffsetConflict,
+            CommitAboveLogEnd,
+            UnknownPartitionInRecord,
+            OffsetMetadataTooLarge,
         ),
         examples={
             "group": "billing",
@@ -133,7 +149,7 @@ async def commit_offsets(call: Call, group: str, body: CommitBody) -> Reply:
 
 
 @router.get("")
-@describe(Description(answers={200: GroupOffsets}, refusals=(errors.GroupIdNotFound,), examples={"group": "billing"}))
+@describe(Description(answers={200: GroupOffsets}, refusals=(GroupIdNotFound,), examples={"group": "billing"}))
 async def list_offsets(call: Call, group: str) -> Reply:
     """List where a group stands in each partition, and how far behind in records and in time."""
     check_group(group)
@@ -144,7 +160,7 @@ async def list_offsets(call: Call, group: str) -> Reply:
 @describe(
     Description(
         answers={200: ResetAnswer},
-        refusals=(errors.UnknownTopicOrPartition, errors.NonEmptyGroup, errors.InvalidRequest),
+        refusals=(UnknownTopicOrPartition, NonEmptyGroup, InvalidRequest),
         examples={"group": "billing", "body": {"topic": "orders", "to": "earliest", "dry_run": True}},
     )
 )

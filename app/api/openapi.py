@@ -14,7 +14,7 @@ from app.api.decoding import ProduceBody
 from app.api.problems import MEDIA_TYPE, STATUS, Problem
 from app.api.transactions import TransactionBody
 from app.api.wire import Description, WireOperation, WireRoute, wire_routes
-from app.errors import BrokerError
+from app.errors.broker_error import BrokerError
 
 Schema = dict[str, Any]
 

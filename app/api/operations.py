@@ -10,11 +10,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app import __version__, errors
+from app import __version__
 from app.api.call import Call, Reply
 from app.api.services import Services
 from app.api.wire import Description, WireRoute, describe
-from app.errors import ServiceUnavailable
+from app.errors.database import (
+    ServiceUnavailable,
+)
 from app.storage.db import schema
 
 router = APIRouter(tags=["operations"], route_class=WireRoute)
@@ -73,7 +75,7 @@ async def get_health(call: Call) -> Reply:
 
 
 @router.get("/readyz")
-@describe(Description(answers={200: Readiness}, refusals=(errors.ServiceUnavailable,)))
+@describe(Description(answers={200: Readiness}, refusals=(ServiceUnavailable,)))
 async def get_readiness(call: Call) -> Reply:
     """Tell whether requests can be served: database, tables and background tasks."""
     services = call.services

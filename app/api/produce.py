@@ -9,7 +9,6 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app import errors
 from app.api import decoding, examples
 from app.api.call import JSON, Call, Reply
 from app.api.media import LINE_TYPES, charset_of, form_refused, media_type_of
@@ -27,7 +26,24 @@ from app.domain.log.producer import (
 )
 from app.domain.log.record import Record
 from app.domain.log.topic import check_name
-from app.errors import BadRequest, InvalidRequest, UnsupportedMediaType
+from app.errors.database import (
+    DiskFull,
+    OutcomeUnknown,
+)
+from app.errors.http import BadRequest, InvalidRequest, UnsupportedMediaType
+from app.errors.log import (
+    ConcurrentRequest,
+    DuplicateSequenceNumber,
+    IdempotencyKeyReused,
+    InvalidProducerEpoch,
+    InvalidRecord,
+    InvalidTimestamp,
+    InvalidTopicName,
+    MessageTooLarge,
+    OffsetMismatch,
+    OutOfOrderSequenceNumber,
+    UnknownTopicOrPartition,
+)
 
 router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=WireRoute)
 
@@ -101,18 +117,18 @@ class MinimalProduceAnswer(msgspec.Struct, omit_defaults=True):
 
 
 _PRODUCE_REFUSALS = (
-    errors.UnknownTopicOrPartition,
-    errors.InvalidTopicName,
-    errors.InvalidRecord,
-    errors.InvalidTimestamp,
-    errors.MessageTooLarge,
-    errors.IdempotencyKeyReused,
-    errors.ConcurrentRequest,
-    errors.DuplicateSequenceNumber,
-    errors.OutOfOrderSequenceNumber,
-    errors.InvalidProducerEpoch,
-    errors.DiskFull,
-    errors.OutcomeUnknown,
+    UnknownTopicOrPartition,
+    InvalidTopicName,
+    InvalidRecord,
+    InvalidTimestamp,
+    MessageTooLarge,
+    IdempotencyKeyReused,
+    ConcurrentRequest,
+    DuplicateSequenceNumber,
+    OutOfOrderSequenceNumber,
+    InvalidProducerEpoch,
+    DiskFull,
+    OutcomeUnknown,
 )
 
 
@@ -141,7 +157,7 @@ async def produce(call: Call, topic: str, query: ProduceQuery) -> Reply:
 @describe(
     Description(
         answers={201: (ProduceAnswer, MinimalProduceAnswer), 200: (ProduceAnswer, MinimalProduceAnswer)},
-        refusals=(*_PRODUCE_REFUSALS, errors.OffsetMismatch),
+        refusals=(*_PRODUCE_REFUSALS, OffsetMismatch),
         examples={"topic": "orders", "partition": 0},
         bodies=examples.PRODUCE_BODIES,
         headers=examples.PRODUCE_HEADERS,

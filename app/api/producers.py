@@ -5,11 +5,13 @@ from __future__ import annotations
 import msgspec
 from fastapi import APIRouter
 
-from app import errors
 from app.api.call import Call, Reply
 from app.api.wire import Description, WireRoute, describe
 from app.domain.log.topic import check_name
-from app.errors import UnknownProducerId
+from app.errors.log import (
+    InvalidTopicName,
+    UnknownProducerId,
+)
 from app.storage.log import producers
 
 router = APIRouter(prefix="/v1/producers", tags=["producers"], route_class=WireRoute)
@@ -38,9 +40,7 @@ class ProducerAnswer(msgspec.Struct):
 
 @router.post("/{producer_id}")
 @describe(
-    Description(
-        answers={200: ProducerEpoch}, refusals=(errors.InvalidTopicName,), examples={"producer_id": "checkout-1"}
-    )
+    Description(answers={200: ProducerEpoch}, refusals=(InvalidTopicName,), examples={"producer_id": "checkout-1"})
 )
 async def register_producer(call: Call, producer_id: str) -> Reply:
     """Raise a producer's epoch by one: older instances of it are fenced."""
@@ -52,7 +52,7 @@ async def register_producer(call: Call, producer_id: str) -> Reply:
 @describe(
     Description(
         answers={200: ProducerAnswer},
-        refusals=(errors.UnknownProducerId,),
+        refusals=(UnknownProducerId,),
         examples={"producer_id": "checkout-1"},
     )
 )

@@ -8,7 +8,6 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
-from app import errors
 from app.api import encoding
 from app.api.call import Call, Reply
 from app.api.cursors import cursor_after, name_after, page_of
@@ -19,7 +18,20 @@ from app.broker.queues.browse import Seen, browse
 from app.broker.queues.counts import QueueState
 from app.broker.queues.queues import QueueRequest
 from app.domain.queues.queue import Ordering, QueueInfo
-from app.errors import InvalidCursor
+from app.errors.database import (
+    DiskFull,
+)
+from app.errors.log import (
+    InvalidCursor,
+    InvalidTopicName,
+    MessageTooLarge,
+    UnknownTopicOrPartition,
+)
+from app.errors.queues import (
+    InvalidQueueConfig,
+    QueueAlreadyExists,
+    UnknownQueue,
+)
 
 router = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=WireRoute)
 
@@ -175,14 +187,14 @@ class _QueueRecordsOut(msgspec.Struct):
 
 
 _JOBS = {"queue": "jobs"}
-_REFUSALS = (errors.InvalidQueueConfig, errors.InvalidTopicName)
+_REFUSALS = (InvalidQueueConfig, InvalidTopicName)
 
 
 @router.put("/{queue}")
 @describe(
     Description(
         answers={201: QueueAnswer, 200: QueueAnswer},
-        refusals=(errors.QueueAlreadyExists, *_REFUSALS),
+        refusals=(QueueAlreadyExists, *_REFUSALS),
         examples=_JOBS
         | {
             "body": {
@@ -210,7 +222,7 @@ async def create_queue(call: Call, queue: str, body: QueueSettings) -> Reply:
 
 
 @router.get("/{queue}")
-@describe(Description(answers={200: QueueDescription}, refusals=(errors.UnknownQueue,), examples=_JOBS))
+@describe(Description(answers={200: QueueDescription}, refusals=(UnknownQueue,), examples=_JOBS))
 async def get_queue(call: Call, queue: str) -> Reply:
     """Describe a queue and count its records.
 
@@ -225,7 +237,7 @@ async def get_queue(call: Call, queue: str) -> Reply:
 @describe(
     Description(
         answers={200: QueueAnswer},
-        refusals=(errors.UnknownQueue, *_REFUSALS),
+        refusals=(UnknownQueue, *_REFUSALS),
         examples=_JOBS | {"body": {"lock_duration_ms": 60000, "paused": False}},
     )
 )
@@ -242,7 +254,7 @@ async def alter_queue(call: Call, queue: str, body: QueueChange) -> Reply:
 
 
 @router.delete("/{queue}")
-@describe(Description(answers={204: None}, refusals=(errors.UnknownQueue,), examples=_JOBS))
+@describe(Description(answers={204: None}, refusals=(UnknownQueue,), examples=_JOBS))
 async def delete_queue(call: Call, queue: str) -> Reply:
     """Delete a queue and all it knows; its topics stay."""
     await call.services.queues.delete(queue)
@@ -250,7 +262,7 @@ async def delete_queue(call: Call, queue: str) -> Reply:
 
 
 @router.get("")
-@describe(Description(answers={200: QueueList}, refusals=(errors.InvalidCursor,)))
+@describe(Description(answers={200: QueueList}, refusals=(InvalidCursor,)))
 async def list_queues(call: Call, query: ListQuery) -> Reply:
     """List the queues in order of their names."""
     found = await call.services.queues.list_(name_after(query.cursor), query.limit + 1)
@@ -262,9 +274,7 @@ admin = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=WireRoute)
 
 
 @admin.get("/{queue}/records")
-@describe(
-    Description(answers={200: QueueRecords}, refusals=(errors.UnknownQueue, errors.InvalidCursor), examples=_JOBS)
-)
+@describe(Description(answers={200: QueueRecords}, refusals=(UnknownQueue, InvalidCursor), examples=_JOBS))
 async def list_queue_records(call: Call, queue: str, query: LookQuery) -> Reply:
     """Look at records of a queue without taking them.
 
@@ -278,7 +288,7 @@ async def list_queue_records(call: Call, queue: str, query: LookQuery) -> Reply:
 
 
 @admin.post("/{queue}/purge")
-@describe(Description(answers={200: Purged}, refusals=(errors.UnknownQueue,), examples=_JOBS))
+@describe(Description(answers={200: Purged}, refusals=(UnknownQueue,), examples=_JOBS))
 async def purge_queue(call: Call, queue: str) -> Reply:
     """Archive all records that wait, without dead letters.
 
@@ -291,7 +301,7 @@ async def purge_queue(call: Call, queue: str) -> Reply:
 @describe(
     Description(
         answers={200: RedriveAnswer},
-        refusals=(errors.UnknownQueue, errors.UnknownTopicOrPartition, errors.MessageTooLarge, errors.DiskFull),
+        refusals=(UnknownQueue, UnknownTopicOrPartition, MessageTooLarge, DiskFull),
         examples=_JOBS | {"body": {"dry_run": True}},
     )
 )

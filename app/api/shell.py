@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.call import Call, Reply, request_id, send_reply
 from app.api.services import Services
 from app.api.wire import WireOperation, WireRoute
-from app.errors import BrokerError, CrossOriginRefused, WrongHost
+from app.errors.broker_error import BrokerError
+from app.errors.http import CrossOriginRefused, WrongHost
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _CORS: dict[str, Any] = {

@@ -27,7 +27,8 @@ from app.domain.log.offset_spec import (
     parse_offset_spec,
 )
 from app.domain.log.record import StoredRecord
-from app.errors import BrokerError, InvalidRequest
+from app.errors.broker_error import BrokerError
+from app.errors.http import InvalidRequest
 
 EVENTS = b"text/event-stream"
 LINES = b"application/x-ndjson"

@@ -8,7 +8,6 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
-from app import errors
 from app.api.call import Call, Reply
 from app.api.cursors import cursor_after, name_after, page_of
 from app.api.wire import MAX_INT64, Description, WireRoute, describe
@@ -19,7 +18,17 @@ from app.domain.log.topic import (
     TopicConfig,
     TopicInfo,
 )
-from app.errors import InvalidCursor, InvalidRequest, UnknownTopicOrPartition
+from app.errors.http import InvalidRequest
+from app.errors.log import (
+    InvalidConfig,
+    InvalidCursor,
+    InvalidPartitions,
+    InvalidTopicName,
+    OffsetAboveLogEnd,
+    TopicAlreadyExists,
+    TopicInUse,
+    UnknownTopicOrPartition,
+)
 from app.storage.log import offset_lookup
 
 router = APIRouter(prefix="/v1/topics", tags=["topics"], route_class=WireRoute)
@@ -111,10 +120,10 @@ class DeleteRecordsQuery(msgspec.Struct, forbid_unknown_fields=True):
     Description(
         answers={201: TopicAnswer, 200: TopicAnswer},
         refusals=(
-            errors.TopicAlreadyExists,
-            errors.InvalidTopicName,
-            errors.InvalidPartitions,
-            errors.InvalidConfig,
+            TopicAlreadyExists,
+            InvalidTopicName,
+            InvalidPartitions,
+            InvalidConfig,
         ),
         examples={"topic": "orders", "body": {"partitions": 4, "config": {"retention_ms": 604800000}}},
     )
@@ -129,9 +138,7 @@ async def create_topic(call: Call, topic: str, body: TopicChange) -> Reply:
 
 
 @router.get("/{topic}")
-@describe(
-    Description(answers={200: TopicAnswer}, refusals=(errors.UnknownTopicOrPartition,), examples={"topic": "orders"})
-)
+@describe(Description(answers={200: TopicAnswer}, refusals=(UnknownTopicOrPartition,), examples={"topic": "orders"}))
 async def get_topic(call: Call, topic: str) -> Reply:
     """Describe a topic."""
     return Reply.of(_topic(await call.services.topics.refresh(topic)))
@@ -141,7 +148,7 @@ async def get_topic(call: Call, topic: str) -> Reply:
 @describe(
     Description(
         answers={200: TopicAnswer},
-        refusals=(errors.UnknownTopicOrPartition, errors.InvalidPartitions, errors.InvalidConfig),
+        refusals=(UnknownTopicOrPartition, InvalidPartitions, InvalidConfig),
         examples={"topic": "orders", "body": {"partitions": 8, "config": {"retention_ms": 86400000}}},
     )
 )
@@ -157,7 +164,7 @@ async def alter_topic(call: Call, topic: str, body: TopicChange) -> Reply:
 @describe(
     Description(
         answers={204: None},
-        refusals=(errors.UnknownTopicOrPartition, errors.TopicInUse),
+        refusals=(UnknownTopicOrPartition, TopicInUse),
         examples={"topic": "orders"},
     )
 )
@@ -172,7 +179,7 @@ async def delete_topic(call: Call, topic: str) -> Reply:
 
 
 @router.get("")
-@describe(Description(answers={200: TopicList}, refusals=(errors.InvalidCursor,)))
+@describe(Description(answers={200: TopicList}, refusals=(InvalidCursor,)))
 async def list_topics(call: Call, query: ListQuery) -> Reply:
     """List the topics in order of their names."""
     found = await call.services.topics.list_(name_after(query.cursor), query.limit + 1)
@@ -201,9 +208,7 @@ partitions = APIRouter(prefix="/v1/topics/{topic}/partitions", tags=["partitions
 
 
 @partitions.get("")
-@describe(
-    Description(answers={200: PartitionList}, refusals=(errors.UnknownTopicOrPartition,), examples={"topic": "orders"})
-)
+@describe(Description(answers={200: PartitionList}, refusals=(UnknownTopicOrPartition,), examples={"topic": "orders"}))
 async def list_partitions(call: Call, topic: str, query: PartitionListQuery) -> Reply:
     """List the partitions of a topic with their offsets and sizes."""
     info = await call.services.topics.refresh(topic)
@@ -219,7 +224,7 @@ async def list_partitions(call: Call, topic: str, query: PartitionListQuery) -> 
 @describe(
     Description(
         answers={200: PartitionAnswer},
-        refusals=(errors.UnknownTopicOrPartition,),
+        refusals=(UnknownTopicOrPartition,),
         examples={"topic": "orders", "partition": 0},
     )
 )
@@ -236,7 +241,7 @@ async def get_partition(call: Call, topic: str, partition: int) -> Reply:
 @describe(
     Description(
         answers={200: LogStart},
-        refusals=(errors.UnknownTopicOrPartition, errors.OffsetAboveLogEnd),
+        refusals=(UnknownTopicOrPartition, OffsetAboveLogEnd),
         examples={"topic": "orders", "partition": 0, "before_offset": 0},
     )
 )

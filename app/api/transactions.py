@@ -8,7 +8,6 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app import errors
 from app.api import decoding
 from app.api.call import Call, Reply
 from app.api.decoding import RecordIn
@@ -20,7 +19,27 @@ from app.broker.groups.offsets import Committer, OffsetCommit
 from app.broker.log.producer import ProduceRequest
 from app.broker.transactions import TransactionRequest
 from app.domain.log.append import Appended
-from app.errors import InvalidRequest, UnsupportedMediaType
+from app.errors.database import (
+    DiskFull,
+    OutcomeUnknown,
+)
+from app.errors.groups import (
+    CommitAboveLogEnd,
+    FencedInstanceId,
+    FencedMemberEpoch,
+    NonEmptyGroup,
+    OffsetConflict,
+    StaleMemberEpoch,
+    UnknownMemberId,
+)
+from app.errors.http import InvalidRequest, UnsupportedMediaType
+from app.errors.log import (
+    IdempotencyKeyReused,
+    InvalidRecord,
+    MessageTooLarge,
+    UnknownPartitionInRecord,
+    UnknownTopicOrPartition,
+)
 
 router = APIRouter(prefix="/v1/transactions", tags=["transactions"], route_class=WireRoute)
 
@@ -100,20 +119,20 @@ _HEADERS: dict[str, dict[str, Any]] = {
     Description(
         answers={201: TransactionAnswer, 200: TransactionAnswer},
         refusals=(
-            errors.OffsetConflict,
-            errors.UnknownMemberId,
-            errors.FencedMemberEpoch,
-            errors.FencedInstanceId,
-            errors.StaleMemberEpoch,
-            errors.NonEmptyGroup,
-            errors.CommitAboveLogEnd,
-            errors.UnknownTopicOrPartition,
-            errors.UnknownPartitionInRecord,
-            errors.InvalidRecord,
-            errors.MessageTooLarge,
-            errors.IdempotencyKeyReused,
-            errors.DiskFull,
-            errors.OutcomeUnknown,
+            OffsetConflict,
+            UnknownMemberId,
+            FencedMemberEpoch,
+            FencedInstanceId,
+            StaleMemberEpoch,
+            NonEmptyGroup,
+            CommitAboveLogEnd,
+            UnknownTopicOrPartition,
+            UnknownPartitionInRecord,
+            InvalidRecord,
+            MessageTooLarge,
+            IdempotencyKeyReused,
+            DiskFull,
+            OutcomeUnknown,
         ),
         bodies=_BODIES,
         headers=_HEADERS,

@@ -21,14 +21,14 @@ from starlette.types import Receive, Scope, Send
 from app.api.call import Call, Reply
 from app.api.faults import invalid, plain
 from app.api.media import form_refused, media_type_of
-from app.errors import (
+from app.errors.broker_error import BrokerError
+from app.errors.http import (
     BadRequest,
-    BrokerError,
     InvalidRequest,
     MethodNotAllowed,
-    UnknownTopicOrPartition,
     UnsupportedMediaType,
 )
+from app.errors.log import UnknownTopicOrPartition
 
 Handler = Callable[..., Awaitable[Reply]]
 Binder = Callable[[Call], Any]

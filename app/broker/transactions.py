@@ -33,7 +33,9 @@ from app.domain.log.append import (
     TopicVersionChanged,
 )
 from app.domain.log.topic import TopicConfig, TopicInfo
-from app.errors import BrokerError, DiskFull, IdempotencyKeyReused, UnknownTopicOrPartition
+from app.errors.broker_error import BrokerError
+from app.errors.database import DiskFull
+from app.errors.log import IdempotencyKeyReused, UnknownTopicOrPartition
 from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
 from app.storage.groups import groups, members

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.errors.refusal import BrokerError
+from app.errors.broker_error import BrokerError
 
 
 class InvalidGroupId(BrokerError):

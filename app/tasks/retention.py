@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from app.domain.log.topic import TopicConfig
-from app.errors import DiskFull
+from app.errors.database import DiskFull
 from app.storage.db.engine import Storage
 from app.storage.log import (
     compaction,

@@ -10,7 +10,7 @@ import pytest
 from app import errors
 from app.api import problems
 from app.api.manual import problems as pages
-from app.errors import BrokerError
+from app.errors.broker_error import BrokerError
 from tests.serving import client_of
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.api.wire import is_deeper
 from app.domain.log.record import Record
-from app.errors import BrokerError
+from app.errors.broker_error import BrokerError
 
 if TYPE_CHECKING:
     import httpx2

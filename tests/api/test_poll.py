@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.broker.log.topics import Topics
-from app.errors import ServiceUnavailable
+from app.errors.database import ServiceUnavailable
 
 if TYPE_CHECKING:
     import httpx2

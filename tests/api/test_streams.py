@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.errors import OffsetBelowLogStart
+from app.errors.log import OffsetBelowLogStart
 from tests.streaming import OpenStream, parsed
 
 if TYPE_CHECKING:

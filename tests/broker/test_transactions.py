@@ -16,15 +16,17 @@ from app.broker.waiting.deadline import Deadline
 from app.domain.log.append import IdempotencyKey
 from app.domain.log.offset_spec import Earliest
 from app.domain.log.record import Record
-from app.errors import (
+from app.errors.groups import (
     CommitAboveLogEnd,
     FencedMemberEpoch,
-    IdempotencyKeyReused,
-    InvalidRecord,
     NonEmptyGroup,
     OffsetConflict,
     StaleMemberEpoch,
     UnknownMemberId,
+)
+from app.errors.log import (
+    IdempotencyKeyReused,
+    InvalidRecord,
     UnknownPartitionInRecord,
     UnknownTopicOrPartition,
 )

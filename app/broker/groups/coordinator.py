@@ -26,12 +26,12 @@ from app.domain.groups.group import (
     JoinRequest,
     Member,
 )
-from app.errors import (
-    BrokerError,
+from app.errors.broker_error import BrokerError
+from app.errors.database import ServiceUnavailable
+from app.errors.groups import (
     GroupIdNotFound,
     GroupMaxSizeReached,
     NonEmptyGroup,
-    ServiceUnavailable,
     UnknownMemberId,
 )
 from app.storage.db import clock

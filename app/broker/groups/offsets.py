@@ -22,16 +22,15 @@ from app.domain.log.offset_spec import (
     OffsetSpec,
 )
 from app.domain.log.topic import TopicInfo
-from app.errors import (
+from app.errors.database import ServiceUnavailable
+from app.errors.groups import (
     CommitAboveLogEnd,
-    InvalidRequest,
     NonEmptyGroup,
     OffsetConflict,
-    ServiceUnavailable,
     StaleMemberEpoch,
-    UnknownPartitionInRecord,
-    UnknownTopicOrPartition,
 )
+from app.errors.http import InvalidRequest
+from app.errors.log import UnknownPartitionInRecord, UnknownTopicOrPartition
 from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
 from app.storage.groups import (

@@ -34,7 +34,8 @@ from app.domain.groups import group as rules
 from app.domain.groups.assignor import Partition
 from app.domain.groups.group import JoinRequest, Member
 from app.domain.log.record import StoredRecord
-from app.errors import ConcurrentRequest, NoOffsetForPartition
+from app.errors.groups import NoOffsetForPartition
+from app.errors.log import ConcurrentRequest
 from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
 from app.storage.groups import members, offsets

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from app.errors import BrokerError
+from app.errors.broker_error import BrokerError
 from app.storage.db.engine import Storage
 from app.storage.groups import members
 from app.storage.groups.members import (

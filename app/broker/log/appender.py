@@ -14,14 +14,14 @@ from app.domain.log.append import (
     Append,
     AppendOutcome,
 )
-from app.errors import (
-    BrokerError,
-    ConcurrentRequest,
+from app.errors.broker_error import BrokerError
+from app.errors.database import (
     DiskFull,
     LockTimeout,
     ServiceUnavailable,
     UnknownServerError,
 )
+from app.errors.log import ConcurrentRequest
 from app.storage.db.engine import Storage
 from app.storage.log.appends import append_all
 

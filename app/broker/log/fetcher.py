@@ -24,7 +24,7 @@ from app.broker.waiting.signals import Signals
 from app.domain.log.cursor import Cursor
 from app.domain.log.offset_spec import At, OffsetSpec
 from app.domain.log.topic import TopicInfo
-from app.errors import CursorExpired, UnknownTopicOrPartition
+from app.errors.log import CursorExpired, UnknownTopicOrPartition
 from app.storage.db.engine import Storage, Tx
 
 T = TypeVar("T")

@@ -16,7 +16,12 @@ from app.domain.log.offset_spec import (
 )
 from app.domain.log.record import StoredRecord
 from app.domain.log.topic import TopicInfo
-from app.errors import InvalidCursor, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
+from app.errors.log import (
+    InvalidCursor,
+    OffsetAboveLogEnd,
+    OffsetBelowLogStart,
+    UnknownTopicOrPartition,
+)
 from app.storage.db.engine import Tx
 from app.storage.log import offset_lookup, pages
 from app.storage.log.pages import Bounds

@@ -26,14 +26,14 @@ from app.domain.log.producer import (
 )
 from app.domain.log.record import MAX_TIMESTAMP_AHEAD_MS, Record
 from app.domain.log.topic import TopicInfo
-from app.errors import (
-    BrokerError,
+from app.errors.broker_error import BrokerError
+from app.errors.database import ServiceUnavailable
+from app.errors.log import (
     InvalidProducerEpoch,
     InvalidRecord,
     InvalidTimestamp,
     MessageTooLarge,
     OffsetMismatch,
-    ServiceUnavailable,
     UnknownPartitionInRecord,
     UnknownTopicOrPartition,
 )

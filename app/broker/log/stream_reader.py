@@ -14,7 +14,8 @@ from app.domain.log.cursor import Cursor
 from app.domain.log.offset_spec import At, OffsetSpec
 from app.domain.log.record import StoredRecord
 from app.domain.log.topic import TopicInfo
-from app.errors import BrokerError, CursorExpired, UnknownTopicOrPartition
+from app.errors.broker_error import BrokerError
+from app.errors.log import CursorExpired, UnknownTopicOrPartition
 
 _PAGE = PageSize(250, 65_536, 1)
 """What a stream holds at once. A slow client has one page in its buffer and nothing more."""

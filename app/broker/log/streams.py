@@ -26,7 +26,7 @@ from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals, Watch
 from app.domain.log.cursor import Cursor, PartitionCursor
 from app.domain.log.offset_spec import At, OffsetSpec
-from app.errors import InvalidCursor
+from app.errors.log import InvalidCursor
 
 _EARLY = 1 / 30
 _KEPT_S = 1.0

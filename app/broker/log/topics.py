@@ -8,7 +8,12 @@ from typing import NamedTuple
 from app.broker.waiting.signals import Signals
 from app.domain.log import topic as rules
 from app.domain.log.topic import TopicConfig, TopicInfo
-from app.errors import OffsetAboveLogEnd, TopicAlreadyExists, TopicInUse, UnknownTopicOrPartition
+from app.errors.log import (
+    OffsetAboveLogEnd,
+    TopicAlreadyExists,
+    TopicInUse,
+    UnknownTopicOrPartition,
+)
 from app.storage.db.engine import Storage, Tx
 from app.storage.log import (
     pages,

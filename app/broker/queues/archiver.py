@@ -16,7 +16,8 @@ from app.domain.queues.queue import (
     QueueInfo,
     with_origin,
 )
-from app.errors import BrokerError, InvalidRecord, MessageTooLarge, UnknownTopicOrPartition
+from app.errors.broker_error import BrokerError
+from app.errors.log import InvalidRecord, MessageTooLarge, UnknownTopicOrPartition
 from app.storage.db import clock
 from app.storage.db.engine import Tx
 from app.storage.log import records_by_offset, topics

@@ -30,7 +30,8 @@ from app.domain.queues.delivery import (
 )
 from app.domain.queues.in_flight import AcknowledgeType
 from app.domain.queues.queue import QueueInfo
-from app.errors import BrokerError, ServiceUnavailable, UnknownServerError
+from app.errors.broker_error import BrokerError
+from app.errors.database import ServiceUnavailable, UnknownServerError
 from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
 from app.storage.queues.queues import scope_id

@@ -43,7 +43,9 @@ from app.domain.queues.queue import (
     QueueInfo,
     size_of,
 )
-from app.errors import BrokerError, IdempotencyKeyReused, InvalidRecordState
+from app.errors.broker_error import BrokerError
+from app.errors.log import IdempotencyKeyReused
+from app.errors.queues import InvalidRecordState
 from app.storage.db import clock
 from app.storage.db.engine import Tx
 from app.storage.log import idempotency

@@ -30,14 +30,10 @@ from app.domain.queues.queue import (
     check_config,
     start_of,
 )
-from app.errors import (
-    InvalidQueueConfig,
-    InvalidRequest,
-    QueueAlreadyExists,
-    ServiceUnavailable,
-    UnknownQueue,
-    UnknownTopicOrPartition,
-)
+from app.errors.database import ServiceUnavailable
+from app.errors.http import InvalidRequest
+from app.errors.log import UnknownTopicOrPartition
+from app.errors.queues import InvalidQueueConfig, QueueAlreadyExists, UnknownQueue
 from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
 from app.storage.log import offset_lookup, pages

@@ -17,7 +17,10 @@ from app.domain.queues.queue import (
     origin_of,
     without_origin,
 )
-from app.errors import BrokerError, DiskFull, MessageTooLarge, ServiceUnavailable, UnknownQueue, UnknownTopicOrPartition
+from app.errors.broker_error import BrokerError
+from app.errors.database import DiskFull, ServiceUnavailable
+from app.errors.log import MessageTooLarge, UnknownTopicOrPartition
+from app.errors.queues import UnknownQueue
 from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
 from app.storage.log import pages

@@ -22,7 +22,7 @@ from app.domain.queues.queue import (
     key_hash,
     size_of,
 )
-from app.errors import DelayedRecordsLimit
+from app.errors.queues import DelayedRecordsLimit
 from app.storage.db.engine import Tx
 from app.storage.log import pages, records_by_offset
 from app.storage.log.pages import Bounds

@@ -67,7 +67,7 @@ def told_in_one_sentence() -> Iterator[None]:
     Raises:
         CommandFailed: With that sentence, and what the database itself said of it.
     """
-    from app.errors import BrokerError
+    from app.errors.broker_error import BrokerError
     from app.storage.db.schema import SchemaNotCurrent
     from app.storage.db.sqlite import DatabaseInUse
 

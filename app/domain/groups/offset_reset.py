@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from app.errors import InvalidRequest
+from app.errors.http import InvalidRequest
 
 _BY_DURATION = "by_duration:"
 _DURATION = re.compile(

@@ -14,7 +14,8 @@ from app.domain.log.producer import (
     replay,
 )
 from app.domain.log.record import Record
-from app.errors import BrokerError, IdempotencyKeyReused, OffsetMismatch, UnknownTopicOrPartition
+from app.errors.broker_error import BrokerError
+from app.errors.log import IdempotencyKeyReused, OffsetMismatch, UnknownTopicOrPartition
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ import msgspec
 
 from app.domain.log.offset_spec import At, OffsetSpec
 from app.domain.log.topic import MAX_PARTITIONS
-from app.errors import InvalidCursor
+from app.errors.log import InvalidCursor
 
 _MAX_BYTES = 16_384
 _MAX_CHARACTERS = 16_384

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from app.domain.log.topic import MAX_INT64
-from app.errors import InvalidRequest
+from app.errors.http import InvalidRequest
 
 _NUMBER = re.compile(r"-?[0-9]{1,19}")
 

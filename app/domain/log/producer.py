@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from app.errors import (
+from app.errors.log import (
     DuplicateSequenceNumber,
     InvalidProducerEpoch,
     OutOfOrderSequenceNumber,

@@ -7,7 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from app.errors import BrokerError, InvalidConfig, InvalidPartitions, InvalidTopicName
+from app.errors.broker_error import BrokerError
+from app.errors.log import InvalidConfig, InvalidPartitions, InvalidTopicName
 
 MAX_PARTITIONS = 1_000
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024

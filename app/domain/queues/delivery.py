@@ -11,7 +11,7 @@ from app.domain.log.append import IdempotencyKey
 from app.domain.log.record import StoredRecord
 from app.domain.queues.in_flight import AcknowledgeType
 from app.domain.queues.queue import DeliveryId
-from app.errors import BrokerError
+from app.errors.broker_error import BrokerError
 
 
 class Acquire(NamedTuple):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.errors import InvalidRecordState
+from app.errors.queues import InvalidRecordState
 
 MAX_IN_FLIGHT = 2_000
 """Entries of a window, and records that one acquire looks at, per partition."""

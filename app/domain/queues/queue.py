@@ -12,7 +12,7 @@ import msgspec
 from app.domain.log.offset_spec import OffsetSpec, parse_offset_spec
 from app.domain.log.record import StoredRecord
 from app.domain.queues.in_flight import KEYLESS, DeliveryRules
-from app.errors import InvalidQueueConfig
+from app.errors.queues import InvalidQueueConfig
 
 MAX_COPIES = 100_000
 """Records of a queue that are delayed, each in a row of its own."""

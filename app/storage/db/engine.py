@@ -16,7 +16,13 @@ from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
 
 from app.domain.log.append import PartitionEnd, Row
-from app.errors import BrokerError, DiskFull, LockTimeout, OutcomeUnknown, ServiceUnavailable
+from app.errors.broker_error import BrokerError
+from app.errors.database import (
+    DiskFull,
+    LockTimeout,
+    OutcomeUnknown,
+    ServiceUnavailable,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from app.domain.log.topic import (
     TopicInfo,
     with_overrides,
 )
-from app.errors import InvalidPartitions
+from app.errors.log import InvalidPartitions
 from app.storage.db.engine import Query, Tx
 from app.storage.db.tables import (
     OFFSET_MASK,

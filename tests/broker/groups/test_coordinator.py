@@ -11,12 +11,12 @@ import pytest
 from app.broker.groups.coordinator import Heartbeat
 from app.broker.groups.offsets import OffsetCommit
 from app.broker.log.topics import TopicRequest
-from app.errors import (
+from app.errors.database import ServiceUnavailable
+from app.errors.groups import (
     FencedMemberEpoch,
     GroupIdNotFound,
     GroupMaxSizeReached,
     NonEmptyGroup,
-    ServiceUnavailable,
     UnknownMemberId,
 )
 from app.storage.groups import rebalances

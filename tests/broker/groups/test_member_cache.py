@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from app.broker.log.topics import TopicRequest
-from app.errors import BrokerError
+from app.errors.broker_error import BrokerError
 from app.storage.groups import members
 from tests.broker.node import Node
 

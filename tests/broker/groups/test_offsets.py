@@ -21,19 +21,18 @@ from app.domain.log.offset_spec import (
     Since,
 )
 from app.domain.log.record import Record
-from app.errors import (
+from app.errors.groups import (
     CommitAboveLogEnd,
     FencedInstanceId,
     FencedMemberEpoch,
     GroupIdNotFound,
-    InvalidRequest,
     NonEmptyGroup,
     OffsetConflict,
     StaleMemberEpoch,
     UnknownMemberId,
-    UnknownPartitionInRecord,
-    UnknownTopicOrPartition,
 )
+from app.errors.http import InvalidRequest
+from app.errors.log import UnknownPartitionInRecord, UnknownTopicOrPartition
 from app.storage.log import topics as stored_topics
 from tests.broker.node import GROUP, LONG_MS, Node, numbers, seen
 

@@ -13,14 +13,14 @@ from app.broker.log.producer import ProduceRequest
 from app.broker.log.topics import TopicRequest
 from app.broker.waiting.deadline import Deadline
 from app.domain.log.record import Record
-from app.errors import (
+from app.errors.groups import (
     FencedInstanceId,
     FencedMemberEpoch,
     NoOffsetForPartition,
     StaleMemberEpoch,
     UnknownMemberId,
-    UnknownPartitionInRecord,
 )
+from app.errors.log import UnknownPartitionInRecord
 from app.storage.log import topics as stored_topics
 from app.tasks.notices import poll_watched
 from tests.broker.node import LONG_MS, SECOND_MS, Node, Seen, commits_of, numbers, parked, poll_request, seen

@@ -18,14 +18,13 @@ from app.domain.log.append import (
     IdempotencyKey,
 )
 from app.domain.log.record import Record
-from app.errors import (
-    ConcurrentRequest,
+from app.errors.database import (
     DiskFull,
     LockTimeout,
-    OffsetMismatch,
     ServiceUnavailable,
     UnknownServerError,
 )
+from app.errors.log import ConcurrentRequest, OffsetMismatch
 from app.storage.log import offset_lookup
 
 if TYPE_CHECKING:

@@ -23,7 +23,12 @@ from app.domain.log.offset_spec import (
     Since,
 )
 from app.domain.log.record import Record
-from app.errors import CursorExpired, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
+from app.errors.log import (
+    CursorExpired,
+    OffsetAboveLogEnd,
+    OffsetBelowLogStart,
+    UnknownTopicOrPartition,
+)
 
 if TYPE_CHECKING:
     from app.api.services import Services

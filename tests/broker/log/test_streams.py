@@ -24,7 +24,8 @@ from app.domain.log.offset_spec import (
     Latest,
 )
 from app.domain.log.record import Record
-from app.errors import InvalidCursor, OffsetBelowLogStart, ServiceUnavailable, UnknownTopicOrPartition
+from app.errors.database import ServiceUnavailable
+from app.errors.log import InvalidCursor, OffsetBelowLogStart, UnknownTopicOrPartition
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from app.broker.log.producer import ProduceRequest
 from app.broker.log.topics import TopicRequest, Topics
 from app.domain.log.record import Record
 from app.domain.log.topic import TopicConfig
-from app.errors import UnknownTopicOrPartition
+from app.errors.log import UnknownTopicOrPartition
 from app.storage.log import topics
 
 if TYPE_CHECKING:

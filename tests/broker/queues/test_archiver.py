@@ -10,7 +10,7 @@ import pytest
 from app.broker.log.topics import TopicRequest
 from app.broker.queues.queues import QueueRequest
 from app.domain.queues.in_flight import AcknowledgeType
-from app.errors import DiskFull
+from app.errors.database import DiskFull
 from app.storage.queues import share_partitions
 from tests.broker.node import Node
 from tests.broker.queues.jobs import (

@@ -20,7 +20,7 @@ from app.domain.queues.delivery import (
     Acquired,
 )
 from app.domain.queues.in_flight import AcknowledgeType
-from app.errors import ServiceUnavailable
+from app.errors.database import ServiceUnavailable
 from app.storage.db.opening import open_storage
 from app.storage.queues import share_partitions
 from tests.storage.log.test_appends_concurrency import wait_for_waiters

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from app.broker.queues.queues import QueueRequest, Queues
-from app.errors import QueueAlreadyExists
+from app.errors.queues import QueueAlreadyExists
 from tests.broker.node import Node
 from tests.broker.queues.jobs import acquire, create
 

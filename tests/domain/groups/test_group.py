@@ -15,7 +15,12 @@ from app.domain.groups.group import (
     Member,
     Subscription,
 )
-from app.errors import FencedInstanceId, FencedMemberEpoch, GroupMaxSizeReached, UnknownMemberId
+from app.errors.groups import (
+    FencedInstanceId,
+    FencedMemberEpoch,
+    GroupMaxSizeReached,
+    UnknownMemberId,
+)
 
 NOW_MS = 1_700_000_000_000
 ORDERS = Subscription(("orders",))

@@ -28,7 +28,13 @@ from app.domain.groups.group import (
     Member,
     Subscription,
 )
-from app.errors import BrokerError, FencedInstanceId, FencedMemberEpoch, GroupMaxSizeReached, UnknownMemberId
+from app.errors.broker_error import BrokerError
+from app.errors.groups import (
+    FencedInstanceId,
+    FencedMemberEpoch,
+    GroupMaxSizeReached,
+    UnknownMemberId,
+)
 
 MAX_MEMBERS = 4
 

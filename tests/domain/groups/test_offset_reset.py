@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.domain.groups.offset_reset import check_offset_reset, duration_ms
-from app.errors import InvalidRequest
+from app.errors.http import InvalidRequest
 
 
 @pytest.mark.parametrize("text", ["earliest", "latest", "none", "by_duration:PT1H"])

@@ -19,7 +19,7 @@ from app.domain.log.append import (
 )
 from app.domain.log.producer import ProducerStamp
 from app.domain.log.record import Record
-from app.errors import (
+from app.errors.log import (
     IdempotencyKeyReused,
     OffsetMismatch,
     OutOfOrderSequenceNumber,

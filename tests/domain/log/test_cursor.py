@@ -19,7 +19,7 @@ from app.domain.log.cursor import (
     encode_partition_cursor,
 )
 from app.domain.log.offset_spec import At, Latest
-from app.errors import InvalidCursor
+from app.errors.log import InvalidCursor
 
 OFFSETS = st.lists(st.integers(0, 2**42 - 1), min_size=1, max_size=1000)
 

@@ -15,7 +15,7 @@ from app.domain.log.offset_spec import (
     Since,
     parse_offset_spec,
 )
-from app.errors import InvalidRequest
+from app.errors.http import InvalidRequest
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from app.domain.log.append import (
 )
 from app.domain.log.producer import ProducerStamp, ProducerState
 from app.domain.log.record import Record
-from app.errors import (
+from app.errors.log import (
     DuplicateSequenceNumber,
     InvalidProducerEpoch,
     OutOfOrderSequenceNumber,

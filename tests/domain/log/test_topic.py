@@ -12,7 +12,7 @@ from app.domain.log.topic import (
     check_topic_name,
     with_overrides,
 )
-from app.errors import InvalidConfig, InvalidPartitions, InvalidTopicName
+from app.errors.log import InvalidConfig, InvalidPartitions, InvalidTopicName
 
 
 @pytest.mark.parametrize("name", ["a", "A.b_c-9", "...", "-", "_", "a" * 249, "_x"])

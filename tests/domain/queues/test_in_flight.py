@@ -21,7 +21,7 @@ from app.domain.queues.queue import (
     with_origin,
     without_origin,
 )
-from app.errors import InvalidRecordState
+from app.errors.queues import InvalidRecordState
 
 RULES = DeliveryRules(lock_duration_ms=1_000, max_delivery_count=2)
 BY_KEY = RULES._replace(by_key=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.domain.log.append import PartitionEnd
-from app.errors import DiskFull
+from app.errors.database import DiskFull
 from app.storage.db.opening import open_storage
 from app.storage.db.sqlite import DatabaseInUse
 from app.storage.log.appends import append_all

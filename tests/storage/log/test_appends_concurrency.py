@@ -10,7 +10,8 @@ import pytest
 
 from app.domain.log.append import Accepted, IdempotencyKey
 from app.domain.log.producer import ProducerStamp
-from app.errors import LockTimeout, UnknownTopicOrPartition
+from app.errors.database import LockTimeout
+from app.errors.log import UnknownTopicOrPartition
 from app.storage.db.opening import open_storage
 from app.storage.log import topics
 from app.storage.log.appends import append_all

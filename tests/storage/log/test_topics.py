@@ -13,7 +13,7 @@ from app.domain.log.append import (
 )
 from app.domain.log.producer import ProducerStamp
 from app.domain.log.topic import TopicConfig
-from app.errors import UnknownTopicOrPartition
+from app.errors.log import UnknownTopicOrPartition
 from app.storage.log import (
     compaction,
     idempotency,
