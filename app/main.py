@@ -18,25 +18,28 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.api import (
-    deliveries,
-    docs,
-    fetch,
+from app.api import transactions
+from app.api.groups import (
     groups,
-    manual,
     members,
     offsets,
+)
+from app.api.http import (
+    docs,
     openapi,
     operations,
+    problem_pages,
+)
+from app.api.http.call import Reply, request_id
+from app.api.http.gateway import Gateway, allowed_hosts
+from app.api.log import (
+    fetch,
     produce,
     producers,
-    queues,
     topics,
-    transactions,
 )
-from app.api.call import Reply, request_id
+from app.api.queues import deliveries, queues
 from app.api.services import Services
-from app.api.shell import Shell, allowed_hosts
 from app.broker.groups.coordinator import Coordinator, Limits
 from app.broker.groups.offsets import Offsets
 from app.broker.groups.poller import Poller
@@ -138,10 +141,10 @@ def create_app(settings: Settings) -> Application:
     api.state.services = services
     for router in _ROUTERS:
         api.include_router(router)
-    api.router.routes.extend([*docs.docs_routes(), *manual.manual_routes(lambda: openapi.document(api))])
+    api.router.routes.extend([*docs.docs_routes(), *problem_pages.manual_routes(lambda: openapi.document(api))])
     api.add_exception_handler(RouterException, _not_served)
     api.add_exception_handler(MethodNotAllowed, _not_served)
-    shell = Shell(
+    shell = Gateway(
         api,
         services,
         openapi.operations(api),
@@ -188,7 +191,7 @@ def _services(settings: Settings, storage: Storage, runner: TaskRunner, outbox: 
             known_queues,
             signals,
             recheck_ms=settings.poll_interval_ms * _RECHECK_POLLS,
-            doomed=delivery.wake,
+            to_archive=delivery.wake,
         ),
         redriver=Redriver(storage, catalogue, known_queues, signals),
         clock=clock,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.api.openapi import document, operations
+from app.api.http.openapi import document, operations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,13 +8,26 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app.api import decoding
-from app.api.call import Call, Reply
-from app.api.decoding import RecordIn
-from app.api.media import form_refused, media_type_of
-from app.api.memberships import MOST_OFFSETS, Epoch, Offset, PartitionNumber, check_group, check_member
-from app.api.produce import RecordPlace, idempotency_key
-from app.api.wire import Description, WireRoute, check_records, decode_json, describe
+from app.api.groups.group_wire import (
+    MOST_OFFSETS,
+    Epoch,
+    Offset,
+    PartitionNumber,
+    check_group,
+    check_member,
+)
+from app.api.http.call import Call, Reply
+from app.api.http.media import form_refused, media_type_of
+from app.api.http.wire import (
+    Description,
+    WireRoute,
+    check_records,
+    decode_json,
+    describe,
+)
+from app.api.log import record_decoding
+from app.api.log.produce import RecordPlace, idempotency_key
+from app.api.log.record_decoding import RecordIn
 from app.broker.groups.offsets import Committer, OffsetCommit
 from app.broker.log.producer import ProduceRequest
 from app.broker.transactions import TransactionRequest
@@ -173,7 +186,9 @@ def _produce(body: TransactionBody, size_bytes: int, most: int) -> list[ProduceR
         if not one.records:
             detail = "must have records"
             raise InvalidRequest(f"produce {index} {detail}", errors=[{"index": index, "detail": detail}])
-    return [ProduceRequest(one.topic, None, decoding.records_of(one.records), size_bytes) for one in body.produce]
+    return [
+        ProduceRequest(one.topic, None, record_decoding.records_of(one.records), size_bytes) for one in body.produce
+    ]
 
 
 def _commit(given: GroupCommit) -> tuple[Committer, list[OffsetCommit]]:

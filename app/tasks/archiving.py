@@ -54,6 +54,6 @@ class ArchiveTask:
                 archive, SharePartitionKey(queue_id, partition_id), self.defaults, full=self.storage.full
             )
             more |= done.more
-            if done.judged:
+            if done.settled:
                 self.signals.announce([*done.partition_ids, scope_id(queue_id)])
         return more

@@ -73,13 +73,13 @@ class Node:
         await self.services.producer.produce(ProduceRequest(topic, None, records, sum(map(len, values))))
 
     async def join(self, member: str, *topics: str, group: str = GROUP, **options: Any) -> MemberSnapshot:
-        standing, _ = await self.groups.join(group, wish(member, *topics, **options))
+        standing, _ = await self.groups.join(group, join_request(member, *topics, **options))
         return standing
 
-    async def beat(
+    async def heartbeat(
         self, member: str, epoch: int, owned: set[tuple[str, int]] | None = None, group: str = GROUP
     ) -> MemberSnapshot:
-        return await self.groups.beat(Heartbeat(group, member, epoch, None if owned is None else frozenset(owned)))
+        return await self.groups.heartbeat(Heartbeat(group, member, epoch, None if owned is None else frozenset(owned)))
 
     async def poll(self, member: str = "alice", *, group: str = GROUP, wait_ms: int = 0, **options: Any) -> PollResult:
         """Poll with `topics`, joining if need be, or with `epoch`; see `poll_request`."""
@@ -125,7 +125,7 @@ async def parked(services: Services, reads: int = 1) -> None:
     raise AssertionError("nobody waits")
 
 
-def wish(member: str, *topics: str, pattern: str | None = None, **options: Any) -> JoinRequest:
+def join_request(member: str, *topics: str, pattern: str | None = None, **options: Any) -> JoinRequest:
     subscription = Subscription(topics or (() if pattern else ("orders",)), pattern)
     return JoinRequest(member_id=member, subscription=subscription, **options)
 
@@ -145,7 +145,7 @@ def poll_request(
     held = None if owned is None else frozenset(owned)
     return PollRequest(
         Heartbeat(group, member, epoch, held, released=held is None),
-        wish(member, *topics, **options) if epoch is None else None,
+        join_request(member, *topics, **options) if epoch is None else None,
         commits or [],
         auto_commit,
         size,

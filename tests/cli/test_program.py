@@ -13,7 +13,16 @@ from tests.cli.running import Cli, environment, free_port
 
 CLIENT_MODULES = ", ".join(
     f"app.cli.{name}"
-    for name in ("client", "consume", "consume_group", "groups", "health", "produce", "rendering", "topics")
+    for name in (
+        "client",
+        "consume",
+        "groups.consume_group",
+        "groups.groups",
+        "log.produce",
+        "log.rendering",
+        "log.topics",
+        "server.health",
+    )
 )
 
 

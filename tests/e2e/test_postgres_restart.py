@@ -81,4 +81,4 @@ async def test_a_restart_of_postgresql_loses_nothing_and_doubles_nothing(
     assert set(ledger.statuses) <= {200, 201, 409, 503, 504}
     assert "an append failed" not in node.log
     assert "UNKNOWN_SERVER_ERROR" not in node.log
-    assert "app.api.call: request" not in node.log
+    assert "app.api.http.call: request" not in node.log

@@ -19,7 +19,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 from starlette.testclient import TestClient
 
-from app.api.openapi import document
+from app.api.http.openapi import document
 from app.main import create_app
 from app.settings import Settings
 

@@ -67,12 +67,12 @@ class Scribe:
         self.storage.write_now(change)
         return self.find(info.name)
 
-    def judge(self, *appends: Append) -> list[AppendOutcome]:
+    def apply(self, *appends: Append) -> list[AppendOutcome]:
         return self.storage.write_now(append_all, list(appends), self.now_ms)
 
     def append(self, info: TopicInfo, rows: Sequence[Row], partition: int = 0) -> list[int]:
         """Append, and return the offsets."""
-        (outcome,) = self.judge(request(info, rows, partition))
+        (outcome,) = self.apply(request(info, rows, partition))
         assert isinstance(outcome, Accepted)
         return outcome.appended.offsets
 

@@ -1,4 +1,4 @@
-"""Consumer groups: join, beat, leave, and the rebalancing that any node may do at any time.
+"""Consumer groups: join, heartbeat, leave, and the rebalancing that any node may do at any time.
 
 All state is in the database. A beat that changes nothing is answered from a read, or from what the last read found; a
 lease that grows old is renewed together with others; everything else is one step of `domain.group` under the group's
@@ -56,7 +56,7 @@ Gone = Callable[[], Awaitable[bool]]
 """Finds out whether the client of a call has gone."""
 
 Before = Callable[[Tx, int, Member], None]
-"""What is to happen under the locks before a beat: it gets the group's id and the member."""
+"""What is to happen under the locks before a heartbeat: it gets the group's id and the member."""
 
 
 class Limits(NamedTuple):
@@ -111,52 +111,52 @@ class Coordinator:
         self._looks = count()
         self._ticked = False
 
-    async def join(self, name: str, wish: JoinRequest, *, by_poll: bool = False) -> tuple[MemberSnapshot, bool]:
+    async def join(self, name: str, join_request: JoinRequest, *, by_poll: bool = False) -> tuple[MemberSnapshot, bool]:
         """Join, or join again with a new epoch. Return the member and whether it is new.
 
         Args:
             name: The group, created if there is none.
-            wish: What to join with.
+            join_request: What to join with.
             by_poll: Nobody decided to start this member: it may not take a place back that another has taken.
 
         Raises:
             GroupMaxSizeReached: The group is full, or there are too many groups.
             FencedInstanceId: Another member has its place.
         """
-        changed = await self._storage.write(_join, name, wish, self._limits, by_poll=by_poll)
+        changed = await self._storage.write(_join, name, join_request, self._limits, by_poll=by_poll)
         self._announce(changed)
-        return _standing(changed, wish.member_id), wish.member_id not in changed.before.members
+        return _standing(changed, join_request.member_id), join_request.member_id not in changed.before.members
 
-    async def beat(
-        self, beat: Heartbeat, found: MemberSnapshot | None = None, gone: Gone | None = None
+    async def heartbeat(
+        self, heartbeat: Heartbeat, found: MemberSnapshot | None = None, gone: Gone | None = None
     ) -> MemberSnapshot:
         """Take a heartbeat and return how the member stands then; see `domain.group.beat`.
 
         Args:
-            beat: The heartbeat.
+            heartbeat: The heartbeat.
             found: How the member stands, if that was just read.
             gone: Whether its client has gone.
 
         Raises:
             UnknownMemberId, FencedMemberEpoch, FencedInstanceId: Nothing was changed.
         """
-        known = found or self._standings.recall(beat.group, beat.member_id, beat.member_epoch)
-        found = known or await self._standings.read(beat.group, beat.member_id)
-        if found is not None and found.member.member_epoch == beat.member_epoch and found.settled:
+        known = found or self._standings.recall(heartbeat.group, heartbeat.member_id, heartbeat.member_epoch)
+        found = known or await self._standings.read(heartbeat.group, heartbeat.member_id)
+        if found is not None and found.member.member_epoch == heartbeat.member_epoch and found.settled:
             if found.member.lease_is_fresh(found.now_ms) or found.member.lease_is_ample(found.now_ms):
                 self._leases.hear(found)
                 return found
             if await self._leases.renew(found):
                 return found
-        return await self.step(beat, found, gone=gone)
+        return await self.step(heartbeat, found, gone=gone)
 
     async def step(
-        self, beat: Heartbeat, found: MemberSnapshot | None, before: Before | None = None, gone: Gone | None = None
+        self, heartbeat: Heartbeat, found: MemberSnapshot | None, before: Before | None = None, gone: Gone | None = None
     ) -> MemberSnapshot:
         """Take a heartbeat under the group's lock.
 
         Args:
-            beat: The heartbeat.
+            heartbeat: The heartbeat.
             found: How the member stood shortly before.
             before: What is to happen first, in the same transaction.
             gone: Whether its client has gone.
@@ -164,17 +164,17 @@ class Coordinator:
         Raises:
             ServiceUnavailable: The client has gone; nothing was changed.
         """
-        owned = None if beat.owned is None else await self._ids(beat.owned, found)
+        owned = None if heartbeat.owned is None else await self._ids(heartbeat.owned, found)
         await refuse_gone(gone)
-        step = partial(_beat, beat=beat, owned=owned)
-        changed = await self._storage.write(_change, beat.group, step, (beat.member_id, before))
-        self._announce(changed, beat.member_id)
-        standing = _standing(changed, beat.member_id)
+        step = partial(_heartbeat, heartbeat=heartbeat, owned=owned)
+        changed = await self._storage.write(_change, heartbeat.group, step, (heartbeat.member_id, before))
+        self._announce(changed, heartbeat.member_id)
+        standing = _standing(changed, heartbeat.member_id)
         self.hear(standing)
         return standing
 
     def hear(self, standing: MemberSnapshot) -> None:
-        """Remember that a member beat, which the database may not know yet."""
+        """Remember that a member heartbeat, which the database may not know yet."""
         if standing.member.lease_is_fresh(standing.now_ms):
             self._leases.hear(standing)
 
@@ -309,20 +309,24 @@ def _standing(changed: GroupChange, member_id: str) -> MemberSnapshot:
     )
 
 
-def _join(tx: Tx, name: str, wish: JoinRequest, limits: Limits, *, by_poll: bool) -> GroupChange:
+def _join(tx: Tx, name: str, join_request: JoinRequest, limits: Limits, *, by_poll: bool) -> GroupChange:
     before = load_or_create(tx, name, limits.groups)
-    if by_poll and wish.member_id in {member.replaced_member_id for member in before.members.values()}:
-        rules.find(before, wish.member_id)
+    if by_poll and join_request.member_id in {member.replaced_member_id for member in before.members.values()}:
+        rules.find(before, join_request.member_id)
     now_ms = clock.read(tx)
-    joined = _assigned(tx, rules.join(before, wish, now_ms, limits.members), now_ms)
-    epoch = joined.members[wish.member_id].member_epoch
-    after = rules.heartbeat(joined, wish.member_id, epoch, None, now_ms, released=True)
+    joined = _assigned(tx, rules.join(before, join_request, now_ms, limits.members), now_ms)
+    epoch = joined.members[join_request.member_id].member_epoch
+    after = rules.heartbeat(joined, join_request.member_id, epoch, None, now_ms, released=True)
     return _saved(tx, before, after, now_ms)
 
 
-def _beat(group: Group, now_ms: int, *, beat: Heartbeat, owned: set[Partition] | None) -> Group:
-    epoch = rules.find(group, beat.member_id).member_epoch if beat.member_epoch is None else beat.member_epoch
-    return rules.heartbeat(group, beat.member_id, epoch, owned, now_ms, released=beat.released)
+def _heartbeat(group: Group, now_ms: int, *, heartbeat: Heartbeat, owned: set[Partition] | None) -> Group:
+    epoch = (
+        rules.find(group, heartbeat.member_id).member_epoch
+        if heartbeat.member_epoch is None
+        else heartbeat.member_epoch
+    )
+    return rules.heartbeat(group, heartbeat.member_id, epoch, owned, now_ms, released=heartbeat.released)
 
 
 def _change(tx: Tx, name: str, step: Step, first: tuple[str, Before | None] | None = None) -> GroupChange:
@@ -344,7 +348,7 @@ def _rebalance(tx: Tx, name: str, *, expires: bool) -> GroupChange | None:
         return None
     now_ms = clock.read(tx)
     after = rules.expire(before, now_ms) if expires and rebalances.ticking(tx, now_ms) else before
-    subscriptions = {member.wish.subscription for member in after.members.values()}
+    subscriptions = {member.join_request.subscription for member in after.members.values()}
     shapes = rebalances.shapes(tx, subscriptions)
     after = assignment.notice_topics(after, shapes, now_ms)
     changed = _saved(tx, before, _assigned(tx, after, now_ms), now_ms)
@@ -355,7 +359,7 @@ def _assigned(tx: Tx, group: Group, now_ms: int) -> Group:
     """Compute the targets if that is due."""
     if group.assign_at_ms is None or group.assign_at_ms > now_ms:
         return group
-    shapes = rebalances.shapes(tx, {member.wish.subscription for member in group.members.values()})
+    shapes = rebalances.shapes(tx, {member.join_request.subscription for member in group.members.values()})
     assigned, rebalance = assignment.retarget(group, shapes, now_ms)
     rebalances.add_rebalance(tx, group, rebalance, {shape.topic_id: name for name, shape in shapes.items()})
     return assigned

@@ -71,7 +71,7 @@ class MemberCache:
     def note_renewal(self, asked: MemberSnapshot, renewed: bool) -> None:  # noqa: FBT001 - how it ended
         """Take note of how the renewal of a lease ended that was asked for."""
         page = self._pages.get(self._names.get(asked.group_id, ""))
-        member_id = asked.member.wish.member_id
+        member_id = asked.member.join_request.member_id
         known = None if page is None else page.known.get(member_id)
         if page is None or known is None:
             return

@@ -208,7 +208,7 @@ def store(tx: Tx, group_id: int, holder: Holder | None, commits: Sequence[Commit
     if len(standing) < len(commits):
         raise TopicGone
     if holder is not None:
-        _judge(holder, commits)
+        _check_holder(holder, commits)
     if not commits:
         return
     for index, (one, found) in enumerate(zip(commits, standing, strict=True)):
@@ -216,14 +216,14 @@ def store(tx: Tx, group_id: int, holder: Holder | None, commits: Sequence[Commit
     offsets.commit(tx, group_id, commits, clock.read(tx))
 
 
-def _judge(holder: Holder, commits: Sequence[Commit]) -> None:
+def _check_holder(holder: Holder, commits: Sequence[Commit]) -> None:
     """Refuse commits of partitions that a member does not hold at an epoch, naming them."""
     member, member_epoch = holder
     stale = set(rules.check_commit(member, member_epoch, [(one.topic_id, one.partition) for one in commits]))
     if stale:
         named = [one for one in commits if (one.topic_id, one.partition) in stale]
         raise StaleMemberEpoch(
-            "the member does not hold all these partitions at this epoch; beat, and commit those it still has",
+            "the member does not hold all these partitions at this epoch; heartbeat, and commit those it still has",
             member_epoch=member.member_epoch,
             partitions=[{"topic": one.topic, "partition": one.partition} for one in named[:10]],
         )

@@ -49,14 +49,14 @@ class PollRequest(NamedTuple):
     """One poll of a consumer.
 
     Attributes:
-        beat: Its heartbeat.
-        wish: What to join with if the member is not in the group; None if it is to be refused then.
+        heartbeat: Its heartbeat.
+        join_request: What to join with if the member is not in the group; None if it is to be refused then.
         commits: Offsets to commit first.
         auto_commit: Commit first what this membership's previous poll returned.
     """
 
-    beat: Heartbeat
-    wish: JoinRequest | None
+    heartbeat: Heartbeat
+    join_request: JoinRequest | None
     commits: Sequence[OffsetCommit]
     auto_commit: bool
     size: PageSize
@@ -121,12 +121,12 @@ class Poller:
         deadline.shorten(standing.member.heartbeat_interval_ms)
         beaten = standing.assignment_epoch
         while True:
-            beat = request.beat._replace(member_epoch=standing.member.member_epoch)
+            heartbeat = request.heartbeat._replace(member_epoch=standing.member.member_epoch)
             if not standing.settled and standing.assignment_epoch != beaten:
-                standing = await self._groups.step(beat, standing, gone=deadline.has_gone_by_now)
+                standing = await self._groups.step(heartbeat, standing, gone=deadline.has_gone_by_now)
                 beaten = standing.assignment_epoch
                 continue
-            page = await self._read_or_wait(request, beat, standing, had, poll_epoch, deadline)
+            page = await self._read_or_wait(request, heartbeat, standing, had, poll_epoch, deadline)
             if page.spans or deadline.over or self._signals.closed or _changed(page, had):
                 return page
             standing = page.standing
@@ -134,7 +134,7 @@ class Poller:
     async def _read_or_wait(
         self,
         request: PollRequest,
-        beat: Heartbeat,
+        heartbeat: Heartbeat,
         known: MemberSnapshot,
         had: Collection[Partition],
         poll_epoch: int | None,
@@ -146,7 +146,7 @@ class Poller:
         with self._signals.watch([watch_id(known.group_id), *ids]) as watch:
             while True:
                 watch.arm()
-                page = await self._storage.read(_read, beat, ids, request.size)
+                page = await self._storage.read(_read, heartbeat, ids, request.size)
                 if page.spans:
                     if poll_epoch is None or deadline.has_gone() or await self._save_last_poll(page, poll_epoch):
                         return page
@@ -164,46 +164,52 @@ class Poller:
     async def _begin(
         self, request: PollRequest, gone: Gone
     ) -> tuple[MemberSnapshot, Collection[Partition], int | None]:
-        """Join if the member is not there, else commit and beat.
+        """Join if the member is not there, else commit and heartbeat.
 
         Returns:
             The member after that; what it was assigned before: nothing, if it has just joined; and the poll epoch under
             which it saves what it returns, or None.
         """
-        beat, wish = request.beat, request.wish
-        found = await self._storage.read(members.find, beat.group, beat.member_id)
-        if wish is not None and (found is None or found.member.wish != wish):
-            standing, _ = await self._groups.join(beat.group, wish, by_poll=True)
+        heartbeat, join_request = request.heartbeat, request.join_request
+        found = await self._storage.read(members.find, heartbeat.group, heartbeat.member_id)
+        if join_request is not None and (found is None or found.member.join_request != join_request):
+            standing, _ = await self._groups.join(heartbeat.group, join_request, by_poll=True)
             poll_epoch = 0 if found is None else found.poll_epoch
             if request.auto_commit:
-                await self._storage.write(members.begin_poll, standing.group_id, beat.member_id, poll_epoch)
+                await self._storage.write(members.begin_poll, standing.group_id, heartbeat.member_id, poll_epoch)
                 poll_epoch += 1
             return standing, (), poll_epoch if request.auto_commit else None
         if found is None:
-            raise await self._storage.read(refuse, beat.group, beat.member_id)
-        if beat.member_epoch is None:
-            beat = beat._replace(member_epoch=found.member.member_epoch)
+            raise await self._storage.read(refuse, heartbeat.group, heartbeat.member_id)
+        if heartbeat.member_epoch is None:
+            heartbeat = heartbeat._replace(member_epoch=found.member.member_epoch)
         had = found.member.assigned.keys()
         if _begins_turn(request, found):
-            return await self._commit_and_beat(request, beat, gone, found, found.poll_epoch), had, found.poll_epoch + 1
+            return (
+                await self._commit_and_beat(request, heartbeat, gone, found, found.poll_epoch),
+                had,
+                found.poll_epoch + 1,
+            )
         standing = (
-            await self._commit_and_beat(request, beat, gone, found, None)
+            await self._commit_and_beat(request, heartbeat, gone, found, None)
             if request.commits
-            else await self._groups.beat(beat, found, gone)
+            else await self._groups.heartbeat(heartbeat, found, gone)
         )
         return standing, had, found.poll_epoch if request.auto_commit else None
 
     async def _commit_and_beat(
-        self, request: PollRequest, beat: Heartbeat, gone: Gone, found: MemberSnapshot, poll_epoch: int | None
+        self, request: PollRequest, heartbeat: Heartbeat, gone: Gone, found: MemberSnapshot, poll_epoch: int | None
     ) -> MemberSnapshot:
         for _ in range(_ATTEMPTS):
             commits = await self._offsets.resolve(request.commits)
-            before = partial(_commit, beat=beat, commits=commits, poll_epoch=poll_epoch, auto=request.auto_commit)
+            before = partial(
+                _commit, heartbeat=heartbeat, commits=commits, poll_epoch=poll_epoch, auto=request.auto_commit
+            )
             await refuse_gone(gone)
             try:
-                quick = await self._storage.write(_commit_and_renew, beat, before)
+                quick = await self._storage.write(_commit_and_renew, heartbeat, before)
                 if quick is None:
-                    return await self._groups.step(beat, found, before, gone)
+                    return await self._groups.step(heartbeat, found, before, gone)
                 self._groups.hear(quick)
                 return quick
             except TopicGone:
@@ -246,15 +252,15 @@ def _changed(page: PollResult, had: Collection[Partition]) -> bool:
 
 
 def _moved(known: MemberSnapshot, now: MemberSnapshot) -> bool:
-    """Return whether a member has to read elsewhere, or to beat."""
+    """Return whether a member has to read elsewhere, or to heartbeat."""
     beats = not now.settled and now.assignment_epoch != known.assignment_epoch
     return beats or now.member.assigned.keys() != known.member.assigned.keys()
 
 
-def _commit_and_renew(tx: Tx, beat: Heartbeat, before: Before) -> MemberSnapshot | None:
+def _commit_and_renew(tx: Tx, heartbeat: Heartbeat, before: Before) -> MemberSnapshot | None:
     """Commit and beat under the member's lock alone. Return None where the beat may change more than the lease."""
-    found = members.load(tx, beat.group, beat.member_id)
-    if found is None or not found.settled or found.member.member_epoch != beat.member_epoch:
+    found = members.load(tx, heartbeat.group, heartbeat.member_id)
+    if found is None or not found.settled or found.member.member_epoch != heartbeat.member_epoch:
         return None
     before(tx, found.group_id, found.member)
     if not found.member.lease_is_fresh(found.now_ms):
@@ -267,15 +273,15 @@ def _commit(
     group_id: int,
     member: Member,
     *,
-    beat: Heartbeat,
+    heartbeat: Heartbeat,
     commits: Sequence[Commit],
     poll_epoch: int | None,
     auto: bool,
 ) -> None:
-    if commits and beat.member_epoch is not None:
-        store(tx, group_id, Holder(member, beat.member_epoch), commits)
+    if commits and heartbeat.member_epoch is not None:
+        store(tx, group_id, Holder(member, heartbeat.member_epoch), commits)
     if poll_epoch is not None:
-        handed = members.begin_poll(tx, group_id, member.wish.member_id, poll_epoch)
+        handed = members.begin_poll(tx, group_id, member.join_request.member_id, poll_epoch)
         if handed is None:
             raise _overtaken()
         if auto and handed.member_epoch <= member.member_epoch:
@@ -296,13 +302,13 @@ def _commit_handed_out(tx: Tx, group_id: int, member: Member, handed: LastPoll) 
         offsets.commit(tx, group_id, commits, clock.read(tx))
 
 
-def _read(tx: Tx, beat: Heartbeat, ids: Mapping[int, _NamedPartition], size: PageSize) -> PollResult:
+def _read(tx: Tx, heartbeat: Heartbeat, ids: Mapping[int, _NamedPartition], size: PageSize) -> PollResult:
     """Read a page for a member, if it is in the group and its assignment is the one known; else none of it."""
-    standing = members.find(tx, beat.group, beat.member_id)
+    standing = members.find(tx, heartbeat.group, heartbeat.member_id)
     if standing is None:
-        raise refuse(tx, beat.group, beat.member_id)
+        raise refuse(tx, heartbeat.group, heartbeat.member_id)
     member = standing.member
-    rules.check_epoch(member, -1 if beat.member_epoch is None else beat.member_epoch, None)
+    rules.check_epoch(member, -1 if heartbeat.member_epoch is None else heartbeat.member_epoch, None)
     found = [
         one
         for one in offsets.progress(tx, standing.group_id, sorted(ids))
@@ -355,7 +361,7 @@ def _start(found: PartitionProgress, member: Member, place: _NamedPartition) -> 
     at, first = found.committed_offset, found.bounds.log_start_offset
     if at is not None and at >= first:
         return at
-    if member.wish.auto_offset_reset == "none":
+    if member.join_request.auto_offset_reset == "none":
         where = f"partition {place.id[1]} of {place.topic}"
         raise NoOffsetForPartition(
             f"there is no committed offset in {where}"

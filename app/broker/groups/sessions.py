@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Waiting(NamedTuple):
-    """A member whose last beat, at a time of the clock, is to be written, and those who wait for that."""
+    """A member whose last heartbeat, at a time of the clock, is to be written, and those who wait for that."""
 
     found: MemberSnapshot
     heard_ms: int
@@ -132,7 +132,7 @@ class Sessions:
             self._resting[found.lease] = _Resting(found, heard_ms, before.due_ms)
         elif member.deadline_ms < found.full_session_ms:
             left_ms = member.deadline_ms - found.now_ms
-            self._rest_until(heard_ms + left_ms - member.wish.session_timeout_ms // 3, found, heard_ms)
+            self._rest_until(heard_ms + left_ms - member.join_request.session_timeout_ms // 3, found, heard_ms)
 
     def _rest_until(self, due_ms: int, found: MemberSnapshot, heard_ms: int) -> None:
         """Let a beat rest, unless a later one does or is to be written."""

@@ -94,7 +94,7 @@ class Appender:
             raise ServiceUnavailable("too many appends wait for the database; try again later")
         waiting = _Waiting(append, size_bytes, asyncio.get_running_loop().create_future())
         self.pending_bytes += size_bytes
-        lane = self._lanes[append.touched[0] % len(self._lanes)]
+        lane = self._lanes[append.partition_ids_written[0] % len(self._lanes)]
         lane.waiting.append(waiting)
         if not lane.busy:
             self._start(lane)
@@ -135,17 +135,17 @@ class Appender:
         self._start(lane)
 
     def _settle(self, batch: list[_Waiting], outcomes: list[AppendOutcome]) -> None:
-        touched: set[int] = set()
+        partition_ids_written: set[int] = set()
         for waiting, outcome in zip(batch, outcomes, strict=True):
             self.pending_bytes -= waiting.size_bytes
             if isinstance(outcome, Accepted) and not outcome.duplicate:
-                touched.update(waiting.append.touched)
+                partition_ids_written.update(waiting.append.partition_ids_written)
                 self.records += len(waiting.append.records)
             if not waiting.outcome.done():
                 waiting.outcome.set_result(outcome)
         self.requests += len(batch)
         self.transactions += 1
-        self._signals.announce(touched)
+        self._signals.announce(partition_ids_written)
 
     def _refuse(self, lane: _Lane, batch: list[_Waiting], error: BrokerError) -> None:
         """Refuse the batch; where a lock was not to be had, only those who may have waited for it."""

@@ -92,7 +92,7 @@ class Producer:
         """
         for _ in range(_ATTEMPTS):
             topic = self._topics.known(request.topic) or await self._topic(request)
-            append = await self._judged(topic, request)
+            append = await self._checked(topic, request)
             if append is None:
                 continue
             outcome = await self._appender.append(append, request.size_bytes)
@@ -115,7 +115,7 @@ class Producer:
             topic = await self._topics.find(request.topic)
             if topic is None:
                 return self._prepare(self._draft(request.topic), request)
-            if (append := await self._judged(topic, request)) is not None:
+            if (append := await self._checked(topic, request)) is not None:
                 return append
         raise ServiceUnavailable("the topic changes too often; try again")
 
@@ -123,7 +123,7 @@ class Producer:
         """Raise a producer's epoch by one and return it: older instances are fenced."""
         return await self._storage.write(_raise_epoch, producer_id, self._clock())
 
-    async def _judged(self, topic: TopicInfo, request: ProduceRequest) -> Append | None:
+    async def _checked(self, topic: TopicInfo, request: ProduceRequest) -> Append | None:
         """Return what is to be appended to a topic as it was known, or None if it is another by now.
 
         Raises:
@@ -140,7 +140,7 @@ class Producer:
     async def _topic(self, request: ProduceRequest) -> TopicInfo:
         topic = await self._topics.find(request.topic)
         if topic is None:
-            self._judge(self._draft(request.topic), request, count())
+            self._check(self._draft(request.topic), request, count())
             if request.expected_offset:
                 raise OffsetMismatch(f"log_end_offset is 0, not {request.expected_offset}", log_end_offset=0)
             if request.stamp is not None:
@@ -158,7 +158,7 @@ class Producer:
         """Return the append; a request that may be a repeat is refused only once it is known not to be one."""
         refusal = None
         try:
-            partitions = self._judge(topic, request, self._turns)
+            partitions = self._check(topic, request, self._turns)
         except BrokerError as error:
             if request.key is None and request.stamp is None:
                 raise
@@ -177,7 +177,7 @@ class Producer:
             refusal,
         )
 
-    def _judge(self, topic: TopicInfo, request: ProduceRequest, turns: Iterator[int]) -> list[int]:
+    def _check(self, topic: TopicInfo, request: ProduceRequest, turns: Iterator[int]) -> list[int]:
         """Return the partition of each record, if the topic's configuration allows them all."""
         _check_records(topic, request, self._clock() + MAX_TIMESTAMP_AHEAD_MS)
         return _choose_partitions(topic, request, turns)

@@ -48,12 +48,12 @@ class ArchivePass(NamedTuple):
     """What a pass has done.
 
     Attributes:
-        judged: How many records have ended, or are available again because their dead letter was refused.
+        settled: How many records have ended, or are available again because their dead letter was refused.
         partition_ids: Partitions that dead letters were appended to.
         more: Whether there may be more to archive in this window now.
     """
 
-    judged: int = 0
+    settled: int = 0
     partition_ids: frozenset[int] = frozenset()
     more: bool = False
 
@@ -99,11 +99,11 @@ def archive(
     if full and queue.dead_letter_topic is not None:
         _wait_for_space(tx, place, window, now_ms)
         return ArchivePass()
-    doomed, more = _to_archive(tx, share, place, rules, now_ms)
-    touched, refused = _append_dead_letters(tx, queue, bounds.partition, doomed, defaults, now_ms)
-    ended = [each for each in doomed if each.entry.offset not in refused]
+    to_archive, more = _to_archive(tx, share, place, rules, now_ms)
+    partition_ids_written, refused = _append_dead_letters(tx, queue, bounds.partition, to_archive, defaults, now_ms)
+    ended = [each for each in to_archive if each.entry.offset not in refused]
     share.archive([each.entry.offset for each in ended])
-    for each in doomed:
+    for each in to_archive:
         if each.entry.offset in refused:
             share.put(rules_of.postpone(each.entry, now_ms + POSTPONED_MS))
     _tell(share, refused)
@@ -116,7 +116,7 @@ def archive(
         ],
     )
     share.save(copies_too=True)
-    return ArchivePass(len(doomed), touched, more)
+    return ArchivePass(len(to_archive), partition_ids_written, more)
 
 
 def _tell(share: SharePartition, refused: Mapping[int, BrokerError]) -> None:
@@ -163,18 +163,18 @@ def _to_archive(
 
 
 def _append_dead_letters(
-    tx: Tx, queue: QueueInfo, partition: int, doomed: Sequence[_ToArchive], defaults: TopicConfig, now_ms: int
+    tx: Tx, queue: QueueInfo, partition: int, to_archive: Sequence[_ToArchive], defaults: TopicConfig, now_ms: int
 ) -> tuple[frozenset[int], dict[int, BrokerError]]:
-    """Append the dead letters, if the queue wants them. Return the partitions touched, and refusals by offset."""
-    if queue.dead_letter_topic is None or not doomed:
+    """Append the dead letters, if the queue wants them. Return the partition ids written, and refusals by offset."""
+    if queue.dead_letter_topic is None or not to_archive:
         return frozenset(), {}
     found = topics.find(tx, queue.dead_letter_topic, defaults)
     if found is None:
         return frozenset(), {
-            each.entry.offset: UnknownTopicOrPartition("the dead-letter topic is gone") for each in doomed
+            each.entry.offset: UnknownTopicOrPartition("the dead-letter topic is gone") for each in to_archive
         }
     target, letters, refused = found.info, [], {}
-    for each in doomed:
+    for each in to_archive:
         letter = _dead_letter(queue, partition, each)
         if (refusal := _refusal(target, letter)) is not None:
             refused[each.entry.offset] = refusal
@@ -195,12 +195,12 @@ def _append_dead_letters(
     (outcome,) = append_all(tx, [append], now_ms)
     if not isinstance(outcome, Accepted):
         changed = outcome if isinstance(outcome, BrokerError) else UnknownTopicOrPartition("the topic changes")
-        return frozenset(), {each.entry.offset: changed for each in doomed}
+        return frozenset(), {each.entry.offset: changed for each in to_archive}
     return frozenset({target.partition_ids[number]}), refused
 
 
-def _dead_letter(queue: QueueInfo, partition: int, doomed: _ToArchive) -> Record:
-    entry, record = doomed
+def _dead_letter(queue: QueueInfo, partition: int, to_archive: _ToArchive) -> Record:
+    entry, record = to_archive
     origin = Origin(queue.topic, partition, entry.offset, queue.name)
     headers = with_origin(record.headers, origin, entry.delivery_count, rules_of.reason_of(entry))
     return Record(-1, -1, record.key, record.value, headers, record.encoding)

@@ -84,7 +84,7 @@ class DeliveryBatcher:
 
     Args:
         recheck_ms: How long a waiting acquire relies on announcements alone, where other nodes make them too.
-        doomed: Called when there is something to archive.
+        to_archive: Called when there is something to archive.
         time: The database's clock, or another.
     """
 
@@ -95,14 +95,14 @@ class DeliveryBatcher:
         signals: Signals,
         *,
         recheck_ms: int,
-        doomed: Callable[[], None],
+        to_archive: Callable[[], None],
         time: Callable[[Tx], int] = clock.read,
     ) -> None:
         self._storage = storage
         self._queues = queues
         self._signals = signals
         self._recheck_ms = recheck_ms if storage.dialect.shared else None
-        self._doomed = doomed
+        self._to_archive = to_archive
         self._time = time
         self._lanes: dict[int, _Lane] = {}
         self._running: set[asyncio.Future[DeliveryResult]] = set()
@@ -214,10 +214,10 @@ class DeliveryBatcher:
         if error is None:
             done = task.result()
             self._settle(lane, batch, done.answers)
-            if done.stirred:
+            if done.freed:
                 self._signals.announce([scope_id(queue_id)])
-            if done.doomed:
-                self._doomed()
+            if done.to_archive:
+                self._to_archive()
         elif isinstance(error, BrokerError | QueueChanged):
             _refuse(batch, error)
         elif len(batch) > 1:

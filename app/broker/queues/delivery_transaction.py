@@ -63,13 +63,13 @@ class DeliveryResult(NamedTuple):
     """Answers in order of the requests.
 
     Attributes:
-        stirred: Whether others may find something now.
-        doomed: Whether there is something to archive now.
+        freed: Whether others may find something now.
+        to_archive: Whether there is something to archive now.
     """
 
     answers: list[Answer]
-    stirred: bool
-    doomed: bool
+    freed: bool
+    to_archive: bool
 
 
 class QueueChanged(Exception):
@@ -126,7 +126,7 @@ class DeliveryTransaction:
         self._stored: dict[KeyId, StoredKey] = {}
         self._written: dict[KeyId, StoredKey] = {}
         self._now_ms = 0
-        self._doomed = False
+        self._to_archive = False
         self._skipped = False
         self._cut = False
         ids = batch.topic.partition_ids
@@ -154,8 +154,8 @@ class DeliveryTransaction:
             )
         for share in self._shares.values():
             share.save()
-        stirred = any(share.stirred for share in self._shares.values())
-        return DeliveryResult([answers[number] for number in range(len(requests))], stirred, self._doomed)
+        freed = any(share.freed for share in self._shares.values())
+        return DeliveryResult([answers[number] for number in range(len(requests))], freed, self._to_archive)
 
     def _named(self, requests: Iterable[Request]) -> set[int]:
         """Return the ids of the partitions that must be locked: those of acknowledged and of stored deliveries."""
@@ -267,7 +267,7 @@ class DeliveryTransaction:
         except BrokerError as refusal:
             return Settled(refusal.code, refusal.detail)
         if entry is not None and entry.state in {RecordState.REJECTED, RecordState.EXHAUSTED}:
-            self._doomed = True
+            self._to_archive = True
         return Settled(
             locked_until_ms=entry.until_ms if entry is not None and item.outcome is AcknowledgeType.RENEW else None
         )

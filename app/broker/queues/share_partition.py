@@ -64,7 +64,7 @@ class SharePartition:
     """A queue's window of a partition, its copies, and the log that they are of.
 
     Attributes:
-        stirred: Whether something became free that somebody may wait for.
+        freed: Whether something became free that somebody may wait for.
         unfinished: Whether looking again may find more, though this time it found nothing.
     """
 
@@ -87,7 +87,7 @@ class SharePartition:
         self._copied: dict[int, DelayedRecord] = {}
         self._removed: dict[int, int] = {}
         self._dirty = False
-        self.stirred = False
+        self.freed = False
         self.unfinished = False
 
     def load_copies(self, offsets: Iterable[int]) -> None:
@@ -138,7 +138,7 @@ class SharePartition:
         else:
             self.put(new)
         if outcome is not AcknowledgeType.RENEW:
-            self.stirred |= full or self._rules.by_key or outcome is not AcknowledgeType.ACCEPT
+            self.freed |= full or self._rules.by_key or outcome is not AcknowledgeType.ACCEPT
         return new
 
     def put(self, entry: InFlightRecord) -> None:

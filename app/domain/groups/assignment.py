@@ -47,7 +47,7 @@ def notice_topics(group: Group, shapes: Mapping[str, Shape], now_ms: int) -> Gro
         shapes: The topics there are, by name.
         now_ms: Time of the database.
     """
-    subscriptions = {member.wish.subscription for member in group.members.values()}
+    subscriptions = {member.join_request.subscription for member in group.members.values()}
     found = {
         shape.topic_id: shape.partitions
         for name, shape in shapes.items()
@@ -75,12 +75,14 @@ def retarget(group: Group, shapes: Mapping[str, Shape], now_ms: int) -> tuple[Gr
     """
     by_subscription = {
         subscription: frozenset(shape.topic_id for name, shape in shapes.items() if subscription.covers(name))
-        for subscription in {member.wish.subscription for member in group.members.values()}
+        for subscription in {member.join_request.subscription for member in group.members.values()}
     }
     subscribed = frozenset[int]().union(*by_subscription.values())
     topics = {shape.topic_id: shape.partitions for shape in shapes.values() if shape.topic_id in subscribed}
     subscribers = {
-        name: Subscriber(by_subscription[member.wish.subscription], member.target, member.wish.instance_id)
+        name: Subscriber(
+            by_subscription[member.join_request.subscription], member.target, member.join_request.instance_id
+        )
         for name, member in group.members.items()
     }
     targets = ASSIGNORS[_assignor(group)](subscribers, topics)
@@ -118,5 +120,5 @@ def _without_deleted(member: Member, topics: Mapping[int, int]) -> Member:
 
 def _assignor(group: Group) -> AssignorName:
     """Return the assignor that most members want."""
-    votes = Counter(member.wish.assignor for member in group.members.values())
+    votes = Counter(member.join_request.assignor for member in group.members.values())
     return max(votes, key=lambda name: (votes[name], name), default="uniform")

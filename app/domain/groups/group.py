@@ -92,7 +92,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         revoke_deadline_ms: When it must have confirmed, or None.
     """
 
-    wish: JoinRequest
+    join_request: JoinRequest
     replaced_member_id: str | None = None
     member_epoch: int
     previous_epoch: int = -1
@@ -116,16 +116,16 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def heartbeat_interval_ms(self) -> int:
-        """How often it should beat."""
-        return min(LONGEST_HEARTBEAT_INTERVAL_MS, self.wish.session_timeout_ms // 6)
+        """How often it should heartbeat."""
+        return min(LONGEST_HEARTBEAT_INTERVAL_MS, self.join_request.session_timeout_ms // 6)
 
     def lease_is_ample(self, now_ms: int) -> bool:
         """Return whether two heartbeats remain, and a second for the write: nobody need wait for its renewal."""
-        return self.deadline_ms - now_ms >= max(self.wish.session_timeout_ms // 3, _AMPLE_MS)
+        return self.deadline_ms - now_ms >= max(self.join_request.session_timeout_ms // 3, _AMPLE_MS)
 
     def lease_is_fresh(self, now_ms: int) -> bool:
         """Return whether two thirds of the session remain, so that a beat need not be written."""
-        return 3 * (self.deadline_ms - now_ms) >= 2 * self.wish.session_timeout_ms
+        return 3 * (self.deadline_ms - now_ms) >= 2 * self.join_request.session_timeout_ms
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,7 +167,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
         return "STABLE" if settled else "RECONCILING"
 
 
-def join(group: Group, wish: JoinRequest, now_ms: int, max_members: int) -> Group:
+def join(group: Group, join_request: JoinRequest, now_ms: int, max_members: int) -> Group:
     """Add a member, or take one in again with a new epoch; its old one is fenced.
 
     Who joins again works on nothing: it keeps what it was assigned and is to keep, all else is free at once. With
@@ -176,26 +176,38 @@ def join(group: Group, wish: JoinRequest, now_ms: int, max_members: int) -> Grou
     Raises:
         GroupMaxSizeReached: The group is full.
     """
-    before = _holder(group, wish)
+    before = _holder(group, join_request)
     if before is None and len(group.members) >= max_members:
         raise GroupMaxSizeReached(f"the group has its {max_members} members; wait until one leaves")
     epoch = group.group_epoch + 1
-    member = Member(wish=wish, member_epoch=epoch, deadline_ms=now_ms + wish.session_timeout_ms, joined_at_ms=now_ms)
+    member = Member(
+        join_request=join_request,
+        member_epoch=epoch,
+        deadline_ms=now_ms + join_request.session_timeout_ms,
+        joined_at_ms=now_ms,
+    )
     if before is not None:
-        renamed = before.wish.member_id != wish.member_id
-        kept = before.target & before.assigned.keys() if before.wish.subscription == wish.subscription else ()
+        renamed = before.join_request.member_id != join_request.member_id
+        kept = (
+            before.target & before.assigned.keys()
+            if before.join_request.subscription == join_request.subscription
+            else ()
+        )
         member = replace(
             member,
-            replaced_member_id=before.wish.member_id if renamed else before.replaced_member_id,
+            replaced_member_id=before.join_request.member_id if renamed else before.replaced_member_id,
             assigned=dict.fromkeys(kept, epoch),
             target=before.target,
             joined_at_ms=before.joined_at_ms,
         )
-    others = {name: one for name, one in group.members.items() if one is not before and name != wish.member_id}
-    joined = replace(group, group_epoch=epoch, members=others | {wish.member_id: member}, empty_since_ms=None)
+    others = {name: one for name, one in group.members.items() if one is not before and name != join_request.member_id}
+    joined = replace(group, group_epoch=epoch, members=others | {join_request.member_id: member}, empty_since_ms=None)
     if before is None:
         joined = due(joined, now_ms, "member_joined")
-    elif (before.wish.subscription, before.wish.assignor) != (wish.subscription, wish.assignor):
+    elif (before.join_request.subscription, before.join_request.assignor) != (
+        join_request.subscription,
+        join_request.assignor,
+    ):
         joined = due(joined, now_ms, "subscription_changed")
     elif len(joined.members) < len(group.members):  # it had two places, by its instance_id and by its name
         joined = due(joined, now_ms, "member_left")
@@ -273,9 +285,9 @@ def heartbeat(
         if group.assignment_epoch > member.member_epoch:
             moved = replace(moved, member_epoch=group.assignment_epoch, previous_epoch=member_epoch)
     elif revoking.keys() - member.revoking.keys():
-        moved = replace(moved, revoke_deadline_ms=now_ms + member.wish.rebalance_timeout_ms)
+        moved = replace(moved, revoke_deadline_ms=now_ms + member.join_request.rebalance_timeout_ms)
     if moved != member or not member.lease_is_fresh(now_ms):
-        moved = replace(moved, deadline_ms=max(member.deadline_ms, now_ms + member.wish.session_timeout_ms))
+        moved = replace(moved, deadline_ms=max(member.deadline_ms, now_ms + member.join_request.session_timeout_ms))
     return group if moved == member else give(replace(group, members=group.members | {member_id: moved}))
 
 
@@ -347,11 +359,11 @@ def _fenced(member: Member, member_epoch: int) -> FencedMemberEpoch:
     )
 
 
-def _holder(group: Group, wish: JoinRequest) -> Member | None:
+def _holder(group: Group, join_request: JoinRequest) -> Member | None:
     """Return the member whose place one that joins takes: of its instance_id, else of its name."""
-    members = group.members.values() if wish.instance_id is not None else ()
-    same = (member for member in members if member.wish.instance_id == wish.instance_id)
-    return next(same, group.members.get(wish.member_id))
+    members = group.members.values() if join_request.instance_id is not None else ()
+    same = (member for member in members if member.join_request.instance_id == join_request.instance_id)
+    return next(same, group.members.get(join_request.member_id))
 
 
 def _without(group: Group, names: Collection[str], now_ms: int, reason: Reason) -> Group:

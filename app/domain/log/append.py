@@ -36,7 +36,7 @@ class Append(msgspec.Struct, frozen=True):
         stamp_time: Whether every record gets the time of the append (LogAppendTime).
         refusal: What the topic's configuration has against the records; a repeat is answered all the same.
         expected_offset: The log end that the one partition of the records must have, or None.
-        touched: Ids of the partitions that the records go to, ascending; follows from the others.
+        partition_ids_written: Ids of the partitions that the records go to, ascending; follows from the others.
     """
 
     topic_id: int
@@ -50,14 +50,16 @@ class Append(msgspec.Struct, frozen=True):
     key: IdempotencyKey | None = None
     stamp: ProducerStamp | None = None
     refusal: BrokerError | None = None
-    touched: tuple[int, ...] = ()
+    partition_ids_written: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Look once which partitions are touched: it is asked several times."""
+        """Look once which partitions are partition_ids_written: it is asked several times."""
         ids, partitions = self.partition_ids, self.partitions
         one = len(partitions) == 1
-        touched = (ids[partitions[0]],) if one else tuple(sorted([ids[partition] for partition in set(partitions)]))
-        force_setattr(self, "touched", touched)
+        partition_ids_written = (
+            (ids[partitions[0]],) if one else tuple(sorted([ids[partition] for partition in set(partitions)]))
+        )
+        force_setattr(self, "partition_ids_written", partition_ids_written)
 
 
 class Appended(msgspec.Struct, frozen=True, array_like=True):
@@ -152,14 +154,14 @@ class AppendBatch:
         self.keys_written: dict[KeyId, StoredKey] = {}
         self.producers_written: dict[ProducerId, ProducerState] = {}
 
-    def judge(self, append: Append) -> AppendOutcome:
+    def apply(self, append: Append) -> AppendOutcome:
         """Accept, replay or refuse one request. A refusal changes nothing."""
         try:
-            return self._judge(append)
+            return self._apply(append)
         except BrokerError as refusal:
             return refusal
 
-    def _judge(self, append: Append) -> AppendOutcome:
+    def _apply(self, append: Append) -> AppendOutcome:
         version = self._version(append)
         if (stored := self._stored(append)) is not None:
             return Accepted(_decoder.decode(stored), duplicate=True)
@@ -175,7 +177,7 @@ class AppendBatch:
 
     def _version(self, append: Append) -> int:
         version = -1
-        for partition_id in append.touched:
+        for partition_id in append.partition_ids_written:
             end = self._ends.get(partition_id)
             if end is None or end.topic_id != append.topic_id:
                 raise UnknownTopicOrPartition("the topic was deleted")
@@ -245,4 +247,4 @@ class AppendBatch:
 
 def partition_ids_of(appends: Sequence[Append]) -> list[int]:
     """Return the ids of the partitions that the appends write to, ascending: the order of their locks."""
-    return sorted(set().union(*[append.touched for append in appends]))
+    return sorted(set().union(*[append.partition_ids_written for append in appends]))

@@ -138,7 +138,7 @@ def postpone(entry: InFlightRecord, until_ms: int) -> InFlightRecord:
 
 
 def reason_of(entry: InFlightRecord) -> str:
-    """Return why a doomed record is archived."""
+    """Return why a to_archive record is archived."""
     if entry.state == RecordState.REJECTED:
         return "rejected"
     word = "released" if entry.state == RecordState.EXHAUSTED else "lock expired"

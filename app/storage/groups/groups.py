@@ -199,7 +199,7 @@ def _load(tx: Tx, group: Query, rows: Query, name: str) -> Group | None:
         first_partitions=details.first_partitions,
         covered=details.covered,
         reasons=details.reasons,
-        members={member.wish.member_id: member for member in loaded},
+        members={member.join_request.member_id: member for member in loaded},
     )
 
 

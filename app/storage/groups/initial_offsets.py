@@ -46,7 +46,7 @@ def _gained(before: Group, after: Group) -> dict[Partition, str]:
         if old is not member:
             held = old.assigned if old is not None else {}
             new = member.assigned.keys() - held.keys()
-            gained |= dict.fromkeys(new, member.wish.auto_offset_reset)
+            gained |= dict.fromkeys(new, member.join_request.auto_offset_reset)
     return gained
 
 

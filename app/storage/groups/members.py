@@ -23,7 +23,7 @@ _groups, _members = consumer_groups.c, group_members.c
 
 
 class _MemberDetails(msgspec.Struct, frozen=True, array_like=True):
-    wish: JoinRequest
+    join_request: JoinRequest
     replaced_member_id: str | None
     previous_epoch: int
     assigned: dict[Partition, int]
@@ -89,12 +89,12 @@ class MemberSnapshot(NamedTuple):
     @property
     def lease(self) -> SessionKey:
         """What is renewed when it beats."""
-        return SessionKey(self.group_id, self.member.wish.member_id, self.member.member_epoch)
+        return SessionKey(self.group_id, self.member.join_request.member_id, self.member.member_epoch)
 
     @property
     def full_session_ms(self) -> int:
         """When its session ends that beat at `now_ms`."""
-        return self.now_ms + self.member.wish.session_timeout_ms
+        return self.now_ms + self.member.join_request.session_timeout_ms
 
     @property
     def settled(self) -> bool:
@@ -165,7 +165,7 @@ def renew(tx: Tx, heard_ago_ms: Mapping[SessionKey, int]) -> Renewal:
 
     Args:
         tx: A transaction of its own.
-        heard_ago_ms: How long ago each beat.
+        heard_ago_ms: How long ago each heartbeat.
     """
     asked = sorted(heard_ago_ms)
     found = {SessionKey(*row[:3]): row[3] for row in tx.connection.execute(_LOCK_LEASES, {"ids": asked})}
@@ -179,12 +179,12 @@ def renew(tx: Tx, heard_ago_ms: Mapping[SessionKey, int]) -> Renewal:
 
 def renew_one(tx: Tx, found: MemberSnapshot) -> None:
     """Give a locked member a full session."""
-    tx.connection.execute(_RENEW_ONE, {"id": found.group_id, "name": found.member.wish.member_id})
+    tx.connection.execute(_RENEW_ONE, {"id": found.group_id, "name": found.member.join_request.member_id})
 
 
 def save_last_poll(tx: Tx, found: MemberSnapshot, poll_epoch: int, spans: Mapping[Partition, tuple[int, int]]) -> bool:
     """Save what a poll returns. Return False if the member is at another epoch, or a later poll has begun."""
-    epoch, name = found.member.member_epoch, found.member.wish.member_id
+    epoch, name = found.member.member_epoch, found.member.join_request.member_id
     row = tx.connection.execute(_LAST_POLL_LOCKED, {"id": found.group_id, "name": name}).one_or_none()
     if row is None or row.member_epoch != epoch or _decoded(row.last_poll).poll_epoch != poll_epoch:
         return False
@@ -194,7 +194,9 @@ def save_last_poll(tx: Tx, found: MemberSnapshot, poll_epoch: int, spans: Mappin
 
 def find_poll_epoch(tx: Tx, found: MemberSnapshot) -> int | None:
     """Return the poll epoch of a member now, or None if it is gone."""
-    row = tx.connection.execute(_LAST_POLL, {"id": found.group_id, "name": found.member.wish.member_id}).one_or_none()
+    row = tx.connection.execute(
+        _LAST_POLL, {"id": found.group_id, "name": found.member.join_request.member_id}
+    ).one_or_none()
     return None if row is None else _decoded(row.last_poll).poll_epoch
 
 
@@ -227,7 +229,7 @@ def decode(member_epoch: int, deadline_ms: int, revoke_deadline_ms: int | None, 
     """Return a member from its `columns`."""
     details = _member_details(encoded)
     return Member(
-        wish=details.wish,
+        join_request=details.join_request,
         replaced_member_id=details.replaced_member_id,
         member_epoch=member_epoch,
         previous_epoch=details.previous_epoch,
@@ -244,15 +246,15 @@ def row(group: Group, member: Member) -> dict[str, object]:
     """Return a member as it is stored."""
     return {
         "group_id": group.group_id,
-        "member_id": member.wish.member_id,
+        "member_id": member.join_request.member_id,
         "member_epoch": member.member_epoch,
         "settled": int(not member.revoking and member.assigned.keys() == member.target),
-        "session_timeout_ms": member.wish.session_timeout_ms,
+        "session_timeout_ms": member.join_request.session_timeout_ms,
         "deadline_ms": member.deadline_ms,
         "revoke_deadline_ms": member.revoke_deadline_ms,
         "details": _encode(
             _MemberDetails(
-                member.wish,
+                member.join_request,
                 member.replaced_member_id,
                 member.previous_epoch,
                 member.assigned,

@@ -72,7 +72,7 @@ def append_all(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[AppendOut
     fences, states = producers.lock(tx, producer_ids, now_ms) if producer_ids else ({}, {})
     stored = idempotency.claim(tx, key_ids, now_ms) if key_ids else {}
     batch = AppendBatch(_lock_ends(tx, partition_ids_of(appends)), stored, fences, states, now_ms)
-    outcomes = [batch.judge(a) for a in appends]
+    outcomes = [batch.apply(a) for a in appends]
     if batch.rows:
         tx.dialect.append_records(tx, batch.rows)
     if key_ids:

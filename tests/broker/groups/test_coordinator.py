@@ -41,11 +41,11 @@ async def test_a_beat_that_changes_nothing_writes_nothing(node: Node) -> None:
     node.writes = 0
 
     for owned in (None, {("orders", 0), ("orders", 1)}, set()):
-        await node.beat("alice", 1, owned)
+        await node.heartbeat("alice", 1, owned)
     await node.pass_time(14_000)
     before = await node.group()
     node.writes = 0
-    await node.beat("alice", 1)
+    await node.heartbeat("alice", 1)
 
     assert node.writes == 0
     assert await node.group() == before
@@ -58,9 +58,9 @@ async def test_a_lease_is_renewed_when_less_than_two_thirds_of_the_session_remai
     before = (await node.group()).members["alice"].deadline_ms
     node.writes = 0
 
-    await node.beat("alice", 1)
+    await node.heartbeat("alice", 1)
     await node.groups.drain()
-    await node.beat("alice", 1)
+    await node.heartbeat("alice", 1)
 
     renewed = (await node.group()).members["alice"].deadline_ms
     assert node.writes == 1
@@ -76,7 +76,7 @@ async def test_a_session_lasts_from_the_last_beat_though_that_was_not_written(no
     await node.pass_time(13_000)
     node.writes = 0
     if way == "beat":
-        await node.beat("alice", epoch)
+        await node.heartbeat("alice", epoch)
         assert node.writes == 0
     else:
         commits = [OffsetCommit("orders", 0, 1)] if way == "poll and commit" else None
@@ -96,7 +96,7 @@ async def test_a_node_that_stops_writes_the_last_beats(nodes: tuple[Node, Node])
     epoch = (await stopping.join("alice")).member.member_epoch
     await other.groups.tick()
     await stopping.pass_time(13_000)
-    await stopping.beat("alice", epoch)
+    await stopping.heartbeat("alice", epoch)
 
     await stopping.groups.drain()
 
@@ -113,10 +113,10 @@ async def test_a_renewal_waits_no_longer_than_its_session_allows(node: Node) -> 
     await node.pass_time(1_200)
     loop, leases = asyncio.get_running_loop(), node.groups._leases
 
-    await node.beat("alice", slow.member.member_epoch, group="slow")
+    await node.heartbeat("alice", slow.member.member_epoch, group="slow")
     assert leases._timer is not None
     assert leases._timer.when() - loop.time() > 0.5
-    await node.beat("alice", quick.member.member_epoch, group="quick")
+    await node.heartbeat("alice", quick.member.member_epoch, group="quick")
     assert leases._timer.when() - loop.time() < 0.5
     await node.groups.drain()
 
@@ -127,13 +127,13 @@ async def test_leases_that_grow_old_together_are_renewed_together(node: Node) ->
         await node.join(f"m{number}")
     await node.settle()
     epochs = {
-        name: (await node.beat(name, 1 + number, set())).member.member_epoch
+        name: (await node.heartbeat(name, 1 + number, set())).member.member_epoch
         for number, name in enumerate(f"m{n}" for n in range(40))
     }
     await node.pass_time(20_000)
     node.writes = 0
 
-    await asyncio.gather(*[node.beat(name, epoch) for name, epoch in epochs.items()])
+    await asyncio.gather(*[node.heartbeat(name, epoch) for name, epoch in epochs.items()])
     await node.groups.drain()
 
     assert node.writes == 1
@@ -146,7 +146,7 @@ async def test_a_beat_waits_for_its_renewal_when_less_than_a_third_of_the_sessio
     await node.pass_time(31_000)
     before = (await node.group()).members["alice"].deadline_ms
 
-    await node.beat("alice", 1)
+    await node.heartbeat("alice", 1)
 
     assert (await node.group()).members["alice"].deadline_ms - before >= 31_000
 
@@ -164,7 +164,7 @@ async def test_a_call_whose_client_has_gone_is_left_alone(node: Node) -> None:
 
     for owned in (None, frozenset[tuple[str, int]]()):
         with pytest.raises(ServiceUnavailable, match="has gone"):
-            await node.groups.beat(Heartbeat("billing", "alice", 1, owned, released=owned is None), gone=_has_gone)
+            await node.groups.heartbeat(Heartbeat("billing", "alice", 1, owned, released=owned is None), gone=_has_gone)
 
     assert await node.group() == before
 
@@ -182,7 +182,7 @@ async def test_a_silent_member_is_removed_when_its_session_is_over_and_no_sooner
 
     assert (await node.group()).state == "EMPTY"
     with pytest.raises(UnknownMemberId):
-        await node.beat("alice", 1)
+        await node.heartbeat("alice", 1)
 
 
 async def test_silence_does_not_count_while_nobody_looks(node: Node) -> None:
@@ -208,7 +208,7 @@ async def test_the_time_to_give_up_partitions_stands_still_while_nobody_looks(no
     await node.join("alice", rebalance_timeout_ms=30_000)
     await node.join("bob")
     await node.settle()
-    assert (await node.beat("alice", 1)).member.revoking
+    assert (await node.heartbeat("alice", 1)).member.revoking
 
     await node.pass_time(60_000, ticking=False)
     await node.groups.tick()
@@ -263,13 +263,13 @@ async def test_a_partition_changes_hands_only_when_its_holder_confirmed(node: No
     await node.join("bob")
     await node.settle()
 
-    shrunk = await node.beat("alice", 1)
+    shrunk = await node.heartbeat("alice", 1)
     assert (len(numbers(shrunk)), shrunk.member.member_epoch) == (1, 1)
     assert shrunk.member.state(shrunk.assignment_epoch) == "UNREVOKED_PARTITIONS"
-    assert (await node.beat("bob", 2)).member.assigned == {}
-    still = await node.beat("alice", 1, {("orders", 0), ("orders", 1)})
+    assert (await node.heartbeat("bob", 2)).member.assigned == {}
+    still = await node.heartbeat("alice", 1, {("orders", 0), ("orders", 1)})
     assert still.member.revoking == shrunk.member.revoking
-    confirmed = await node.beat("alice", 1, {("orders", numbers(shrunk)[0])})
+    confirmed = await node.heartbeat("alice", 1, {("orders", numbers(shrunk)[0])})
 
     assert confirmed.member.member_epoch == 2
     assert holdings(await node.group()) == {"alice": numbers(shrunk), "bob": [1 - numbers(shrunk)[0]]}
@@ -283,12 +283,12 @@ async def test_a_member_that_joins_again_gives_up_what_it_loses(node: Node) -> N
     again = await node.join("alice")
     await node.settle()
 
-    told = await node.beat("alice", again.member.member_epoch)
+    told = await node.heartbeat("alice", again.member.member_epoch)
 
     assert told.member.state(told.assignment_epoch) == "UNREVOKED_PARTITIONS"
     assert (len(told.member.assigned), len(told.member.revoking)) == (1, 1)
-    await node.beat("alice", again.member.member_epoch, {("orders", numbers(told)[0])})
-    await node.beat("bob", 2)
+    await node.heartbeat("alice", again.member.member_epoch, {("orders", numbers(told)[0])})
+    await node.heartbeat("bob", 2)
     assert holdings(await node.group()) == {"alice": numbers(told), "bob": [1 - numbers(told)[0]]}
 
 
@@ -297,15 +297,15 @@ async def test_a_lost_answer_is_repeated_and_a_fenced_epoch_changes_nothing(node
     await node.join("alice")
     await node.join("bob")
     await node.settle()
-    kept = numbers(await node.beat("alice", 1))[0]
-    lost = await node.beat("alice", 1, {("orders", kept)})
+    kept = numbers(await node.heartbeat("alice", 1))[0]
+    lost = await node.heartbeat("alice", 1, {("orders", kept)})
 
-    again = await node.beat("alice", 1, {("orders", kept)})
+    again = await node.heartbeat("alice", 1, {("orders", kept)})
     assert again.member == lost.member
     before = await node.group()
     for epoch, owned in ((1, {("orders", 1 - kept)}), (1, {("clicks", 0)}), (0, None), (3, None)):
         with pytest.raises(FencedMemberEpoch):
-            await node.beat("alice", epoch, owned)
+            await node.heartbeat("alice", epoch, owned)
 
     assert await node.group() == before
 
@@ -316,10 +316,10 @@ async def test_a_member_that_keeps_what_it_is_to_give_up_is_removed(node: Node) 
     await node.join("bob")
     await node.settle()
     both = {("orders", 0), ("orders", 1)}
-    await node.beat("alice", 1, both)
+    await node.heartbeat("alice", 1, both)
 
     await node.pass_time(9_000)
-    await node.beat("alice", 1, both)
+    await node.heartbeat("alice", 1, both)
     await node.groups.rebalance()
     assert "alice" in (await node.group()).members
     await node.pass_time(1_000)
@@ -327,7 +327,7 @@ async def test_a_member_that_keeps_what_it_is_to_give_up_is_removed(node: Node) 
     await node.settle()
 
     assert holdings(await node.group()) in ({"bob": [0, 1]}, {"bob": [0]}, {"bob": [1]})
-    await node.beat("bob", (await node.group()).members["bob"].member_epoch)
+    await node.heartbeat("bob", (await node.group()).members["bob"].member_epoch)
     assert holdings(await node.group()) == {"bob": [0, 1]}
 
 
@@ -380,7 +380,7 @@ async def test_a_topic_that_was_overlooked_is_found_in_the_end(node: Node) -> No
         await node.groups.rebalance()
     await node.settle()
 
-    assert numbers(await node.beat("alice", 1)) == [0, 1]
+    assert numbers(await node.heartbeat("alice", 1)) == [0, 1]
 
 
 async def test_a_failure_in_one_group_does_not_let_the_others_miss_a_topic(node: Node) -> None:
@@ -401,7 +401,7 @@ async def test_a_failure_in_one_group_does_not_let_the_others_miss_a_topic(node:
     await node.groups.rebalance()
 
     for group in ("a", "b"):
-        assert numbers(await node.beat("alice", 1, group=group)) == [0, 1]
+        assert numbers(await node.heartbeat("alice", 1, group=group)) == [0, 1]
 
 
 async def test_a_hundred_groups_that_are_overdue_while_nobody_looks_do_not_keep_a_node_busy(node: Node) -> None:

@@ -48,7 +48,7 @@ async def stable(node: Node) -> int:
     await node.create()
     epoch = (await node.join("alice")).member.member_epoch
     for _ in range(2):
-        await node.beat("alice", epoch)
+        await node.heartbeat("alice", epoch)
     return epoch
 
 
@@ -59,7 +59,7 @@ async def test_a_beat_of_a_stable_member_reads_nothing(node: Node) -> None:
     node.reads = node.writes = 0
 
     for _ in range(3):
-        assert (await node.beat("alice", epoch)).member.member_epoch == epoch
+        assert (await node.heartbeat("alice", epoch)).member.member_epoch == epoch
 
     assert (node.reads, node.writes) == (0, 0)
 
@@ -72,7 +72,7 @@ async def test_a_lease_is_renewed_again_and_again_without_a_read(node: Node) -> 
 
     for _ in range(12):
         await node.pass_time(SESSION_MS // 3)
-        await node.beat("alice", epoch)
+        await node.heartbeat("alice", epoch)
         await node.groups.drain()
 
     assert (node.reads, node.writes) == (0, 24)  # half of them age the database
@@ -87,11 +87,11 @@ async def test_a_member_that_has_other_than_it_should_is_not_remembered(node: No
     epoch = await stable(node)
     await node.join("bob")
     await node.settle()
-    await node.beat("alice", epoch)
+    await node.heartbeat("alice", epoch)
     node.reads = 0
 
     for _ in range(3):
-        assert (await node.beat("alice", epoch)).member.revoking
+        assert (await node.heartbeat("alice", epoch)).member.revoking
 
     assert node.reads == 3
 
@@ -101,7 +101,7 @@ async def test_a_read_that_an_announcement_overtook_is_not_remembered(node: Node
     connect([node])
     epoch = await stable(node)
     node.services.signals.wake_all()
-    await node.beat("alice", epoch)  # from now on the group's announcements are heard
+    await node.heartbeat("alice", epoch)  # from now on the group's announcements are heard
     read, held = node.storage.read, asyncio.Event()
 
     async def late(query: Any, *args: Any, **kwargs: Any) -> Any:
@@ -110,15 +110,15 @@ async def test_a_read_that_an_announcement_overtook_is_not_remembered(node: Node
         return found
 
     node.storage.read = late  # type: ignore[method-assign] # the real one, held up
-    beat = asyncio.create_task(node.beat("alice", epoch))
+    heartbeat = asyncio.create_task(node.heartbeat("alice", epoch))
     await asyncio.sleep(0.05)
     node.storage.read = read  # type: ignore[method-assign] # the real one again
     await node.join("bob")
     await node.settle()
     held.set()
-    assert (await beat).assignment_epoch == epoch
+    assert (await heartbeat).assignment_epoch == epoch
 
-    assert (await node.beat("alice", epoch)).assignment_epoch > epoch
+    assert (await node.heartbeat("alice", epoch)).assignment_epoch > epoch
 
 
 @pytest.mark.postgres
@@ -130,13 +130,13 @@ async def test_a_notice_that_was_lost_is_made_good_by_the_next_renewal(nodes: tu
     there.services.signals._forward = None
     await there.join("bob")
     await there.settle()
-    assert (await here.beat("alice", epoch)).assignment_epoch == epoch
+    assert (await here.heartbeat("alice", epoch)).assignment_epoch == epoch
 
     here._passed_ms += SESSION_MS // 3 + 2_000
-    assert (await here.beat("alice", epoch)).assignment_epoch == epoch
+    assert (await here.heartbeat("alice", epoch)).assignment_epoch == epoch
     await here.groups.drain()
 
-    assert (await here.beat("alice", epoch)).assignment_epoch > epoch
+    assert (await here.heartbeat("alice", epoch)).assignment_epoch > epoch
 
 
 @pytest.mark.postgres
@@ -147,7 +147,7 @@ async def test_a_node_that_may_miss_notices_remembers_nothing(nodes: tuple[Node,
     here.reads = 0
 
     for _ in range(3):
-        await here.beat("alice", epoch)
+        await here.heartbeat("alice", epoch)
 
     assert here.reads == 3
 
@@ -178,7 +178,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.epochs)
     @rule(data=st.data(), at=NODES, confirms=st.booleans(), times=st.integers(1, 3))
-    def beat(self, data: Any, at: int, confirms: bool, times: int) -> None:
+    def heartbeat(self, data: Any, at: int, confirms: bool, times: int) -> None:
         name = data.draw(st.sampled_from(sorted(self.epochs)))
         for _ in range(times):
             epoch = data.draw(st.sampled_from([self.epochs[name][-1], *self.epochs[name][-2:]]))
@@ -197,7 +197,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.epochs)
     @rule(at=NODES)
     def settle(self, at: int) -> None:
-        """Let all that live beat until they are stable, and remembered where they beat."""
+        """Let all that live beat until they are stable, and remembered where they heartbeat."""
         for milliseconds in (1_000, 1_000, 1_000, 1_000, 9_000, 9_000, 9_000, 9_000):
             self.wait(milliseconds)
             self.rebalance(at)
@@ -252,7 +252,7 @@ class Machine(RuleBasedStateMachine):
         found = await node.storage.read(members.find, self.group, name)
         owned = None if found is None or not confirms else {(self.topic, n) for _, n in found.member.assigned}
         try:
-            standing = await node.beat(name, epoch, owned, group=self.group)
+            standing = await node.heartbeat(name, epoch, owned, group=self.group)
         except BrokerError:
             return
         self.epochs[name].append(standing.member.member_epoch)
@@ -273,7 +273,7 @@ def check(remembered: MemberSnapshot, found: MemberSnapshot) -> None:
     assert remembered.group_id == found.group_id
     assert remembered.assignment_epoch == found.assignment_epoch
     assert remembered.member.deadline_ms - remembered.now_ms <= found.member.deadline_ms - found.now_ms + CLOCKS_MS
-    for field in ("wish", "member_epoch", "assigned", "revoking", "target"):
+    for field in ("join_request", "member_epoch", "assigned", "revoking", "target"):
         assert getattr(remembered.member, field) == getattr(found.member, field), field
 
 

@@ -110,9 +110,9 @@ async def test_what_does_not_exist_is_named_by_its_index(alice: Node) -> None:
 async def test_a_member_commits_what_it_holds_until_it_has_confirmed_that_it_gave_it_up(alice: Node) -> None:
     await alice.join("bob")
     await alice.settle()
-    kept = numbers(await alice.beat("alice", 1))[0]
+    kept = numbers(await alice.heartbeat("alice", 1))[0]
     await alice.commit("alice", 1, at(0, 1), at(1, 1))
-    await alice.beat("alice", 1, {("orders", kept)})
+    await alice.heartbeat("alice", 1, {("orders", kept)})
 
     with pytest.raises(StaleMemberEpoch) as refused:
         await alice.commit("alice", 1, at(0, 2), at(1, 2))
@@ -190,7 +190,7 @@ async def test_a_topic_replaced_behind_the_cache_does_not_make_commits_stale(ali
     await alice.services.topics.delete("orders")
     await alice.create()
     await alice.settle()
-    standing = await alice.beat("alice", 1, set())
+    standing = await alice.heartbeat("alice", 1, set())
     await alice.produce(b"new")
     alice.services.topics._keep(old)
 
@@ -344,7 +344,7 @@ async def test_offsets_of_a_deleted_topic_are_forgotten_and_not_inherited(alice:
     await alice.services.topics.delete("orders")
     await alice.create()
     await alice.settle()
-    await alice.beat("alice", 1, set())
+    await alice.heartbeat("alice", 1, set())
     assert await alice.committed() == {("orders", 0): 0, ("orders", 1): 0}
     assert await alice.storage.read(_count_offsets) == 4
 
@@ -379,10 +379,10 @@ async def test_a_commit_that_waits_for_a_rebalance_is_judged_by_its_outcome(node
     await first.join("alice")
     await first.join("bob")
     await first.settle()
-    kept = numbers(await first.beat("alice", 1))[0]
+    kept = numbers(await first.heartbeat("alice", 1))[0]
 
     outcomes = await asyncio.gather(
-        first.beat("alice", 1, {("orders", kept)}),
+        first.heartbeat("alice", 1, {("orders", kept)}),
         *[second.commit("alice", 1, at(1 - kept, 0)) for _ in range(5)],
         second.commit("bob", 2, at(1 - kept, 0)),
         return_exceptions=True,

@@ -138,7 +138,7 @@ async def test_a_page_of_a_partition_that_was_given_up_is_not_committed(node: No
     page = await node.poll(auto_commit=True)
     await node.join("bob")
     await node.settle()
-    moved = await node.beat("alice", 1, set())
+    moved = await node.heartbeat("alice", 1, set())
     assert len(moved.member.assigned) == 1
 
     await node.poll(auto_commit=True)

@@ -144,7 +144,9 @@ async def test_a_queue_that_always_changes_is_given_up(services: Services) -> No
             return queue, type(topic)(topic.topic_id, topic.name, 99, 0, topic.config, topic.partition_ids)
 
     restless: Any = Restless()
-    deliveries = DeliveryBatcher(services.storage, restless, services.signals, recheck_ms=1_000, doomed=lambda: None)
+    deliveries = DeliveryBatcher(
+        services.storage, restless, services.signals, recheck_ms=1_000, to_archive=lambda: None
+    )
 
     with pytest.raises(ServiceUnavailable, match="changes too often"):
         await deliveries.acquire("jobs", ONE)

@@ -141,7 +141,7 @@ async def test_a_rejected_record_that_retention_passes_still_gets_its_dead_lette
     done = await node.storage.write(archive, SharePartitionKey(info.queue_id, partition_id), TopicConfig())
 
     (window,) = await node.storage.read(share_partitions.all_, info.queue_id)
-    assert (done.judged, window.archived, window.expired) == (2, 2, 0)
+    assert (done.settled, window.archived, window.expired) == (2, 2, 0)
 
 
 async def test_a_lower_max_delivery_count_archives_what_has_had_as_many(node: Node) -> None:

@@ -70,7 +70,7 @@ class Job:
     count: int = 0
     copied: bool | None = False
     end: str = ""
-    doomed: bool = False
+    to_archive: bool = False
 
 
 class Machine(RuleBasedStateMachine):
@@ -110,7 +110,7 @@ class Machine(RuleBasedStateMachine):
         at_ms = self.now_ms + delay_ms
         headers = json.dumps([{"name": "deliver_at_ms", "value": str(at_ms)}]).encode() if delay_ms else None
         for key in keys:
-            (accepted,) = self.scribe.judge(request(self.topic, [Row(NOW_MS, key, b"x", headers)], partition))
+            (accepted,) = self.scribe.apply(request(self.topic, [Row(NOW_MS, key, b"x", headers)], partition))
             offset: int = accepted.appended.offsets[0]  # type: ignore[union-attr] # no duplicate: it was appended
             job = Job(partition, offset, key, at_ms if delay_ms else 0, copied=None if delay_ms else False)
             self.jobs[partition, offset] = job
@@ -232,7 +232,7 @@ class Machine(RuleBasedStateMachine):
         if outcome is AcknowledgeType.ACCEPT:
             job.end = "accepted"
         elif outcome is AcknowledgeType.REJECT or (outcome is AcknowledgeType.RELEASE and job.count >= LIMIT):
-            job.doomed = True
+            job.to_archive = True
         else:
             job.until_ms = self.now_ms + delay_ms
             if delay_ms and job.copied is False:
@@ -240,7 +240,7 @@ class Machine(RuleBasedStateMachine):
 
     def note_archived(self, job: Job) -> None:
         expired = job.held and job.until_ms <= self.now_ms and job.count >= LIMIT
-        if not job.end and (job.doomed or (expired and not self.gone(job))):
+        if not job.end and (job.to_archive or (expired and not self.gone(job))):
             job.end = "archived"
 
     def gone(self, job: Job) -> bool:
@@ -260,13 +260,13 @@ class Machine(RuleBasedStateMachine):
         return all(other.end or self.lost(other) for other in earlier)
 
     def is_free(self, job: Job) -> bool:
-        if job.end or job.doomed or job.until_ms > self.now_ms or (job.held and job.count >= LIMIT):
+        if job.end or job.to_archive or job.until_ms > self.now_ms or (job.held and job.count >= LIMIT):
             return False
         return not self.lost(job)
 
     def lost(self, job: Job) -> bool:
         held = job.held and job.until_ms > self.now_ms
-        return job.copied is False and not held and not job.doomed and job.offset < self.starts[job.partition]
+        return job.copied is False and not held and not job.to_archive and job.offset < self.starts[job.partition]
 
     def state(self) -> QueueState:
         return self.scribe.storage.read_now(describe, self.queue, self.time)

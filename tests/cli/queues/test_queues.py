@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
-WEBHOOKS = Path(__file__).resolve().parents[1] / "data" / "github-webhooks.ndjson.gz"
+WEBHOOKS = Path(__file__).resolve().parents[2] / "data" / "github-webhooks.ndjson.gz"
 
 
 @pytest.fixture

@@ -33,8 +33,10 @@ def join(
     instance_id: str | None = None,
 ) -> Group:
     subscription = Subscription(topics, pattern)
-    wish = JoinRequest(member_id=member_id, subscription=subscription, assignor=assignor, instance_id=instance_id)
-    return rules.join(group, wish, NOW_MS, 10)
+    join_request = JoinRequest(
+        member_id=member_id, subscription=subscription, assignor=assignor, instance_id=instance_id
+    )
+    return rules.join(group, join_request, NOW_MS, 10)
 
 
 def assign(group: Group, shapes: dict[str, Shape], now_ms: int = NOW_MS) -> Group:

@@ -27,7 +27,7 @@ ORDERS = Subscription(("orders",))
 EMPTY = Group(group_id=1, name="g", empty_since_ms=NOW_MS)
 
 
-def wish(member_id: str, **options: Any) -> JoinRequest:
+def join_request(member_id: str, **options: Any) -> JoinRequest:
     values: dict[str, Any] = {"member_id": member_id, "subscription": ORDERS} | options
     return JoinRequest(**values)
 
@@ -37,14 +37,14 @@ def orders(partitions: int) -> dict[str, Shape]:
 
 
 def join(group: Group, member_id: str, now_ms: int = NOW_MS, **options: Any) -> Group:
-    return rules.join(group, wish(member_id, **options), now_ms, 10)
+    return rules.join(group, join_request(member_id, **options), now_ms, 10)
 
 
 def assign(group: Group, partitions: int = 4, now_ms: int = NOW_MS) -> Group:
     return retarget(group, orders(partitions), now_ms)[0]
 
 
-def beat(group: Group, member_id: str, owned: str | None = None, now_ms: int = NOW_MS, **options: Any) -> Group:
+def heartbeat(group: Group, member_id: str, owned: str | None = None, now_ms: int = NOW_MS, **options: Any) -> Group:
     """Beat at the epoch the group knows, or at another."""
     epoch = options.pop("epoch", None) or group.members[member_id].member_epoch
     partitions = None if owned is None else {(1, int(n)) for n in owned}
@@ -75,7 +75,7 @@ def with_bob(**options: Any) -> Group:
 
 def settled(**options: Any) -> Group:
     """Return a group at epoch 2 in which alice has partitions 0 and 1, and bob 2 and 3."""
-    return beat(beat(with_bob(**options), "alice"), "alice", "01")
+    return heartbeat(heartbeat(with_bob(**options), "alice"), "alice", "01")
 
 
 # ── join ──
@@ -100,8 +100,8 @@ def test_a_group_goes_from_empty_to_assigning_to_reconciling_to_stable() -> None
 
 def test_a_newcomer_waits_until_the_holder_has_confirmed() -> None:
     waiting = with_bob()
-    told = beat(waiting, "alice", "0123")
-    confirmed = beat(told, "alice", "01")
+    told = heartbeat(waiting, "alice", "0123")
+    confirmed = heartbeat(told, "alice", "01")
 
     assert (state(waiting, "bob"), assigned(waiting, "bob")) == ("UNRELEASED_PARTITIONS", "")
     assert (state(told, "alice"), assigned(told, "alice"), revoking(told, "alice")) == (
@@ -140,9 +140,9 @@ def test_a_join_again_keeps_the_assignment_without_a_rebalance_and_fences_the_ol
     assert group.members["alice"].member_epoch == 3
     assert group.assign_at_ms is None
     with pytest.raises(FencedMemberEpoch) as refusal:
-        beat(group, "alice", epoch=2)
+        heartbeat(group, "alice", epoch=2)
     assert refusal.value.facts == {"member_epoch": 3}
-    assert beat(group, "bob").state == "STABLE"
+    assert heartbeat(group, "bob").state == "STABLE"
 
 
 def test_a_join_whose_answer_was_lost_is_sent_again_without_harm() -> None:
@@ -155,12 +155,12 @@ def test_a_join_whose_answer_was_lost_is_sent_again_without_harm() -> None:
 
 
 def test_what_a_member_was_to_give_up_is_free_when_it_joins_again() -> None:
-    told = beat(with_bob(), "alice", "0123")
+    told = heartbeat(with_bob(), "alice", "0123")
     not_yet_told = with_bob()
 
     for group in (join(told, "alice"), join(not_yet_told, "alice")):
         assert (assigned(group, "alice"), revoking(group, "alice")) == ("01", "")
-        assert assigned(beat(group, "bob"), "bob") == "23"
+        assert assigned(heartbeat(group, "bob"), "bob") == "23"
 
 
 def test_epochs_do_not_repeat_when_a_member_leaves_and_comes_again() -> None:
@@ -174,7 +174,7 @@ def test_a_member_with_another_subscription_reads_nothing_until_the_next_assignm
     audited = retarget(group, orders(4) | {"audit": Shape(2, 2)}, NOW_MS)[0]
 
     assert (assigned(group, "alice"), group.reasons) == ("", ("subscription_changed",))
-    assert assigned(beat(group, "bob"), "bob") == "23"
+    assert assigned(heartbeat(group, "bob"), "bob") == "23"
     assert sorted(audited.members["alice"].assigned) == [(1, 0), (2, 0), (2, 1)]
 
 
@@ -182,7 +182,7 @@ def test_what_a_smaller_subscription_no_longer_covers_goes_to_others() -> None:
     group = assign(join(settled(), "alice", subscription=Subscription(("audit",))))
 
     assert assigned(group, "alice") == ""
-    assert assigned(beat(group, "bob"), "bob") == "0123"
+    assert assigned(heartbeat(group, "bob"), "bob") == "0123"
 
 
 def test_the_order_of_topics_makes_no_other_subscription() -> None:
@@ -195,10 +195,10 @@ def test_the_order_of_topics_makes_no_other_subscription() -> None:
 def test_a_full_group_takes_its_own_members_again_but_no_other() -> None:
     group = settled(instance_id="one")
 
-    assert rules.join(group, wish("alice"), NOW_MS, 2).members.keys() == {"alice", "bob"}
-    assert rules.join(group, wish("carol", instance_id="one"), NOW_MS, 2).members.keys() == {"alice", "carol"}
+    assert rules.join(group, join_request("alice"), NOW_MS, 2).members.keys() == {"alice", "bob"}
+    assert rules.join(group, join_request("carol", instance_id="one"), NOW_MS, 2).members.keys() == {"alice", "carol"}
     with pytest.raises(GroupMaxSizeReached):
-        rules.join(group, wish("carol"), NOW_MS, 2)
+        rules.join(group, join_request("carol"), NOW_MS, 2)
 
 
 # ── static members ──
@@ -228,7 +228,7 @@ def test_a_static_member_that_leaves_is_gone() -> None:
     back = join(left, "robert", instance_id="one")
 
     assert left.reasons == ("member_left",)
-    assert assigned(beat(assign(left), "alice"), "alice") == "0123"
+    assert assigned(heartbeat(assign(left), "alice"), "alice") == "0123"
     assert assigned(back, "robert") == ""
 
 
@@ -237,26 +237,26 @@ def test_a_member_that_takes_the_place_of_an_instance_leaves_its_own() -> None:
 
     assert group.members.keys() == {"alice"}
     assert (assigned(group, "alice"), group.reasons) == ("23", ("member_left",))
-    assert assigned(beat(assign(group), "alice"), "alice") == "0123"
+    assert assigned(heartbeat(assign(group), "alice"), "alice") == "0123"
 
 
 # ── beat ──
 
 
 def test_a_beat_that_does_not_say_what_it_owns_confirms_nothing() -> None:
-    told = beat(with_bob(), "alice", "0123")
+    told = heartbeat(with_bob(), "alice", "0123")
 
-    assert beat(told, "alice") is told
+    assert heartbeat(told, "alice") is told
 
 
 def test_a_member_that_works_on_nothing_gives_up_at_once() -> None:
-    group = beat(with_bob(), "alice", released=True)
+    group = heartbeat(with_bob(), "alice", released=True)
 
     assert (assigned(group, "alice"), assigned(group, "bob")) == ("01", "23")
 
 
 def test_a_part_may_be_confirmed_before_the_rest() -> None:
-    group = beat(beat(with_bob(), "alice"), "alice", "013")
+    group = heartbeat(heartbeat(with_bob(), "alice"), "alice", "013")
 
     assert (revoking(group, "alice"), assigned(group, "bob")) == ("3", "2")
     assert group.members["alice"].member_epoch == 1
@@ -269,17 +269,17 @@ def test_one_beat_confirms_and_gains() -> None:
         "bob": replace(swap.members["bob"], target=frozenset({(1, 1), (1, 2)})),
     }
     swap = replace(swap, group_epoch=3, assignment_epoch=3, members=members)
-    bob_gave = beat(swap, "bob", "2")
+    bob_gave = heartbeat(swap, "bob", "2")
 
-    group = beat(bob_gave, "alice", "0")
+    group = heartbeat(bob_gave, "alice", "0")
 
     assert (assigned(bob_gave, "bob"), assigned(group, "alice"), assigned(group, "bob")) == ("2", "03", "12")
     assert group.members["alice"].assigned == {(1, 0): 1, (1, 3): 3}
 
 
 def test_what_the_target_gives_back_before_it_was_given_up_is_read_on() -> None:
-    told = beat(with_bob(), "alice", "0123")
-    group = beat(assign(rules.leave(told, "bob", NOW_MS)), "alice", "0123")
+    told = heartbeat(with_bob(), "alice", "0123")
+    group = heartbeat(assign(rules.leave(told, "bob", NOW_MS)), "alice", "0123")
 
     assert group.members["alice"].assigned == {(1, 0): 1, (1, 1): 1, (1, 2): 1, (1, 3): 1}
     assert (group.members["alice"].revoke_deadline_ms, state(group, "alice")) == (None, "STABLE")
@@ -289,45 +289,45 @@ def test_the_previous_epoch_is_taken_when_the_answer_that_moved_it_was_lost() ->
     group = settled()
 
     assert group.members["alice"].member_epoch == 2
-    assert beat(group, "alice", "01", epoch=1) is group
-    assert beat(group, "alice", epoch=1) is group
+    assert heartbeat(group, "alice", "01", epoch=1) is group
+    assert heartbeat(group, "alice", epoch=1) is group
 
 
 def test_the_epoch_a_member_last_knew_is_taken_however_many_answers_were_lost() -> None:
-    group = beat(join(settled(), "bob"), "alice", "01", epoch=1)
+    group = heartbeat(join(settled(), "bob"), "alice", "01", epoch=1)
 
     assert group.members["alice"].member_epoch == 3
-    assert beat(group, "alice", "01", epoch=1) is group
+    assert heartbeat(group, "alice", "01", epoch=1) is group
 
 
 def test_the_previous_epoch_is_taken_while_the_member_still_gives_up() -> None:
     waiting = assign(join(settled(), "carol"), 3)
-    told = beat(waiting, "alice", "01", epoch=1)
+    told = heartbeat(waiting, "alice", "01", epoch=1)
 
     assert revoking(told, "alice") == "1"
-    assert beat(told, "alice", "01", epoch=1) is told
+    assert heartbeat(told, "alice", "01", epoch=1) is told
 
 
 def test_the_previous_epoch_is_refused_with_what_the_member_does_not_hold() -> None:
     with pytest.raises(FencedMemberEpoch):
-        beat(settled(), "alice", "012", epoch=1)
+        heartbeat(settled(), "alice", "012", epoch=1)
 
 
 @pytest.mark.parametrize("epoch", [-1, 1, 3])
 def test_every_other_epoch_is_fenced(epoch: int) -> None:
     with pytest.raises(FencedMemberEpoch):
-        beat(with_bob(), "bob", epoch=epoch)
+        heartbeat(with_bob(), "bob", epoch=epoch)
 
 
 def test_a_beat_of_an_earlier_epoch_does_not_confirm_what_was_given_later() -> None:
-    grown = beat(assign(rules.leave(settled(), "bob", NOW_MS)), "alice")
+    grown = heartbeat(assign(rules.leave(settled(), "bob", NOW_MS)), "alice")
     shrunk = assign(join(grown, "carol"))
 
-    late = beat(shrunk, "alice", "01", epoch=2)
+    late = heartbeat(shrunk, "alice", "01", epoch=2)
 
     assert grown.members["alice"].assigned == {(1, 0): 1, (1, 1): 1, (1, 2): 3, (1, 3): 3}
     assert (assigned(late, "alice"), revoking(late, "alice"), assigned(late, "carol")) == ("01", "23", "")
-    assert assigned(beat(late, "alice", "01", epoch=3), "carol") == "23"
+    assert assigned(heartbeat(late, "alice", "01", epoch=3), "carol") == "23"
 
 
 def test_a_member_that_is_not_there_is_unknown() -> None:
@@ -337,12 +337,12 @@ def test_a_member_that_is_not_there_is_unknown() -> None:
 
 def test_a_member_is_settled_when_its_beat_would_only_renew_its_lease() -> None:
     waiting = with_bob()
-    told = beat(waiting, "alice")
+    told = heartbeat(waiting, "alice")
 
     assert waiting.members["bob"].settled(2)
     assert not waiting.members["alice"].settled(2)
     assert not told.members["alice"].settled(2)
-    assert beat(told, "alice", "01").members["alice"].settled(2)
+    assert heartbeat(told, "alice", "01").members["alice"].settled(2)
 
 
 def test_a_member_at_the_latest_epoch_that_has_too_much_is_not_settled() -> None:
@@ -358,8 +358,8 @@ def test_a_member_at_the_latest_epoch_that_has_too_much_is_not_settled() -> None
 def test_a_beat_is_written_when_less_than_two_thirds_of_the_session_remain() -> None:
     group = alone()
 
-    assert beat(group, "alice", now_ms=NOW_MS + 15_000) is group
-    assert beat(group, "alice", now_ms=NOW_MS + 15_001).members["alice"].deadline_ms == NOW_MS + 60_001
+    assert heartbeat(group, "alice", now_ms=NOW_MS + 15_000) is group
+    assert heartbeat(group, "alice", now_ms=NOW_MS + 15_001).members["alice"].deadline_ms == NOW_MS + 60_001
 
 
 @pytest.mark.parametrize(
@@ -374,13 +374,13 @@ def test_a_member_beats_six_times_in_a_session_and_at_least_every_five_seconds(
 
 
 def test_a_silent_member_is_removed_when_its_session_is_over_and_not_before() -> None:
-    group = beat(with_bob(), "bob", now_ms=NOW_MS + 20_000)
+    group = heartbeat(with_bob(), "bob", now_ms=NOW_MS + 20_000)
 
     assert rules.expire(group, NOW_MS + 44_999) is group
     expired = rules.expire(group, NOW_MS + 45_000)
     assert (sorted(expired.members), expired.reasons) == (["bob"], ("member_expired",))
     assert assigned(expired, "bob") == "23"
-    assert assigned(beat(assign(expired), "bob"), "bob") == "0123"
+    assert assigned(heartbeat(assign(expired), "bob"), "bob") == "0123"
 
 
 def test_the_last_member_leaves_an_empty_group() -> None:
@@ -391,7 +391,7 @@ def test_the_last_member_leaves_an_empty_group() -> None:
 
 
 def test_a_member_that_does_not_give_up_in_time_is_removed() -> None:
-    told = beat(assign(join(alone(rebalance_timeout_ms=10_000), "bob")), "alice", now_ms=NOW_MS + 5_000)
+    told = heartbeat(assign(join(alone(rebalance_timeout_ms=10_000), "bob")), "alice", now_ms=NOW_MS + 5_000)
 
     assert rules.expire(told, NOW_MS + 14_999) is told
     removed = rules.expire(told, NOW_MS + 15_000)
@@ -399,12 +399,12 @@ def test_a_member_that_does_not_give_up_in_time_is_removed() -> None:
 
 
 def test_a_member_has_the_whole_time_for_what_it_was_told_last() -> None:
-    told = beat(assign(join(alone(rebalance_timeout_ms=10_000), "bob")), "alice")
-    more = beat(assign(join(join(told, "carol"), "dave")), "alice", now_ms=NOW_MS + 9_000)
+    told = heartbeat(assign(join(alone(rebalance_timeout_ms=10_000), "bob")), "alice")
+    more = heartbeat(assign(join(join(told, "carol"), "dave")), "alice", now_ms=NOW_MS + 9_000)
 
     assert (revoking(told, "alice"), told.members["alice"].revoke_deadline_ms) == ("23", NOW_MS + 10_000)
     assert (revoking(more, "alice"), more.members["alice"].revoke_deadline_ms) == ("123", NOW_MS + 19_000)
-    assert beat(more, "alice", "12", now_ms=NOW_MS + 9_500).members["alice"].revoke_deadline_ms == NOW_MS + 19_000
+    assert heartbeat(more, "alice", "12", now_ms=NOW_MS + 9_500).members["alice"].revoke_deadline_ms == NOW_MS + 19_000
 
 
 # ── leave ──
@@ -426,15 +426,15 @@ def commit(member: Member, epoch: int, numbers: str) -> str:
 
 
 def test_a_commit_counts_for_what_the_member_holds_even_while_it_gives_it_up() -> None:
-    told = beat(with_bob(), "alice")
+    told = heartbeat(with_bob(), "alice")
 
     assert commit(told.members["alice"], 1, "0123") == ""
-    assert commit(beat(told, "alice", "01").members["alice"], 1, "0123") == "23"
+    assert commit(heartbeat(told, "alice", "01").members["alice"], 1, "0123") == "23"
     assert commit(told.members["bob"], 2, "23") == "23"
 
 
 def test_a_commit_is_stale_at_an_epoch_before_it_got_the_partition() -> None:
-    group = beat(assign(rules.leave(settled(), "bob", NOW_MS)), "alice")
+    group = heartbeat(assign(rules.leave(settled(), "bob", NOW_MS)), "alice")
 
     assert group.members["alice"].assigned == {(1, 0): 1, (1, 1): 1, (1, 2): 3, (1, 3): 3}
     assert commit(group.members["alice"], 2, "0123") == "23"

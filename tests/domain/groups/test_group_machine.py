@@ -75,7 +75,7 @@ class Client:
         honest: It never said that it had stopped what it works on.
     """
 
-    wish: JoinRequest
+    join_request: JoinRequest
     epoch: int | None = None
     working: set[Partition] = field(default_factory=set)
     answered_ms: int = 0
@@ -85,8 +85,8 @@ class Client:
 
     def believes(self, now_ms: int) -> set[Partition]:
         """Return what it works on, unless it knows that its time is over."""
-        longest_ms = min(self.wish.session_timeout_ms * 2 / 3, self.wish.rebalance_timeout_ms)
-        too_slow = self.told_ms is not None and now_ms - self.told_ms >= self.wish.rebalance_timeout_ms
+        longest_ms = min(self.join_request.session_timeout_ms * 2 / 3, self.join_request.rebalance_timeout_ms)
+        too_slow = self.told_ms is not None and now_ms - self.told_ms >= self.join_request.rebalance_timeout_ms
         return set() if too_slow or now_ms - self.answered_ms >= longest_ms else self.working
 
     def hear(self, member: Member, sent_ms: int, *, stops_at_once: bool) -> None:
@@ -131,7 +131,10 @@ class ConsumerGroup(RuleBasedStateMachine):
         assert holders == dict.fromkeys(self.subscribed(group), 1)
         had = {name: member.target for name, member in group.members.items()}
         assigned_for = (
-            {name: (wish.subscription, wish.assignor, wish.instance_id) for name, wish in self.wishes(group).items()},
+            {
+                name: (join_request.subscription, join_request.assignor, join_request.instance_id)
+                for name, join_request in self.wishes(group).items()
+            },
             self.shapes.copy(),
         )
         if assigned_for == self.assigned_for and sum(map(len, had.values())) == len(holders):
@@ -142,7 +145,7 @@ class ConsumerGroup(RuleBasedStateMachine):
         return after
 
     def wishes(self, group: Group) -> dict[str, JoinRequest]:
-        return {name: member.wish for name, member in group.members.items()}
+        return {name: member.join_request for name, member in group.members.items()}
 
     def follow(self, after: Group) -> None:
         before, self.group = self.group, after
@@ -160,7 +163,7 @@ class ConsumerGroup(RuleBasedStateMachine):
         return [
             (shape.topic_id, n)
             for name, shape in self.shapes.items()
-            if any(member.wish.subscription.covers(name) for member in group.members.values())
+            if any(member.join_request.subscription.covers(name) for member in group.members.values())
             for n in range(shape.partitions)
         ]
 
@@ -177,7 +180,7 @@ class ConsumerGroup(RuleBasedStateMachine):
         if member is not None and member.member_epoch == epoch and member.settled(self.group.assignment_epoch):
             deadline_ms = member.deadline_ms
             if not member.lease_is_fresh(self.now_ms):
-                deadline_ms = max(deadline_ms, self.now_ms + member.wish.session_timeout_ms)
+                deadline_ms = max(deadline_ms, self.now_ms + member.join_request.session_timeout_ms)
             renewed = self.group.members | {member_id: replace(member, deadline_ms=deadline_ms)}
             assert step(self.group) == replace(self.group, members=renewed), "a settled member's beat renews its lease"
         after = step(self.group)
@@ -200,27 +203,29 @@ class ConsumerGroup(RuleBasedStateMachine):
 
     def send_join(self, client: Client, *, lost: bool) -> None:
         client.drop()
-        wish = client.wish
+        join_request = client.join_request
         same_place = [
             other
             for other in self.clients
             if other is not client
             and (
-                other.wish.member_id == wish.member_id
-                or (wish.instance_id is not None and other.wish.instance_id == wish.instance_id)
+                other.join_request.member_id == join_request.member_id
+                or (join_request.instance_id is not None and other.join_request.instance_id == join_request.instance_id)
             )
         ]
         try:
-            self.change(partial(rules.join, wish=wish, now_ms=self.now_ms, max_members=MAX_MEMBERS))
+            self.change(partial(rules.join, join_request=join_request, now_ms=self.now_ms, max_members=MAX_MEMBERS))
         except GroupMaxSizeReached:
             assert len(self.group.members) >= MAX_MEMBERS
             return
         for other in same_place:
             other.fenced = True
         client.fenced, client.honest = False, True
-        self.take_beat(wish.member_id, self.group.members[wish.member_id].member_epoch, None, released=True)
+        self.take_beat(
+            join_request.member_id, self.group.members[join_request.member_id].member_epoch, None, released=True
+        )
         if not lost:
-            client.hear(self.group.members[wish.member_id], self.now_ms, stops_at_once=True)
+            client.hear(self.group.members[join_request.member_id], self.now_ms, stops_at_once=True)
 
     def send_beat(
         self,
@@ -232,7 +237,7 @@ class ConsumerGroup(RuleBasedStateMachine):
         stops_at_once: bool = True,
     ) -> None:
         assert client.epoch is not None
-        member_id = client.wish.member_id
+        member_id = client.join_request.member_id
         try:
             self.take_beat(member_id, client.epoch, owned, released=released)
         except (FencedMemberEpoch, FencedInstanceId, UnknownMemberId) as refusal:
@@ -254,15 +259,15 @@ class ConsumerGroup(RuleBasedStateMachine):
             self.send_beat(client, owned=owned, lost=lost, stops_at_once=stops_at_once)
 
     def check_refusal(self, client: Client, refusal: BrokerError) -> None:
-        member = self.group.members.get(client.wish.member_id)
+        member = self.group.members.get(client.join_request.member_id)
         assert isinstance(refusal, FencedMemberEpoch) == (member is not None)
         if member is not None:
             assert refusal.facts == {"member_epoch": member.member_epoch}
             assert client.epoch != member.member_epoch
 
-    @rule(wish=WISHES, lost=MOSTLY_NOT)
-    def a_process_starts(self, wish: JoinRequest, lost: bool) -> None:
-        client = Client(wish)
+    @rule(join_request=WISHES, lost=MOSTLY_NOT)
+    def a_process_starts(self, join_request: JoinRequest, lost: bool) -> None:
+        client = Client(join_request)
         self.send_join(client, lost=lost)
         self.clients.append(client)
 
@@ -270,7 +275,7 @@ class ConsumerGroup(RuleBasedStateMachine):
     def a_process_joins_again(self, who: int, subscription: Subscription, lost: bool, other: bool) -> None:
         if client := self.client(who):
             if other:
-                client.wish = replace(client.wish, subscription=subscription)
+                client.join_request = replace(client.join_request, subscription=subscription)
             self.send_join(client, lost=lost)
 
     @rule(who=WHO, lost=MOSTLY_NOT, stops_at_once=st.booleans(), silent=MOSTLY_NOT)
@@ -306,7 +311,7 @@ class ConsumerGroup(RuleBasedStateMachine):
         if client is None or client.epoch is None:
             return
         try:
-            member = rules.find(self.group, client.wish.member_id)
+            member = rules.find(self.group, client.join_request.member_id)
         except BrokerError:
             return
         alive = {(shape.topic_id, n) for shape in self.shapes.values() for n in range(shape.partitions)}
@@ -322,16 +327,16 @@ class ConsumerGroup(RuleBasedStateMachine):
     def a_process_ends(self, who: int, killed: bool) -> None:
         if client := self.client(who):
             self.clients.remove(client)
-            if not killed and not client.fenced and client.wish.member_id in self.group.members:
-                self.change(partial(rules.leave, member_id=client.wish.member_id, now_ms=self.now_ms))
+            if not killed and not client.fenced and client.join_request.member_id in self.group.members:
+                self.change(partial(rules.leave, member_id=client.join_request.member_id, now_ms=self.now_ms))
 
     # ── topics, time and the rebalancer ──
 
     @initialize(partitions=st.integers(1, 4), wishes=st.lists(WISHES, min_size=2, max_size=3))
     def a_group_is_there(self, partitions: int, wishes: list[JoinRequest]) -> None:
         self.create("orders", partitions)
-        for wish in wishes:
-            self.a_process_starts(wish, lost=False)
+        for join_request in wishes:
+            self.a_process_starts(join_request, lost=False)
 
     @rule(name=TOPICS, event=st.sampled_from(["created", "grown", "grown", "deleted", "made again"]))
     def topics_change(self, name: str, event: str) -> None:
@@ -362,12 +367,12 @@ class ConsumerGroup(RuleBasedStateMachine):
         before = self.group.members
         self.change(partial(rules.expire, now_ms=self.now_ms))
         for name in before.keys() - self.group.members.keys():
-            wish = before[name].wish
-            silent = self.now_ms - self.heard_ms[name] >= wish.session_timeout_ms * 2 / 3
+            join_request = before[name].join_request
+            silent = self.now_ms - self.heard_ms[name] >= join_request.session_timeout_ms * 2 / 3
             asked_ms = self.asked_ms[name] if before[name].revoking else self.now_ms
-            assert silent or self.now_ms - asked_ms >= wish.rebalance_timeout_ms
+            assert silent or self.now_ms - asked_ms >= join_request.rebalance_timeout_ms
         for name, member in self.group.members.items():
-            assert self.now_ms - self.heard_ms[name] < member.wish.session_timeout_ms
+            assert self.now_ms - self.heard_ms[name] < member.join_request.session_timeout_ms
         self.change(partial(assignment.notice_topics, shapes=self.shapes, now_ms=self.now_ms))
 
     def all_behave_until_it_is_quiet(self) -> None:
@@ -379,7 +384,7 @@ class ConsumerGroup(RuleBasedStateMachine):
                     self.send_honest_beat(client)
             self.clients = [client for client in self.clients if not client.fenced]
             self.no_two_clients_read_the_same()
-            joined = {client.wish.member_id: client for client in self.clients if client.epoch is not None}
+            joined = {client.join_request.member_id: client for client in self.clients if client.epoch is not None}
             if (
                 self.group.state in {"STABLE", "EMPTY"}
                 and len(joined) == min(len(self.clients), MAX_MEMBERS)
@@ -422,7 +427,7 @@ class ConsumerGroup(RuleBasedStateMachine):
 
     @invariant()
     def an_instance_is_one_member(self) -> None:
-        instances = Counter(member.wish.instance_id for member in self.group.members.values())
+        instances = Counter(member.join_request.instance_id for member in self.group.members.values())
         assert all(count == 1 for name, count in instances.items() if name is not None)
 
 

@@ -53,7 +53,7 @@ def offsets(outcome: object) -> list[int]:
 def test_records_lie_one_after_the_other_with_what_is_before_them() -> None:
     judged = batch()
 
-    outcome = judged.judge(append(b"a", b"bcd", b"", partitions=[0, 1, 0]))
+    outcome = judged.apply(append(b"a", b"bcd", b"", partitions=[0, 1, 0]))
 
     assert outcome == Accepted(Appended([0, 1, 0], [100, 0, 101], [NOW_MS] * 3), duplicate=False)
     assert judged.rows == [
@@ -66,8 +66,8 @@ def test_records_lie_one_after_the_other_with_what_is_before_them() -> None:
 def test_a_record_keeps_its_time_and_the_largest_so_far_never_falls() -> None:
     judged = batch()
 
-    judged.judge(append(b"a", timestamp_ms=50))
-    judged.judge(append(b"b", timestamp_ms=3))
+    judged.apply(append(b"a", timestamp_ms=50))
+    judged.apply(append(b"b", timestamp_ms=3))
 
     assert [(row[1], row[7]) for row in judged.rows] == [(50, 50), (3, 50)]
 
@@ -75,7 +75,7 @@ def test_a_record_keeps_its_time_and_the_largest_so_far_never_falls() -> None:
 def test_log_append_time_overrules_the_time_of_the_record() -> None:
     judged = batch()
 
-    outcome = judged.judge(append(b"a", timestamp_ms=50, stamp_time=True))
+    outcome = judged.apply(append(b"a", timestamp_ms=50, stamp_time=True))
 
     assert isinstance(outcome, Accepted)
     assert outcome.appended.timestamps_ms == [NOW_MS]
@@ -84,7 +84,7 @@ def test_log_append_time_overrules_the_time_of_the_record() -> None:
 def test_sixteen_equal_keys_in_one_batch_append_once() -> None:
     judged = batch()
 
-    outcomes = [judged.judge(append(b"a", key=KEY)) for _ in range(16)]
+    outcomes = [judged.apply(append(b"a", key=KEY)) for _ in range(16)]
 
     appended = Appended([0], [100], [NOW_MS])
     assert outcomes == [Accepted(appended, duplicate=False)] + [Accepted(appended, duplicate=True)] * 15
@@ -95,8 +95,8 @@ def test_sixteen_equal_keys_in_one_batch_append_once() -> None:
 def test_an_equal_key_with_another_request_is_refused_in_the_same_batch() -> None:
     judged = batch()
 
-    judged.judge(append(b"a", key=KEY))
-    outcome = judged.judge(append(b"b", key=IdempotencyKey(b"key", b"other")))
+    judged.apply(append(b"a", key=KEY))
+    outcome = judged.apply(append(b"b", key=IdempotencyKey(b"key", b"other")))
 
     assert isinstance(outcome, IdempotencyKeyReused)
     assert len(judged.rows) == 1
@@ -105,17 +105,17 @@ def test_an_equal_key_with_another_request_is_refused_in_the_same_batch() -> Non
 def test_a_key_belongs_to_its_topic() -> None:
     judged = batch(keys={(2, b"key"): StoredKey(b"print", b"")})
 
-    assert offsets(judged.judge(append(b"a", key=KEY))) == [100]
+    assert offsets(judged.apply(append(b"a", key=KEY))) == [100]
 
 
 def test_a_replay_is_judged_before_expected_offset_and_before_the_version_of_the_topic() -> None:
     first = batch()
-    first.judge(append(b"a", key=KEY, expected_offset=100))
+    first.apply(append(b"a", key=KEY, expected_offset=100))
     second = batch(
         keys=first.keys_written, ends={10: PartitionEnd(1, 4, 101, 5_001, 7), 11: PartitionEnd(1, 4, 0, 0, 0)}
     )
 
-    outcome = second.judge(append(b"a", key=KEY, expected_offset=100))
+    outcome = second.apply(append(b"a", key=KEY, expected_offset=100))
 
     assert outcome == Accepted(Appended([0], [100], [NOW_MS]), duplicate=True)
     assert second.rows == []
@@ -125,8 +125,8 @@ def test_a_replay_is_judged_before_expected_offset_and_before_the_version_of_the
 def test_a_refused_request_leaves_its_key_free() -> None:
     judged = batch()
 
-    refused = judged.judge(append(b"a", key=KEY, expected_offset=99))
-    accepted = judged.judge(append(b"b", key=KEY))
+    refused = judged.apply(append(b"a", key=KEY, expected_offset=99))
+    accepted = judged.apply(append(b"b", key=KEY))
 
     assert isinstance(refused, OffsetMismatch)
     assert offsets(accepted) == [100]
@@ -135,9 +135,9 @@ def test_a_refused_request_leaves_its_key_free() -> None:
 def test_of_two_equal_expected_offsets_in_one_batch_the_first_wins() -> None:
     judged = batch()
 
-    first = judged.judge(append(b"a", expected_offset=100))
-    second = judged.judge(append(b"b", expected_offset=100))
-    third = judged.judge(append(b"c", expected_offset=101))
+    first = judged.apply(append(b"a", expected_offset=100))
+    second = judged.apply(append(b"b", expected_offset=100))
+    third = judged.apply(append(b"c", expected_offset=101))
 
     assert offsets(first) == [100]
     assert isinstance(second, OffsetMismatch)
@@ -149,7 +149,7 @@ def test_sequences_n_and_n_plus_one_may_meet_in_one_batch() -> None:
     judged = batch()
     stamps = [ProducerStamp("p", 0, sequence, b"%d" % sequence) for sequence in (0, 2, 1, 2, 1)]
 
-    outcomes = [judged.judge(append(b"a", stamp=stamp)) for stamp in stamps]
+    outcomes = [judged.apply(append(b"a", stamp=stamp)) for stamp in stamps]
 
     assert offsets(outcomes[0]) == [100]
     assert isinstance(outcomes[1], OutOfOrderSequenceNumber)
@@ -173,20 +173,20 @@ def test_sequences_n_and_n_plus_one_may_meet_in_one_batch() -> None:
 def test_a_refusal_changes_nothing(refused: Append) -> None:
     judged = batch(keys={(1, b"used"): StoredKey(b"print", b"")})
 
-    outcome = judged.judge(refused)
+    outcome = judged.apply(refused)
 
     assert not isinstance(outcome, Accepted)
     assert (judged.rows, judged.keys_written, judged.producers_written) == ([], {}, {})
-    assert offsets(judged.judge(append(b"a", key=KEY))) == [100]
+    assert offsets(judged.apply(append(b"a", key=KEY))) == [100]
 
 
 def test_records_checked_against_another_version_of_the_topic_are_checked_again() -> None:
-    assert batch().judge(Append(1, "orders", 2, (10, 11), records(b"x"), [0])) == TopicVersionChanged()
+    assert batch().apply(Append(1, "orders", 2, (10, 11), records(b"x"), [0])) == TopicVersionChanged()
 
 
 def test_a_partition_of_another_topic_or_of_none_is_a_deleted_topic() -> None:
-    gone = batch().judge(Append(1, "orders", 3, (10, 99), records(b"x"), [1]))
-    recreated = batch().judge(Append(2, "orders", 3, (10, 11), records(b"x"), [0]))
+    gone = batch().apply(Append(1, "orders", 3, (10, 99), records(b"x"), [1]))
+    recreated = batch().apply(Append(2, "orders", 3, (10, 11), records(b"x"), [0]))
 
     assert isinstance(gone, UnknownTopicOrPartition)
     assert isinstance(recreated, UnknownTopicOrPartition)

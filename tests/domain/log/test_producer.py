@@ -92,7 +92,7 @@ class IdempotentProducer(RuleBasedStateMachine):
         body = f"{producer} {epoch} {sequence}".encode()
         fingerprint = body if same else b"another body"
 
-        outcome = self.judge(topic, ProducerStamp(producer, epoch, sequence, fingerprint), body)
+        outcome = self.apply(topic, ProducerStamp(producer, epoch, sequence, fingerprint), body)
 
         if epoch < fence:
             assert isinstance(outcome, InvalidProducerEpoch)
@@ -118,9 +118,9 @@ class IdempotentProducer(RuleBasedStateMachine):
             assert outcome.appended.offsets == [sent[sequence].offset]
             assert outcome.appended.timestamps_ms == [NOW_MS]
 
-    def judge(self, topic: int, stamp: ProducerStamp, body: bytes) -> AppendOutcome:
+    def apply(self, topic: int, stamp: ProducerStamp, body: bytes) -> AppendOutcome:
         record = Record(0, -1, None, body, None, 0)
-        return self.batch.judge(Append(topic, f"t{topic}", 1, (topic,), [record], [0], stamp=stamp))
+        return self.batch.apply(Append(topic, f"t{topic}", 1, (topic,), [record], [0], stamp=stamp))
 
     @invariant()
     def every_acknowledged_request_is_in_the_log_once(self) -> None:

@@ -98,7 +98,7 @@ def test_the_view_spells_every_record_out(storage: Storage) -> None:
         Record(0, -1, "é".encode(), "ü😀\n".encode(), None, VALUE_TEXT),
         Record(0, -1, b"\\x41", b'"\\u0000"', None, VALUE_JSON),
     ]
-    scribe.judge(Append(info.topic_id, "orders", 1, info.partition_ids, given, [0] * len(given)))
+    scribe.apply(Append(info.topic_id, "orders", 1, info.partition_ids, given, [0] * len(given)))
 
     assert view(scribe) == [
         (0, "k", '{"a": 1}', "json", None),
@@ -116,7 +116,7 @@ def test_the_view_survives_every_byte(storage: Storage) -> None:
     info = scribe.create()
     every = bytes(range(256))
     given = [Record(0, -1, bytes([b]), bytes([b]) + every, None, VALUE_BASE64 | KEY_BASE64) for b in range(256)]
-    scribe.judge(Append(info.topic_id, "orders", 1, info.partition_ids, given, [0] * 256))
+    scribe.apply(Append(info.topic_id, "orders", 1, info.partition_ids, given, [0] * 256))
 
     assert [(key, value[:2]) for _, key, value, _, _ in view(scribe)] == [(f"{b:02x}", f"{b:02x}") for b in range(256)]
 

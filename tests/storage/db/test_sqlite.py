@@ -186,7 +186,7 @@ def test_a_batch_that_does_not_fit_leaves_no_part_of_itself(opened: Storage) -> 
     limit_pages(opened, 40)
 
     with pytest.raises(DiskFull):
-        scribe.judge(request(info, [Row(value=b"small")]), request(info, [Row(value=b"x" * 4000)] * 100))
+        scribe.apply(request(info, [Row(value=b"small")]), request(info, [Row(value=b"x" * 4000)] * 100))
 
     assert scribe.extent(info)[1:] == (0, 0, 0)
 

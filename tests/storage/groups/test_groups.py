@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 NOW_MS = 1_700_000_000_000
 
 
-def wish(name: str, *topics: str, pattern: str | None = None) -> JoinRequest:
+def join_request(name: str, *topics: str, pattern: str | None = None) -> JoinRequest:
     return JoinRequest(member_id=name, subscription=Subscription(topics or ("orders",), pattern), client_id="é\0")
 
 
@@ -46,7 +46,7 @@ def create(storage: Storage, name: str = "billing", *member_ids: str) -> Group:
         assert before is not None
         after = before
         for member_id in member_ids:
-            after = rules.join(after, wish(member_id), clock.read(tx), 10)
+            after = rules.join(after, join_request(member_id), clock.read(tx), 10)
         if member_ids:
             after, _ = assignment.retarget(after, {"orders": assignment.Shape(7, 2)}, NOW_MS)
         groups.save(tx, before, after)
@@ -75,7 +75,7 @@ def step(storage: Storage, take: Callable[[Group], Group], name: str = "billing"
 def test_a_group_is_loaded_as_it_was_saved(storage: Storage) -> None:
     create(storage, "billing", "alice", "bob")
 
-    after = step(storage, lambda group: rules.join(group, wish("zoe", pattern="or*"), NOW_MS, 9))
+    after = step(storage, lambda group: rules.join(group, join_request("zoe", pattern="or*"), NOW_MS, 9))
     assert find(storage) == after
     after = step(storage, lambda group: rules.leave(group, "alice", NOW_MS))
 
@@ -178,7 +178,7 @@ def test_what_was_handed_out_is_taken_once_and_only_noted_at_the_epoch(storage: 
     spans = {(7, 0): (3, 5), (7, 1): (0, 1)}
 
     assert storage.write_now(members.save_last_poll, found, 0, spans)
-    step(storage, lambda group: rules.join(group, wish("alice"), NOW_MS, 9))
+    step(storage, lambda group: rules.join(group, join_request("alice"), NOW_MS, 9))
     assert not storage.write_now(members.save_last_poll, found, 0, {})
 
     taken = storage.write_now(members.begin_poll, found.group_id, "alice", 0)
@@ -245,7 +245,7 @@ def test_a_member_locked_after_a_step_stands_as_the_step_left_it(nodes: tuple[St
     def hold(tx: Tx) -> Any:
         before = groups.load(tx, "billing")
         assert before is not None
-        groups.save(tx, before, rules.join(before, wish("alice"), NOW_MS, 9))
+        groups.save(tx, before, rules.join(before, join_request("alice"), NOW_MS, 9))
         waiting = pool.submit(second.write_now, members.load, "billing", "alice")
         _until_somebody_waits(tx)
         return waiting

@@ -111,7 +111,7 @@ def test_a_key_in_use_on_another_node_is_waited_for_and_replayed(nodes: tuple[Sc
     mine, (theirs,) = held_up(
         first,
         appending(request(info, [Row()], 0, key=KEY)),
-        lambda: second.judge(request(info, [Row()], 1, key=KEY))[0],
+        lambda: second.apply(request(info, [Row()], 1, key=KEY))[0],
     )
 
     assert (duplicate(mine), duplicate(theirs)) == (False, True)
@@ -122,14 +122,14 @@ def test_a_key_in_use_on_another_node_is_waited_for_and_replayed(nodes: tuple[Sc
 def test_an_expired_key_used_on_two_nodes_at_once_appends_once(nodes: tuple[Scribe, Scribe]) -> None:
     first, second = nodes
     info = first.create(partitions=2)
-    first.judge(request(info, [Row()], 0, key=KEY))
+    first.apply(request(info, [Row()], 0, key=KEY))
     first.now_ms = second.now_ms = NOW_MS + DAY_MS + 1
 
     _, outcomes = held_up(
         first,
         lambda tx: tx.dialect.lock_partitions(tx, info.partition_ids),
-        lambda: first.judge(request(info, [Row()], 0, key=KEY))[0],
-        lambda: second.judge(request(info, [Row()], 1, key=KEY))[0],
+        lambda: first.apply(request(info, [Row()], 0, key=KEY))[0],
+        lambda: second.apply(request(info, [Row()], 1, key=KEY))[0],
     )
 
     assert sorted(map(duplicate, outcomes)) == [False, True]
@@ -144,7 +144,7 @@ def test_a_sequence_sent_to_two_nodes_at_once_is_appended_once(nodes: tuple[Scri
     mine, (theirs,) = held_up(
         first,
         appending(request(info, [Row()], 0, stamp=STAMP)),
-        lambda: second.judge(request(info, [Row()], 1, stamp=STAMP))[0],
+        lambda: second.apply(request(info, [Row()], 1, stamp=STAMP))[0],
     )
 
     assert (duplicate(mine), duplicate(theirs)) == (False, True)
@@ -157,7 +157,7 @@ def test_an_append_waits_for_the_partition_and_goes_on_after_it(nodes: tuple[Scr
     info = first.create()
 
     _, (outcome,) = held_up(
-        first, appending(request(info, [Row()] * 3)), lambda: second.judge(request(info, [Row()]))[0]
+        first, appending(request(info, [Row()] * 3)), lambda: second.apply(request(info, [Row()]))[0]
     )
 
     assert isinstance(outcome, Accepted)
@@ -173,7 +173,7 @@ def test_an_append_that_waited_for_the_deletion_of_its_topic_is_refused(nodes: t
         assert topics.find_locked(tx, "orders", DEFAULTS) is not None
         topics.delete_(tx, info)
 
-    _, (outcome,) = held_up(first, delete, lambda: second.judge(request(info, [Row()]))[0])
+    _, (outcome,) = held_up(first, delete, lambda: second.apply(request(info, [Row()]))[0])
 
     assert isinstance(outcome, UnknownTopicOrPartition)
     assert first.count("records") == 0

@@ -61,7 +61,7 @@ def test_topics_are_listed_in_order_of_their_bytes(scribe: Scribe) -> None:
 def test_a_topic_created_again_inherits_nothing(scribe: Scribe) -> None:
     old = scribe.create(partitions=2)
     scribe.append(old, [Row(key=b"a", value=b"1"), Row(key=b"a", value=b"2")])
-    scribe.judge(request(old, [Row()], key=KEY), request(old, [Row()], stamp=stamp(0)))
+    scribe.apply(request(old, [Row()], key=KEY), request(old, [Row()], stamp=stamp(0)))
     config = TopicConfig(cleanup_policy="compact")
     scribe.storage.write_now(compaction.compact, old.partition_ids[0], config, NOW_MS, 100)
     scribe.delete_before(old, 1)
@@ -73,7 +73,7 @@ def test_a_topic_created_again_inherits_nothing(scribe: Scribe) -> None:
     assert min(new.partition_ids) > max(old.partition_ids)
     assert scribe.extent(new)[1:] == (0, 0, 0)
     assert scribe.values(new) == {}
-    outcomes = scribe.judge(request(new, [Row()], key=KEY), request(new, [Row()], stamp=stamp(0)))
+    outcomes = scribe.apply(request(new, [Row()], key=KEY), request(new, [Row()], stamp=stamp(0)))
     assert [(o.duplicate, o.appended.offsets) for o in outcomes if isinstance(o, Accepted)] == [
         (False, [0]),
         (False, [1]),
@@ -89,7 +89,7 @@ def test_an_append_to_a_deleted_topic_is_refused_even_if_its_name_is_back(scribe
     scribe.delete(old)
     scribe.create()
 
-    (outcome,) = scribe.judge(request(old, [Row()]))
+    (outcome,) = scribe.apply(request(old, [Row()]))
 
     assert isinstance(outcome, UnknownTopicOrPartition)
 
@@ -98,7 +98,7 @@ def test_an_append_prepared_for_an_older_version_is_to_be_prepared_again(scribe:
     old = scribe.create()
     new = scribe.change(old, 3, cleanup_policy="compact")
 
-    (outcome,) = scribe.judge(request(old, [Row()]))
+    (outcome,) = scribe.apply(request(old, [Row()]))
 
     assert outcome == TopicVersionChanged()
     assert (new.partitions, new.partition_ids[0], new.config.cleanup_policy) == (3, old.partition_ids[0], "compact")
@@ -118,19 +118,19 @@ def test_ids_are_not_given_again_after_the_last_topic_is_gone(scribe: Scribe) ->
 
 def test_a_key_is_replayed_for_24_hours_and_then_forgotten(scribe: Scribe) -> None:
     info = scribe.create()
-    scribe.judge(request(info, [Row()], key=KEY))
+    scribe.apply(request(info, [Row()], key=KEY))
 
     scribe.now_ms += DAY_MS
-    (replay,) = scribe.judge(request(info, [Row()], key=KEY))
+    (replay,) = scribe.apply(request(info, [Row()], key=KEY))
     assert isinstance(replay, Accepted)
     assert (replay.duplicate, replay.appended.offsets, replay.appended.timestamps_ms) == (True, [0], [NOW_MS])
 
     scribe.now_ms += 1
-    (fresh,) = scribe.judge(request(info, [Row()], key=KEY))
+    (fresh,) = scribe.apply(request(info, [Row()], key=KEY))
     assert isinstance(fresh, Accepted)
     assert (fresh.duplicate, fresh.appended.offsets) == (False, [1])
 
-    (again,) = scribe.judge(request(info, [Row()], key=KEY))
+    (again,) = scribe.apply(request(info, [Row()], key=KEY))
     assert isinstance(again, Accepted)
     assert (again.duplicate, again.appended.offsets) == (True, [1])
 
@@ -138,9 +138,9 @@ def test_a_key_is_replayed_for_24_hours_and_then_forgotten(scribe: Scribe) -> No
 def test_expired_keys_are_removed_a_few_at_a_time(scribe: Scribe) -> None:
     info = scribe.create()
     for number in range(5):
-        scribe.judge(request(info, [Row()], key=IdempotencyKey(b"%032d" % number, b"f")))
+        scribe.apply(request(info, [Row()], key=IdempotencyKey(b"%032d" % number, b"f")))
     scribe.now_ms += DAY_MS + 1
-    scribe.judge(request(info, [Row()], key=KEY))
+    scribe.apply(request(info, [Row()], key=KEY))
 
     removed = [scribe.storage.write_now(idempotency.expire, scribe.now_ms, 3) for _ in range(3)]
 
@@ -151,7 +151,7 @@ def test_expired_keys_are_removed_a_few_at_a_time(scribe: Scribe) -> None:
 def test_the_key_of_a_refused_request_leaves_no_row(scribe: Scribe) -> None:
     info = scribe.create()
 
-    scribe.judge(request(info, [Row()], key=KEY, expected_offset=7))
+    scribe.apply(request(info, [Row()], key=KEY, expected_offset=7))
 
     assert scribe.count("idempotency_keys") == 0
 
@@ -159,7 +159,7 @@ def test_the_key_of_a_refused_request_leaves_no_row(scribe: Scribe) -> None:
 def test_a_refused_unknown_producer_leaves_no_row(scribe: Scribe) -> None:
     info = scribe.create()
 
-    scribe.judge(request(info, [Row()], stamp=stamp(3)))
+    scribe.apply(request(info, [Row()], stamp=stamp(3)))
 
     assert scribe.count("producers") == scribe.count("producer_topics") == 0
     assert scribe.storage.read_now(producers.find, "checkout") is None
@@ -168,8 +168,8 @@ def test_a_refused_unknown_producer_leaves_no_row(scribe: Scribe) -> None:
 def test_a_raised_epoch_starts_every_topic_at_zero(scribe: Scribe) -> None:
     info, other = scribe.create(), scribe.create("other")
     assert scribe.storage.write_now(producers.raise_epoch, "checkout", NOW_MS) == 0
-    scribe.judge(request(info, [Row()], stamp=stamp(0)), request(info, [Row()], stamp=stamp(1)))
-    scribe.judge(request(other, [Row()], stamp=stamp(0)))
+    scribe.apply(request(info, [Row()], stamp=stamp(0)), request(info, [Row()], stamp=stamp(1)))
+    scribe.apply(request(other, [Row()], stamp=stamp(0)))
     assert scribe.storage.read_now(producers.find, "checkout") == (0, [("orders", 2), ("other", 1)])
 
     assert scribe.storage.write_now(producers.raise_epoch, "checkout", NOW_MS) == 1
@@ -180,9 +180,9 @@ def test_a_raised_epoch_starts_every_topic_at_zero(scribe: Scribe) -> None:
 def test_a_producer_silent_for_seven_days_is_forgotten(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.storage.write_now(producers.raise_epoch, "quiet", NOW_MS)
-    scribe.judge(request(info, [Row()], stamp=stamp(0)))
+    scribe.apply(request(info, [Row()], stamp=stamp(0)))
     scribe.now_ms += 7 * DAY_MS
-    scribe.judge(request(info, [Row()], stamp=stamp(1)))
+    scribe.apply(request(info, [Row()], stamp=stamp(1)))
 
     scribe.now_ms += 1
     assert scribe.storage.write_now(producers.expire, scribe.now_ms, 10) == 1
@@ -197,9 +197,9 @@ def test_a_producer_silent_for_seven_days_is_forgotten(scribe: Scribe) -> None:
 def test_a_sequence_is_remembered_across_batches(scribe: Scribe) -> None:
     info = scribe.create()
     for sequence in range(7):
-        scribe.judge(request(info, [Row()], stamp=stamp(sequence)))
+        scribe.apply(request(info, [Row()], stamp=stamp(sequence)))
 
-    (replay,) = scribe.judge(request(info, [Row()], stamp=stamp(2)))
+    (replay,) = scribe.apply(request(info, [Row()], stamp=stamp(2)))
 
     assert isinstance(replay, Accepted)
     assert (replay.duplicate, replay.appended.offsets) == (True, [2])

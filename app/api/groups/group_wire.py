@@ -1,0 +1,196 @@
+"""What join, heartbeat and poll have in common: names, wishes and assignments on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Literal
+from uuid import uuid4
+
+import msgspec
+from msgspec import Meta
+
+from app.api.http.call import Call
+from app.broker.groups.offsets import OffsetCommit
+from app.domain.groups.assignor import Partition
+from app.domain.groups.group import (
+    JoinRequest,
+    MemberState,
+    Subscription,
+)
+from app.domain.groups.offset_reset import check_offset_reset
+from app.domain.log.topic import check_name, check_topic_name
+from app.errors.broker_error import BrokerError
+from app.errors.groups import InvalidGroupId, OffsetMetadataTooLarge
+from app.errors.http import InvalidRequest
+from app.storage.groups.members import MemberSnapshot
+
+MAX_INT64 = 2**63 - 1
+MAX_METADATA_BYTES = 4_096
+MOST_OFFSETS = 10_000
+_MOST_TOPICS = 1_000
+
+Epoch = Annotated[int, Meta(ge=0, le=MAX_INT64)]
+Offset = Annotated[int, Meta(ge=0, le=MAX_INT64)]
+PartitionNumber = Annotated[int, Meta(ge=0, le=MAX_INT64)]
+
+
+class TopicPartitions(msgspec.Struct, forbid_unknown_fields=True):
+    """Some partitions of a topic."""
+
+    topic: str
+    partitions: list[PartitionNumber]
+
+
+class Membership(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a member joins with."""
+
+    topics: Annotated[
+        Annotated[list[str], Meta(max_length=_MOST_TOPICS)] | None,
+        Meta(description="Topics to read, by name; they need not exist yet."),
+    ] = None
+    topic_pattern: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=249)] | None,
+        Meta(description="Topics to read, by a glob such as `orders.*`; those created later too."),
+    ] = None
+    client_id: Annotated[str, Meta(max_length=249, description="What this client calls itself, for people.")] = ""
+    instance_id: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=249)] | None,
+        Meta(description="Static membership: who joins with it again takes the place of who had it."),
+    ] = None
+    auto_offset_reset: Annotated[
+        str,
+        Meta(
+            max_length=64,
+            description="Where a group begins in a partition: `earliest`, `latest`, `none` or `by_duration:PT1H`.",
+        ),
+    ] = "earliest"
+    session_timeout_ms: Annotated[
+        int, Meta(ge=1_000, le=1_800_000, description="A member silent for so long is removed.")
+    ] = 45_000
+    rebalance_timeout_ms: Annotated[
+        int, Meta(ge=1_000, le=1_800_000, description="A member that keeps a revoked partition for so long is removed.")
+    ] = 300_000
+    assignor: Literal["uniform", "range"] = "uniform"
+
+
+class AssignmentAnswer(msgspec.Struct, omit_defaults=True):
+    """What a member may read now. Where it shrank: stop, commit, and confirm by `owned` in the next heartbeat.
+
+    `missing_topics` of a join names those of its `topics` that do not exist; they are assigned once they do.
+    """
+
+    member_id: str
+    member_epoch: int
+    assignment: list[TopicPartitions]
+    state: MemberState
+    session_timeout_ms: int
+    heartbeat_interval_ms: int
+    missing_topics: list[str] = []
+
+
+class CommittedOffset(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """An offset to commit: that of the next record to read."""
+
+    topic: str
+    partition: PartitionNumber
+    offset: Offset
+    from_offset: Annotated[
+        Offset | None, Meta(description="Commit only if this is the committed offset; `offset` already is success.")
+    ] = None
+    metadata: str = ""
+
+
+def check_group(name: str) -> None:
+    """Refuse what is no name of a group.
+
+    Raises:
+        InvalidGroupId: With the rule.
+    """
+    check_name(name, "group", InvalidGroupId)
+
+
+def check_member(name: str) -> None:
+    """Refuse what is no name of a member.
+
+    Raises:
+        InvalidRequest: With the rule.
+    """
+    check_name(name, "member", InvalidRequest)
+
+
+def new_member_id() -> str:
+    """Return a name for a member that has none."""
+    return str(uuid4())
+
+
+def join_request_of(member_id: str, body: Membership) -> JoinRequest:
+    """Return what a member wants.
+
+    Raises:
+        InvalidRequest, InvalidTopicName: It is not allowed, or names no topics.
+    """
+    check_member(member_id)
+    if not body.topics and body.topic_pattern is None:
+        detail = "name topics, or give a topic_pattern"
+        raise InvalidRequest(detail, errors=[{"field": "topics", "detail": detail}])
+    for name in body.topics or ():
+        check_topic_name(name)
+    check_offset_reset(body.auto_offset_reset)
+    return JoinRequest(
+        member_id=member_id,
+        subscription=Subscription(tuple(sorted(set(body.topics or ()))), body.topic_pattern),
+        client_id=body.client_id,
+        instance_id=body.instance_id,
+        auto_offset_reset=body.auto_offset_reset,
+        assignor=body.assignor,
+        session_timeout_ms=body.session_timeout_ms,
+        rebalance_timeout_ms=body.rebalance_timeout_ms,
+    )
+
+
+def owned_of(given: Sequence[TopicPartitions] | None) -> frozenset[tuple[str, int]] | None:
+    """Return topic and partition of what a member says it works on."""
+    return None if given is None else frozenset((one.topic, number) for one in given for number in one.partitions)
+
+
+def commits_of(given: Sequence[CommittedOffset]) -> list[OffsetCommit]:
+    """Return offsets to commit.
+
+    Raises:
+        OffsetMetadataTooLarge, InvalidRequest: With the index.
+    """
+    for index, one in enumerate(given):
+        if len(one.metadata.encode()) > MAX_METADATA_BYTES:
+            raise _bad_metadata(OffsetMetadataTooLarge, index, f"must be at most {MAX_METADATA_BYTES} bytes")
+        if "\0" in one.metadata:
+            raise _bad_metadata(InvalidRequest, index, "must not contain the character U+0000")
+    return [OffsetCommit(one.topic, one.partition, one.offset, one.from_offset, one.metadata) for one in given]
+
+
+def _bad_metadata(kind: type[BrokerError], index: int, detail: str) -> BrokerError:
+    return kind(f"offset {index}: metadata {detail}", errors=[{"index": index, "field": "metadata", "detail": detail}])
+
+
+async def assignment_of(call: Call, partitions: Iterable[Partition]) -> list[TopicPartitions]:
+    """Return partitions by topic, in order of names; those of deleted topics are left out."""
+    topics = call.services.topics
+    partitions = sorted(partitions)
+    await topics.learn(partitions)
+    found: dict[str, list[int]] = {}
+    for topic_id, number in partitions:
+        if (place := topics.place(topic_id, number)) is not None:
+            found.setdefault(place[0], []).append(number)
+    return [TopicPartitions(name, numbers) for name, numbers in sorted(found.items())]
+
+
+async def answer_of(call: Call, standing: MemberSnapshot) -> AssignmentAnswer:
+    """Return how a member stands."""
+    member = standing.member
+    return AssignmentAnswer(
+        member.join_request.member_id,
+        member.member_epoch,
+        await assignment_of(call, member.assigned),
+        member.state(standing.assignment_epoch),
+        member.join_request.session_timeout_ms,
+        member.heartbeat_interval_ms,
+    )

@@ -1,0 +1,153 @@
+"""Consumer groups: list, describe, their rebalances, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter
+from msgspec import Meta
+
+from app.api.groups.group_wire import TopicPartitions, check_group
+from app.api.groups.members import MemberAnswer, member_answer
+from app.api.http.call import Call, Reply
+from app.api.http.cursors import name_after, page_of
+from app.api.http.wire import (
+    Description,
+    WireRoute,
+    describe,
+)
+from app.domain.groups.group import GroupState
+from app.errors.groups import (
+    GroupIdNotFound,
+    NonEmptyGroup,
+)
+from app.errors.log import (
+    InvalidCursor,
+)
+
+router = APIRouter(prefix="/v1/groups", tags=["groups"], route_class=WireRoute)
+
+
+class GroupListQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which page of the list."""
+
+    limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
+    cursor: Annotated[str | None, Meta(description="next_cursor of the page before.")] = None
+
+
+class GroupSummaryAnswer(msgspec.Struct):
+    """A group in a list."""
+
+    name: str
+    state: GroupState
+    group_epoch: int
+    assignment_epoch: int
+    members: int
+
+
+class GroupList(msgspec.Struct):
+    """A page of groups in order of their names; `next_cursor` is null at the end."""
+
+    items: list[GroupSummaryAnswer]
+    next_cursor: str | None
+
+
+class GroupAnswer(msgspec.Struct):
+    """A group with its members in order of their names."""
+
+    name: str
+    state: GroupState
+    group_epoch: int
+    assignment_epoch: int
+    members: list[MemberAnswer]
+
+
+class Holding(msgspec.Struct):
+    """What a member was to hold before and after a rebalance."""
+
+    member_id: str
+    before: list[TopicPartitions]
+    after: list[TopicPartitions]
+
+
+class RebalanceAnswer(msgspec.Struct):
+    """One rebalance: when, why, and who was to hold what."""
+
+    group_epoch: int
+    at_ms: int
+    reasons: list[str]
+    moved_partitions: int
+    members: list[Holding]
+
+
+class RebalanceList(msgspec.Struct):
+    """The last rebalances of a group, the newest first."""
+
+    rebalances: list[RebalanceAnswer]
+
+
+@router.get("")
+@describe(Description(answers={200: GroupList}, refusals=(InvalidCursor,)))
+async def list_groups(call: Call, query: GroupListQuery) -> Reply:
+    """List the groups in order of their names."""
+    found = await call.services.groups.list_(name_after(query.cursor), query.limit + 1)
+    page, cursor = page_of(found, query.limit)
+    return Reply.of(GroupList([GroupSummaryAnswer(*group) for group in page], cursor))
+
+
+@router.get("/{group}/rebalances")
+@describe(Description(answers={200: RebalanceList}, refusals=(GroupIdNotFound,), examples={"group": "billing"}))
+async def list_rebalances(call: Call, group: str) -> Reply:
+    """List the last rebalances of a group: when, why, who held what before and after."""
+    check_group(group)
+    found = await call.services.groups.rebalances(group)
+    return Reply.of(
+        RebalanceList(
+            [
+                RebalanceAnswer(
+                    one.group_epoch,
+                    one.at_ms,
+                    one.reasons,
+                    _moved(one.before, one.after),
+                    [
+                        Holding(name, _by_topic(one.before.get(name, [])), _by_topic(one.after.get(name, [])))
+                        for name in sorted(one.before.keys() | one.after.keys())
+                    ],
+                )
+                for one in found
+            ]
+        )
+    )
+
+
+@router.get("/{group}")
+@describe(Description(answers={200: GroupAnswer}, refusals=(GroupIdNotFound,), examples={"group": "billing"}))
+async def get_group(call: Call, group: str) -> Reply:
+    """Describe a group: its state, epochs, and members with what they hold."""
+    check_group(group)
+    found = await call.services.groups.get(group)
+    members = [await member_answer(call, member, found.assignment_epoch) for _, member in sorted(found.members.items())]
+    return Reply.of(GroupAnswer(found.name, found.state, found.group_epoch, found.assignment_epoch, members))
+
+
+@router.delete("/{group}")
+@describe(Description(answers={204: None}, refusals=(GroupIdNotFound, NonEmptyGroup), examples={"group": "billing"}))
+async def delete_group(call: Call, group: str) -> Reply:
+    """Delete a group without members, with its committed offsets."""
+    check_group(group)
+    await call.services.groups.delete(group)
+    return Reply(b"", 204)
+
+
+def _by_topic(partitions: list[tuple[str, int]]) -> list[TopicPartitions]:
+    found: dict[str, list[int]] = {}
+    for topic, number in partitions:
+        found.setdefault(topic, []).append(number)
+    return [TopicPartitions(topic, sorted(numbers)) for topic, numbers in sorted(found.items())]
+
+
+def _moved(before: dict[str, list[tuple[str, int]]], after: dict[str, list[tuple[str, int]]]) -> int:
+    """Return how many partitions went from one member to another."""
+    held = {partition: name for name, partitions in before.items() for partition in partitions}
+    return sum(held.get(partition, name) != name for name, partitions in after.items() for partition in partitions)

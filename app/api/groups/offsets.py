@@ -1,0 +1,179 @@
+"""Offsets of consumer groups: commit, list with lag, reset."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter
+from msgspec import Meta
+
+from app.api.groups.group_wire import (
+    MOST_OFFSETS,
+    CommittedOffset,
+    Epoch,
+    PartitionNumber,
+    check_group,
+    check_member,
+    commits_of,
+)
+from app.api.http.call import Call, Reply
+from app.api.http.wire import (
+    Description,
+    WireRoute,
+    describe,
+)
+from app.broker.groups.offsets import Committer
+from app.domain.log.offset_spec import parse_offset_spec
+from app.errors.groups import (
+    CommitAboveLogEnd,
+    FencedInstanceId,
+    FencedMemberEpoch,
+    GroupIdNotFound,
+    NonEmptyGroup,
+    OffsetConflict,
+    OffsetMetadataTooLarge,
+    StaleMemberEpoch,
+    UnknownMemberId,
+)
+from app.errors.http import (
+    InvalidRequest,
+)
+from app.errors.log import (
+    UnknownPartitionInRecord,
+    UnknownTopicOrPartition,
+)
+
+router = APIRouter(prefix="/v1/groups/{group}/offsets", tags=["groups"], route_class=WireRoute)
+
+
+class CommitBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Offsets to commit, as a member or, while the group has no members, as nobody."""
+
+    offsets: Annotated[list[CommittedOffset], Meta(max_length=MOST_OFFSETS)] = []
+    member_id: str | None = None
+    member_epoch: Epoch | None = None
+
+
+class CommitAnswer(msgspec.Struct):
+    """How many offsets were committed."""
+
+    committed: int
+
+
+class GroupOffset(msgspec.Struct):
+    """How far a group is in a partition. Without a committed offset all records there count as lag."""
+
+    topic: str
+    partition: int
+    committed_offset: int | None
+    log_end_offset: int
+    lag: int
+    lag_ms: Annotated[int, Meta(description="Age of the oldest record that is not committed.")]
+    metadata: str
+
+
+class GroupOffsets(msgspec.Struct):
+    """Every partition of every topic that the group subscribes to or has committed."""
+
+    offsets: list[GroupOffset]
+
+
+class ResetBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Where a group is to go on; a plan, unless `dry_run` is false."""
+
+    topic: str
+    to: Annotated[
+        str | int,
+        Meta(description="`earliest`, `latest`, an offset, `-N` (the last N), or `@` and epoch ms or RFC 3339."),
+    ]
+    partitions: Annotated[
+        Annotated[list[PartitionNumber], Meta(min_length=1)] | None, Meta(description="All of them if null.")
+    ] = None
+    dry_run: Annotated[bool, Meta(description="Whether to answer the plan alone.")] = True
+
+
+class PlannedReset(msgspec.Struct):
+    """Where a group stands in a partition, and where it would go on."""
+
+    topic: str
+    partition: int
+    committed_offset: int | None
+    offset: int
+
+
+class ResetAnswer(msgspec.Struct):
+    """The plan, and whether it was carried out."""
+
+    offsets: list[PlannedReset]
+    applied: bool
+
+
+@router.post("")
+@describe(
+    Description(
+        answers={200: CommitAnswer},
+        refusals=(
+            UnknownMemberId,
+            FencedMemberEpoch,
+            FencedInstanceId,
+            StaleMemberEpoch,
+            NonEmptyGroup,
+            OffsetConflict,
+            CommitAboveLogEnd,
+            UnknownPartitionInRecord,
+            OffsetMetadataTooLarge,
+        ),
+        examples={
+            "group": "billing",
+            "body": {
+                "member_id": "alice",
+                "member_epoch": 1,
+                "offsets": [{"topic": "orders", "partition": 0, "offset": 0}],
+            },
+        },
+    )
+)
+async def commit_offsets(call: Call, group: str, body: CommitBody) -> Reply:
+    """Commit offsets: all of the request or none.
+
+    An offset is that of the next record to read. A member may commit the partitions it holds; without a member the
+    group must have none.
+    """
+    check_group(group)
+    if not body.offsets:
+        raise InvalidRequest("offsets is empty", errors=[{"field": "offsets", "detail": "must not be empty"}])
+    if (body.member_id is None) != (body.member_epoch is None):
+        raise InvalidRequest("send member_id and member_epoch together, or neither")
+    if body.member_id is not None:
+        check_member(body.member_id)
+    committer = Committer(group, body.member_id, -1 if body.member_epoch is None else body.member_epoch)
+    await call.services.offsets.commit(committer, commits_of(body.offsets))
+    return Reply.of(CommitAnswer(len(body.offsets)))
+
+
+@router.get("")
+@describe(Description(answers={200: GroupOffsets}, refusals=(GroupIdNotFound,), examples={"group": "billing"}))
+async def list_offsets(call: Call, group: str) -> Reply:
+    """List where a group stands in each partition, and how far behind in records and in time."""
+    check_group(group)
+    return Reply.of(GroupOffsets([GroupOffset(*one) for one in await call.services.offsets.lags(group)]))
+
+
+@router.post("/reset")
+@describe(
+    Description(
+        answers={200: ResetAnswer},
+        refusals=(UnknownTopicOrPartition, NonEmptyGroup, InvalidRequest),
+        examples={"group": "billing", "body": {"topic": "orders", "to": "earliest", "dry_run": True}},
+    )
+)
+async def reset_offsets(call: Call, group: str, body: ResetBody) -> Reply:
+    """Move a group in a topic: first the plan, then with `dry_run: false` the move.
+
+    The group must have no members when it is moved.
+    """
+    check_group(group)
+    position = parse_offset_spec(str(body.to), "to")
+    plan = await call.services.offsets.reset(group, body.topic, body.partitions, position, dry_run=body.dry_run)
+    return Reply.of(ResetAnswer([PlannedReset(body.topic, *one) for one in plan], not body.dry_run))

@@ -1,0 +1,1 @@
+"""HTTP itself: calls, routes, bodies, problems, documentation."""

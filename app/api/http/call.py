@@ -1,0 +1,306 @@
+"""One HTTP request and its answer, on bare ASGI: what every operation is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import count
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import parse_qsl
+from uuid import uuid4
+
+import msgspec
+from starlette.types import Message, Receive, Scope, Send
+
+from app.api.http import problems
+from app.broker.waiting.deadline import process_disconnects
+from app.errors.broker_error import BrokerError
+from app.errors.database import UnknownServerError
+from app.errors.http import (
+    BadRequest,
+    BodyTooLarge,
+    InvalidRequest,
+    UnsupportedMediaType,
+)
+
+if TYPE_CHECKING:
+    from app.api.services import Services
+
+JSON = b"application/json"
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_ids = count(1)
+_process = uuid4().hex[:20]
+_log = logging.getLogger(__name__)
+_encoder = msgspec.json.Encoder()
+
+Header = tuple[bytes, bytes]
+Write = Callable[[bytes], Awaitable[None]]
+
+
+class ClientGone(Exception):
+    """The client went away before its request was complete; nobody waits for an answer."""
+
+
+class Operation(Protocol):
+    """What runs on a call and returns its reply; see `app/api/http/wire.py`."""
+
+    name: str
+
+    async def __call__(self, call: Call) -> Reply:
+        """Answer the call."""
+
+
+class Body(Protocol):
+    """A body that is written bit by bit; see `app/api/log/streams.py`."""
+
+    async def pour(self, write: Write) -> None:
+        """Write it. Each write waits while the client is behind."""
+
+    def last_words(self, error: BrokerError) -> bytes:
+        """Return how a refusal is told in mid-stream, before the end."""
+
+
+class Reply:
+    """An answer, sent in one piece, or a stream.
+
+    Attributes:
+        body: The whole body; answers end with a newline.
+        stream: Writes the body of a stream.
+    """
+
+    __slots__ = ("body", "content_type", "headers", "status", "stream")
+
+    def __init__(
+        self,
+        body: bytes,
+        status: int = 200,
+        content_type: bytes = JSON,
+        headers: list[Header] | None = None,
+        stream: Body | None = None,
+    ) -> None:
+        self.body = body
+        self.stream = stream
+        self.status = status
+        self.content_type = content_type
+        self.headers = headers or []
+
+    @classmethod
+    def of(cls, answer: object, status: int = 200, headers: list[Header] | None = None) -> Reply:
+        """Return the JSON of a struct."""
+        return cls(_encoder.encode(answer) + b"\n", status, JSON, headers)
+
+    @classmethod
+    def problem(cls, error: BrokerError, request_id: str) -> Reply:
+        """Return a refusal's problem document."""
+        document = problems.document(error, request_id)
+        return cls(
+            _encoder.encode(document) + b"\n",
+            problems.STATUS[type(error)],
+            problems.MEDIA_TYPE.encode(),
+            problems.headers(error),
+        )
+
+
+class Call:
+    """One request: its parameters, headers and body.
+
+    Attributes:
+        services: What the application is built of.
+        parameters: The path's parameters, decoded.
+    """
+
+    __slots__ = ("_headers", "_receive", "_send", "parameters", "request_id", "scope", "services")
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, services: Services, parameters: Mapping[str, str]
+    ) -> None:
+        self.scope = scope
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._receive = receive
+        self._send = send
+        self.services = services
+        self.parameters = parameters
+        self.request_id = request_id(scope)
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the last header of a lower-case name, or None."""
+        return self._headers.get(name)
+
+    def query(self) -> dict[str, str]:
+        """Return the query's parameters.
+
+        Raises:
+            BadRequest: The query is not UTF-8.
+            InvalidRequest: A parameter is given twice.
+        """
+        text: bytes = self.scope["query_string"]
+        if not text:
+            return {}
+        try:
+            pairs = parse_qsl(text.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100)
+        except (UnicodeDecodeError, ValueError):
+            raise BadRequest("the query is not percent-encoded UTF-8 with at most 100 parameters") from None
+        parameters = dict(pairs)
+        if len(parameters) < len(pairs):
+            raise InvalidRequest("a query parameter is given twice")
+        return parameters
+
+    async def body(self) -> bytes:
+        """Return the whole body, decompressed.
+
+        Raises:
+            BodyTooLarge: It is beyond the bound, compressed or not.
+            BadRequest: It is not valid gzip.
+            UnsupportedMediaType: It has another Content-Encoding than gzip.
+            ClientGone: The client went away.
+        """
+        limit = self.services.max_body_bytes
+        length = self.header(b"content-length")
+        if length is not None and length.isdigit() and int(length) > limit:
+            raise _too_large(limit)
+        message = await self._receive()
+        body = _part(message)
+        if message.get("more_body"):
+            parts, size = [body], len(body)
+            while message.get("more_body"):
+                message = await self._receive()
+                part = _part(message)
+                size += len(part)
+                if size > limit:
+                    raise _too_large(limit)
+                parts.append(part)
+            body = b"".join(parts)
+        if len(body) > limit:
+            raise _too_large(limit)
+        encoding = self.header(b"content-encoding")
+        return (
+            body if encoding is None or encoding.strip().lower() == b"identity" else _decompress(body, encoding, limit)
+        )
+
+    async def gone(self) -> None:
+        """Return when the client has gone."""
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                return
+
+    async def has_gone(self) -> bool:
+        """Return whether the client has gone, as far as the event loop can have heard by now."""
+        gone = asyncio.create_task(self.gone())
+        await process_disconnects()
+        gone.cancel()
+        return gone.done()
+
+    async def run(self, operation: Operation) -> None:
+        """Run an operation, send what it answers, refuses or fails with, and count that."""
+        try:
+            reply = await operation(self)
+        except (ClientGone, asyncio.CancelledError):
+            return
+        except Exception as error:  # noqa: BLE001 - the border to HTTP
+            reply = Reply.problem(self._refusal(error), self.request_id)
+        answered = (operation.name, reply.status)
+        answers = self.services.answers
+        answers[answered] = answers.get(answered, 0) + 1
+        if reply.stream is None:
+            await send_reply(self.scope, self._send, reply)
+        else:
+            await self._pour(reply, reply.stream)
+
+    async def _pour(self, reply: Reply, stream: Body) -> None:
+        """Send a stream; to HEAD only what stands before it."""
+        fields = _fields(self.scope, reply)
+        await self._send({"type": "http.response.start", "status": reply.status, "headers": fields})
+        last = b""
+        try:
+            if not self.scope.get("millrace.head"):
+                await stream.pour(self._write)
+        except asyncio.CancelledError:
+            return
+        except Exception as error:  # noqa: BLE001 - the border to HTTP
+            last = stream.last_words(self._refusal(error))
+        await self._send({"type": "http.response.body", "body": last})
+
+    async def _write(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    def _refusal(self, error: Exception) -> BrokerError:
+        """Return what to tell of an error, and log what is nobody's business."""
+        if not isinstance(error, BrokerError):
+            _log.error("request %s failed", self.request_id, exc_info=error)
+            return UnknownServerError("the server failed; its log tells why under the request_id")
+        if isinstance(error, UnknownServerError):
+            _log.error("request %s failed: %s", self.request_id, error.detail)
+        return error
+
+
+def request_id(scope: Scope) -> str:
+    """Return the request's id: what the client sent, if it is printable, else a new one."""
+    known: str | None = scope.get("millrace.request_id")
+    if known is None:
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+                known = value.decode()
+                break
+        else:
+            known = f"{_process}{next(_ids):012x}"
+        scope["millrace.request_id"] = known
+    return known
+
+
+async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:
+    """Send an answer with the headers that every answer has, in one piece where the server can."""
+    answer = scope.get("millrace.answer")
+    if answer is not None and answer(reply.status, _head(reply, request_id(scope).encode()), reply.body):
+        return
+    fields = _fields(scope, reply)
+    await send({"type": "http.response.start", "status": reply.status, "headers": fields})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+def _head(reply: Reply, identity: bytes) -> bytes:
+    """Return the header fields of an answer as they go over the wire."""
+    head = b"cache-control: no-store\r\nx-request-id: %b\r\n" % identity
+    if reply.status != 204:
+        head += b"content-type: %b\r\ncontent-length: %d\r\n" % (reply.content_type, len(reply.body))
+    for field in reply.headers:
+        head += b"%b: %b\r\n" % field
+    return head
+
+
+def _fields(scope: Scope, reply: Reply) -> list[Header]:
+    fields: list[Header] = [(b"cache-control", b"no-store"), (b"x-request-id", request_id(scope).encode())]
+    if reply.status != 204:
+        fields.append((b"content-type", reply.content_type))
+        if reply.stream is None:
+            fields.append((b"content-length", b"%d" % len(reply.body)))
+    return fields + reply.headers
+
+
+def _part(message: Message) -> bytes:
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    return bytes(message.get("body", b""))
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {limit} bytes; send the records in several requests", max_bytes=limit)
+
+
+def _decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
+    if encoding.strip().lower() not in {b"gzip", b"x-gzip"}:
+        raise UnsupportedMediaType("Content-Encoding must be gzip, or left out")
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        plain = unpacker.decompress(body, limit + 1)
+    except zlib.error:
+        raise BadRequest("the body is not valid gzip, as its Content-Encoding says") from None
+    if len(plain) > limit:
+        raise _too_large(limit)
+    if not unpacker.eof or unpacker.unused_data:
+        raise BadRequest("the body is not one complete gzip member, as its Content-Encoding says")
+    return plain

@@ -1,0 +1,171 @@
+"""What stands around every request: who may ask, the hot routes, and the headers of every answer.
+
+The hot routes are reached here through one table, in front of FastAPI's router and middleware.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.http.call import (
+    Call,
+    Reply,
+    request_id,
+    send_reply,
+)
+from app.api.http.wire import WireOperation, WireRoute
+from app.api.services import Services
+from app.errors.broker_error import BrokerError
+from app.errors.http import CrossOriginRefused, WrongHost
+
+_SAFE = {"GET", "HEAD", "OPTIONS"}
+_CORS: dict[str, Any] = {
+    "allow_methods": ["*"],
+    "allow_headers": ["*"],
+    "expose_headers": ["Link", "Retry-After", "X-Request-ID"],
+}
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+
+_KNOWN_PATHS = 1_024
+_KNOWN_HOSTS = 64
+
+_Hot = tuple[tuple[tuple[int, str], ...], tuple[tuple[int, str], ...], WireOperation]
+
+
+class Gateway:
+    """The outermost ASGI application.
+
+    Args:
+        app: FastAPI.
+        services: What the operations work with.
+        routes: All operations; the hot ones are served from here.
+        hosts: Names accepted in `Host`, or None for all.
+        origins: Origins of other hosts whose pages may write.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        services: Services,
+        routes: Iterable[WireRoute],
+        *,
+        hosts: Collection[str] | None,
+        origins: Collection[str],
+    ) -> None:
+        self._app = app
+        self._services = services
+        self._hosts = hosts
+        self._origins = frozenset(origins)
+        self._cors = CORSMiddleware(self._route, allow_origins=list(origins), **_CORS) if origins else None
+        self._hot: dict[tuple[str, int], list[_Hot]] = {}
+        self._match = lru_cache(_KNOWN_PATHS)(self._find)
+        for route in routes:
+            if route.operation.description.hot:
+                self._add(route)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or hand the lifespan on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._admit(scope)
+        except BrokerError as refusal:
+            await send_reply(scope, send, Reply.problem(refusal, request_id(scope)))
+            return
+        if self._cors is None:
+            await self._route(scope, receive, send)
+            return
+        identity = request_id(scope)
+        scope = {key: value for key, value in scope.items() if key != "millrace.answer"}
+        await self._cors(scope, receive, _with_headers(send, identity))
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a hot route from here, all others from FastAPI."""
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET", "millrace.head": True}
+        if (found := self._match(scope["method"], scope["path"])) is not None:
+            operation, parameters = found
+            await Call(scope, receive, send, self._services, parameters).run(operation)
+            return
+        await self._app(scope, receive, _with_headers(send, request_id(scope)))
+
+    def _add(self, route: WireRoute) -> None:
+        parts = route.path.split("/")
+        fixed = tuple((i, part) for i, part in enumerate(parts) if not part.startswith("{"))
+        named = tuple((i, part[1:-1]) for i, part in enumerate(parts) if part.startswith("{"))
+        for method in route.methods or ():
+            self._hot.setdefault((method, len(parts)), []).append((fixed, named, route.operation))
+
+    def _find(self, method: str, path: str) -> tuple[WireOperation, Mapping[str, str]] | None:
+        parts = path.split("/")
+        for fixed, named, operation in self._hot.get((method, len(parts)), ()):
+            if all(parts[i] == part for i, part in fixed):
+                parameters = {name: parts[i] for i, name in named}
+                return (operation, parameters) if all(parameters.values()) else None
+        return None
+
+    def _admit(self, scope: Scope) -> None:
+        """Refuse a wrong host and a write from another origin.
+
+        Raises:
+            WrongHost, CrossOriginRefused
+        """
+        host = origin = None
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value
+            elif name == b"origin":
+                origin = value
+        if self._hosts is not None and host is not None and _name_of(host) not in self._hosts:
+            raise WrongHost("this server does not answer for that host; see MILLRACE_ALLOWED_HOSTS")
+        if origin is not None and scope["method"] not in _SAFE and not self._same(origin, host):
+            raise CrossOriginRefused("a page of another origin may not write here; see MILLRACE_CORS_ORIGINS")
+
+    def _same(self, origin: bytes, host: bytes | None) -> bool:
+        text = origin.decode("latin-1")
+        if text in self._origins or "*" in self._origins:
+            return True
+        try:
+            return host is not None and urlsplit(text).netloc.lower() == host.decode("latin-1").lower()
+        except ValueError:
+            return False
+
+
+def allowed_hosts(host: str, names: Collection[str]) -> Collection[str] | None:
+    """Return the names accepted in `Host`: on loopback only its own and those of the settings, else all."""
+    if "*" in names:
+        return None
+    if host in {"127.0.0.1", "localhost", "::1"} or host.startswith("127."):
+        return _LOOPBACK_NAMES | {name.lower() for name in names}
+    return {*_LOOPBACK_NAMES, host, *(name.lower() for name in names)} if names else None
+
+
+@lru_cache(_KNOWN_HOSTS)
+def _name_of(host: bytes) -> str:
+    """Return a Host header without its port."""
+    text = host.decode("latin-1").lower().strip()
+    if text.startswith("["):
+        return text.partition("]")[0] + "]"
+    return text.partition(":")[0] if text.count(":") == 1 else text
+
+
+def _with_headers(send: Send, identity: str) -> Send:
+    async def wrapped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            present = {name.lower() for name, _ in message["headers"]}
+            added: list[tuple[bytes, Any]] = []
+            if b"x-request-id" not in present:
+                added.append((b"x-request-id", identity.encode()))
+            if b"cache-control" not in present:
+                added.append((b"cache-control", b"no-store"))
+            message["headers"] = [*message["headers"], *added]
+        await send(message)
+
+    return wrapped

@@ -1,0 +1,48 @@
+"""Media types of bodies."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from app.api.http.call import Call
+from app.errors.http import UnsupportedMediaType
+
+LINE_TYPES = {b"application/x-ndjson", b"application/jsonl", b"application/ndjson"}
+"""JSON with one record a line."""
+
+_FORMS = {b"application/x-www-form-urlencoded", b"multipart/form-data"}
+
+_CURL_HINT = (
+    "the body has a form type, which is what curl -d sends; use: curl --json '{…}' URL, "
+    "or with a curl before 7.82: curl -H 'Content-Type: application/json' -d '{…}' URL"
+)
+
+
+def media_type_of(call: Call) -> bytes:
+    """Return the Content-Type without its parameters, in lower case; empty without one."""
+    value = call.header(b"content-type")
+    return b"" if value is None else _media_type(value)
+
+
+@lru_cache(64)
+def _media_type(value: bytes) -> bytes:
+    return value.partition(b";")[0].strip().lower()
+
+
+def charset_of(call: Call) -> str:
+    """Return the charset of the Content-Type in lower case; empty without one."""
+    for part in (call.header(b"content-type") or b"").decode("latin-1").lower().split(";")[1:]:
+        name, _, value = part.partition("=")
+        if name.strip() == "charset":
+            return value.strip().strip('"')
+    return ""
+
+
+def form_refused(media_type: bytes) -> None:
+    """Refuse form types.
+
+    Raises:
+        UnsupportedMediaType: With the commands that work.
+    """
+    if media_type in _FORMS:
+        raise UnsupportedMediaType(_CURL_HINT)

@@ -1,0 +1,179 @@
+"""The OpenAPI document: what the operations say of themselves, put into FastAPI's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app.api.http.problems import (
+    MEDIA_TYPE,
+    STATUS,
+    Problem,
+)
+from app.api.http.wire import (
+    Description,
+    WireOperation,
+    WireRoute,
+    wire_routes,
+)
+from app.api.log.record_decoding import ProduceBody
+from app.api.transactions import TransactionBody
+from app.errors.broker_error import BrokerError
+
+Schema = dict[str, Any]
+
+_REF = "#/components/schemas/{name}"
+_PATH_PARAMETER = re.compile(r"{(\w+)}")
+_PARTITION: Schema = {"type": "integer", "minimum": 0}
+_NAME: Schema = {"type": "string", "pattern": "^[a-zA-Z0-9._-]{1,249}$"}
+_TEXTS = {"delivery_id": "Copy it from acquire; 2.0.0.1 is the first one if all examples before were run."}
+_REASONS = {200: "Done", 201: "Created", 204: "Done; no content"}
+
+DESCRIPTION = """Kafka's event log over plain HTTP, on SQLite or PostgreSQL.
+
+Run the examples from top to bottom on an empty server: each works as it stands. Errors are
+`application/problem+json`; every `type` leads to a page with cause and cure.
+"""
+
+TAGS = [
+    {"name": "topics", "description": "Create, describe, configure, grow and delete."},
+    {"name": "records", "description": "Produce and fetch."},
+    {"name": "partitions", "description": "Offsets, sizes, and deleting records."},
+    {"name": "producers", "description": "Epochs of idempotent producers."},
+    {"name": "groups", "description": "Consumer groups: members, offsets, rebalances."},
+    {
+        "name": "transactions",
+        "description": "Produce and commit, all or nothing. The example is of the member that the groups' examples "
+        "join; run it before that one leaves.",
+    },
+    {
+        "name": "queues",
+        "description": "Records handed out one by one under a lock: acquire, acknowledge, dead letters.",
+    },
+    {"name": "operations", "description": "Health, readiness and metrics."},
+]
+
+
+def operations(app: FastAPI) -> Iterator[WireRoute]:
+    """Return the routes that are operations, in the order of the document."""
+    return wire_routes(app.router.routes)
+
+
+def document(app: FastAPI) -> Schema:
+    """Return the whole OpenAPI document."""
+    result = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=DESCRIPTION,
+        routes=app.routes,
+        tags=TAGS,
+        license_info={"name": "MIT", "identifier": "MIT"},
+    )
+    found = list(operations(app))
+    result.setdefault("components", {})["schemas"] = _schemas([route.operation for route in found])
+    paths: dict[str, dict[str, Schema]] = {}
+    for route in found:
+        (method,) = (name.lower() for name in route.methods or ())
+        entry = result["paths"][route.path][method]
+        paths.setdefault(route.path, {})[method] = entry | _describe(route.operation)
+    result["paths"] = paths
+    return result
+
+
+def _schemas(found: list[WireOperation]) -> dict[str, Schema]:
+    types: list[Any] = [Problem, ProduceBody, TransactionBody]
+    for operation in found:
+        types += [struct for answer in operation.description.answers.values() for struct in _structs(answer)]
+        if "body" in operation.needs:
+            types.append(operation.needs["body"])
+    _, components = msgspec.json.schema_components(types, ref_template=_REF)
+    return dict(sorted(components.items()))
+
+
+def _structs(answer: type[msgspec.Struct] | tuple[type[msgspec.Struct], ...] | None) -> tuple[type, ...]:
+    if answer is None:
+        return ()
+    return answer if isinstance(answer, tuple) else (answer,)
+
+
+def _describe(operation: WireOperation) -> Schema:
+    description = operation.description
+    entry: Schema = {"responses": dict(_responses(description))}
+    if parameters := [*_path(operation), *_query(operation), *_headers(description)]:
+        entry["parameters"] = parameters
+    if description.bodies:
+        entry["requestBody"] = {"required": True, "content": dict(description.bodies)}
+    elif "body" in operation.needs:
+        media: Schema = {"schema": {"$ref": _REF.format(name=operation.needs["body"].__name__)}}
+        if "body" in description.examples:
+            media["example"] = description.examples["body"]
+        entry["requestBody"] = {"required": False, "content": {"application/json": media}}
+    return entry
+
+
+def _path(operation: WireOperation) -> Iterator[Schema]:
+    for name in _PATH_PARAMETER.findall(operation.path):
+        schema = _PARTITION if operation.needs[name] is int else _NAME
+        parameter = {"name": name, "in": "path", "required": True, "schema": schema}
+        parameter |= {"description": _TEXTS[name]} if name in _TEXTS else {}
+        yield parameter | {"example": operation.description.examples[name]}
+
+
+def _query(operation: WireOperation) -> Iterator[Schema]:
+    if "query" not in operation.needs:
+        return
+    (_,), components = msgspec.json.schema_components([operation.needs["query"]], ref_template=_REF)
+    properties: dict[str, Schema] = next(iter(components.values()))["properties"]
+    for name, schema in properties.items():
+        text = schema.pop("description", None)
+        parameter: Schema = {"name": name, "in": "query", "required": False, "schema": _not_null(schema)}
+        if text:
+            parameter["description"] = text
+        if name in operation.description.examples:
+            parameter["example"] = operation.description.examples[name]
+        yield parameter
+
+
+def _not_null(schema: Schema) -> Schema:
+    """Return the schema of a parameter, which is left out rather than null."""
+    options = [option for option in schema.get("anyOf", []) if option != {"type": "null"}]
+    if schema.get("default", ...) is None:
+        del schema["default"]
+    if len(options) == 1:
+        (option,) = options
+        return {key: value for key, value in schema.items() if key != "anyOf"} | dict(option)
+    if "enum" in schema:
+        schema["enum"] = [value for value in schema["enum"] if value is not None]
+    return schema
+
+
+def _headers(description: Description) -> Iterator[Schema]:
+    for name, schema in description.headers.items():
+        yield {"name": name, "in": "header", "required": False, **schema}
+
+
+def _responses(description: Description) -> Iterator[tuple[str, Schema]]:
+    for status, answer in description.answers.items():
+        response: Schema = {"description": _REASONS[status]}
+        if references := [{"$ref": _REF.format(name=struct.__name__)} for struct in _structs(answer)]:
+            content: Schema = {
+                "application/json": {"schema": references[0] if len(references) == 1 else {"anyOf": references}}
+            }
+            content |= {media: {"schema": {"type": "string"}} for media in description.media}
+            response["content"] = content
+        yield str(status), response
+    by_status: dict[int, list[type[BrokerError]]] = {}
+    for refusal in description.refusals:
+        by_status.setdefault(STATUS[refusal], []).append(refusal)
+    for status, refusals in sorted(by_status.items()):
+        yield str(status), _problem("; ".join(f"`{refusal.code}`: {refusal.title}" for refusal in refusals))
+    yield "default", _problem("Any other refusal")
+
+
+def _problem(text: str) -> Schema:
+    return {"description": text, "content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(name="Problem")}}}}

@@ -1,0 +1,263 @@
+"""Fetch: a page of a partition or of a whole topic."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote, urlencode
+
+import msgspec
+from fastapi import APIRouter
+
+from app.api.http.call import (
+    JSON,
+    Call,
+    Header,
+    Reply,
+)
+from app.api.http.media import LINE_TYPES
+from app.api.http.wire import (
+    Description,
+    WireRoute,
+    check_bound,
+    describe,
+)
+from app.api.log import record_encoding, streams
+from app.api.log.fetch_query import FetchQuery, FetchTopicQuery
+from app.broker.log.page_reader import PageSize, PartitionPage
+from app.broker.waiting.deadline import Deadline
+from app.domain.log.cursor import (
+    Cursor,
+    PartitionCursor,
+    decode_cursor,
+    encode_cursor,
+)
+from app.domain.log.offset_spec import (
+    Earliest,
+    OffsetSpec,
+    parse_offset_spec,
+)
+from app.errors.http import InvalidRequest
+from app.errors.log import (
+    CursorExpired,
+    InvalidCursor,
+    OffsetAboveLogEnd,
+    OffsetBelowLogStart,
+    UnknownTopicOrPartition,
+)
+
+router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=WireRoute)
+
+_MAX_RECORDS = 500
+_MEDIA = ("application/x-ndjson", "text/event-stream")
+_STREAM_HEADERS: dict[str, dict[str, Any]] = {
+    "Last-Event-ID": {
+        "schema": {"type": "string"},
+        "description": "On streams: the id of the last event, where it goes on; wins over offset and cursor.",
+    }
+}
+_DEFAULTS = FetchTopicQuery()
+
+
+class FetchedHeader(msgspec.Struct, omit_defaults=True):
+    """A header; `encoding` is `base64` where the value is bytes."""
+
+    name: str
+    value: str | None
+    encoding: Literal["text", "base64"] = "text"
+
+
+class FetchedRecord(msgspec.Struct, omit_defaults=True):
+    """A record; `encoding`, `key_encoding` and `headers` are left out where they are the default."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: str | None
+    value: Any
+    headers: list[FetchedHeader] = []
+    encoding: Literal["json", "text", "base64"] = "json"
+    key_encoding: Literal["text", "base64"] = "text"
+
+
+class FetchAnswer(msgspec.Struct):
+    """A page of a partition and its bounds, of one moment."""
+
+    records: list[FetchedRecord]
+    next_offset: int
+    log_start_offset: int
+    log_end_offset: int
+
+
+class FetchTopicAnswer(msgspec.Struct):
+    """A page of all partitions, merged by time."""
+
+    records: list[FetchedRecord]
+    next_cursor: str
+
+
+@router.get("/records")
+@describe(
+    Description(
+        answers={200: FetchTopicAnswer},
+        refusals=(
+            UnknownTopicOrPartition,
+            OffsetBelowLogStart,
+            InvalidCursor,
+            CursorExpired,
+        ),
+        examples={"topic": "orders", "max_wait_ms": 1000},
+        headers=_STREAM_HEADERS,
+        media=_MEDIA,
+        hot=True,
+    )
+)
+async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
+    """Read all partitions of a topic, merged by time.
+
+    The order within a partition is kept, and each partition with unread records has a share of the page.
+    `next_cursor` goes on where the page ended. With `Accept: application/x-ndjson` one record a line.
+
+    With `Accept: text/event-stream` it is a stream of server-sent events, from now on unless told otherwise: first one
+    with an `id` alone, then one for each record; send the last `id` as `Last-Event-ID` to go on after it. With
+    `follow=true` it is a stream of one record a line. `max_wait_ms=1000` or `max_events=10` ends a stream.
+    """
+    if (form := streams.form_of(call, query)) is not None:
+        return await streams.open_stream(call, topic, None, query, form, query.cursor)
+    start = _start(query)
+    services = call.services
+    size = _size(call, query)
+    waiting = _waiting(call, query)
+    try:
+        page, cursor = await services.fetcher.fetch_topic(
+            topic, start, size, query.offset_reset, waiting and waiting.deadline
+        )
+    finally:
+        _stop(waiting)
+    word = encode_cursor(cursor)
+    link = _link(call, query, {"cursor": word})
+    if _wants_lines(call):
+        return await _page(call, record_encoding.ndjson(page.records), b"application/x-ndjson", link)
+    records = [record_encoding.record_out(partition, record) for partition, record in page.records]
+    return await _page(call, record_encoding.encode(record_encoding.TopicPageOut(records, word)) + b"\n", JSON, link)
+
+
+@router.get("/partitions/{partition}/records")
+@describe(
+    Description(
+        answers={200: FetchAnswer},
+        refusals=(
+            UnknownTopicOrPartition,
+            OffsetBelowLogStart,
+            OffsetAboveLogEnd,
+            InvalidCursor,
+            CursorExpired,
+        ),
+        examples={"topic": "orders", "partition": 0, "max_wait_ms": 1000},
+        headers=_STREAM_HEADERS,
+        media=_MEDIA,
+        hot=True,
+    )
+)
+async def fetch(call: Call, topic: str, partition: int, query: FetchQuery) -> Reply:
+    """Read a partition from an offset, the start, the end or a time.
+
+    `records` is empty only at `log_end_offset` or when the wait ran out. With `max_wait_ms` the answer comes as
+    soon as `min_bytes` are there. With `Accept: application/x-ndjson` one record a line.
+
+    With `Accept: text/event-stream` or `follow=true` it is a stream, as of the whole topic. The ids of either kind of
+    stream are good for the other.
+    """
+    if (form := streams.form_of(call, query)) is not None:
+        return await streams.open_stream(call, topic, partition, query, form)
+    position = _position(query)
+    size = _size(call, query)
+    lines = _wants_lines(call)
+    waiting = _waiting(call, query)
+    try:
+        body, next_offset = await call.services.fetcher.fetch_as(
+            _lines if lines else _json,
+            topic,
+            partition,
+            position,
+            size,
+            query.offset_reset,
+            waiting and waiting.deadline,
+        )
+    finally:
+        _stop(waiting)
+    link = _link(call, query, {"offset": str(next_offset)})
+    return await _page(call, body, b"application/x-ndjson" if lines else JSON, link)
+
+
+def _lines(page: PartitionPage) -> tuple[bytes, int]:
+    return record_encoding.ndjson([(page.partition, record) for record in page.records]), page.next_offset
+
+
+def _json(page: PartitionPage) -> tuple[bytes, int]:
+    records = record_encoding.records_out(page.partition, page.records)
+    answer = record_encoding.PartitionPageOut(records, page.next_offset, page.log_start_offset, page.log_end_offset)
+    return record_encoding.encode(answer) + b"\n", page.next_offset
+
+
+def _position(query: FetchQuery) -> OffsetSpec:
+    return Earliest() if query.offset is None else parse_offset_spec(query.offset)
+
+
+def _start(query: FetchTopicQuery) -> OffsetSpec | Cursor:
+    if query.cursor is None:
+        return _position(query)
+    if query.offset is not None:
+        raise InvalidRequest("send either cursor or offset, not both")
+    start = decode_cursor(query.cursor)
+    return start.among_all(Earliest()) if isinstance(start, PartitionCursor) else start
+
+
+class _Waiting(NamedTuple):
+    deadline: Deadline
+    gone: asyncio.Task[None]
+
+
+def _waiting(call: Call, query: FetchQuery) -> _Waiting | None:
+    """Return the deadline of a read that may wait, ended by its client's going."""
+    if not query.max_wait_ms:
+        return None
+    check_bound("max_wait_ms", query.max_wait_ms, call.services.max_wait_ms)
+    gone = asyncio.create_task(call.gone())
+    return _Waiting(Deadline(query.max_wait_ms, gone), gone)
+
+
+def _stop(waiting: _Waiting | None) -> None:
+    if waiting is not None:
+        waiting.gone.cancel()
+
+
+def _size(call: Call, query: FetchQuery) -> PageSize:
+    bound = call.services.max_records
+    max_records = min(_MAX_RECORDS, bound) if query.max_records is None else query.max_records
+    check_bound("max_records", max_records, bound)
+    if query.min_bytes > query.max_bytes:
+        detail = f"must be at most max_bytes, {query.max_bytes}"
+        raise InvalidRequest(f"min_bytes {detail}", errors=[{"field": "min_bytes", "detail": detail}])
+    return PageSize(max_records, query.max_bytes, query.min_bytes)
+
+
+def _wants_lines(call: Call) -> bool:
+    accept = call.header(b"accept")
+    return accept is not None and any(name in accept for name in LINE_TYPES)
+
+
+def _link(call: Call, query: FetchQuery, place: dict[str, str]) -> Header:
+    """Return the Link to the next page: the same request from where this one ended."""
+    same = {
+        name: value
+        for name, value in msgspec.structs.asdict(query).items()
+        if value is not None and name not in {"offset", "cursor"} and value != getattr(_DEFAULTS, name)
+    }
+    path = quote(call.scope["path"], safe="/")
+    return b"link", f'<{path}?{urlencode(place | same)}>; rel="next"'.encode()
+
+
+async def _page(call: Call, body: bytes, content_type: bytes, link: Header) -> Reply:
+    body, headers = await record_encoding.compressed(body, call.header(b"accept-encoding"))
+    return Reply(body, 200, content_type, [link, (b"vary", b"accept, accept-encoding"), *headers])

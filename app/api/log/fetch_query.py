@@ -1,0 +1,50 @@
+"""What a fetch asks for, as a page or as a stream."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from app.api.http.wire import MAX_INT64
+
+
+class FetchQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Where to read, how much, and how long to wait for it."""
+
+    offset: Annotated[
+        Annotated[str, Meta(max_length=64)] | None,
+        Meta(
+            description="An offset, `earliest`, `latest`, `-N` (the last N), or `@` and epoch ms or RFC 3339. "
+            "If not given, a page starts at `earliest`, a stream at `latest`."
+        ),
+    ] = None
+    max_records: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000)] | None, Meta(description="500 if not given, or what the server allows.")
+    ] = None
+    max_bytes: Annotated[int, Meta(ge=1, le=33_554_432)] = 1_048_576
+    min_bytes: Annotated[int, Meta(ge=0, le=33_554_432, description="Wait for as many bytes.")] = 1
+    max_wait_ms: Annotated[
+        Annotated[int, Meta(ge=0, le=MAX_INT64)] | None,
+        Meta(
+            description="Longest wait of a page for min_bytes: 0 to 60,000, 0 if not given. "
+            "A stream ends so long after its start, and without it never."
+        ),
+    ] = None
+    offset_reset: Annotated[
+        Literal["earliest", "latest"] | None, Meta(description="Where to go on instead of 410 or 416.")
+    ] = None
+    follow: Annotated[
+        bool, Meta(description="Stream one record a line, for as long as the client stays, instead of a page.")
+    ] = False
+    max_events: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_INT64)] | None,
+        Meta(description="A stream ends after so many records, such as 10. Pages have max_records."),
+    ] = None
+
+
+class FetchTopicQuery(FetchQuery, forbid_unknown_fields=True, kw_only=True):
+    """As for a partition; `cursor` goes on where a page ended."""
+
+    cursor: Annotated[str | None, Meta(description="next_cursor of a page; instead of offset.")] = None

@@ -1,0 +1,324 @@
+"""Produce."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Annotated, Literal
+
+import msgspec
+from fastapi import APIRouter
+from msgspec import Meta
+
+from app.api.http.call import (
+    JSON,
+    Call,
+    Reply,
+)
+from app.api.http.media import (
+    LINE_TYPES,
+    charset_of,
+    form_refused,
+    media_type_of,
+)
+from app.api.http.wire import (
+    MAX_INT64,
+    Description,
+    WireRoute,
+    describe,
+)
+from app.api.log import examples, record_decoding
+from app.broker.log.producer import ProduceRequest
+from app.domain.log.append import (
+    Accepted,
+    Appended,
+    IdempotencyKey,
+)
+from app.domain.log.producer import (
+    MAX_EPOCH,
+    MAX_SEQUENCE,
+    ProducerStamp,
+)
+from app.domain.log.record import Record
+from app.domain.log.topic import check_name
+from app.errors.database import (
+    DiskFull,
+    OutcomeUnknown,
+)
+from app.errors.http import BadRequest, InvalidRequest, UnsupportedMediaType
+from app.errors.log import (
+    ConcurrentRequest,
+    DuplicateSequenceNumber,
+    IdempotencyKeyReused,
+    InvalidProducerEpoch,
+    InvalidRecord,
+    InvalidTimestamp,
+    InvalidTopicName,
+    MessageTooLarge,
+    OffsetMismatch,
+    OutOfOrderSequenceNumber,
+    UnknownTopicOrPartition,
+)
+
+router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=WireRoute)
+
+Natural = Annotated[int, Meta(ge=0, le=MAX_INT64)]
+Short = Annotated[str, Meta(max_length=512)]
+
+_POINTER_PARTS = 16
+_CLOUDEVENTS = b"application/cloudevents"
+
+
+class _ProduceQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How to read the body, and what goes with a body that is one value."""
+
+    lines: Annotated[
+        Literal["records", "values"] | None, Meta(description="The body has one record, or one value, a line.")
+    ] = None
+    key_from: Annotated[Short | None, Meta(description="With lines=values: JSON pointer to the key in each value.")] = (
+        None
+    )
+    timestamp_from: Annotated[
+        Short | None,
+        Meta(description="With lines=values: JSON pointer to the time (ms or RFC 3339) in each value."),
+    ] = None
+    key: Annotated[str | None, Meta(description="Key of a body that is one value.")] = None
+    timestamp_ms: Annotated[Natural | None, Meta(description="Time of a body that is one value.")] = None
+
+
+class ProduceQuery(_ProduceQuery, forbid_unknown_fields=True, kw_only=True):
+    """How to read the body, and what goes with a body that is one value."""
+
+    partition: Annotated[Natural | None, Meta(description="Partition of a body that is one value.")] = None
+
+
+class ProducePartitionQuery(_ProduceQuery, forbid_unknown_fields=True, kw_only=True):
+    """As for a topic, and the condition of the append."""
+
+    expected_offset: Annotated[
+        Natural | None,
+        Meta(description="Append only if log_end_offset is this; otherwise 412."),
+    ] = None
+
+
+class RecordPlace(msgspec.Struct, gc=False):
+    """Where a record lies."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+
+
+class PartitionPlace(msgspec.Struct, gc=False):
+    """Where the records of a request lie in one partition: contiguous, from `base_offset`."""
+
+    partition: int
+    base_offset: int
+    count: int
+
+
+class ProduceAnswer(msgspec.Struct, omit_defaults=True):
+    """One entry per record, in request order."""
+
+    offsets: list[RecordPlace]
+    duplicate: bool = False
+
+
+class MinimalProduceAnswer(msgspec.Struct, omit_defaults=True):
+    """The answer to `Prefer: return=minimal`: one entry per partition."""
+
+    partitions: list[PartitionPlace]
+    duplicate: bool = False
+
+
+_PRODUCE_REFUSALS = (
+    UnknownTopicOrPartition,
+    InvalidTopicName,
+    InvalidRecord,
+    InvalidTimestamp,
+    MessageTooLarge,
+    IdempotencyKeyReused,
+    ConcurrentRequest,
+    DuplicateSequenceNumber,
+    OutOfOrderSequenceNumber,
+    InvalidProducerEpoch,
+    DiskFull,
+    OutcomeUnknown,
+)
+
+
+@router.post("/records")
+@describe(
+    Description(
+        answers={201: (ProduceAnswer, MinimalProduceAnswer), 200: (ProduceAnswer, MinimalProduceAnswer)},
+        refusals=_PRODUCE_REFUSALS,
+        examples={"topic": "orders"},
+        bodies=examples.PRODUCE_BODIES,
+        headers=examples.PRODUCE_HEADERS,
+        hot=True,
+    )
+)
+async def produce(call: Call, topic: str, query: ProduceQuery) -> Reply:
+    """Append records to a topic.
+
+    All records of the request or none, on disk before the answer. A record goes to the partition it names, else
+    to that of its key (murmur2, as Kafka's default partitioner), else all of the request to one in turn.
+    An unknown topic is created while `auto_create_topics` is on. 200 and `duplicate` answer a repeat.
+    """
+    return await _produce(call, topic, query)
+
+
+@router.post("/partitions/{partition}/records")
+@describe(
+    Description(
+        answers={201: (ProduceAnswer, MinimalProduceAnswer), 200: (ProduceAnswer, MinimalProduceAnswer)},
+        refusals=(*_PRODUCE_REFUSALS, OffsetMismatch),
+        examples={"topic": "orders", "partition": 0},
+        bodies=examples.PRODUCE_BODIES,
+        headers=examples.PRODUCE_HEADERS,
+        hot=True,
+    )
+)
+async def produce_to_partition(call: Call, topic: str, partition: int, query: ProducePartitionQuery) -> Reply:
+    """Append records to one partition.
+
+    As for a topic. With `expected_offset` the records are appended only if that is the partition's
+    `log_end_offset`, else 412.
+    """
+    return await _produce(call, topic, query, partition)
+
+
+async def _produce(
+    call: Call, topic: str, query: ProduceQuery | ProducePartitionQuery, partition: int | None = None
+) -> Reply:
+    media_type = media_type_of(call)
+    form_refused(media_type)
+    if media_type.startswith(_CLOUDEVENTS):
+        raise UnsupportedMediaType("CloudEvents are not read yet; send application/json, or another type as one value")
+    body = await call.body()
+    records = _decode(call, media_type, body, query)
+    key, stamp = _idempotence(call, media_type, body)
+    accepted = await call.services.producer.produce(
+        ProduceRequest(
+            topic,
+            partition,
+            records,
+            len(body) if query.key is None else len(body) + len(query.key.encode()),
+            query.expected_offset if isinstance(query, ProducePartitionQuery) else None,
+            key,
+            stamp,
+        )
+    )
+    return _answer(call, accepted)
+
+
+def _decode(call: Call, media_type: bytes, body: bytes, query: ProduceQuery | ProducePartitionQuery) -> list[Record]:
+    if media_type == JSON and not call.scope["query_string"]:
+        return record_decoding.decode_json_body(body, call.services.max_records)
+    partition = query.partition if isinstance(query, ProduceQuery) else None
+    lines = query.lines or ("records" if media_type in LINE_TYPES else None)
+    is_json = media_type == b"application/json" or media_type.endswith(b"+json") or media_type in LINE_TYPES
+    if lines is not None and not is_json:
+        raise UnsupportedMediaType("lines needs a JSON type; use: curl --json @file 'URL?lines=values'")
+    if (query.key_from is not None or query.timestamp_from is not None) and lines != "values":
+        raise InvalidRequest("key_from and timestamp_from need lines=values")
+    is_raw = not is_json or (lines is None and media_type != b"application/json")
+    if not is_raw and (query.key is not None or partition is not None or query.timestamp_ms is not None):
+        raise InvalidRequest("key, partition and timestamp_ms in the query are for a body that is one raw value")
+    if is_raw:
+        return [
+            record_decoding.decode_raw(
+                body,
+                media_type,
+                charset_of(call),
+                key=query.key,
+                partition=partition,
+                timestamp_ms=query.timestamp_ms,
+            )
+        ]
+    most = call.services.max_records
+    if lines == "records":
+        return record_decoding.decode_record_lines(body, most)
+    if lines == "values":
+        return record_decoding.decode_value_lines(body, _pointer(query.key_from), _pointer(query.timestamp_from), most)
+    return record_decoding.decode_json_body(body, most)
+
+
+def _pointer(text: str | None) -> str | None:
+    if text is not None and not (text.startswith("/") and text.count("/") <= _POINTER_PARTS):
+        raise InvalidRequest(
+            f"key_from and timestamp_from are JSON pointers, such as /network, of at most {_POINTER_PARTS} parts"
+        )
+    return text
+
+
+def _idempotence(call: Call, media_type: bytes, body: bytes) -> tuple[IdempotencyKey | None, ProducerStamp | None]:
+    """Return what the request's headers say of its repeats.
+
+    Raises:
+        BadRequest: Some of the three producer headers are missing, or not integers.
+        InvalidRequest: There are both kinds of headers.
+    """
+    key = call.header(b"idempotency-key")
+    name, epoch, sequence = (
+        call.header(b"producer-id"),
+        call.header(b"producer-epoch"),
+        call.header(b"producer-sequence"),
+    )
+    stamped = name is not None or epoch is not None or sequence is not None
+    if key is None and not stamped:
+        return None, None
+    if not stamped:
+        return idempotency_key(call, media_type, body), None
+    if key is not None:
+        raise InvalidRequest("send either Idempotency-Key or the Producer headers, not both")
+    if name is None or epoch is None or sequence is None:
+        raise BadRequest("send Producer-Id, Producer-Epoch and Producer-Sequence together, or none of them")
+    producer_id = name.decode("latin-1")
+    check_name(producer_id, "producer")
+    return None, ProducerStamp(
+        producer_id,
+        _integer("Producer-Epoch", epoch, MAX_EPOCH),
+        _integer("Producer-Sequence", sequence, MAX_SEQUENCE),
+        _fingerprint(call, media_type, body),
+    )
+
+
+def idempotency_key(call: Call, media_type: bytes, body: bytes) -> IdempotencyKey | None:
+    """Return the request's Idempotency-Key and fingerprint, or None without one."""
+    key = call.header(b"idempotency-key")
+    return None if key is None else IdempotencyKey(sha256(key).digest(), _fingerprint(call, media_type, body))
+
+
+def _fingerprint(call: Call, media_type: bytes, body: bytes) -> bytes:
+    digest = sha256()
+    for part in (call.scope["path"].encode(), call.scope["query_string"], media_type, body):
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    return digest.digest()
+
+
+def _integer(name: str, value: bytes, highest: int) -> int:
+    if not value.isdigit() or len(value) > 19 or int(value) > highest:
+        raise BadRequest(f"{name} must be an integer from 0 to {highest}")
+    return int(value)
+
+
+def _answer(call: Call, accepted: Accepted) -> Reply:
+    appended = accepted.appended
+    status = 200 if accepted.duplicate else 201
+    prefer = call.header(b"prefer")
+    if prefer is not None and b"return=minimal" in prefer.replace(b" ", b"").lower():
+        minimal = MinimalProduceAnswer(_by_partition(appended), accepted.duplicate)
+        return Reply.of(minimal, status, [(b"preference-applied", b"return=minimal")])
+    places = list(map(RecordPlace, appended.partitions, appended.offsets, appended.timestamps_ms))
+    return Reply.of(ProduceAnswer(places, accepted.duplicate), status)
+
+
+def _by_partition(appended: Appended) -> list[PartitionPlace]:
+    places: dict[int, PartitionPlace] = {}
+    for partition, offset in zip(appended.partitions, appended.offsets, strict=True):
+        if (place := places.get(partition)) is None:
+            places[partition] = PartitionPlace(partition, offset, 1)
+        else:
+            place.count += 1
+    return list(places.values())

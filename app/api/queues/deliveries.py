@@ -1,0 +1,318 @@
+"""Acquire and acknowledge."""
+
+from __future__ import annotations
+
+import asyncio
+from hashlib import sha256
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter
+from msgspec import Meta
+
+from app.api.http.call import (
+    Call,
+    ClientGone,
+    Reply,
+)
+from app.api.http.media import media_type_of
+from app.api.http.wire import (
+    Description,
+    WireRoute,
+    check_bound,
+    describe,
+)
+from app.api.log import record_encoding
+from app.api.log.fetch import FetchedRecord
+from app.broker.queues.queues import QueueRequest
+from app.broker.waiting.deadline import Deadline
+from app.domain.log.append import IdempotencyKey
+from app.domain.queues.delivery import (
+    Acknowledge,
+    Acknowledgement,
+    Acquire,
+    Acquired,
+    Settled,
+)
+from app.domain.queues.in_flight import AcknowledgeType
+from app.domain.queues.queue import (
+    BOUNDS,
+    MAX_ACKNOWLEDGEMENTS,
+    MAX_DELAY_MS,
+    parse_delivery_id,
+)
+from app.errors.http import (
+    InvalidRequest,
+    NotFound,
+)
+from app.errors.log import (
+    IdempotencyKeyReused,
+)
+from app.errors.queues import (
+    DelayedRecordsLimit,
+    InvalidRecordState,
+    QueueAlreadyExists,
+    UnknownQueue,
+)
+
+router = APIRouter(prefix="/v1/queues/{queue}", tags=["queues"], route_class=WireRoute)
+
+OutcomeName = Literal["accept", "release", "reject", "renew"]
+_OUTCOMES = {
+    "accept": AcknowledgeType.ACCEPT,
+    "release": AcknowledgeType.RELEASE,
+    "reject": AcknowledgeType.REJECT,
+    "renew": AcknowledgeType.RENEW,
+}
+_SHORTEST_LOCK_MS, _LONGEST_LOCK_MS = BOUNDS["lock_duration_ms"]
+_Delay = Annotated[int, Meta(ge=0, le=MAX_DELAY_MS, description="With release: not delivered again before that.")]
+
+
+class AcquireRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How many records to acquire, how long to wait for the first, and how long to lock them."""
+
+    max_records: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    max_bytes: Annotated[int, Meta(ge=1, le=33_554_432)] = 33_554_432
+    max_wait_ms: Annotated[int, Meta(ge=0, le=60_000, description="Longest wait for a record.")] = 0
+    lock_duration_ms: Annotated[
+        Annotated[int, Meta(ge=_SHORTEST_LOCK_MS, le=_LONGEST_LOCK_MS)] | None,
+        Meta(description="The queue's if not given."),
+    ] = None
+    topic: Annotated[
+        str | None, Meta(description="Creates the queue over this topic, with its defaults, if it is not there.")
+    ] = None
+
+
+class DeliveryAnswer(msgspec.Struct):
+    """A record in your hands until `locked_until_ms`; `delivery_count` is 1 the first time."""
+
+    delivery_id: str
+    delivery_count: int
+    locked_until_ms: int
+    record: FetchedRecord
+
+
+class AcquireAnswer(msgspec.Struct):
+    """Deliveries; none if nothing was there, or the wait ran out."""
+
+    deliveries: list[DeliveryAnswer]
+
+
+class AcknowledgementIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """What became of a delivery."""
+
+    delivery_id: Annotated[str, Meta(max_length=64, description="Copy it from acquire.")]
+    outcome: OutcomeName
+    delay_ms: _Delay = 0
+
+
+class AcknowledgeRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What became of deliveries, each judged for itself."""
+
+    acknowledgements: Annotated[list[AcknowledgementIn], Meta(min_length=1, max_length=MAX_ACKNOWLEDGEMENTS)] | None = (
+        None
+    )
+
+
+class AcknowledgementResult(msgspec.Struct, omit_defaults=True, gc=False):
+    """What was done; `code` is null, or `INVALID_RECORD_STATE` if the delivery had ended before."""
+
+    delivery_id: str
+    outcome: OutcomeName
+    code: Annotated[str | None, Meta(description="Why nothing was done, or null.")]
+    locked_until_ms: int | None = None
+
+
+class AcknowledgeAnswer(msgspec.Struct):
+    """One result per acknowledgement, in request order."""
+
+    results: list[AcknowledgementResult]
+
+
+class OutcomeQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """How long to wait before the record is delivered again."""
+
+    delay_ms: _Delay | None = None
+
+
+class OutcomeBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What goes with `release`, here instead of in the query; nothing goes with the other outcomes."""
+
+    delay_ms: _Delay | None = None
+
+
+class _DeliveryOut(msgspec.Struct, gc=False):
+    delivery_id: str
+    delivery_count: int
+    locked_until_ms: int
+    record: record_encoding.RecordOut | record_encoding.RecordWithHeadersOut
+
+
+class _AcquireOut(msgspec.Struct, gc=False):
+    deliveries: list[_DeliveryOut]
+
+
+_HEADERS: dict[str, dict[str, Any]] = {
+    "Idempotency-Key": {
+        "schema": {"type": "string", "minLength": 1},
+        "description": "A repeat with the same key within 24 hours is answered as the first request was; an acquire, "
+        "while all its locks live.",
+    }
+}
+_JOBS = {"queue": "jobs"}
+_REFUSALS = (UnknownQueue, IdempotencyKeyReused)
+
+
+@router.post("/acquire")
+@describe(
+    Description(
+        answers={200: AcquireAnswer},
+        refusals=(*_REFUSALS, QueueAlreadyExists),
+        examples=_JOBS | {"body": {"topic": "orders", "max_records": 10, "max_wait_ms": 0}},
+        headers=_HEADERS,
+        hot=True,
+    )
+)
+async def acquire(call: Call, queue: str, body: AcquireRequest) -> Reply:
+    """Acquire records under a lock.
+
+    Nobody else gets them until `locked_until_ms`. Accept, release or reject them before that, or renew the lock; when
+    it passes, they are delivered again, up to `max_delivery_count` times. With `max_wait_ms` the answer comes as soon
+    as there is a record.
+    """
+    services = call.services
+    check_bound("max_wait_ms", body.max_wait_ms, services.max_wait_ms)
+    check_bound("max_records", body.max_records, services.max_records)
+    if body.topic is not None:
+        await services.queues.create(queue, QueueRequest(body.topic, {}))
+    key = _key(call, body)
+    request = Acquire(body.max_records, body.max_bytes, body.lock_duration_ms, key)
+    gone = asyncio.create_task(call.gone())
+    try:
+        deadline = Deadline(body.max_wait_ms, gone) if body.max_wait_ms else None
+        acquired = await services.deliveries.acquire(queue, request, deadline, gone)
+        if gone.done():
+            raise ClientGone
+    finally:
+        gone.cancel()
+    return Reply(record_encoding.encode(_acquired(acquired)) + b"\n")
+
+
+@router.post("/acknowledge")
+@describe(
+    Description(
+        answers={200: AcknowledgeAnswer},
+        refusals=_REFUSALS,
+        examples=_JOBS | {"body": {"acknowledgements": [{"delivery_id": "2.0.0.1", "outcome": "renew"}]}},
+        headers=_HEADERS,
+        hot=True,
+    )
+)
+async def acknowledge(call: Call, queue: str, body: AcknowledgeRequest) -> Reply:
+    """Accept, release, reject or renew deliveries.
+
+    Each is judged for itself, in order; the answer is 200 also if all of them were too late. `release` makes a record
+    available again, after `delay_ms` if that is given; `reject` archives it, with a dead letter if the queue names a
+    topic for that; `renew` extends the lock by the queue's `lock_duration_ms`.
+    """
+    given = body.acknowledgements
+    if given is None:
+        raise InvalidRequest(
+            'send {"acknowledgements": [{"delivery_id": "…", "outcome": "accept"}]}',
+            errors=[{"field": "acknowledgements", "detail": "is required"}],
+        )
+    items = [_acknowledgement(index, each) for index, each in enumerate(given)]
+    done = await call.services.deliveries.acknowledge(queue, Acknowledge(items, _key(call, body)))
+    results = [
+        AcknowledgementResult(each.delivery_id, each.outcome, settled.code, settled.locked_until_ms)
+        for each, settled in zip(given, done.results, strict=True)
+    ]
+    return Reply.of(AcknowledgeAnswer(results))
+
+
+@router.post("/deliveries/{delivery_id}/{outcome}")
+@describe(
+    Description(
+        answers={200: AcknowledgementResult},
+        refusals=(*_REFUSALS, NotFound, InvalidRecordState, DelayedRecordsLimit),
+        examples=_JOBS | {"delivery_id": "2.0.0.1", "outcome": "release", "body": {"delay_ms": 0}},
+        headers=_HEADERS,
+    )
+)
+async def settle_delivery(
+    call: Call, queue: str, delivery_id: str, outcome: str, query: OutcomeQuery, body: OutcomeBody
+) -> Reply:
+    """Accept, release, reject or renew one delivery: for the shell.
+
+    409 `INVALID_RECORD_STATE` if it has ended, or its lock has passed. `delay_ms` goes with `release`, in the query or
+    in the body.
+    """
+    if outcome not in _OUTCOMES:
+        raise NotFound(f"the outcomes of a delivery are {', '.join(_OUTCOMES)}")
+    given = AcknowledgementIn(delivery_id, outcome, _delay_ms(outcome, query, body))  # type: ignore[arg-type] # one of _OUTCOMES
+    request = Acknowledge([_acknowledgement(0, given)], _key(call, given))
+    done = await call.services.deliveries.acknowledge(queue, request)
+    (settled,) = done.results
+    if parse_delivery_id(delivery_id) is None:
+        raise InvalidRecordState("this is not a delivery_id; it looks like 1.0.0.1; copy it from acquire")
+    if settled.code is not None:
+        raise _refusal(settled)
+    return Reply.of(AcknowledgementResult(delivery_id, given.outcome, None, settled.locked_until_ms))
+
+
+def _delay_ms(outcome: str, query: OutcomeQuery, body: OutcomeBody) -> int:
+    """Return the delay that query or body give.
+
+    Raises:
+        InvalidRequest: They differ, or the body has a delay with another outcome than release.
+    """
+    if body.delay_ms is None:
+        return query.delay_ms or 0
+    if outcome != "release":
+        detail = f"goes with release alone; {outcome} takes no body"
+    elif query.delay_ms not in {None, body.delay_ms}:
+        detail = f"is {query.delay_ms} in the query and {body.delay_ms} in the body; give it once"
+    else:
+        return body.delay_ms
+    raise InvalidRequest(f"delay_ms {detail}", errors=[{"field": "delay_ms", "detail": detail}])
+
+
+def _refusal(settled: Settled) -> InvalidRecordState | DelayedRecordsLimit:
+    kind = DelayedRecordsLimit if settled.code == DelayedRecordsLimit.code else InvalidRecordState
+    return kind(settled.detail)
+
+
+def _acknowledgement(index: int, given: AcknowledgementIn) -> Acknowledgement:
+    if given.delay_ms and given.outcome != "release":
+        detail = "goes with the outcome release alone"
+        raise InvalidRequest(
+            f"acknowledgement {index}: delay_ms {detail}",
+            errors=[{"index": index, "field": "delay_ms", "detail": detail}],
+        )
+    return Acknowledgement(parse_delivery_id(given.delivery_id), _OUTCOMES[given.outcome], given.delay_ms)
+
+
+def _acquired(acquired: Acquired) -> _AcquireOut:
+    return _AcquireOut(
+        [
+            _DeliveryOut(
+                str(delivery_id),
+                delivery_id.delivery_count,
+                locked_until_ms,
+                record_encoding.record_out(delivery_id.partition, record),
+            )
+            for delivery_id, record, locked_until_ms in acquired.deliveries
+        ]
+    )
+
+
+def _key(call: Call, body: AcquireRequest | AcknowledgeRequest | AcknowledgementIn) -> IdempotencyKey | None:
+    """Return the Idempotency-Key of a request: what the body means is what counts, not how it is spelled."""
+    key = call.header(b"idempotency-key")
+    if key is None:
+        return None
+    digest = sha256()
+    for part in (call.scope["path"].encode(), media_type_of(call), record_encoding.encode(body)):
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    return IdempotencyKey(sha256(key).digest(), digest.digest())

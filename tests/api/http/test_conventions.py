@@ -1,0 +1,219 @@
+"""What holds for every request: who may ask, what every answer has, and what there is not. DESIGN.md §2 and §3.8."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app import errors
+from app.api.http import problems
+from app.api.http.problem_pages import problems as pages
+from app.errors.broker_error import BrokerError
+from tests.serving import client_of
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from tests.serving import Serve
+
+pytestmark = pytest.mark.anyio
+
+ORDERS = "/v1/topics/orders"
+URL = f"{ORDERS}/partitions/0/records"
+REFUSALS = [
+    kind
+    for module in pkgutil.iter_modules(errors.__path__)
+    for _, kind in inspect.getmembers(importlib.import_module(f"app.errors.{module.name}"), inspect.isclass)
+    if issubclass(kind, BrokerError) and kind.__module__.endswith(module.name) and kind is not BrokerError
+]
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8400", "[::1]", "[::1]:8400"])
+async def test_on_loopback_its_own_names_are_answered(serve: Serve, host: str) -> None:
+    application, _ = await serve()
+    async with client_of(application.asgi) as client:
+        for path in ("/healthz", "/v1/topics", "/nothing"):
+            assert (await client.get(path, headers={"Host": host})).status_code != 421
+
+
+@pytest.mark.parametrize(
+    "host", ["example.com", "localhost.example.com", "127.0.0.1.example.com", "10.0.0.1", "", "[::2]"]
+)
+async def test_on_loopback_other_names_are_421(sqlite_client: httpx2.AsyncClient, host: str) -> None:
+    for method, path in (("GET", "/healthz"), ("GET", ORDERS), ("POST", URL), ("GET", "/docs"), ("OPTIONS", URL)):
+        response = await sqlite_client.request(method, path, headers={"Host": host})
+
+        assert (response.status_code, response.json()["code"]) == (421, "MISDIRECTED_REQUEST")
+
+
+async def test_names_of_the_settings_are_answered(serve: Serve, tmp_path: Any) -> None:
+    _, listed = await serve(allowed_hosts=("log.example.com",))
+    _, everything = await serve(allowed_hosts=("*",), database_url=f"sqlite:///{tmp_path}/two.db")
+    _, public = await serve(host="0.0.0.0", database_url=f"sqlite:///{tmp_path}/three.db")
+
+    named, other = {"Host": "log.example.com:8400"}, {"Host": "other.example.com"}
+    assert [(await client.get("/healthz", headers=named)).status_code for client in (listed, everything, public)] == [
+        200, 200, 200,
+    ]  # fmt: skip
+    assert [(await client.get("/healthz", headers=other)).status_code for client in (listed, everything, public)] == [
+        421, 200, 200,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://localhost:9999", "http://[", "localhost:8400"]
+)
+async def test_a_page_of_another_origin_may_not_write(sqlite_client: httpx2.AsyncClient, origin: str) -> None:
+    await sqlite_client.put(ORDERS)
+    for method, path in (
+        ("POST", URL), ("POST", f"{ORDERS}/records"), ("PUT", ORDERS), ("PATCH", ORDERS), ("DELETE", ORDERS),
+        ("POST", "/v1/producers/p"), ("DELETE", f"{URL}?before_offset=0"),
+    ):  # fmt: skip
+        response = await sqlite_client.request(method, path, headers={"Origin": origin}, content=b"")
+
+        assert (response.status_code, response.json()["code"]) == (403, "CROSS_ORIGIN_REFUSED")
+    assert (await sqlite_client.get(URL, headers={"Origin": origin})).json()["records"] == []
+
+
+async def test_a_page_of_this_host_or_of_an_allowed_origin_may_write(serve: Serve) -> None:
+    _, client = await serve(cors_origins=("https://app.example",))
+
+    own = await client.post(URL, json={"value": 1}, headers={"Origin": "http://localhost:8400"})
+    allowed = await client.post(URL, json={"value": 1}, headers={"Origin": "https://app.example"})
+    refused = await client.post(URL, json={"value": 1}, headers={"Origin": "https://evil.example"})
+    preflight = await client.options(
+        URL, headers={"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+    )
+
+    assert [response.status_code for response in (own, allowed, refused, preflight)] == [201, 201, 403, 200]
+    assert allowed.headers["access-control-allow-origin"] == "https://app.example"
+    assert "access-control-allow-origin" not in refused.headers
+    assert "POST" in preflight.headers["access-control-allow-methods"]
+
+
+async def test_every_answer_has_an_id_and_is_not_stored(sqlite_client: httpx2.AsyncClient) -> None:
+    ids = set()
+    for method, path in (
+        ("GET", "/"), ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"), ("GET", "/openapi.json"),
+        ("GET", "/docs"), ("GET", "/problems"), ("PUT", ORDERS), ("POST", URL), ("GET", URL), ("GET", "/nothing"),
+        ("POST", "/healthz"), ("GET", "/problems/none"), ("DELETE", ORDERS),
+    ):  # fmt: skip
+        response = await sqlite_client.request(method, path)
+        assert response.headers["cache-control"] == "no-store", path
+        ids.add(response.headers["x-request-id"])
+        if response.headers.get("content-type") == "application/problem+json":
+            assert response.json()["request_id"] == response.headers["x-request-id"]
+        known = await sqlite_client.request(method, path, headers={"X-Request-ID": "trace-1"})
+        assert known.headers["x-request-id"] == "trace-1", path
+
+    assert len(ids) == 14
+    assert (await sqlite_client.get("/", headers={"Host": "evil", "X-Request-ID": "t"})).headers["x-request-id"] == "t"
+
+
+@pytest.mark.parametrize("given", ["", "a" * 129, "a b", "a\tb", "é"])
+async def test_an_id_that_is_none_is_replaced(sqlite_client: httpx2.AsyncClient, given: str) -> None:
+    for path in ("/healthz", URL):
+        response = await sqlite_client.get(path, headers=[(b"X-Request-ID", given.encode())])
+
+        assert response.headers["x-request-id"] not in {given, ""}
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/v1", "/v1/", "/v1/topics/", f"{ORDERS}/records/", "//v1/topics", "/V1/topics"]
+)
+async def test_what_is_not_there_is_404(sqlite_client: httpx2.AsyncClient, path: str) -> None:
+    for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "BREW"):
+        response = await sqlite_client.request(method, f"http://localhost:8400{path}")
+
+        assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json")
+        assert response.json()["code"] == "NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/v1/topics", "GET, HEAD"),
+        (ORDERS, "DELETE, GET, HEAD, PATCH, PUT"),
+        (f"{ORDERS}/records", "GET, HEAD, POST"),
+        (URL, "DELETE, GET, HEAD, POST"),
+        (f"{ORDERS}/partitions", "GET, HEAD"),
+        ("/v1/producers/p", "GET, HEAD, POST"),
+        ("/healthz", "GET, HEAD"),
+        ("/", "GET, HEAD"),
+    ],
+)
+async def test_other_methods_are_405_with_those_there_are_and_do_nothing(
+    sqlite_client: httpx2.AsyncClient, path: str, allow: str
+) -> None:
+    for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"} - set(allow.split(", ")):
+        response = await sqlite_client.request(method, path, content=b'{"value":1}')
+
+        assert (response.status_code, response.json()["code"]) == (405, "METHOD_NOT_ALLOWED"), method
+        assert response.headers["allow"] == allow
+    assert (await sqlite_client.get("/v1/topics")).json()["items"] == []
+    assert (await sqlite_client.get("/v1/producers/p")).status_code == 404
+
+
+async def test_an_accept_nobody_knows_gets_json(sqlite_client: httpx2.AsyncClient) -> None:
+    await sqlite_client.put(ORDERS)
+
+    for path in ("/", ORDERS, URL):
+        response = await sqlite_client.get(path, headers={"Accept": "text/turtle"})
+        assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
+        assert response.content.endswith(b"\n")
+
+
+async def test_the_root_leads_everywhere(sqlite_client: httpx2.AsyncClient) -> None:
+    root = (await sqlite_client.get("/")).json()
+
+    for name in ("docs", "openapi", "health", "ready", "metrics", "topics"):
+        assert (await sqlite_client.get(root[name])).status_code == 200
+
+
+async def test_health_and_readiness(client: httpx2.AsyncClient) -> None:
+    health, ready = (await client.get("/healthz")).json(), (await client.get("/readyz")).json()
+
+    assert health["status"] == ready["status"] == "ok"
+    assert ready["database"] in {"sqlite", "postgresql"}
+
+
+async def test_metrics_count_answers_and_records(sqlite_client: httpx2.AsyncClient) -> None:
+    await sqlite_client.post(URL, json={"records": [{"value": 1}] * 3})
+    await sqlite_client.get(f"{URL}?offset=x")
+
+    text = (await sqlite_client.get("/metrics")).text
+
+    assert "millrace_appended_records_total 3.0" in text
+    assert 'millrace_http_answers_total{operation="produce_to_partition",status="201"} 1.0' in text
+    assert 'millrace_http_answers_total{operation="fetch",status="422"} 1.0' in text
+
+
+@pytest.mark.parametrize("kind", REFUSALS, ids=lambda kind: kind.__name__)
+async def test_every_refusal_has_a_status_a_text_and_a_page(
+    sqlite_client: httpx2.AsyncClient, kind: type[BrokerError]
+) -> None:
+    document = problems.document(kind("detail"), "id")
+
+    assert 400 <= problems.STATUS[kind] <= 507
+    assert all((kind.code, kind.title, kind.cause, kind.cure))
+    assert (document["code"], document["status"]) == (kind.code, problems.STATUS[kind])
+    page = await sqlite_client.get(str(document["type"]))
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert kind.code in page.text
+    assert str(problems.STATUS[kind]) in page.text
+    assert f'href="{document["type"]}"' in (await sqlite_client.get("/problems")).text
+
+
+async def test_the_table_of_statuses_has_every_refusal_and_nothing_else() -> None:
+    assert set(problems.STATUS) == set(REFUSALS)
+    assert set(pages()) == {problems.slug(kind) for kind in REFUSALS}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in REFUSALS if kind.retriable], ids=lambda kind: kind.__name__)
+async def test_what_may_be_sent_again_says_when(kind: type[BrokerError]) -> None:
+    assert problems.STATUS[kind] in {409, 503, 507}
+    assert problems.STATUS[kind] == 409 or (b"retry-after", b"1") in problems.headers(kind("detail"))

@@ -1,0 +1,187 @@
+"""The pages for people: whole, self-contained, and under a policy that they keep."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from app.api.http.docs import (
+    PAGE_HEADERS,
+    ProblemPage,
+    docs_routes,
+    problem_index,
+    problem_page,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[3]
+STATIC = ROOT / "app/api/http/static"
+FILES = {
+    "/docs/swagger-ui-bundle.js": (STATIC / "swagger/swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
+    "/docs/swagger-ui.css": (STATIC / "swagger/swagger-ui.css", "text/css; charset=utf-8"),
+    "/docs/init.js": (STATIC / "init.js", "text/javascript; charset=utf-8"),
+    "/docs/page.css": (STATIC / "page.css", "text/css; charset=utf-8"),
+    "/docs/favicon.svg": (STATIC / "favicon.svg", "image/svg+xml"),
+}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+GONE = ProblemPage(
+    slug="unknown-topic",
+    code="UNKNOWN_TOPIC",
+    title="Unknown <topic>",
+    status="404",
+    cause="There is no topic & no `name`.",
+    cure="Create it with `PUT /v1/topics/{topic}`, or <look>.",
+)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    """An application with nothing but the pages."""
+    app = FastAPI(docs_url=None, redoc_url=None)
+    app.router.routes.extend(docs_routes())
+    with TestClient(app) as each:
+        yield each
+
+
+def test_the_page_is_titled_and_strict(client: TestClient) -> None:
+    response = client.get("/docs")
+
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert response.headers["content-security-policy"] == POLICY
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["referrer-policy"] == "same-origin"
+    assert "<title>Millrace API</title>" in response.text
+
+
+def test_the_page_has_nothing_inline_and_nothing_from_elsewhere(client: TestClient) -> None:
+    page = client.get("/docs").text
+
+    assert re.findall(r"<script(?! src=\"/docs/[a-z.-]+\"></script>)", page) == []
+    assert re.search(r"<style|style=|\son[a-z]+=|//", page) is None
+
+
+def test_every_file_the_page_names_is_served(client: TestClient) -> None:
+    names = re.findall(r'(?:src|href)="(/docs/[^"]+)"', client.get("/docs").text)
+
+    assert sorted(names) == sorted(set(FILES) - {"/docs/page.css"})
+    assert [client.get(name).status_code for name in names] == [200] * len(names)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_file_comes_plain_or_compressed_as_the_client_likes(client: TestClient, path: str) -> None:
+    file, media_type = FILES[path]
+
+    plain = client.get(path, headers={"Accept-Encoding": "identity"})
+    refused = client.get(path, headers={"Accept-Encoding": "gzip;q=0, br"})
+    with client.stream("GET", path, headers={"Accept-Encoding": "br, gzip;q=0.8"}) as packed:
+        raw = b"".join(packed.iter_raw())
+
+    assert plain.content == refused.content == gzip.decompress(raw) == file.read_bytes()
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.headers["content-length"] == str(len(raw))
+    assert {each.headers["content-type"] for each in (plain, packed)} == {media_type}
+    assert plain.headers["vary"] == "Accept-Encoding"
+    assert plain.headers["cache-control"] == "public, max-age=3600"
+    assert plain.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_file_that_the_client_has_is_not_sent_again(client: TestClient) -> None:
+    etag = client.get("/docs/init.js").headers["etag"]
+
+    again = client.get("/docs/init.js", headers={"If-None-Match": f'"other", {etag}'})
+
+    assert again.status_code == 304
+    assert again.content == b""
+    assert again.headers["etag"] == etag
+
+
+def test_only_the_files_are_served(client: TestClient) -> None:
+    paths = ["/docs/README.md", "/docs/LICENSE", "/docs/docs.html", "/docs/..%2fdocs.py", "/docs/x"]
+
+    assert [client.get(path).status_code for path in paths] == [404] * len(paths)
+
+
+def test_the_pages_are_in_no_openapi_document(client: TestClient) -> None:
+    assert client.get("/openapi.json").json()["paths"] == {}
+
+
+def test_swagger_ui_is_the_release_that_its_readme_names() -> None:
+    readme = (STATIC / "swagger/README.md").read_text()
+    sums = dict(re.findall(r"^\| `(.+)` \| `([0-9a-f]{64})` \|$", readme, re.MULTILINE))
+    files = [path for path in (STATIC / "swagger").iterdir() if path.name != "README.md"]
+
+    assert sums == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    assert "Apache License" in (STATIC / "swagger/LICENSE").read_text()
+
+
+def test_swagger_ui_starts_on_our_document_and_asks_no_other_server() -> None:
+    script = (STATIC / "init.js").read_text()
+
+    assert 'url: "/openapi.json"' in script
+    assert "tryItOutEnabled: true" in script
+    assert "validatorUrl: null" in script
+
+
+def test_the_favicon_is_small_and_well_formed() -> None:
+    icon = (STATIC / "favicon.svg").read_bytes()
+
+    assert len(icon) <= 1024
+    assert ET.fromstring(icon).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - an icon of our own package
+
+
+def test_no_file_is_read_before_it_is_asked_for() -> None:
+    code = (
+        "import sys; opened = []; sys.addaudithook(lambda e, a: opened.append(str(a[0])) if e == 'open' else 0);"
+        "import app.api.http.docs as docs; docs.docs_routes();"
+        "sys.exit(any('/static/' in name for name in opened))"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_problem_page_tells_cause_and_cure_and_escapes_them() -> None:
+    page = problem_page(*GONE)
+
+    assert "<title>Unknown &lt;topic&gt; · Millrace</title>" in page
+    assert "<code>UNKNOWN_TOPIC</code> · HTTP 404" in page
+    assert "<h2>Cause</h2>\n<p>There is no topic &amp; no <code>name</code>.</p>" in page
+    assert "<code>PUT /v1/topics/{topic}</code>, or &lt;look&gt;.</p>" in page
+    assert '<link rel="stylesheet" href="/docs/page.css">' in page
+    assert re.search(r"<script|<style|style=|//", page) is None
+
+
+def test_a_lone_backtick_stays_a_backtick() -> None:
+    page = problem_page(*GONE._replace(cause="One ` only."))
+
+    assert "<p>One ` only.</p>" in page
+
+
+def test_the_index_links_every_problem_in_order() -> None:
+    other = GONE._replace(slug="other", code="OTHER", title="Other", status="410 or 416")
+
+    page = problem_index([GONE, other])
+
+    assert re.findall(r'href="(/problems/[^"]+)"', page) == ["/problems/unknown-topic", "/problems/other"]
+    assert "Unknown &lt;topic&gt;" in page
+    assert "<td>410 or 416</td>" in page
+
+
+def test_the_headers_of_a_problem_page_are_those_of_the_docs() -> None:
+    assert PAGE_HEADERS["Content-Security-Policy"] == POLICY
