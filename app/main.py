@@ -19,25 +19,11 @@ from starlette.types import ASGIApp
 
 from app import __version__
 from app.api import transactions
-from app.api.groups import (
-    groups,
-    members,
-    offsets,
-)
-from app.api.http import (
-    docs,
-    openapi,
-    operations,
-    problem_pages,
-)
+from app.api.groups import groups, members, offsets
+from app.api.http import docs, openapi, operations, problem_pages
 from app.api.http.call import Reply, request_id
 from app.api.http.gateway import Gateway, allowed_hosts
-from app.api.log import (
-    fetch,
-    produce,
-    producers,
-    topics,
-)
+from app.api.log import fetch, produce, producers, topics
 from app.api.queues import deliveries, queues
 from app.api.services import Services
 from app.broker.groups.coordinator import Coordinator, Limits
@@ -51,6 +37,7 @@ from app.broker.log.topics import Topics
 from app.broker.queues.delivery_batcher import DeliveryBatcher
 from app.broker.queues.queues import Queues
 from app.broker.queues.redriver import Redriver
+from app.broker.queues.topic_queues import TopicQueues
 from app.broker.transactions import Transactions
 from app.broker.waiting.signals import Signals
 from app.domain.log.topic import TopicConfig
@@ -163,6 +150,7 @@ def _services(settings: Settings, storage: Storage, runner: TaskRunner, outbox: 
         defaults=_defaults(settings),
         default_partitions=settings.default_partitions,
         clock=clock,
+        dependents=(TopicQueues(),),
     )
     appender = Appender(storage, signals, clock=clock, max_pending_bytes=settings.max_pending_bytes)
     producer = Producer(storage, catalogue, appender, auto_create_topics=settings.auto_create_topics, clock=clock)

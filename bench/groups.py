@@ -9,11 +9,7 @@ from collections.abc import Callable, Iterator
 from itertools import count, cycle
 
 from app.domain.groups.assignor import Subscriber, uniform
-from app.domain.log.cursor import (
-    Cursor,
-    decode_cursor,
-    encode_cursor,
-)
+from app.domain.log.cursor import Cursor, decode_cursor, encode_cursor
 from bench import rows, servers
 from bench.load import Connection
 from bench.report import Line, Target

@@ -8,23 +8,10 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app.api.groups.group_wire import (
-    MOST_OFFSETS,
-    Epoch,
-    Offset,
-    PartitionNumber,
-    check_group,
-    check_member,
-)
+from app.api.groups.group_wire import MOST_OFFSETS, Epoch, Offset, PartitionNumber, check_group, check_member
 from app.api.http.call import Call, Reply
 from app.api.http.media import form_refused, media_type_of
-from app.api.http.wire import (
-    Description,
-    WireRoute,
-    check_records,
-    decode_json,
-    describe,
-)
+from app.api.http.wire import Description, WireRoute, check_records, decode_json, describe
 from app.api.log import record_decoding
 from app.api.log.produce import RecordPlace, idempotency_key
 from app.api.log.record_decoding import RecordIn
@@ -32,10 +19,7 @@ from app.broker.groups.offsets import Committer, OffsetCommit
 from app.broker.log.producer import ProduceRequest
 from app.broker.transactions import TransactionRequest
 from app.domain.log.append import Appended
-from app.errors.database import (
-    DiskFull,
-    OutcomeUnknown,
-)
+from app.errors.database import DiskFull, OutcomeUnknown
 from app.errors.groups import (
     CommitAboveLogEnd,
     FencedInstanceId,
@@ -148,6 +132,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
             OutcomeUnknown,
         ),
         bodies=_BODIES,
+        body_types=(TransactionBody,),
         headers=_HEADERS,
     )
 )

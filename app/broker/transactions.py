@@ -24,14 +24,7 @@ from app.broker.log.producer import Producer, ProduceRequest
 from app.broker.log.topics import DRAFT, Topics
 from app.broker.waiting.signals import Signals
 from app.domain.groups.group import Group
-from app.domain.log.append import (
-    Append,
-    Appended,
-    IdempotencyKey,
-    KeyId,
-    StoredKey,
-    TopicVersionChanged,
-)
+from app.domain.log.append import Append, Appended, IdempotencyKey, KeyId, StoredKey, TopicVersionChanged
 from app.domain.log.topic import TopicConfig, TopicInfo
 from app.errors.broker_error import BrokerError
 from app.errors.database import DiskFull

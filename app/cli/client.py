@@ -13,13 +13,7 @@ from urllib.parse import unquote
 import typer
 
 from app import __version__
-from app.cli.terminal.failure import (
-    ERROR,
-    NOT_FOUND,
-    REFUSED,
-    UNAVAILABLE,
-    CommandFailed,
-)
+from app.cli.terminal.failure import ERROR, NOT_FOUND, REFUSED, UNAVAILABLE, CommandFailed
 from app.cli.terminal.output import printable
 
 if TYPE_CHECKING:

@@ -11,11 +11,7 @@ import typer
 
 from app.cli.client import Client, ServerRefused, Unreachable, Url, Verbose
 from app.cli.log.topics import topic_path
-from app.cli.terminal.output import (
-    emit,
-    tell,
-    to_terminal,
-)
+from app.cli.terminal.output import emit, tell, to_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

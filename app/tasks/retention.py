@@ -10,13 +10,7 @@ from itertools import islice
 from app.domain.log.topic import TopicConfig
 from app.errors.database import DiskFull
 from app.storage.db.engine import Storage
-from app.storage.log import (
-    compaction,
-    idempotency,
-    producers,
-    retention,
-    topics,
-)
+from app.storage.log import compaction, idempotency, producers, retention, topics
 from app.storage.log.retention import Kept
 
 _PASS_S = 0.010

@@ -24,12 +24,7 @@ from app.errors.groups import (
     StaleMemberEpoch,
     UnknownMemberId,
 )
-from app.errors.log import (
-    IdempotencyKeyReused,
-    InvalidRecord,
-    UnknownPartitionInRecord,
-    UnknownTopicOrPartition,
-)
+from app.errors.log import IdempotencyKeyReused, InvalidRecord, UnknownPartitionInRecord, UnknownTopicOrPartition
 from app.storage.log import topics as stored_topics
 from tests.broker.node import GROUP, LONG_MS, Node, parked, poll_request, seen
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from app.domain.log.append import (
-    Accepted,
-    Append,
-    AppendOutcome,
-)
+from app.domain.log.append import Accepted, Append, AppendOutcome
 from app.domain.log.record import Record
 from app.domain.log.topic import TopicConfig
 from app.storage.log import offset_lookup, pages, retention, topics

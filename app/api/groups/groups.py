@@ -12,19 +12,10 @@ from app.api.groups.group_wire import TopicPartitions, check_group
 from app.api.groups.members import MemberAnswer, member_answer
 from app.api.http.call import Call, Reply
 from app.api.http.cursors import name_after, page_of
-from app.api.http.wire import (
-    Description,
-    WireRoute,
-    describe,
-)
+from app.api.http.wire import Description, WireRoute, describe
 from app.domain.groups.group import GroupState
-from app.errors.groups import (
-    GroupIdNotFound,
-    NonEmptyGroup,
-)
-from app.errors.log import (
-    InvalidCursor,
-)
+from app.errors.groups import GroupIdNotFound, NonEmptyGroup
+from app.errors.log import InvalidCursor
 
 router = APIRouter(prefix="/v1/groups", tags=["groups"], route_class=WireRoute)
 

@@ -26,17 +26,8 @@ from app.api.groups.group_wire import (
     new_member_id,
     owned_of,
 )
-from app.api.http.call import (
-    JSON,
-    Call,
-    Reply,
-)
-from app.api.http.wire import (
-    Description,
-    WireRoute,
-    check_bound,
-    describe,
-)
+from app.api.http.call import JSON, Call, Reply
+from app.api.http.wire import Description, WireRoute, check_bound, describe
 from app.api.log import record_encoding
 from app.api.log.fetch import FetchedHeader
 from app.broker.groups.coordinator import Heartbeat
@@ -58,9 +49,7 @@ from app.errors.groups import (
     UnknownMemberId,
 )
 from app.errors.http import InvalidRequest
-from app.errors.log import (
-    InvalidTopicName,
-)
+from app.errors.log import InvalidTopicName
 
 router = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=WireRoute)
 details = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=WireRoute)

@@ -18,11 +18,7 @@ from app.api.groups.group_wire import (
     commits_of,
 )
 from app.api.http.call import Call, Reply
-from app.api.http.wire import (
-    Description,
-    WireRoute,
-    describe,
-)
+from app.api.http.wire import Description, WireRoute, describe
 from app.broker.groups.offsets import Committer
 from app.domain.log.offset_spec import parse_offset_spec
 from app.errors.groups import (
@@ -36,13 +32,8 @@ from app.errors.groups import (
     StaleMemberEpoch,
     UnknownMemberId,
 )
-from app.errors.http import (
-    InvalidRequest,
-)
-from app.errors.log import (
-    UnknownPartitionInRecord,
-    UnknownTopicOrPartition,
-)
+from app.errors.http import InvalidRequest
+from app.errors.log import UnknownPartitionInRecord, UnknownTopicOrPartition
 
 router = APIRouter(prefix="/v1/groups/{group}/offsets", tags=["groups"], route_class=WireRoute)
 

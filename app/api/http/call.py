@@ -19,12 +19,7 @@ from app.api.http import problems
 from app.broker.waiting.deadline import process_disconnects
 from app.errors.broker_error import BrokerError
 from app.errors.database import UnknownServerError
-from app.errors.http import (
-    BadRequest,
-    BodyTooLarge,
-    InvalidRequest,
-    UnsupportedMediaType,
-)
+from app.errors.http import BadRequest, BodyTooLarge, InvalidRequest, UnsupportedMediaType
 
 if TYPE_CHECKING:
     from app.api.services import Services

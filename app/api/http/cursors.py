@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
+
+import msgspec
+from msgspec import Meta
 
 from app.errors.log import InvalidCursor
 
@@ -18,6 +21,13 @@ class Named(Protocol):
 
 
 N = TypeVar("N", bound=Named)
+
+
+class ListQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """A page of a list."""
+
+    limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
+    cursor: Annotated[Annotated[str, Meta(max_length=512)] | None, Meta(description="next_cursor of a page.")] = None
 
 
 def cursor_after(name: str) -> str:

@@ -13,12 +13,7 @@ from urllib.parse import urlsplit
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.http.call import (
-    Call,
-    Reply,
-    request_id,
-    send_reply,
-)
+from app.api.http.call import Call, Reply, request_id, send_reply
 from app.api.http.wire import WireOperation, WireRoute
 from app.api.services import Services
 from app.errors.broker_error import BrokerError

@@ -10,19 +10,8 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from app.api.http.problems import (
-    MEDIA_TYPE,
-    STATUS,
-    Problem,
-)
-from app.api.http.wire import (
-    Description,
-    WireOperation,
-    WireRoute,
-    wire_routes,
-)
-from app.api.log.record_decoding import ProduceBody
-from app.api.transactions import TransactionBody
+from app.api.http.problems import MEDIA_TYPE, STATUS, Problem
+from app.api.http.wire import Description, WireOperation, WireRoute, wire_routes
 from app.errors.broker_error import BrokerError
 
 Schema = dict[str, Any]
@@ -86,8 +75,9 @@ def document(app: FastAPI) -> Schema:
 
 
 def _schemas(found: list[WireOperation]) -> dict[str, Schema]:
-    types: list[Any] = [Problem, ProduceBody, TransactionBody]
+    types: list[Any] = [Problem]
     for operation in found:
+        types += operation.description.body_types
         types += [struct for answer in operation.description.answers.values() for struct in _structs(answer)]
         if "body" in operation.needs:
             types.append(operation.needs["body"])

@@ -12,15 +12,9 @@ from prometheus_client.registry import Collector
 
 from app import __version__
 from app.api.http.call import Call, Reply
-from app.api.http.wire import (
-    Description,
-    WireRoute,
-    describe,
-)
+from app.api.http.wire import Description, WireRoute, describe
 from app.api.services import Services
-from app.errors.database import (
-    ServiceUnavailable,
-)
+from app.errors.database import ServiceUnavailable
 from app.storage.db import schema
 
 router = APIRouter(tags=["operations"], route_class=WireRoute)

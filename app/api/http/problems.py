@@ -5,13 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from app.errors.broker_error import BrokerError
-from app.errors.database import (
-    DiskFull,
-    LockTimeout,
-    OutcomeUnknown,
-    ServiceUnavailable,
-    UnknownServerError,
-)
+from app.errors.database import DiskFull, LockTimeout, OutcomeUnknown, ServiceUnavailable, UnknownServerError
 from app.errors.groups import (
     CommitAboveLogEnd,
     FencedInstanceId,

@@ -22,12 +22,7 @@ from app.api.http.call import Call, Reply
 from app.api.http.media import form_refused, media_type_of
 from app.api.http.validation_errors import invalid, plain
 from app.errors.broker_error import BrokerError
-from app.errors.http import (
-    BadRequest,
-    InvalidRequest,
-    MethodNotAllowed,
-    UnsupportedMediaType,
-)
+from app.errors.http import BadRequest, InvalidRequest, MethodNotAllowed, UnsupportedMediaType
 from app.errors.log import UnknownTopicOrPartition
 
 Handler = Callable[..., Awaitable[Reply]]
@@ -57,6 +52,7 @@ class Description:
         refusals: The refusals that are its own.
         examples: A value that works for each parameter, and for `body`.
         bodies: Media types of a body that the handler reads itself, each with schema and example.
+        body_types: Structs that the schemas of `bodies` refer to.
         media: Other media types of the first answer.
         hot: Whether it is reached in front of FastAPI.
     """
@@ -65,6 +61,7 @@ class Description:
     refusals: Sequence[type[BrokerError]] = ()
     examples: Mapping[str, object] = field(default_factory=dict)
     bodies: Mapping[str, Schema] = field(default_factory=dict)
+    body_types: Sequence[type[msgspec.Struct]] = ()
     headers: Mapping[str, Schema] = field(default_factory=dict)
     media: Sequence[str] = ()
     hot: bool = False

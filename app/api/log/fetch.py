@@ -9,42 +9,17 @@ from urllib.parse import quote, urlencode
 import msgspec
 from fastapi import APIRouter
 
-from app.api.http.call import (
-    JSON,
-    Call,
-    Header,
-    Reply,
-)
+from app.api.http.call import JSON, Call, Header, Reply
 from app.api.http.media import LINE_TYPES
-from app.api.http.wire import (
-    Description,
-    WireRoute,
-    check_bound,
-    describe,
-)
+from app.api.http.wire import Description, WireRoute, check_bound, describe
 from app.api.log import record_encoding, streams
 from app.api.log.fetch_query import FetchQuery, FetchTopicQuery
 from app.broker.log.page_reader import PageSize, PartitionPage
 from app.broker.waiting.deadline import Deadline
-from app.domain.log.cursor import (
-    Cursor,
-    PartitionCursor,
-    decode_cursor,
-    encode_cursor,
-)
-from app.domain.log.offset_spec import (
-    Earliest,
-    OffsetSpec,
-    parse_offset_spec,
-)
+from app.domain.log.cursor import Cursor, PartitionCursor, decode_cursor, encode_cursor
+from app.domain.log.offset_spec import Earliest, OffsetSpec, parse_offset_spec
 from app.errors.http import InvalidRequest
-from app.errors.log import (
-    CursorExpired,
-    InvalidCursor,
-    OffsetAboveLogEnd,
-    OffsetBelowLogStart,
-    UnknownTopicOrPartition,
-)
+from app.errors.log import CursorExpired, InvalidCursor, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
 
 router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=WireRoute)
 

@@ -9,41 +9,17 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app.api.http.call import (
-    JSON,
-    Call,
-    Reply,
-)
-from app.api.http.media import (
-    LINE_TYPES,
-    charset_of,
-    form_refused,
-    media_type_of,
-)
-from app.api.http.wire import (
-    MAX_INT64,
-    Description,
-    WireRoute,
-    describe,
-)
+from app.api.http.call import JSON, Call, Reply
+from app.api.http.media import LINE_TYPES, charset_of, form_refused, media_type_of
+from app.api.http.wire import MAX_INT64, Description, WireRoute, describe
 from app.api.log import examples, record_decoding
+from app.api.log.record_decoding import ProduceBody
 from app.broker.log.producer import ProduceRequest
-from app.domain.log.append import (
-    Accepted,
-    Appended,
-    IdempotencyKey,
-)
-from app.domain.log.producer import (
-    MAX_EPOCH,
-    MAX_SEQUENCE,
-    ProducerStamp,
-)
+from app.domain.log.append import Accepted, Appended, IdempotencyKey
+from app.domain.log.producer import MAX_EPOCH, MAX_SEQUENCE, ProducerStamp
 from app.domain.log.record import Record
 from app.domain.log.topic import check_name
-from app.errors.database import (
-    DiskFull,
-    OutcomeUnknown,
-)
+from app.errors.database import DiskFull, OutcomeUnknown
 from app.errors.http import BadRequest, InvalidRequest, UnsupportedMediaType
 from app.errors.log import (
     ConcurrentRequest,
@@ -153,6 +129,7 @@ _PRODUCE_REFUSALS = (
         refusals=_PRODUCE_REFUSALS,
         examples={"topic": "orders"},
         bodies=examples.PRODUCE_BODIES,
+        body_types=(ProduceBody,),
         headers=examples.PRODUCE_HEADERS,
         hot=True,
     )
@@ -174,6 +151,7 @@ async def produce(call: Call, topic: str, query: ProduceQuery) -> Reply:
         refusals=(*_PRODUCE_REFUSALS, OffsetMismatch),
         examples={"topic": "orders", "partition": 0},
         bodies=examples.PRODUCE_BODIES,
+        body_types=(ProduceBody,),
         headers=examples.PRODUCE_HEADERS,
         hot=True,
     )

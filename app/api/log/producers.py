@@ -6,16 +6,9 @@ import msgspec
 from fastapi import APIRouter
 
 from app.api.http.call import Call, Reply
-from app.api.http.wire import (
-    Description,
-    WireRoute,
-    describe,
-)
+from app.api.http.wire import Description, WireRoute, describe
 from app.domain.log.topic import check_name
-from app.errors.log import (
-    InvalidTopicName,
-    UnknownProducerId,
-)
+from app.errors.log import InvalidTopicName, UnknownProducerId
 from app.storage.log import producers
 
 router = APIRouter(prefix="/v1/producers", tags=["producers"], route_class=WireRoute)

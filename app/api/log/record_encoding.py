@@ -11,13 +11,7 @@ import msgspec
 import zstandard
 from msgspec import UNSET, Raw, UnsetType
 
-from app.domain.log.record import (
-    KEY_BASE64,
-    VALUE_BASE64,
-    VALUE_JSON,
-    VALUE_MASK,
-    StoredRecord,
-)
+from app.domain.log.record import KEY_BASE64, VALUE_BASE64, VALUE_JSON, VALUE_MASK, StoredRecord
 
 _MIN_COMPRESSED_BYTES = 512
 _COMPRESSED_AT_ONCE = 256 * 1024

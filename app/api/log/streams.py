@@ -9,28 +9,14 @@ from typing import Protocol
 import msgspec
 
 from app.api.http import problems
-from app.api.http.call import (
-    Call,
-    Reply,
-    Write,
-)
+from app.api.http.call import Call, Reply, Write
 from app.api.log import record_encoding
 from app.api.log.fetch_query import FetchQuery
 from app.broker.log.stream_reader import SharedPage, StreamOffset
 from app.broker.log.streams import Follower
 from app.broker.waiting.deadline import Deadline
-from app.domain.log.cursor import (
-    Cursor,
-    PartitionCursor,
-    decode_cursor,
-    encode_cursor,
-    encode_partition_cursor,
-)
-from app.domain.log.offset_spec import (
-    Latest,
-    OffsetSpec,
-    parse_offset_spec,
-)
+from app.domain.log.cursor import Cursor, PartitionCursor, decode_cursor, encode_cursor, encode_partition_cursor
+from app.domain.log.offset_spec import Latest, OffsetSpec, parse_offset_spec
 from app.domain.log.record import StoredRecord
 from app.errors.broker_error import BrokerError
 from app.errors.http import InvalidRequest

@@ -9,24 +9,10 @@ from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
 from app.api.http.call import Call, Reply
-from app.api.http.cursors import (
-    cursor_after,
-    name_after,
-    page_of,
-)
-from app.api.http.wire import (
-    MAX_INT64,
-    Description,
-    WireRoute,
-    describe,
-)
+from app.api.http.cursors import ListQuery, cursor_after, name_after, page_of
+from app.api.http.wire import MAX_INT64, Description, WireRoute, describe
 from app.broker.log.topics import TopicRequest, partition_id_of
-from app.domain.log.topic import (
-    CleanupPolicy,
-    TimestampType,
-    TopicConfig,
-    TopicInfo,
-)
+from app.domain.log.topic import CleanupPolicy, TimestampType, TopicConfig, TopicInfo
 from app.errors.http import InvalidRequest
 from app.errors.log import (
     InvalidConfig,
@@ -100,13 +86,6 @@ class LogStart(msgspec.Struct):
     """The first offset that is kept."""
 
     log_start_offset: int
-
-
-class ListQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """A page of a list."""
-
-    limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
-    cursor: Annotated[Annotated[str, Meta(max_length=512)] | None, Meta(description="next_cursor of a page.")] = None
 
 
 class PartitionListQuery(msgspec.Struct, forbid_unknown_fields=True):

@@ -10,50 +10,20 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app.api.http.call import (
-    Call,
-    ClientGone,
-    Reply,
-)
+from app.api.http.call import Call, ClientGone, Reply
 from app.api.http.media import media_type_of
-from app.api.http.wire import (
-    Description,
-    WireRoute,
-    check_bound,
-    describe,
-)
+from app.api.http.wire import Description, WireRoute, check_bound, describe
 from app.api.log import record_encoding
 from app.api.log.fetch import FetchedRecord
 from app.broker.queues.queues import QueueRequest
 from app.broker.waiting.deadline import Deadline
 from app.domain.log.append import IdempotencyKey
-from app.domain.queues.delivery import (
-    Acknowledge,
-    Acknowledgement,
-    Acquire,
-    Acquired,
-    Settled,
-)
+from app.domain.queues.delivery import Acknowledge, Acknowledgement, Acquire, Acquired, Settled
 from app.domain.queues.in_flight import AcknowledgeType
-from app.domain.queues.queue import (
-    BOUNDS,
-    MAX_ACKNOWLEDGEMENTS,
-    MAX_DELAY_MS,
-    parse_delivery_id,
-)
-from app.errors.http import (
-    InvalidRequest,
-    NotFound,
-)
-from app.errors.log import (
-    IdempotencyKeyReused,
-)
-from app.errors.queues import (
-    DelayedRecordsLimit,
-    InvalidRecordState,
-    QueueAlreadyExists,
-    UnknownQueue,
-)
+from app.domain.queues.queue import BOUNDS, MAX_ACKNOWLEDGEMENTS, MAX_DELAY_MS, parse_delivery_id
+from app.errors.http import InvalidRequest, NotFound
+from app.errors.log import IdempotencyKeyReused
+from app.errors.queues import DelayedRecordsLimit, InvalidRecordState, QueueAlreadyExists, UnknownQueue
 
 router = APIRouter(prefix="/v1/queues/{queue}", tags=["queues"], route_class=WireRoute)
 

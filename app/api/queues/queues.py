@@ -9,38 +9,17 @@ from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
 from app.api.http.call import Call, Reply
-from app.api.http.cursors import (
-    cursor_after,
-    name_after,
-    page_of,
-)
-from app.api.http.wire import (
-    Description,
-    WireRoute,
-    check_bound,
-    describe,
-)
+from app.api.http.cursors import ListQuery, cursor_after, name_after, page_of
+from app.api.http.wire import Description, WireRoute, check_bound, describe
 from app.api.log import record_encoding
 from app.api.log.fetch import FetchedRecord
-from app.api.log.topics import ListQuery
 from app.broker.queues.browse import Seen, browse
 from app.broker.queues.counts import QueueState
 from app.broker.queues.queues import QueueRequest
 from app.domain.queues.queue import Ordering, QueueInfo
-from app.errors.database import (
-    DiskFull,
-)
-from app.errors.log import (
-    InvalidCursor,
-    InvalidTopicName,
-    MessageTooLarge,
-    UnknownTopicOrPartition,
-)
-from app.errors.queues import (
-    InvalidQueueConfig,
-    QueueAlreadyExists,
-    UnknownQueue,
-)
+from app.errors.database import DiskFull
+from app.errors.log import InvalidCursor, InvalidTopicName, MessageTooLarge, UnknownTopicOrPartition
+from app.errors.queues import InvalidQueueConfig, QueueAlreadyExists, UnknownQueue
 
 router = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=WireRoute)
 

@@ -21,26 +21,13 @@ from app.broker.waiting.signals import Signals
 from app.domain.groups import assignment
 from app.domain.groups import group as rules
 from app.domain.groups.assignor import Partition
-from app.domain.groups.group import (
-    Group,
-    JoinRequest,
-    Member,
-)
+from app.domain.groups.group import Group, JoinRequest, Member
 from app.errors.broker_error import BrokerError
 from app.errors.database import ServiceUnavailable
-from app.errors.groups import (
-    GroupIdNotFound,
-    GroupMaxSizeReached,
-    NonEmptyGroup,
-    UnknownMemberId,
-)
+from app.errors.groups import GroupIdNotFound, GroupMaxSizeReached, NonEmptyGroup, UnknownMemberId
 from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
-from app.storage.groups import (
-    groups,
-    initial_offsets,
-    rebalances,
-)
+from app.storage.groups import groups, initial_offsets, rebalances
 from app.storage.groups.groups import GroupSummary
 from app.storage.groups.members import MemberSnapshot
 from app.storage.groups.rebalances import PastRebalance

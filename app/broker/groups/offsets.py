@@ -6,38 +6,19 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from app.broker.groups.coordinator import (
-    load_or_create,
-    not_found,
-    refuse,
-)
+from app.broker.groups.coordinator import load_or_create, not_found, refuse
 from app.broker.log.topics import Topics, partition_id_of
 from app.domain.groups import group as rules
 from app.domain.groups.group import Group, Member
-from app.domain.log.offset_spec import (
-    At,
-    Earliest,
-    Last,
-    Latest,
-    OffsetSpec,
-)
+from app.domain.log.offset_spec import At, Earliest, Last, Latest, OffsetSpec
 from app.domain.log.topic import TopicInfo
 from app.errors.database import ServiceUnavailable
-from app.errors.groups import (
-    CommitAboveLogEnd,
-    NonEmptyGroup,
-    OffsetConflict,
-    StaleMemberEpoch,
-)
+from app.errors.groups import CommitAboveLogEnd, NonEmptyGroup, OffsetConflict, StaleMemberEpoch
 from app.errors.http import InvalidRequest
 from app.errors.log import UnknownPartitionInRecord, UnknownTopicOrPartition
 from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
-from app.storage.groups import (
-    groups,
-    members,
-    offsets,
-)
+from app.storage.groups import groups, members, offsets
 from app.storage.groups.offsets import Commit, Lag
 from app.storage.log import offset_lookup
 from app.storage.log.pages import Bounds

@@ -9,23 +9,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from app.broker.groups.coordinator import (
-    Before,
-    Coordinator,
-    Gone,
-    Heartbeat,
-    refuse,
-    refuse_gone,
-    watch_id,
-)
-from app.broker.groups.offsets import (
-    Holder,
-    OffsetCommit,
-    Offsets,
-    TopicGone,
-    store,
-    topics_change,
-)
+from app.broker.groups.coordinator import Before, Coordinator, Gone, Heartbeat, refuse, refuse_gone, watch_id
+from app.broker.groups.offsets import Holder, OffsetCommit, Offsets, TopicGone, store, topics_change
 from app.broker.log.page_reader import PageSize, shares_of
 from app.broker.log.topics import Topics
 from app.broker.waiting.deadline import Deadline

@@ -15,11 +15,7 @@ from typing import NamedTuple
 from app.errors.broker_error import BrokerError
 from app.storage.db.engine import Storage
 from app.storage.groups import members
-from app.storage.groups.members import (
-    MemberSnapshot,
-    Renewal,
-    SessionKey,
-)
+from app.storage.groups.members import MemberSnapshot, Renewal, SessionKey
 
 Renewed = Callable[[MemberSnapshot, bool], None]
 """Told of a member as it stood at the beat that is written now, and whether it is where its group is."""

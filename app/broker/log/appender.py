@@ -9,18 +9,9 @@ from collections.abc import Callable
 from functools import partial
 
 from app.broker.waiting.signals import Signals
-from app.domain.log.append import (
-    Accepted,
-    Append,
-    AppendOutcome,
-)
+from app.domain.log.append import Accepted, Append, AppendOutcome
 from app.errors.broker_error import BrokerError
-from app.errors.database import (
-    DiskFull,
-    LockTimeout,
-    ServiceUnavailable,
-    UnknownServerError,
-)
+from app.errors.database import DiskFull, LockTimeout, ServiceUnavailable, UnknownServerError
 from app.errors.log import ConcurrentRequest
 from app.storage.db.engine import Storage
 from app.storage.log.appends import append_all

@@ -7,21 +7,10 @@ from heapq import heapify, heappop, heapreplace
 from typing import Literal, NamedTuple
 
 from app.domain.log.cursor import Cursor
-from app.domain.log.offset_spec import (
-    At,
-    Earliest,
-    Last,
-    Latest,
-    OffsetSpec,
-)
+from app.domain.log.offset_spec import At, Earliest, Last, Latest, OffsetSpec
 from app.domain.log.record import StoredRecord
 from app.domain.log.topic import TopicInfo
-from app.errors.log import (
-    InvalidCursor,
-    OffsetAboveLogEnd,
-    OffsetBelowLogStart,
-    UnknownTopicOrPartition,
-)
+from app.errors.log import InvalidCursor, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
 from app.storage.db.engine import Tx
 from app.storage.log import offset_lookup, pages
 from app.storage.log.pages import Bounds

@@ -7,23 +7,10 @@ from itertools import count
 from typing import NamedTuple
 
 from app.broker.log.appender import Appender
-from app.broker.log.topics import (
-    TopicRequest,
-    Topics,
-    partition_id_of,
-)
-from app.domain.log.append import (
-    Accepted,
-    Append,
-    IdempotencyKey,
-    TopicVersionChanged,
-)
+from app.broker.log.topics import TopicRequest, Topics, partition_id_of
+from app.domain.log.append import Accepted, Append, IdempotencyKey, TopicVersionChanged
 from app.domain.log.partitioner import partition_for_key
-from app.domain.log.producer import (
-    MAX_EPOCH,
-    ProducerStamp,
-    replay,
-)
+from app.domain.log.producer import MAX_EPOCH, ProducerStamp, replay
 from app.domain.log.record import MAX_TIMESTAMP_AHEAD_MS, Record
 from app.domain.log.topic import TopicInfo
 from app.errors.broker_error import BrokerError

@@ -15,13 +15,7 @@ from typing import Self
 
 from app.broker.log.fetcher import Fetcher
 from app.broker.log.page_reader import OffsetReset
-from app.broker.log.stream_reader import (
-    SharedPage,
-    StreamOffset,
-    Tail,
-    read_of_partition,
-    read_of_topic,
-)
+from app.broker.log.stream_reader import SharedPage, StreamOffset, Tail, read_of_partition, read_of_topic
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals, Watch
 from app.domain.log.cursor import Cursor, PartitionCursor

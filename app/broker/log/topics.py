@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from app.broker.waiting.signals import Signals
 from app.domain.log import topic as rules
 from app.domain.log.topic import TopicConfig, TopicInfo
-from app.errors.log import (
-    OffsetAboveLogEnd,
-    TopicAlreadyExists,
-    TopicInUse,
-    UnknownTopicOrPartition,
-)
+from app.errors.log import OffsetAboveLogEnd, TopicAlreadyExists, UnknownTopicOrPartition
 from app.storage.db.engine import Storage, Tx
-from app.storage.log import (
-    pages,
-    retention,
-    topics,
-)
+from app.storage.log import pages, retention, topics
 from app.storage.log.topics import Overrides, StoredTopic
-from app.storage.queues import queues
 
 DRAFT = 0
 """The id of a topic that is yet to be created."""
-_NAMED = 10
-"""Queues that a refusal names at most."""
 
 
 class TopicRequest(NamedTuple):
@@ -43,6 +31,26 @@ class TopicRequest(NamedTuple):
     restored: frozenset[str] = frozenset()
 
 
+class TopicDependent(Protocol):
+    """What hangs on topics and changes in the transaction that changes or deletes one."""
+
+    def lock(self, tx: Tx, topic: str) -> None:
+        """Lock what hangs on a topic, before the topic and its partitions are locked."""
+
+    def check_delete(self, tx: Tx, topic_id: int) -> None:
+        """Refuse to delete a locked topic while something needs it.
+
+        Raises:
+            TopicInUse
+        """
+
+    def grow(self, tx: Tx, topic_id: int, present: int) -> None:
+        """Take in the partitions of a locked topic from number `present` on."""
+
+    def delete(self, tx: Tx, topic_id: int) -> None:
+        """Delete what hangs on a locked topic."""
+
+
 class Topics:
     """The topics of the log.
 
@@ -52,6 +60,7 @@ class Topics:
         defaults: The configuration of a topic that sets none.
         default_partitions: Partitions of a topic that names none.
         clock: Wall clock in milliseconds.
+        dependents: What hangs on topics, in the order of its locks.
     """
 
     def __init__(
@@ -62,8 +71,10 @@ class Topics:
         defaults: TopicConfig,
         default_partitions: int,
         clock: Callable[[], int],
+        dependents: Sequence[TopicDependent] = (),
     ) -> None:
         self._storage = storage
+        self._dependents = dependents
         self._signals = signals
         self._defaults = defaults
         self._default_partitions = default_partitions
@@ -176,7 +187,7 @@ class Topics:
             UnknownTopicOrPartition, InvalidPartitions, InvalidConfig
         """
         rules.check_overrides(request.given)
-        before = await self._storage.write(_change, name, request, self._defaults)
+        before = await self._storage.write(_change, name, request, self._defaults, self._dependents)
         info = await self.refresh(name)
         self._signals.announce(before.partition_ids)
         return info
@@ -188,7 +199,7 @@ class Topics:
             UnknownTopicOrPartition: There is none of this name.
             TopicInUse: It is the dead-letter topic of a queue.
         """
-        info = await self._storage.write(_delete, name, self._defaults)
+        info = await self._storage.write(_delete, name, self._defaults, self._dependents)
         self.drop([name])
         self._signals.announce(info.partition_ids)
 
@@ -243,22 +254,27 @@ def _locked(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic:
     return found
 
 
-def _change(tx: Tx, name: str, request: TopicRequest, defaults: TopicConfig) -> TopicInfo:
+def _change(
+    tx: Tx, name: str, request: TopicRequest, defaults: TopicConfig, dependents: Sequence[TopicDependent]
+) -> TopicInfo:
     found = _locked(tx, name, defaults)
     count = found.info.partitions if request.partitions is None else request.partitions
     rules.check_partitions(count, found.info.partitions)
     kept = {field: value for field, value in found.overrides.items() if field not in request.restored}
     topics.change(tx, found.info, count, {**kept, **request.given})
+    for dependent in dependents:
+        dependent.grow(tx, found.info.topic_id, found.info.partitions)
     return found.info
 
 
-def _delete(tx: Tx, name: str, defaults: TopicConfig) -> TopicInfo:
-    queues.lock_over(tx, name)
+def _delete(tx: Tx, name: str, defaults: TopicConfig, dependents: Sequence[TopicDependent]) -> TopicInfo:
+    for dependent in dependents:
+        dependent.lock(tx, name)
     info = _locked(tx, name, defaults).info
-    if naming := queues.naming(tx, info.topic_id, _NAMED):
-        raise TopicInUse(
-            f"the topic is the dead-letter topic of {', '.join(naming)}; give them another one first", queues=naming
-        )
+    for dependent in dependents:
+        dependent.check_delete(tx, info.topic_id)
+    for dependent in dependents:
+        dependent.delete(tx, info.topic_id)
     topics.delete_(tx, info)
     return info
 

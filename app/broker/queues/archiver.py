@@ -11,23 +11,14 @@ from app.domain.log.record import Record, StoredRecord
 from app.domain.log.topic import TopicConfig, TopicInfo
 from app.domain.queues import in_flight as rules_of
 from app.domain.queues.in_flight import DeliveryRules, InFlightRecord
-from app.domain.queues.queue import (
-    Origin,
-    QueueInfo,
-    with_origin,
-)
+from app.domain.queues.queue import Origin, QueueInfo, with_origin
 from app.errors.broker_error import BrokerError
 from app.errors.log import InvalidRecord, MessageTooLarge, UnknownTopicOrPartition
 from app.storage.db import clock
 from app.storage.db.engine import Tx
 from app.storage.log import records_by_offset, topics
 from app.storage.log.appends import append_all
-from app.storage.queues import (
-    archives,
-    delayed_records,
-    queues,
-    share_partitions,
-)
+from app.storage.queues import archives, delayed_records, queues, share_partitions
 from app.storage.queues.archives import Archived
 from app.storage.queues.delayed_records import SharePartitionKey
 from app.storage.queues.share_partitions import SharePartitionState

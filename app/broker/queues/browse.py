@@ -14,11 +14,7 @@ from app.storage.db import clock
 from app.storage.db.engine import Tx
 from app.storage.log import pages, records_by_offset
 from app.storage.log.pages import Bounds
-from app.storage.queues import (
-    archives,
-    delayed_records,
-    share_partitions,
-)
+from app.storage.queues import archives, delayed_records, share_partitions
 from app.storage.queues.archives import ARCHIVES_KEPT
 from app.storage.queues.delayed_records import SharePartitionKey
 from app.storage.queues.share_partitions import SharePartitionState
@@ -110,7 +106,9 @@ class _Browser:
             for entry in self._window.entries.values()
             if entry.offset >= first and self._state(entry) == state
         }
-        for record in records_by_offset.read(self._tx, self._bounds.partition_id, sorted(found), wanted, _CHUNK_BYTES):
+        for record in records_by_offset.read_bounded(
+            self._tx, self._bounds.partition_id, sorted(found), wanted, _CHUNK_BYTES
+        ):
             yield self._seen(found[record.offset], record, state)
 
     def _copies(self, state: StateName, offset: int, wanted: int) -> Iterator[Seen]:
@@ -132,7 +130,7 @@ class _Browser:
         """Yield records that were archived."""
         first = max(offset, self._bounds.log_start_offset)
         found = {each.offset: each for each in archives.read(self._tx, self._place, first, ARCHIVES_KEPT)}
-        for record in records_by_offset.read(self._tx, self._bounds.partition_id, found, wanted, _CHUNK_BYTES):
+        for record in records_by_offset.read_bounded(self._tx, self._bounds.partition_id, found, wanted, _CHUNK_BYTES):
             each = found[record.offset]
             yield Seen(
                 self._bounds.partition,

@@ -8,12 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from app.broker.queues.delivery_transaction import (
-    DeliveryBatch,
-    DeliveryResult,
-    QueueChanged,
-    deliver,
-)
+from app.broker.queues.delivery_transaction import DeliveryBatch, DeliveryResult, QueueChanged, deliver
 from app.broker.queues.queues import Queues
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals

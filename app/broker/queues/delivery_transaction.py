@@ -8,16 +8,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from app.broker.queues.share_partition import (
-    Candidate,
-    DelayedQuota,
-    SharePartition,
-)
-from app.domain.log.append import (
-    IdempotencyKey,
-    KeyId,
-    StoredKey,
-)
+from app.broker.queues.share_partition import Candidate, DelayedQuota, SharePartition
+from app.domain.log.append import IdempotencyKey, KeyId, StoredKey
 from app.domain.log.record import StoredRecord
 from app.domain.log.topic import TopicInfo
 from app.domain.queues import in_flight as rules_of
@@ -33,16 +25,8 @@ from app.domain.queues.delivery import (
     Request,
     Settled,
 )
-from app.domain.queues.in_flight import (
-    AcknowledgeType,
-    InFlightRecord,
-    RecordState,
-)
-from app.domain.queues.queue import (
-    DeliveryId,
-    QueueInfo,
-    size_of,
-)
+from app.domain.queues.in_flight import AcknowledgeType, InFlightRecord, RecordState
+from app.domain.queues.queue import DeliveryId, QueueInfo, size_of
 from app.errors.broker_error import BrokerError
 from app.errors.log import IdempotencyKeyReused
 from app.errors.queues import InvalidRecordState

@@ -10,26 +10,11 @@ from msgspec import UNSET, UnsetType
 from app.broker.log.topics import TopicRequest, Topics
 from app.broker.queues.counts import QueueState, describe
 from app.broker.waiting.signals import Signals
-from app.domain.log.offset_spec import (
-    At,
-    Earliest,
-    Last,
-    Latest,
-    OffsetSpec,
-)
-from app.domain.log.topic import (
-    TopicInfo,
-    check_name,
-    check_topic_name,
-)
+from app.domain.log.offset_spec import At, Earliest, Last, Latest, OffsetSpec
+from app.domain.log.topic import TopicInfo, check_name, check_topic_name
 from app.domain.queues import in_flight as rules_of
 from app.domain.queues.in_flight import DeliveryRules
-from app.domain.queues.queue import (
-    QueueConfig,
-    QueueInfo,
-    check_config,
-    start_of,
-)
+from app.domain.queues.queue import QueueConfig, QueueInfo, check_config, start_of
 from app.errors.database import ServiceUnavailable
 from app.errors.http import InvalidRequest
 from app.errors.log import UnknownTopicOrPartition
@@ -38,11 +23,7 @@ from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
 from app.storage.log import offset_lookup, pages
 from app.storage.log.pages import Bounds
-from app.storage.queues import (
-    delayed_records,
-    queues,
-    share_partitions,
-)
+from app.storage.queues import delayed_records, queues, share_partitions
 from app.storage.queues.delayed_records import SharePartitionKey
 from app.storage.queues.queues import scope_id
 from app.storage.queues.share_partitions import SharePartitionState

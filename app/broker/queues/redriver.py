@@ -12,11 +12,7 @@ from app.domain.log.append import Accepted, Append
 from app.domain.log.partitioner import partition_for_key
 from app.domain.log.record import Record, StoredRecord
 from app.domain.log.topic import TopicInfo
-from app.domain.queues.queue import (
-    QueueInfo,
-    origin_of,
-    without_origin,
-)
+from app.domain.queues.queue import QueueInfo, origin_of, without_origin
 from app.errors.broker_error import BrokerError
 from app.errors.database import DiskFull, ServiceUnavailable
 from app.errors.log import MessageTooLarge, UnknownTopicOrPartition

@@ -16,12 +16,7 @@ from app.domain.queues.in_flight import (
     RecordState,
     RecordSummary,
 )
-from app.domain.queues.queue import (
-    MAX_COPIES,
-    deliver_at_ms,
-    key_hash,
-    size_of,
-)
+from app.domain.queues.queue import MAX_COPIES, deliver_at_ms, key_hash, size_of
 from app.errors.queues import DelayedRecordsLimit
 from app.storage.db.engine import Tx
 from app.storage.log import pages, records_by_offset
@@ -194,7 +189,7 @@ class SharePartition:
         wanted = list(offsets)
         found = {offset: copy.record for offset in wanted if (copy := self._copies.get(offset)) is not None}
         if rest := [offset for offset in wanted if offset not in found]:
-            found |= share_partitions.read(self._tx, self.bounds.partition_id, rest)
+            found |= records_by_offset.read(self._tx, self.bounds.partition_id, rest)
         return found
 
     def archive(self, offsets: Iterable[int]) -> None:
@@ -243,7 +238,7 @@ class SharePartition:
         Raises:
             DelayedRecordsLimit: There is no place, and the record was released.
         """
-        record = record or share_partitions.read(self._tx, self.bounds.partition_id, [entry.offset]).get(entry.offset)
+        record = record or records_by_offset.read(self._tx, self.bounds.partition_id, [entry.offset]).get(entry.offset)
         if record is None or entry.offset < self.bounds.log_start_offset:
             self.lose([entry.offset])
             return
@@ -302,7 +297,7 @@ class SharePartition:
         return delayed_records.first_offsets(self._tx, self._place, hashes)
 
     def _look(self, limit: int) -> tuple[list[RecordSummary], int]:
-        found, end = share_partitions.keys(self._tx, self.bounds, self.window.end_offset, limit)
+        found, end = records_by_offset.keys(self._tx, self.bounds, self.window.end_offset, limit)
         return [RecordSummary(offset, key_hash(key), deliver_at_ms(headers)) for offset, key, headers in found], end
 
     def _admit(
@@ -324,7 +319,9 @@ class SharePartition:
         """Yield entries of the window with their records; what compaction took has expired."""
         left = iter(chosen)
         offsets = [entry.offset for entry in chosen]
-        for record in records_by_offset.read(self._tx, self.bounds.partition_id, offsets, _READ_AT_ONCE, max_bytes):
+        for record in records_by_offset.read_bounded(
+            self._tx, self.bounds.partition_id, offsets, _READ_AT_ONCE, max_bytes
+        ):
             for entry in left:
                 if entry.offset == record.offset:
                     yield Candidate(self, entry, record)

@@ -15,15 +15,11 @@ import typer
 
 from app.cli.client import ServerRefused
 from app.cli.groups.group_consumer import GroupConsumer
+from app.cli.groups.log_ends import LogEnds
 from app.cli.groups.membership import JoinOptions, Membership
 from app.cli.groups.page_in_progress import PageInProgress
 from app.cli.groups.partitions import by_topic, in_words
-from app.cli.log.log_ends import LogEnds
-from app.cli.terminal.failure import (
-    INTERRUPTED,
-    REFUSED,
-    CommandFailed,
-)
+from app.cli.terminal.failure import INTERRUPTED, REFUSED, CommandFailed
 from app.cli.terminal.interruption import Interruption, Stopped
 from app.cli.terminal.output import tell
 from app.cli.terminal.stdout_writer import StdoutWriter

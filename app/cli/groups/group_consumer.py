@@ -17,9 +17,9 @@ from app.cli.terminal.stdout_writer import StdoutClosed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from app.cli.groups.log_ends import LogEnds
     from app.cli.groups.membership import Membership, Page
     from app.cli.groups.page_in_progress import PageInProgress
-    from app.cli.log.log_ends import LogEnds
     from app.cli.terminal.interruption import Interruption
     from app.cli.terminal.stdout_writer import StdoutWriter
 

@@ -10,19 +10,8 @@ import typer
 
 from app.cli.client import Client, Url, Verbose
 from app.cli.groups.partitions import group_path, in_words
-from app.cli.log.topics import (
-    Json,
-    Topic,
-    Yes,
-)
-from app.cli.terminal.output import (
-    ask,
-    emit_json,
-    emit_rows,
-    emit_table,
-    tell,
-    to_terminal,
-)
+from app.cli.log.topics import Json, Topic, Yes
+from app.cli.terminal.output import ask, emit_json, emit_rows, emit_table, tell, to_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

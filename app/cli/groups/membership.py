@@ -10,11 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from app.cli.groups.partitions import (
-    Partition,
-    by_topic,
-    group_path,
-)
+from app.cli.groups.partitions import Partition, by_topic, group_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping

@@ -15,11 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.client import Client, Url, Verbose
-from app.cli.log.sending import (
-    Connection,
-    LineBatch,
-    SendReport,
-)
+from app.cli.log.sending import Connection, LineBatch, SendReport
 from app.cli.log.topics import Topic, topic_path
 from app.cli.terminal.failure import INTERRUPTED, CommandFailed
 from app.cli.terminal.interruption import Interruption, Stopped

@@ -10,14 +10,7 @@ from urllib.parse import quote
 import typer
 
 from app.cli.client import Client, Url, Verbose
-from app.cli.terminal.output import (
-    ask,
-    emit_json,
-    emit_rows,
-    emit_table,
-    tell,
-    to_terminal,
-)
+from app.cli.terminal.output import ask, emit_json, emit_rows, emit_table, tell, to_terminal
 
 topics = typer.Typer(no_args_is_help=True, help="List, create, describe, alter and delete topics.")
 

@@ -10,18 +10,8 @@ from urllib.parse import quote
 import typer
 
 from app.cli.client import Client, Url, Verbose
-from app.cli.log.topics import (
-    Json,
-    Yes,
-    topic_path,
-)
-from app.cli.terminal.output import (
-    ask,
-    emit_json,
-    emit_table,
-    tell,
-    to_terminal,
-)
+from app.cli.log.topics import Json, Yes, topic_path
+from app.cli.terminal.output import ask, emit_json, emit_table, tell, to_terminal
 
 queues = typer.Typer(no_args_is_help=True, help="Create, list, alter, pause, purge, redrive and delete queues.")
 

@@ -8,19 +8,8 @@ from collections.abc import Mapping
 import msgspec
 from msgspec.structs import replace
 
-from app.domain.groups.assignor import (
-    ASSIGNORS,
-    Partition,
-    Subscriber,
-)
-from app.domain.groups.group import (
-    AssignorName,
-    Group,
-    Member,
-    Reason,
-    due,
-    give,
-)
+from app.domain.groups.assignor import ASSIGNORS, Partition, Subscriber
+from app.domain.groups.group import AssignorName, Group, Member, Reason, due, give
 
 
 class Shape(msgspec.Struct, frozen=True):

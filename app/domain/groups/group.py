@@ -17,12 +17,7 @@ import msgspec
 from msgspec.structs import force_setattr, replace
 
 from app.domain.groups.assignor import Partition
-from app.errors.groups import (
-    FencedInstanceId,
-    FencedMemberEpoch,
-    GroupMaxSizeReached,
-    UnknownMemberId,
-)
+from app.errors.groups import FencedInstanceId, FencedMemberEpoch, GroupMaxSizeReached, UnknownMemberId
 
 ASSIGNMENT_INTERVAL_MS = 1_000
 """A group is assigned at most so often: a storm of joins is one rebalance."""

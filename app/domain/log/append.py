@@ -7,12 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec.structs import force_setattr
 
-from app.domain.log.producer import (
-    ProducerStamp,
-    ProducerState,
-    advance,
-    replay,
-)
+from app.domain.log.producer import ProducerStamp, ProducerState, advance, replay
 from app.domain.log.record import Record
 from app.errors.broker_error import BrokerError
 from app.errors.log import IdempotencyKeyReused, OffsetMismatch, UnknownTopicOrPartition

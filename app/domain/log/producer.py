@@ -8,12 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from app.errors.log import (
-    DuplicateSequenceNumber,
-    InvalidProducerEpoch,
-    OutOfOrderSequenceNumber,
-    SequenceReused,
-)
+from app.errors.log import DuplicateSequenceNumber, InvalidProducerEpoch, OutOfOrderSequenceNumber, SequenceReused
 
 WINDOW = 5
 """Requests whose answer is kept for a repeat, as many as Kafka keeps batches."""

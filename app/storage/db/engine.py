@@ -17,12 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.domain.log.append import PartitionEnd, Row
 from app.errors.broker_error import BrokerError
-from app.errors.database import (
-    DiskFull,
-    LockTimeout,
-    OutcomeUnknown,
-    ServiceUnavailable,
-)
+from app.errors.database import DiskFull, LockTimeout, OutcomeUnknown, ServiceUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -17,18 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.domain.log.append import PartitionEnd, Row
-from app.storage.db.engine import (
-    Fault,
-    Statement,
-    Tx,
-)
-from app.storage.db.pipeline import (
-    STALE,
-    Pipeline,
-    byteas,
-    int2s,
-    int8s,
-)
+from app.storage.db.engine import Fault, Statement, Tx
+from app.storage.db.pipeline import STALE, Pipeline, byteas, int2s, int8s
 
 _LANES = 2
 """More would share the same interpreter's lock, and make the batches smaller."""

@@ -21,11 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from app.domain.log.append import PartitionEnd, Row
-from app.storage.db.engine import (
-    Fault,
-    Statement,
-    Tx,
-)
+from app.storage.db.engine import Fault, Statement, Tx
 
 _READERS = 2
 _CHECKPOINT_PAGES = 4_000

@@ -8,19 +8,9 @@ import msgspec
 from msgspec.structs import replace
 from sqlalchemy import bindparam, case, delete, func, select, update
 
-from app.domain.groups.group import (
-    Group,
-    GroupState,
-    Reason,
-    Subscription,
-)
+from app.domain.groups.group import Group, GroupState, Reason, Subscription
 from app.storage.db.engine import Query, Tx
-from app.storage.db.tables import (
-    consumer_groups,
-    group_members,
-    group_offsets,
-    group_rebalances,
-)
+from app.storage.db.tables import consumer_groups, group_members, group_offsets, group_rebalances
 from app.storage.groups import members
 
 _groups, _members = consumer_groups.c, group_members.c

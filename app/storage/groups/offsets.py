@@ -12,14 +12,7 @@ from app.domain.groups.group import Group
 from app.storage.db import clock
 from app.storage.db.clock import now_ms
 from app.storage.db.engine import Query, Tx
-from app.storage.db.tables import (
-    OFFSET_MASK,
-    consumer_groups,
-    group_offsets,
-    partitions,
-    records,
-    topics,
-)
+from app.storage.db.tables import OFFSET_MASK, consumer_groups, group_offsets, partitions, records, topics
 from app.storage.log.appends import first_record_id, last_record_id
 from app.storage.log.pages import Bounds
 

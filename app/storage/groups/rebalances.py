@@ -12,14 +12,7 @@ from app.domain.groups.assignment import Rebalance, Shape
 from app.domain.groups.group import Group, Subscription
 from app.storage.db import clock
 from app.storage.db.engine import Query, Tx
-from app.storage.db.tables import (
-    consumer_groups,
-    group_members,
-    group_rebalances,
-    group_ticks,
-    partitions,
-    topics,
-)
+from app.storage.db.tables import consumer_groups, group_members, group_rebalances, group_ticks, partitions, topics
 from app.storage.groups.groups import decode_group_details
 
 KEPT_REBALANCES = 20

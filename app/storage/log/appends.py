@@ -6,21 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import bindparam, func, select
 
-from app.domain.log.append import (
-    Append,
-    AppendBatch,
-    AppendOutcome,
-    PartitionEnd,
-    partition_ids_of,
-)
+from app.domain.log.append import Append, AppendBatch, AppendOutcome, PartitionEnd, partition_ids_of
 from app.storage.db.engine import Query, Tx
-from app.storage.db.tables import (
-    OFFSET_BITS,
-    OFFSET_MASK,
-    partitions,
-    records,
-    topics,
-)
+from app.storage.db.tables import OFFSET_BITS, OFFSET_MASK, partitions, records, topics
 from app.storage.log import idempotency, producers
 
 first_record_id = partitions.c.partition_id * (1 << OFFSET_BITS)

@@ -14,14 +14,7 @@ from sqlalchemy import bindparam, delete, func, select, update
 
 from app.domain.log.topic import TopicConfig
 from app.storage.db.engine import Tx
-from app.storage.db.tables import (
-    OFFSET_BITS,
-    OFFSET_MASK,
-    compacted_keys,
-    compactions,
-    partitions,
-    records,
-)
+from app.storage.db.tables import OFFSET_BITS, OFFSET_MASK, compacted_keys, compactions, partitions, records
 from app.storage.log import pages
 from app.storage.log.appends import size_of_record
 from app.storage.log.pages import Bounds

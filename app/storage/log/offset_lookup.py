@@ -8,12 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, case, cast, func, select
 
 from app.storage.db.engine import Tx
-from app.storage.db.tables import (
-    OFFSET_BITS,
-    OFFSET_MASK,
-    partitions,
-    records,
-)
+from app.storage.db.tables import OFFSET_BITS, OFFSET_MASK, partitions, records
 from app.storage.log.appends import last_record_id, size_of_record
 from app.storage.log.pages import Bounds
 

@@ -10,13 +10,7 @@ from sqlalchemy import BigInteger, bindparam, select
 
 from app.domain.log.record import StoredRecord
 from app.storage.db.engine import Query, Tx
-from app.storage.db.tables import (
-    OFFSET_BITS,
-    OFFSET_MASK,
-    partitions,
-    records,
-    topics,
-)
+from app.storage.db.tables import OFFSET_BITS, OFFSET_MASK, partitions, records, topics
 from app.storage.log.appends import last_record_id, size_of_record
 
 _WIDEST_STEP = 1 << 20

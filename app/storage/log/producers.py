@@ -10,11 +10,7 @@ from sqlalchemy import bindparam, delete, select, tuple_
 from app.domain.log.append import ProducerId
 from app.domain.log.producer import BatchMetadata, ProducerState
 from app.storage.db.engine import Tx
-from app.storage.db.tables import (
-    producer_topics,
-    producers,
-    topics,
-)
+from app.storage.db.tables import producer_topics, producers, topics
 
 RETENTION_MS = 7 * 86_400_000
 

@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import BigInteger, bindparam, select
 
 from app.domain.log.record import StoredRecord
 from app.storage.db.engine import Query, Tx
 from app.storage.db.tables import OFFSET_BITS, records
 from app.storage.log.appends import size_of_record
-from app.storage.queues import share_partitions
+from app.storage.log.pages import Bounds
 
 _SIZES = Query(
     select(records.c.record_id, size_of_record).where(records.c.record_id.in_(bindparam("ids", expanding=True))),
     expanding="ids",
 )
+_offset = (records.c.record_id - bindparam("base", type_=BigInteger)).label("offset")
+_KEYS = Query(
+    select(_offset, records.c.key, records.c.headers)
+    .where(records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high"))
+    .order_by(records.c.record_id)
+    .limit(bindparam("at_most"))
+)
+_RECORDS = Query(
+    select(
+        records.c.record_id,
+        records.c.timestamp_ms,
+        records.c.encoding,
+        records.c.key,
+        records.c.value,
+        records.c.headers,
+        records.c.start_bytes,
+    ).where(records.c.record_id.in_(bindparam("ids", expanding=True))),
+    expanding="ids",
+)
+
+_record = partial(tuple.__new__, StoredRecord)
+
 _LONGEST_LIST = 500
+_WIDEST_STEP = 1 << 20
 
 
 def sizes(tx: Tx, partition_id: int, offsets: Sequence[int]) -> dict[int, int]:
@@ -39,7 +63,9 @@ def fitting(sizes_: Mapping[int, int], max_bytes: int) -> list[int]:
     return chosen
 
 
-def read(tx: Tx, partition_id: int, offsets: Iterable[int], wanted: int, max_bytes: int) -> Iterator[StoredRecord]:
+def read_bounded(
+    tx: Tx, partition_id: int, offsets: Iterable[int], wanted: int, max_bytes: int
+) -> Iterator[StoredRecord]:
     """Yield the records at some offsets, in that order; those that are gone are left out.
 
     Args:
@@ -54,8 +80,37 @@ def read(tx: Tx, partition_id: int, offsets: Iterable[int], wanted: int, max_byt
         found = sizes(tx, partition_id, some)
         left = {offset: found[offset] for offset in some if offset in found}
         while chosen := fitting(left, max_bytes):
-            page = share_partitions.read(tx, partition_id, chosen)
+            page = read(tx, partition_id, chosen)
             for offset in chosen:
                 del left[offset]
                 if offset in page:
                     yield page.pop(offset)
+
+
+def read(tx: Tx, partition_id: int, offsets: Iterable[int]) -> dict[int, StoredRecord]:
+    """Return the records at some offsets of a partition; those that are gone are missing."""
+    base = partition_id << OFFSET_BITS
+    ids = [base + offset for offset in offsets]
+    found: dict[int, StoredRecord] = {}
+    for start in range(0, len(ids), _LONGEST_LIST):
+        for row in _RECORDS.rows(tx, {"ids": ids[start : start + _LONGEST_LIST]}):
+            found[row[0] - base] = _record((row[0] - base, *row[1:]))
+    return found
+
+
+def keys(tx: Tx, bounds: Bounds, offset: int, limit: int) -> tuple[list[tuple[int, bytes | None, bytes | None]], int]:
+    """Return offset, key and headers of up to `limit` records from an offset on, and the offset after the last.
+
+    Over gaps of compaction wider steps are taken, as a page does.
+    """
+    base = bounds.partition_id << OFFSET_BITS
+    found: list[tuple[int, bytes | None, bytes | None]] = []
+    step = limit
+    while offset < bounds.log_end_offset and len(found) < limit:
+        end = min(offset + step, bounds.log_end_offset)
+        span = {"base": base, "low": base + offset, "high": base + end, "at_most": limit - len(found)}
+        rows = _KEYS.rows(tx, span)
+        found += [(row[0], row[1], row[2]) for row in rows]
+        offset = rows[-1][0] + 1 if len(found) == limit and rows else end
+        step = min(step * 4, _WIDEST_STEP)
+    return found, offset

@@ -9,13 +9,7 @@ from sqlalchemy import BigInteger, and_, bindparam, case, delete, func, select, 
 
 from app.domain.log.topic import TopicConfig
 from app.storage.db.engine import Tx
-from app.storage.db.tables import (
-    OFFSET_BITS,
-    compacted_keys,
-    partitions,
-    purges,
-    records,
-)
+from app.storage.db.tables import OFFSET_BITS, compacted_keys, partitions, purges, records
 from app.storage.log import offset_lookup, pages
 from app.storage.log.appends import size_of_record
 

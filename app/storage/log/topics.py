@@ -9,11 +9,7 @@ import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from app.domain.log.topic import (
-    TopicConfig,
-    TopicInfo,
-    with_overrides,
-)
+from app.domain.log.topic import TopicConfig, TopicInfo, with_overrides
 from app.errors.log import InvalidPartitions
 from app.storage.db.engine import Query, Tx
 from app.storage.db.tables import (
@@ -26,7 +22,6 @@ from app.storage.db.tables import (
     topics,
 )
 from app.storage.log.appends import forget_ends
-from app.storage.queues import queues
 
 Overrides = dict[str, object]
 
@@ -136,12 +131,10 @@ def change(tx: Tx, info: TopicInfo, count: int, overrides: Overrides) -> None:
     """Store a locked topic's new configuration and partitions; its version rises by one."""
     tx.connection.execute(_CHANGE, {"id": info.topic_id, "new_config": _encode(overrides)})
     _add_partitions(tx, info.topic_id, info.partitions, count)
-    queues.follow(tx, info.topic_id, info.partitions)
 
 
 def delete_(tx: Tx, info: TopicInfo) -> None:
-    """Delete a locked topic and all that belongs to its id; its records go in the background."""
-    queues.delete_of_topic(tx, info.topic_id)
+    """Delete a locked topic and what the log keeps of its id; its records go in the background."""
     tx.connection.execute(_LOCK_ROWS, {"id": info.topic_id}).all()
     tx.connection.execute(_RAISE_PURGES, {"id": info.topic_id})
     tx.connection.execute(_PURGE_ALL, {"id": info.topic_id})

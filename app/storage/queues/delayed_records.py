@@ -26,12 +26,7 @@ from sqlalchemy import (
 )
 
 from app.domain.log.record import StoredRecord
-from app.domain.queues.in_flight import (
-    KEYLESS,
-    DeliveryRules,
-    InFlightRecord,
-    RecordState,
-)
+from app.domain.queues.in_flight import KEYLESS, DeliveryRules, InFlightRecord, RecordState
 from app.storage.db.engine import Tx
 from app.storage.db.tables import delayed_records, queue_partitions
 

@@ -9,14 +9,7 @@ from sqlalchemy import bindparam, delete, insert, select, update
 
 from app.domain.queues.queue import QueueConfig, QueueInfo
 from app.storage.db.engine import Tx
-from app.storage.db.tables import (
-    delayed_records,
-    partitions,
-    queue_archives,
-    queue_partitions,
-    queues,
-    topics,
-)
+from app.storage.db.tables import delayed_records, partitions, queue_archives, queue_partitions, queues, topics
 
 EMPTY_ENTRIES = b"\x90"
 """The entries of a window with nothing in flight: an empty list of msgpack."""

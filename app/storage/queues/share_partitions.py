@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func, literal, select, union_all, update
+from sqlalchemy import ColumnElement, Select, bindparam, func, literal, select, union_all, update
 
-from app.domain.log.record import StoredRecord
 from app.domain.queues.in_flight import InFlightRecord
 from app.storage.db import clock
 from app.storage.db.engine import Query, Tx
-from app.storage.db.tables import (
-    OFFSET_BITS,
-    OFFSET_MASK,
-    partitions,
-    queue_partitions,
-    queues,
-    records,
-    topics,
-)
+from app.storage.db.tables import OFFSET_MASK, partitions, queue_partitions, queues, topics
 from app.storage.log.appends import last_record_id
 from app.storage.log.pages import Bounds
-
-_LONGEST_LIST = 500
-_WIDEST_STEP = 1 << 20
 
 _cells = queue_partitions.c
 
@@ -145,29 +132,8 @@ _DUE = (
     .order_by(func.min(_due.c.at_ms))
     .limit(bindparam("at_most"))
 )
-_offset = (records.c.record_id - bindparam("base", type_=BigInteger)).label("offset")
-_KEYS = Query(
-    select(_offset, records.c.key, records.c.headers)
-    .where(records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high"))
-    .order_by(records.c.record_id)
-    .limit(bindparam("at_most"))
-)
-_RECORDS = Query(
-    select(
-        records.c.record_id,
-        records.c.timestamp_ms,
-        records.c.encoding,
-        records.c.key,
-        records.c.value,
-        records.c.headers,
-        records.c.start_bytes,
-    ).where(records.c.record_id.in_(bindparam("ids", expanding=True))),
-    expanding="ids",
-)
-
 _entries = msgspec.msgpack.Decoder(list[InFlightRecord])
 _encode = msgspec.msgpack.Encoder().encode
-_record = partial(tuple.__new__, StoredRecord)
 
 
 def lock(tx: Tx, queue_id: int, partition_ids: Sequence[int], *, wait: bool) -> LockedSharePartitions | None:
@@ -243,35 +209,6 @@ def save(tx: Tx, queue_id: int, window: SharePartitionState) -> None:
 def due(tx: Tx, limit: int) -> list[tuple[int, int]]:
     """Return up to `limit` queues and partitions in which something is to be archived, those due longest first."""
     return [(row[0], row[1]) for row in tx.connection.execute(_DUE, {"now_ms": clock.read(tx), "at_most": limit})]
-
-
-def keys(tx: Tx, bounds: Bounds, offset: int, limit: int) -> tuple[list[tuple[int, bytes | None, bytes | None]], int]:
-    """Return offset, key and headers of up to `limit` records from an offset on, and the offset after the last.
-
-    Over gaps of compaction wider steps are taken, as a page does.
-    """
-    base = bounds.partition_id << OFFSET_BITS
-    found: list[tuple[int, bytes | None, bytes | None]] = []
-    step = limit
-    while offset < bounds.log_end_offset and len(found) < limit:
-        end = min(offset + step, bounds.log_end_offset)
-        span = {"base": base, "low": base + offset, "high": base + end, "at_most": limit - len(found)}
-        rows = _KEYS.rows(tx, span)
-        found += [(row[0], row[1], row[2]) for row in rows]
-        offset = rows[-1][0] + 1 if len(found) == limit and rows else end
-        step = min(step * 4, _WIDEST_STEP)
-    return found, offset
-
-
-def read(tx: Tx, partition_id: int, offsets: Iterable[int]) -> dict[int, StoredRecord]:
-    """Return the records at some offsets of a partition; those that are gone are missing."""
-    base = partition_id << OFFSET_BITS
-    ids = [base + offset for offset in offsets]
-    found: dict[int, StoredRecord] = {}
-    for start in range(0, len(ids), _LONGEST_LIST):
-        for row in _RECORDS.rows(tx, {"ids": ids[start : start + _LONGEST_LIST]}):
-            found[row[0] - base] = _record((row[0] - base, *row[1:]))
-    return found
 
 
 def _share_partition(row: tuple[Any, ...]) -> SharePartitionState:

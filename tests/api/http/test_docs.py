@@ -15,13 +15,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from app.api.http.docs import (
-    PAGE_HEADERS,
-    ProblemPage,
-    docs_routes,
-    problem_index,
-    problem_page,
-)
+from app.api.http.docs import PAGE_HEADERS, ProblemPage, docs_routes, problem_index, problem_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,13 +12,7 @@ from app.broker.groups.coordinator import Heartbeat
 from app.broker.groups.offsets import OffsetCommit
 from app.broker.log.topics import TopicRequest
 from app.errors.database import ServiceUnavailable
-from app.errors.groups import (
-    FencedMemberEpoch,
-    GroupIdNotFound,
-    GroupMaxSizeReached,
-    NonEmptyGroup,
-    UnknownMemberId,
-)
+from app.errors.groups import FencedMemberEpoch, GroupIdNotFound, GroupMaxSizeReached, NonEmptyGroup, UnknownMemberId
 from app.storage.groups import rebalances
 from tests.broker.node import GROUP, SECOND_MS, Node, numbers
 

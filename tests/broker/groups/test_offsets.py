@@ -7,19 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.broker.groups.offsets import (
-    Committer,
-    OffsetCommit,
-    PlannedOffset,
-)
+from app.broker.groups.offsets import Committer, OffsetCommit, PlannedOffset
 from app.broker.log.producer import ProduceRequest
-from app.domain.log.offset_spec import (
-    At,
-    Earliest,
-    Last,
-    Latest,
-    Since,
-)
+from app.domain.log.offset_spec import At, Earliest, Last, Latest, Since
 from app.domain.log.record import Record
 from app.errors.groups import (
     CommitAboveLogEnd,

@@ -12,18 +12,9 @@ from sqlalchemy import event
 
 from app.broker.log.appender import Appender
 from app.broker.log.topics import TopicRequest
-from app.domain.log.append import (
-    Accepted,
-    Append,
-    IdempotencyKey,
-)
+from app.domain.log.append import Accepted, Append, IdempotencyKey
 from app.domain.log.record import Record
-from app.errors.database import (
-    DiskFull,
-    LockTimeout,
-    ServiceUnavailable,
-    UnknownServerError,
-)
+from app.errors.database import DiskFull, LockTimeout, ServiceUnavailable, UnknownServerError
 from app.errors.log import ConcurrentRequest, OffsetMismatch
 from app.storage.log import offset_lookup
 

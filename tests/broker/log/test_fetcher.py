@@ -7,28 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.broker.log.page_reader import (
-    PageSize,
-    PartitionPage,
-    TopicPage,
-)
+from app.broker.log.page_reader import PageSize, PartitionPage, TopicPage
 from app.broker.log.producer import ProduceRequest
 from app.broker.log.topics import TopicRequest
 from app.broker.waiting.deadline import Deadline
-from app.domain.log.offset_spec import (
-    At,
-    Earliest,
-    Last,
-    Latest,
-    Since,
-)
+from app.domain.log.offset_spec import At, Earliest, Last, Latest, Since
 from app.domain.log.record import Record
-from app.errors.log import (
-    CursorExpired,
-    OffsetAboveLogEnd,
-    OffsetBelowLogStart,
-    UnknownTopicOrPartition,
-)
+from app.errors.log import CursorExpired, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
 
 if TYPE_CHECKING:
     from app.api.services import Services

@@ -10,19 +10,11 @@ import pytest
 from app.broker.log.fetcher import Fetcher
 from app.broker.log.producer import ProduceRequest
 from app.broker.log.stream_reader import Tail
-from app.broker.log.streams import (
-    Follower,
-    IntervalTimer,
-    Streams,
-)
+from app.broker.log.streams import Follower, IntervalTimer, Streams
 from app.broker.log.topics import TopicRequest
 from app.broker.waiting.deadline import Deadline
 from app.domain.log.cursor import Cursor, PartitionCursor
-from app.domain.log.offset_spec import (
-    At,
-    Earliest,
-    Latest,
-)
+from app.domain.log.offset_spec import At, Earliest, Latest
 from app.domain.log.record import Record
 from app.errors.database import ServiceUnavailable
 from app.errors.log import InvalidCursor, OffsetBelowLogStart, UnknownTopicOrPartition

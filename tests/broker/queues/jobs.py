@@ -10,12 +10,7 @@ from app.broker.log.producer import ProduceRequest
 from app.broker.queues.counts import QueueState
 from app.broker.queues.queues import QueueRequest
 from app.domain.log.record import Record
-from app.domain.queues.delivery import (
-    Acknowledge,
-    Acknowledgement,
-    Acquire,
-    Delivery,
-)
+from app.domain.queues.delivery import Acknowledge, Acknowledgement, Acquire, Delivery
 from app.domain.queues.in_flight import AcknowledgeType
 from app.storage.log import pages
 from app.tasks.archiving import ArchiveTask as Archiving

@@ -13,17 +13,7 @@ from app.domain.queues.in_flight import AcknowledgeType
 from app.errors.database import DiskFull
 from app.storage.queues import share_partitions
 from tests.broker.node import Node
-from tests.broker.queues.jobs import (
-    LARGE,
-    acquire,
-    archive,
-    archive_again,
-    come_due,
-    create,
-    end_of,
-    settle,
-    state,
-)
+from tests.broker.queues.jobs import LARGE, acquire, archive, archive_again, come_due, create, end_of, settle, state
 
 if TYPE_CHECKING:
     from app.domain.queues.delivery import Delivery

@@ -10,14 +10,7 @@ from app.broker.queues.browse import StateName, browse
 from app.domain.queues.delivery import Acquire
 from app.domain.queues.in_flight import AcknowledgeType
 from tests.broker.node import Node
-from tests.broker.queues.jobs import (
-    LARGE,
-    acquire,
-    archive,
-    come_due,
-    create,
-    settle,
-)
+from tests.broker.queues.jobs import LARGE, acquire, archive, come_due, create, settle
 
 pytestmark = pytest.mark.anyio
 

@@ -6,15 +6,7 @@ import pytest
 
 from app.domain.queues.in_flight import AcknowledgeType
 from tests.broker.node import Node
-from tests.broker.queues.jobs import (
-    FAR_MS,
-    acquire,
-    come_due,
-    create,
-    produce_keyed,
-    settle,
-    state,
-)
+from tests.broker.queues.jobs import FAR_MS, acquire, come_due, create, produce_keyed, settle, state
 
 pytestmark = pytest.mark.anyio
 

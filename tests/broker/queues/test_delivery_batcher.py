@@ -13,12 +13,7 @@ from app.broker.queues.delivery_batcher import DeliveryBatcher
 from app.broker.queues.delivery_transaction import DeliveryBatch, deliver
 from app.broker.queues.queues import QueueRequest
 from app.domain.log.record import Record
-from app.domain.queues.delivery import (
-    Acknowledge,
-    Acknowledgement,
-    Acquire,
-    Acquired,
-)
+from app.domain.queues.delivery import Acknowledge, Acknowledgement, Acquire, Acquired
 from app.domain.queues.in_flight import AcknowledgeType
 from app.errors.database import ServiceUnavailable
 from app.storage.db.opening import open_storage

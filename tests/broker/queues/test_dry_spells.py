@@ -16,11 +16,7 @@ from app.broker.queues.queues import QueueRequest
 from app.domain.log.append import IdempotencyKey
 from app.domain.log.record import Record
 from app.domain.log.topic import TopicConfig
-from app.domain.queues.delivery import (
-    Acknowledge,
-    Acknowledgement,
-    Acquire,
-)
+from app.domain.queues.delivery import Acknowledge, Acknowledgement, Acquire
 from app.domain.queues.in_flight import AcknowledgeType
 from app.storage.db.tables import OFFSET_BITS
 from app.storage.queues import share_partitions

@@ -11,12 +11,7 @@ import pytest
 
 from app.cli.client import ServerRefused
 from app.cli.groups.group_consumer import GroupConsumer
-from app.cli.groups.membership import (
-    NextOffset,
-    OffsetRange,
-    Page,
-    TopicPartitions,
-)
+from app.cli.groups.membership import NextOffset, OffsetRange, Page, TopicPartitions
 from app.cli.groups.page_in_progress import PageInProgress
 from app.cli.groups.partitions import in_words
 from app.cli.terminal.interruption import Interruption

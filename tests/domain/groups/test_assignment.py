@@ -5,18 +5,8 @@ from __future__ import annotations
 import pytest
 
 from app.domain.groups import group as rules
-from app.domain.groups.assignment import (
-    Rebalance,
-    Shape,
-    notice_topics,
-    retarget,
-)
-from app.domain.groups.group import (
-    AssignorName,
-    Group,
-    JoinRequest,
-    Subscription,
-)
+from app.domain.groups.assignment import Rebalance, Shape, notice_topics, retarget
+from app.domain.groups.group import AssignorName, Group, JoinRequest, Subscription
 
 NOW_MS = 1_700_000_000_000
 LATER_MS = NOW_MS + 60_000

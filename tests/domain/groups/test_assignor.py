@@ -9,14 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.domain.groups.assignor import (
-    ASSIGNORS,
-    Assignment,
-    Partition,
-    Subscriber,
-    range_,
-    uniform,
-)
+from app.domain.groups.assignor import ASSIGNORS, Assignment, Partition, Subscriber, range_, uniform
 
 TOPICS = frozenset({1, 2, 3})
 MEMBERS = ["a", "b", "c", "d"]

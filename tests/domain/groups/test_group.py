@@ -9,18 +9,8 @@ from msgspec.structs import replace
 
 from app.domain.groups import group as rules
 from app.domain.groups.assignment import Shape, retarget
-from app.domain.groups.group import (
-    Group,
-    JoinRequest,
-    Member,
-    Subscription,
-)
-from app.errors.groups import (
-    FencedInstanceId,
-    FencedMemberEpoch,
-    GroupMaxSizeReached,
-    UnknownMemberId,
-)
+from app.domain.groups.group import Group, JoinRequest, Member, Subscription
+from app.errors.groups import FencedInstanceId, FencedMemberEpoch, GroupMaxSizeReached, UnknownMemberId
 
 NOW_MS = 1_700_000_000_000
 ORDERS = Subscription(("orders",))

@@ -22,19 +22,9 @@ from app.domain.groups import assignment
 from app.domain.groups import group as rules
 from app.domain.groups.assignment import Shape
 from app.domain.groups.assignor import Partition
-from app.domain.groups.group import (
-    Group,
-    JoinRequest,
-    Member,
-    Subscription,
-)
+from app.domain.groups.group import Group, JoinRequest, Member, Subscription
 from app.errors.broker_error import BrokerError
-from app.errors.groups import (
-    FencedInstanceId,
-    FencedMemberEpoch,
-    GroupMaxSizeReached,
-    UnknownMemberId,
-)
+from app.errors.groups import FencedInstanceId, FencedMemberEpoch, GroupMaxSizeReached, UnknownMemberId
 
 MAX_MEMBERS = 4
 

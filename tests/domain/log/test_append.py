@@ -19,12 +19,7 @@ from app.domain.log.append import (
 )
 from app.domain.log.producer import ProducerStamp
 from app.domain.log.record import Record
-from app.errors.log import (
-    IdempotencyKeyReused,
-    OffsetMismatch,
-    OutOfOrderSequenceNumber,
-    UnknownTopicOrPartition,
-)
+from app.errors.log import IdempotencyKeyReused, OffsetMismatch, OutOfOrderSequenceNumber, UnknownTopicOrPartition
 
 NOW_MS = 1_700_000_000_000
 KEY = IdempotencyKey(b"key", b"print")

@@ -11,13 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.log.cursor import (
-    Cursor,
-    PartitionCursor,
-    decode_cursor,
-    encode_cursor,
-    encode_partition_cursor,
-)
+from app.domain.log.cursor import Cursor, PartitionCursor, decode_cursor, encode_cursor, encode_partition_cursor
 from app.domain.log.offset_spec import At, Latest
 from app.errors.log import InvalidCursor
 

@@ -6,15 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.log.offset_spec import (
-    At,
-    Earliest,
-    Last,
-    Latest,
-    OffsetSpec,
-    Since,
-    parse_offset_spec,
-)
+from app.domain.log.offset_spec import At, Earliest, Last, Latest, OffsetSpec, Since, parse_offset_spec
 from app.errors.http import InvalidRequest
 
 

@@ -8,22 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from app.domain.log.append import (
-    Accepted,
-    Append,
-    AppendBatch,
-    AppendOutcome,
-    PartitionEnd,
-    ProducerId,
-)
+from app.domain.log.append import Accepted, Append, AppendBatch, AppendOutcome, PartitionEnd, ProducerId
 from app.domain.log.producer import ProducerStamp, ProducerState
 from app.domain.log.record import Record
-from app.errors.log import (
-    DuplicateSequenceNumber,
-    InvalidProducerEpoch,
-    OutOfOrderSequenceNumber,
-    SequenceReused,
-)
+from app.errors.log import DuplicateSequenceNumber, InvalidProducerEpoch, OutOfOrderSequenceNumber, SequenceReused
 
 PRODUCERS = st.sampled_from(["checkout", "billing"])
 TOPICS = st.sampled_from([1, 2])

@@ -5,12 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.domain.queues import in_flight
-from app.domain.queues.in_flight import (
-    AcknowledgeType,
-    DeliveryRules,
-    InFlightRecord,
-    RecordState,
-)
+from app.domain.queues.in_flight import AcknowledgeType, DeliveryRules, InFlightRecord, RecordState
 from app.domain.queues.queue import (
     DeliveryId,
     Origin,

@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 from psycopg import errors, pq
 
 from app.storage.db.engine import Statement
-from app.storage.db.pipeline import (
-    Pipeline,
-    byteas,
-    int2s,
-    int8s,
-)
+from app.storage.db.pipeline import Pipeline, byteas, int2s, int8s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,13 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
 
 from app.domain.log.append import Append
-from app.domain.log.record import (
-    KEY_BASE64,
-    VALUE_BASE64,
-    VALUE_JSON,
-    VALUE_TEXT,
-    Record,
-)
+from app.domain.log.record import KEY_BASE64, VALUE_BASE64, VALUE_JSON, VALUE_TEXT, Record
 from app.storage.db import schema
 from app.storage.db.opening import open_storage
 from app.storage.db.tables import metadata

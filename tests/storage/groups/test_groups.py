@@ -11,18 +11,10 @@ from sqlalchemy import event
 from app.domain.groups import assignment
 from app.domain.groups import group as rules
 from app.domain.groups.assignment import Rebalance
-from app.domain.groups.group import (
-    Group,
-    JoinRequest,
-    Subscription,
-)
+from app.domain.groups.group import Group, JoinRequest, Subscription
 from app.storage.db import clock
 from app.storage.db.opening import open_storage
-from app.storage.groups import (
-    groups,
-    members,
-    rebalances,
-)
+from app.storage.groups import groups, members, rebalances
 from app.storage.groups.members import Renewal, SessionKey
 
 if TYPE_CHECKING:

@@ -12,11 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from app.domain.log.topic import TopicConfig
 from app.storage.db.opening import open_storage
-from app.storage.log import (
-    compaction,
-    offset_lookup,
-    retention,
-)
+from app.storage.log import compaction, offset_lookup, retention
 from tests.storage.scribe import Row, Scribe
 
 if TYPE_CHECKING:

@@ -6,20 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.domain.log.append import (
-    Accepted,
-    IdempotencyKey,
-    TopicVersionChanged,
-)
+from app.domain.log.append import Accepted, IdempotencyKey, TopicVersionChanged
 from app.domain.log.producer import ProducerStamp
 from app.domain.log.topic import TopicConfig
 from app.errors.log import UnknownTopicOrPartition
-from app.storage.log import (
-    compaction,
-    idempotency,
-    producers,
-    topics,
-)
+from app.storage.log import compaction, idempotency, producers, topics
 from tests.storage.scribe import DEFAULTS, NOW_MS, Row, Scribe, request
 
 if TYPE_CHECKING:

@@ -10,12 +10,7 @@ from alembic.config import Config
 from hypothesis import HealthCheck, given, settings
 
 from app.domain.log.record import StoredRecord
-from app.domain.queues.in_flight import (
-    KEYLESS,
-    DeliveryRules,
-    InFlightRecord,
-    RecordState,
-)
+from app.domain.queues.in_flight import KEYLESS, DeliveryRules, InFlightRecord, RecordState
 from app.storage.db import schema
 from app.storage.queues import delayed_records
 from app.storage.queues.delayed_records import DelayedRecord, SharePartitionKey
