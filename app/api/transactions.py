@@ -169,8 +169,7 @@ def _produce(body: TransactionBody, size_bytes: int, most: int) -> list[ProduceR
         check_records(sum(len(one.records) for one in body.produce), most)
     for index, one in enumerate(body.produce):
         if not one.records:
-            detail = "must have records"
-            raise InvalidRequest(f"produce {index} {detail}", errors=[{"index": index, "detail": detail}])
+            raise InvalidRequest.at(index, None, "must have records", item="produce")
     return [
         ProduceRequest(one.topic, None, record_decoding.records_of(one.records), size_bytes) for one in body.produce
     ]

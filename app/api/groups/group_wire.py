@@ -128,7 +128,7 @@ def join_request_of(member_id: str, body: Membership) -> JoinRequest:
     check_member(member_id)
     if not body.topics and body.topic_pattern is None:
         detail = "name topics, or give a topic_pattern"
-        raise InvalidRequest(detail, errors=[{"field": "topics", "detail": detail}])
+        raise InvalidRequest.at(None, "topics", detail, message=detail)
     for name in body.topics or ():
         check_topic_name(name)
     check_offset_reset(body.auto_offset_reset)
@@ -164,7 +164,7 @@ def commits_of(given: Sequence[CommittedOffset]) -> list[OffsetCommit]:
 
 
 def _bad_metadata(kind: type[BrokerError], index: int, detail: str) -> BrokerError:
-    return kind(f"offset {index}: metadata {detail}", errors=[{"index": index, "field": "metadata", "detail": detail}])
+    return kind.at(index, "metadata", detail, item="offset")
 
 
 async def assignment_of(call: Call, partitions: Iterable[Partition]) -> list[TopicPartitions]:

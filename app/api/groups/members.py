@@ -334,7 +334,7 @@ def _poll_request(group: str, member_id: str, body: PollBody, bound: int) -> Pol
 
 
 def _conflict(field: str, detail: str) -> InvalidRequest:
-    return InvalidRequest(detail, errors=[{"field": field, "detail": detail}])
+    return InvalidRequest.at(None, field, detail, message=detail)
 
 
 async def _polled(call: Call, polled: PollResult, missing: Iterable[str]) -> Reply:

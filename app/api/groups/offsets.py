@@ -133,7 +133,7 @@ async def commit_offsets(call: Call, group: str, body: CommitBody) -> Reply:
     """
     check_group(group)
     if not body.offsets:
-        raise InvalidRequest("offsets is empty", errors=[{"field": "offsets", "detail": "must not be empty"}])
+        raise InvalidRequest.at(None, "offsets", "must not be empty", message="offsets is empty")
     if (body.member_id is None) != (body.member_epoch is None):
         raise InvalidRequest("send member_id and member_epoch together, or neither")
     if body.member_id is not None:

@@ -160,9 +160,8 @@ def _binder(name: str, hint: object) -> Binder:
 
 def _partition_number(name: str, text: str) -> int:
     if not _INTEGER.fullmatch(text):
-        raise InvalidRequest(
-            f"{name} in the path must be an integer", errors=[{"field": name, "detail": "must be an integer"}]
-        )
+        detail = "must be an integer"
+        raise InvalidRequest.at(None, name, detail, message=f"{name} in the path {detail}")
     if text.startswith("-") or len(text) > 9:
         raise UnknownTopicOrPartition(f"there is no {name} of this number")
     return int(text)
@@ -256,8 +255,7 @@ def check_records(number: int, most: int) -> None:
         InvalidRequest: Naming the bound.
     """
     if not 1 <= number <= most:
-        detail = f"must be 1 to {most} records"
-        raise InvalidRequest(f"records {detail}", errors=[{"field": "records", "detail": detail}])
+        raise InvalidRequest.at(None, "records", f"must be 1 to {most} records")
 
 
 def _decode_line(index: int, decoder: msgspec.json.Decoder[Any], line: bytes) -> Any:  # noqa: ANN401 - what it decodes
@@ -290,5 +288,4 @@ def check_bound(name: str, value: int, bound: int) -> None:
         InvalidRequest: Naming the bound.
     """
     if value > bound:
-        detail = f"must be at most {bound}"
-        raise InvalidRequest(f"{name} {detail}", errors=[{"field": name, "detail": detail}])
+        raise InvalidRequest.at(None, name, f"must be at most {bound}")

@@ -213,7 +213,7 @@ def _size(call: Call, query: FetchQuery) -> PageSize:
     check_bound("max_records", max_records, bound)
     if query.min_bytes > query.max_bytes:
         detail = f"must be at most max_bytes, {query.max_bytes}"
-        raise InvalidRequest(f"min_bytes {detail}", errors=[{"field": "min_bytes", "detail": detail}])
+        raise InvalidRequest.at(None, "min_bytes", detail)
     return PageSize(max_records, query.max_bytes, query.min_bytes)
 
 

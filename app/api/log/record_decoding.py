@@ -22,7 +22,6 @@ from app.domain.log.record import (
     VALUE_TEXT,
     Record,
 )
-from app.errors.broker_error import BrokerError
 from app.errors.http import BadRequest, InvalidRequest
 from app.errors.log import InvalidRecord, InvalidTimestamp
 
@@ -112,10 +111,8 @@ def decode_json_body(body: bytes, most: int) -> list[Record]:
     request: ProduceBody = decode_json(_body, body)
     if request.records is UNSET:
         if request.value is UNSET:
-            raise InvalidRequest(
-                'send {"records": […]} or one record with a value, such as {"value": "hi"}',
-                errors=[{"field": "records", "detail": "is required"}],
-            )
+            message = 'send {"records": […]} or one record with a value, such as {"value": "hi"}'
+            raise InvalidRequest.at(None, "records", "is required", message=message)
         return _records([request])
     if request != ProduceBody(records=request.records):
         raise InvalidRequest("send either records or the fields of a single record, not both")
@@ -256,7 +253,7 @@ def _value(index: int, raw: bytes, encoding: str) -> tuple[int, bytes | None]:
     if encoding == "json":
         return VALUE_JSON, raw
     if not raw.startswith(b'"'):
-        raise _at(InvalidRequest, index, "value", "must be a JSON string with this encoding")
+        raise InvalidRequest.at(index, "value", "must be a JSON string with this encoding")
     text = _string.decode(raw).encode()
     return (VALUE_TEXT, text) if encoding == "text" else (VALUE_BASE64, _base64(index, "value", text))
 
@@ -264,7 +261,7 @@ def _value(index: int, raw: bytes, encoding: str) -> tuple[int, bytes | None]:
 def _headers(index: int, given: list[HeaderIn] | dict[str, str | None]) -> tuple[bytes, int]:
     """Return headers as they are stored, which is the JSON list of them as it is fetched, and their bytes."""
     if len(given) > MAX_HEADERS:
-        raise _at(InvalidRecord, index, "headers", f"must be at most {MAX_HEADERS} headers")
+        raise InvalidRecord.at(index, "headers", f"must be at most {MAX_HEADERS} headers")
     if isinstance(given, dict):
         given = [HeaderIn(name, value) for name, value in given.items()]
     size = 0
@@ -280,7 +277,7 @@ def _headers(index: int, given: list[HeaderIn] | dict[str, str | None]) -> tuple
             size += len(value)
         stored.append(entry)
     if size > MAX_HEADER_BYTES:
-        raise _at(InvalidRecord, index, "headers", f"must have at most {MAX_HEADER_BYTES} bytes together")
+        raise InvalidRecord.at(index, "headers", f"must have at most {MAX_HEADER_BYTES} bytes together")
     return _encode(stored), size
 
 
@@ -288,28 +285,26 @@ def _base64(index: int, field: str, value: bytes) -> bytes:
     try:
         return b64decode(value, validate=True)
     except binascii.Error:
-        raise _at(InvalidRequest, index, field, "must be base64") from None
+        raise InvalidRequest.at(index, field, "must be base64") from None
 
 
 def _time(index: int, timestamp_ms: int | None) -> int:
     if timestamp_ms is None:
         return -1
     if not 0 <= timestamp_ms <= MAX_INT64:
-        raise _at(InvalidTimestamp, index, "timestamp_ms", "must be milliseconds since 1970, from 0")
+        raise InvalidTimestamp.at(index, "timestamp_ms", "must be milliseconds since 1970, from 0")
     return timestamp_ms
 
 
 def _check_key(index: int, key: bytes | None) -> None:
     if key is not None and len(key) > MAX_KEY_BYTES:
-        raise _at(InvalidRecord, index, "key", f"must be at most {MAX_KEY_BYTES} bytes")
+        raise InvalidRecord.at(index, "key", f"must be at most {MAX_KEY_BYTES} bytes")
 
 
 def _check_depth(index: int, value: bytes) -> None:
     if is_deeper(value, MAX_VALUE_DEPTH):
-        raise BadRequest(
-            f"record {index}: the value is nested more than {MAX_VALUE_DEPTH} levels deep",
-            errors=[{"index": index, "field": "value", "detail": "is nested too deeply"}],
-        )
+        message = f"record {index}: the value is nested more than {MAX_VALUE_DEPTH} levels deep"
+        raise BadRequest.at(index, "value", "is nested too deeply", message=message)
 
 
 def _key_at(index: int, value: bytes, pointer: str) -> bytes | None:
@@ -317,7 +312,7 @@ def _key_at(index: int, value: bytes, pointer: str) -> bytes | None:
     if found == b"null":
         return None
     if found[:1] in b"{[":
-        raise _at(InvalidRequest, index, "key_from", "points at an object or a list; point at a string or a number")
+        raise InvalidRequest.at(index, "key_from", "points at an object or a list; point at a string or a number")
     key = _string.decode(found).encode() if found.startswith(b'"') else found
     _check_key(index, key)
     return key
@@ -330,7 +325,7 @@ def _time_at(index: int, value: bytes, pointer: str) -> int:
         return parse_time(text, "timestamp_from")
     except InvalidRequest:
         detail = "must point at epoch milliseconds (from 0) or RFC 3339"
-        raise _at(InvalidTimestamp, index, "timestamp_from", detail) from None
+        raise InvalidTimestamp.at(index, "timestamp_from", detail) from None
 
 
 def _find(index: int, field: str, value: bytes, pointer: str) -> bytes:
@@ -340,7 +335,7 @@ def _find(index: int, field: str, value: bytes, pointer: str) -> bytes:
         name = part.replace("~1", "/").replace("~0", "~")
         try:
             if found.startswith(b"[") and len(found) > _LONGEST_LIST:
-                raise _at(InvalidRequest, index, field, f"points into a list of more than {_LONGEST_LIST} bytes")
+                raise InvalidRequest.at(index, field, f"points into a list of more than {_LONGEST_LIST} bytes")
             if found.startswith(b"["):
                 found = bytes(_list.decode(found)[int(name)]) if name.isdecimal() else b""
             else:
@@ -348,7 +343,7 @@ def _find(index: int, field: str, value: bytes, pointer: str) -> bytes:
         except (msgspec.ValidationError, KeyError, IndexError, ValueError):
             found = b""
         if not found:
-            raise _at(InvalidRequest, index, field, "points at nothing in this value")
+            raise InvalidRequest.at(index, field, "points at nothing in this value")
     return found
 
 
@@ -358,7 +353,3 @@ def _is_utf8(body: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _at(kind: type[BrokerError], index: int, field: str, detail: str) -> BrokerError:
-    return kind(f"record {index}: {field} {detail}", errors=[{"index": index, "field": field, "detail": detail}])

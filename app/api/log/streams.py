@@ -117,10 +117,10 @@ def form_of(call: Call, query: FetchQuery) -> Form | None:
     form = _EVENTS if EVENTS in (call.header(b"accept") or b"") else _LINES if query.follow else None
     if form is not None and query.max_records is not None:
         detail = "belongs to a page; a stream has max_events"
-        raise InvalidRequest(f"max_records {detail}", errors=[{"field": "max_records", "detail": detail}])
+        raise InvalidRequest.at(None, "max_records", detail)
     if form is None and query.max_events is not None:
         detail = "belongs to a stream: send Accept: text/event-stream or follow=true; a page has max_records"
-        raise InvalidRequest(f"max_events {detail}", errors=[{"field": "max_events", "detail": detail}])
+        raise InvalidRequest.at(None, "max_events", detail)
     return form
 
 

@@ -236,10 +236,8 @@ async def get_partition(call: Call, topic: str, partition: int) -> Reply:
 async def delete_records(call: Call, topic: str, partition: int, query: DeleteRecordsQuery) -> Reply:
     """Delete the records of a partition before an offset."""
     if query.before_offset is None:
-        raise InvalidRequest(
-            "before_offset is required: the first offset to keep",
-            errors=[{"field": "before_offset", "detail": "is required"}],
-        )
+        message = "before_offset is required: the first offset to keep"
+        raise InvalidRequest.at(None, "before_offset", "is required", message=message)
     return Reply.of(LogStart(await call.services.topics.delete_before(topic, partition, query.before_offset)))
 
 

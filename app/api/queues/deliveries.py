@@ -187,10 +187,8 @@ async def acknowledge(call: Call, queue: str, body: AcknowledgeRequest) -> Reply
     """
     given = body.acknowledgements
     if given is None:
-        raise InvalidRequest(
-            'send {"acknowledgements": [{"delivery_id": "…", "outcome": "accept"}]}',
-            errors=[{"field": "acknowledgements", "detail": "is required"}],
-        )
+        message = 'send {"acknowledgements": [{"delivery_id": "…", "outcome": "accept"}]}'
+        raise InvalidRequest.at(None, "acknowledgements", "is required", message=message)
     items = [_acknowledgement(index, each) for index, each in enumerate(given)]
     done = await call.services.deliveries.acknowledge(queue, Acknowledge(items, _key(call, body)))
     results = [
@@ -244,7 +242,7 @@ def _delay_ms(outcome: str, query: OutcomeQuery, body: OutcomeBody) -> int:
         detail = f"is {query.delay_ms} in the query and {body.delay_ms} in the body; give it once"
     else:
         return body.delay_ms
-    raise InvalidRequest(f"delay_ms {detail}", errors=[{"field": "delay_ms", "detail": detail}])
+    raise InvalidRequest.at(None, "delay_ms", detail)
 
 
 def _refusal(settled: Settled) -> InvalidRecordState | DelayedRecordsLimit:
@@ -255,10 +253,7 @@ def _refusal(settled: Settled) -> InvalidRecordState | DelayedRecordsLimit:
 def _acknowledgement(index: int, given: AcknowledgementIn) -> Acknowledgement:
     if given.delay_ms and given.outcome != "release":
         detail = "goes with the outcome release alone"
-        raise InvalidRequest(
-            f"acknowledgement {index}: delay_ms {detail}",
-            errors=[{"index": index, "field": "delay_ms", "detail": detail}],
-        )
+        raise InvalidRequest.at(index, "delay_ms", detail, item="acknowledgement")
     return Acknowledgement(parse_delivery_id(given.delivery_id), _OUTCOMES[given.outcome], given.delay_ms)
 
 

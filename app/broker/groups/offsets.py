@@ -102,8 +102,7 @@ class Offsets:
             if one.partition >= info.partitions:
                 raise _unknown(index, "partition", f"must be below {info.partitions}")
             if (one.topic, one.partition) in resolved:
-                detail = "names a partition twice"
-                raise InvalidRequest(f"offset {index} {detail}", errors=[{"index": index, "detail": detail}])
+                raise InvalidRequest.at(index, None, "names a partition twice", item="offset")
             resolved[one.topic, one.partition] = Commit(
                 one.topic,
                 info.topic_id,
@@ -239,19 +238,13 @@ def _commit(tx: Tx, committer: Committer, commits: Sequence[Commit], max_groups:
 def _check(index: int, one: Commit, committed: int | None, end: int, *, repeats: bool) -> None:
     if one.offset > end:
         detail = f"must be at most log_end_offset, {end}"
-        raise CommitAboveLogEnd(
-            f"offset {index} {detail}",
-            log_end_offset=end,
-            errors=[{"index": index, "field": "offset", "detail": detail}],
-        )
+        message = f"offset {index} {detail}"
+        raise CommitAboveLogEnd.at(index, "offset", detail, message=message, log_end_offset=end)
     if one.from_offset is None or committed == one.from_offset or (repeats and committed == one.offset):
         return
     detail = "nothing is committed yet" if committed is None else f"the committed offset is {committed}"
-    raise OffsetConflict(
-        f"offset {index}: {detail}, not {one.from_offset}",
-        committed_offset=committed,
-        errors=[{"index": index, "field": "from_offset", "detail": detail}],
-    )
+    message = f"offset {index}: {detail}, not {one.from_offset}"
+    raise OffsetConflict.at(index, "from_offset", detail, message=message, committed_offset=committed)
 
 
 def _lags(tx: Tx, name: str) -> list[Lag]:
@@ -286,7 +279,7 @@ def _resolve(tx: Tx, to: OffsetSpec, bounds: Bounds) -> int:
         case At(offset):
             if not first <= offset <= end:
                 detail = f"must be from {first} to {end} in partition {bounds.partition}"
-                raise InvalidRequest(f"to {detail}", errors=[{"field": "to", "detail": detail}])
+                raise InvalidRequest.at(None, "to", detail)
             return offset
         case _:
             return offset_lookup.offset_for_time(tx, bounds, to.timestamp_ms)
@@ -312,6 +305,4 @@ def _expire(tx: Tx, name: str) -> None:
 
 
 def _unknown(index: int, field: str, detail: str) -> UnknownPartitionInRecord:
-    return UnknownPartitionInRecord(
-        f"offset {index}: {field} {detail}", errors=[{"index": index, "field": field, "detail": detail}]
-    )
+    return UnknownPartitionInRecord.at(index, field, detail, item="offset")

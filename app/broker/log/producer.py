@@ -196,9 +196,11 @@ def _choose_partitions(topic: TopicInfo, request: ProduceRequest, turns: Iterato
                     turn = next(turns) % partitions
                 partition = turn
         elif partition >= partitions:
-            raise UnknownPartitionInRecord(
-                f"the topic has the partitions 0 to {partitions - 1}",
-                errors=[{"index": index, "field": "partition", "detail": f"must be below {partitions}"}],
+            raise UnknownPartitionInRecord.at(
+                index,
+                "partition",
+                f"must be below {partitions}",
+                message=f"the topic has the partitions 0 to {partitions - 1}",
             )
         chosen.append(partition)
     return chosen
@@ -212,33 +214,28 @@ def _check_records(topic: TopicInfo, request: ProduceRequest, latest_ms: int) ->
     if config.compacted:
         for index, record in enumerate(request.records):
             if record.key is None:
-                raise _at(InvalidRecord, index, "key", "is required on a compacted topic")
+                raise InvalidRecord.at(index, "key", "is required on a compacted topic")
     if config.message_timestamp_type == "CreateTime":
         for index, record in enumerate(request.records):
             if record.timestamp_ms > latest_ms:
                 detail = f"must be at most one hour ahead of the server's clock, {latest_ms}"
-                raise _at(InvalidTimestamp, index, "timestamp_ms", detail)
+                raise InvalidTimestamp.at(index, "timestamp_ms", detail)
 
 
 def _check_sizes(records: list[Record], max_bytes: int) -> None:
     for index, record in enumerate(records):
         if (size := record.size_bytes) > max_bytes:
             detail = f"key, value and headers have {size} bytes, and max_message_bytes is {max_bytes}"
-            raise MessageTooLarge(
-                f"record {index} is too large: {detail}",
-                max_message_bytes=max_bytes,
-                errors=[{"index": index, "field": "value", "detail": detail}],
-            )
-
-
-def _at(kind: type[BrokerError], index: int, field: str, detail: str) -> BrokerError:
-    return kind(f"record {index}: {field} {detail}", errors=[{"index": index, "field": field, "detail": detail}])
+            message = f"record {index} is too large: {detail}"
+            raise MessageTooLarge.at(index, "value", detail, message=message, max_message_bytes=max_bytes)
 
 
 def _check_agreement(records: list[Record], partition: int) -> None:
     for index, record in enumerate(records):
         if record.partition not in {-1, partition}:
-            raise InvalidRecord(
-                f"a record names another partition than the path, which says {partition}",
-                errors=[{"index": index, "field": "partition", "detail": f"must be {partition} or left out"}],
+            raise InvalidRecord.at(
+                index,
+                "partition",
+                f"must be {partition} or left out",
+                message=f"a record names another partition than the path, which says {partition}",
             )

@@ -112,10 +112,8 @@ class Queues:
                 _confirm(found, request)
                 return self._keep(found), False
             if request.topic is None:
-                raise InvalidRequest(
-                    "topic is required for a new queue: the topic whose records it hands out",
-                    errors=[{"field": "topic", "detail": "is required"}],
-                )
+                message = "topic is required for a new queue: the topic whose records it hands out"
+                raise InvalidRequest.at(None, "topic", "is required", message=message)
             check_topic_name(request.topic)
             dead_letters = await self._dead_letters(request.dead_letter_topic, request.topic)
             topic, _ = await self._topics.create(request.topic, TopicRequest(None, {}))
@@ -205,8 +203,7 @@ class Queues:
 
 
 def _refused(detail: str) -> InvalidQueueConfig:
-    field = "dead_letter_topic"
-    return InvalidQueueConfig(f"{field} {detail}", errors=[{"field": field, "detail": detail}])
+    return InvalidQueueConfig.at(None, "dead_letter_topic", detail)
 
 
 def _confirm(info: QueueInfo, request: QueueRequest) -> None:

@@ -22,7 +22,7 @@ def check_offset_reset(text: str) -> None:
     """
     if text not in {"earliest", "latest", "none"} and duration_ms(text) is None:
         detail = "must be earliest, latest, none or by_duration:P…, such as by_duration:PT1H"
-        raise InvalidRequest(f"auto_offset_reset {detail}", errors=[{"field": "auto_offset_reset", "detail": detail}])
+        raise InvalidRequest.at(None, "auto_offset_reset", detail)
 
 
 def duration_ms(text: str) -> int | None:

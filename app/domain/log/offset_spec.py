@@ -90,4 +90,4 @@ def parse_time(text: str, field: str) -> int:
 
 
 def _refusal(field: str) -> InvalidRequest:
-    return InvalidRequest(f"{field} must be {_RULE}", errors=[{"field": field, "detail": f"must be {_RULE}"}])
+    return InvalidRequest.at(None, field, f"must be {_RULE}")
