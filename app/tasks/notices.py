@@ -64,22 +64,22 @@ async def hear_notices(signals: Signals, notices: Notices, on_success: OnSuccess
         async for partition_ids in notices.listen():
             on_success()
             if partition_ids is None:
-                signals.complete = True
+                signals.receives_all = True
                 signals.wake_all()
             else:
                 signals.wake(partition_ids)
     finally:
-        signals.complete = False
+        signals.receives_all = False
         signals.wake_all()
 
 
 async def poll_watched(storage: Storage, signals: Signals) -> bool:
     """Wake the readers of partitions whose end is not the one they have seen."""
-    watched = signals.watched()
+    watched = signals.watched_ids()
     present: dict[int, tuple[int, int]] = {}
     for start in range(0, len(watched), _POLLED_AT_ONCE):
         bounds = await storage.read(pages.bounds, watched[start : start + _POLLED_AT_ONCE])
         present.update({partition_id: (one.version, one.log_end_offset) for partition_id, one in bounds.items()})
     if watched:
-        signals.wake_behind(present)
+        signals.wake_outdated(present)
     return False

@@ -118,8 +118,7 @@ class Node:
 async def parked(services: Services, reads: int = 1) -> None:
     """Return when so many reads of a node wait and have nothing else to do."""
     for _ in range(200_000):
-        watches = {watch for watches in services.signals._watches.values() for watch in watches}
-        if len(watches) == reads and all(one._future is not None and not one._future.done() for one in watches):
+        if services.signals.waiting == services.signals.parked == reads:
             return
         await asyncio.sleep(0)
     raise AssertionError("nobody waits")

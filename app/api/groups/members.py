@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -33,7 +32,6 @@ from app.api.log.fetch import FetchedHeader
 from app.broker.groups.coordinator import Heartbeat
 from app.broker.groups.poller import PollRequest, PollResult
 from app.broker.log.page_reader import PageSize
-from app.broker.waiting.deadline import Deadline
 from app.domain.groups import group as rules
 from app.domain.groups.group import Member, MemberState
 from app.errors.groups import (
@@ -220,7 +218,7 @@ async def heartbeat(call: Call, group: str, member_id: str, body: HeartbeatBody)
     check_group(group)
     check_member(member_id)
     heartbeat = Heartbeat(group, member_id, body.member_epoch, owned_of(body.owned))
-    standing = await call.services.groups.heartbeat(heartbeat, gone=call.has_gone)
+    standing = await call.services.groups.heartbeat(heartbeat, gone=call.is_disconnected)
     return Reply.of(await answer_of(call, standing))
 
 
@@ -257,11 +255,8 @@ async def poll(call: Call, group: str, member_id: str, body: PollBody) -> Reply:
     check_bound("max_wait_ms", max_wait_ms, services.max_wait_ms)
     request = _poll_request(group, member_id, body, services.max_records)
     missing = await services.topics.missing(request.join_request.subscription.topics if request.join_request else ())
-    gone = asyncio.create_task(call.gone())
-    try:
-        polled = await services.poller.poll(request, Deadline(max_wait_ms, gone))
-    finally:
-        gone.cancel()
+    with call.waiting(max_wait_ms) as deadline:
+        polled = await services.poller.poll(request, deadline)
     return await _polled(call, polled, missing)
 
 

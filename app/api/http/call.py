@@ -16,7 +16,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api.http import problems
-from app.broker.waiting.deadline import process_disconnects
+from app.broker.waiting.deadline import Deadline
 from app.errors.broker_error import BrokerError
 from app.errors.database import UnknownServerError
 from app.errors.http import BadRequest, BodyTooLarge, InvalidRequest, UnsupportedMediaType
@@ -36,8 +36,8 @@ Header = tuple[bytes, bytes]
 Write = Callable[[bytes], Awaitable[None]]
 
 
-class ClientGone(Exception):
-    """The client went away before its request was complete; nobody waits for an answer."""
+class ClientDisconnected(Exception):
+    """The client disconnected before it had an answer; none is sent."""
 
 
 class Operation(Protocol):
@@ -151,7 +151,7 @@ class Call:
             BodyTooLarge: It is beyond the bound, compressed or not.
             BadRequest: It is not valid gzip.
             UnsupportedMediaType: It has another Content-Encoding than gzip.
-            ClientGone: The client went away.
+            ClientDisconnected: The client disconnected.
         """
         limit = self.services.max_body_bytes
         length = self.header(b"content-length")
@@ -176,25 +176,29 @@ class Call:
             body if encoding is None or encoding.strip().lower() == b"identity" else _decompress(body, encoding, limit)
         )
 
-    async def gone(self) -> None:
-        """Return when the client has gone."""
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                return
+    def waiting(self, max_wait_ms: int | None) -> Deadline:
+        """Return a deadline that also passes when the client disconnects. Enter it with `with`.
 
-    async def has_gone(self) -> bool:
-        """Return whether the client has gone, as far as the event loop can have heard by now."""
-        gone = asyncio.create_task(self.gone())
-        await process_disconnects()
-        gone.cancel()
-        return gone.done()
+        Args:
+            max_wait_ms: Longest wait; None for no end.
+        """
+        return Deadline(max_wait_ms, asyncio.create_task(self._disconnect()))
+
+    async def is_disconnected(self) -> bool:
+        """Return whether the client has disconnected, after the event loop has processed closed connections."""
+        with self.waiting(None) as deadline:
+            return await deadline.check_disconnected()
+
+    async def _disconnect(self) -> None:
+        """Return when the client disconnects."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
     async def run(self, operation: Operation) -> None:
         """Run an operation, send what it answers, refuses or fails with, and count that."""
         try:
             reply = await operation(self)
-        except (ClientGone, asyncio.CancelledError):
+        except (ClientDisconnected, asyncio.CancelledError):
             return
         except Exception as error:  # noqa: BLE001 - the border to HTTP
             reply = Reply.problem(self._refusal(error), self.request_id)
@@ -278,7 +282,7 @@ def _fields(scope: Scope, reply: Reply) -> list[Header]:
 
 def _part(message: Message) -> bytes:
     if message["type"] == "http.disconnect":
-        raise ClientGone
+        raise ClientDisconnected
     return bytes(message.get("body", b""))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, Literal, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -32,6 +32,7 @@ _STREAM_HEADERS: dict[str, dict[str, Any]] = {
     }
 }
 _DEFAULTS = FetchTopicQuery()
+_NO_DEADLINE = nullcontext()
 
 
 class FetchedHeader(msgspec.Struct, omit_defaults=True):
@@ -102,13 +103,8 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
     start = _start(query)
     services = call.services
     size = _size(call, query)
-    waiting = _waiting(call, query)
-    try:
-        page, cursor = await services.fetcher.fetch_topic(
-            topic, start, size, query.offset_reset, waiting and waiting.deadline
-        )
-    finally:
-        _stop(waiting)
+    with _deadline(call, query) as deadline:
+        page, cursor = await services.fetcher.fetch_topic(topic, start, size, query.offset_reset, deadline)
     word = encode_cursor(cursor)
     link = _link(call, query, {"cursor": word})
     if _wants_lines(call):
@@ -148,19 +144,10 @@ async def fetch(call: Call, topic: str, partition: int, query: FetchQuery) -> Re
     position = _position(query)
     size = _size(call, query)
     lines = _wants_lines(call)
-    waiting = _waiting(call, query)
-    try:
+    with _deadline(call, query) as deadline:
         body, next_offset = await call.services.fetcher.fetch_as(
-            _lines if lines else _json,
-            topic,
-            partition,
-            position,
-            size,
-            query.offset_reset,
-            waiting and waiting.deadline,
+            _lines if lines else _json, topic, partition, position, size, query.offset_reset, deadline
         )
-    finally:
-        _stop(waiting)
     link = _link(call, query, {"offset": str(next_offset)})
     return await _page(call, body, b"application/x-ndjson" if lines else JSON, link)
 
@@ -188,23 +175,12 @@ def _start(query: FetchTopicQuery) -> OffsetSpec | Cursor:
     return start.among_all(Earliest()) if isinstance(start, PartitionCursor) else start
 
 
-class _Waiting(NamedTuple):
-    deadline: Deadline
-    gone: asyncio.Task[None]
-
-
-def _waiting(call: Call, query: FetchQuery) -> _Waiting | None:
-    """Return the deadline of a read that may wait, ended by its client's going."""
+def _deadline(call: Call, query: FetchQuery) -> AbstractContextManager[Deadline | None]:
+    """Return the deadline of a read that waits, else a context without one."""
     if not query.max_wait_ms:
-        return None
+        return _NO_DEADLINE
     check_bound("max_wait_ms", query.max_wait_ms, call.services.max_wait_ms)
-    gone = asyncio.create_task(call.gone())
-    return _Waiting(Deadline(query.max_wait_ms, gone), gone)
-
-
-def _stop(waiting: _Waiting | None) -> None:
-    if waiting is not None:
-        waiting.gone.cancel()
+    return call.waiting(query.max_wait_ms)
 
 
 def _size(call: Call, query: FetchQuery) -> PageSize:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,7 +13,6 @@ from app.api.log import record_encoding
 from app.api.log.fetch_query import FetchQuery
 from app.broker.log.stream_reader import SharedPage, StreamOffset
 from app.broker.log.streams import Follower
-from app.broker.waiting.deadline import Deadline
 from app.domain.log.cursor import Cursor, PartitionCursor, decode_cursor, encode_cursor, encode_partition_cursor
 from app.domain.log.offset_spec import Latest, OffsetSpec, parse_offset_spec
 from app.domain.log.record import StoredRecord
@@ -167,26 +165,24 @@ class Stream:
         """
         page: SharedPage | None = self._first
         await write(self._form.opening(self._first.spot))
-        gone = asyncio.ensure_future(self._call.gone())
-        deadline = Deadline(self._max_wait_ms, gone)
         comments = bool(self._form.comment)
         streams, following = self._call.services.streams, self._first.following
         del self._first
-        try:
-            with Follower(streams, following, deadline, self._send, comments=comments) as follower:
-                while True:
-                    if page is not None:
-                        await self._write(write, page)
-                    elif follower.over:
-                        return
-                    else:
-                        await write(self._form.comment)
-                    if self._left == 0:
-                        return
-                    page = None
-                    page = await follower.next()
-        finally:
-            gone.cancel()
+        with (
+            self._call.waiting(self._max_wait_ms) as deadline,
+            Follower(streams, following, deadline, self._send, comments=comments) as follower,
+        ):
+            while True:
+                if page is not None:
+                    await self._write(write, page)
+                elif follower.over:
+                    return
+                else:
+                    await write(self._form.comment)
+                if self._left == 0:
+                    return
+                page = None
+                page = await follower.next()
 
     def last_words(self, error: BrokerError) -> bytes:
         """Return how a problem that ends the stream is told."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 
@@ -10,13 +9,12 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app.api.http.call import Call, ClientGone, Reply
+from app.api.http.call import Call, ClientDisconnected, Reply
 from app.api.http.media import media_type_of
 from app.api.http.wire import Description, WireRoute, check_bound, describe
 from app.api.log import record_encoding
 from app.api.log.fetch import FetchedRecord
 from app.broker.queues.queues import QueueRequest
-from app.broker.waiting.deadline import Deadline
 from app.domain.log.append import IdempotencyKey
 from app.domain.queues.delivery import Acknowledge, Acknowledgement, Acquire, Acquired, Settled
 from app.domain.queues.in_flight import AcknowledgeType
@@ -157,14 +155,10 @@ async def acquire(call: Call, queue: str, body: AcquireRequest) -> Reply:
         await services.queues.create(queue, QueueRequest(body.topic, {}))
     key = _key(call, body)
     request = Acquire(body.max_records, body.max_bytes, body.lock_duration_ms, key)
-    gone = asyncio.create_task(call.gone())
-    try:
-        deadline = Deadline(body.max_wait_ms, gone) if body.max_wait_ms else None
-        acquired = await services.deliveries.acquire(queue, request, deadline, gone)
-        if gone.done():
-            raise ClientGone
-    finally:
-        gone.cancel()
+    with call.waiting(body.max_wait_ms) as deadline:
+        acquired = await services.deliveries.acquire(queue, request, deadline)
+        if deadline.disconnected:
+            raise ClientDisconnected
     return Reply(record_encoding.encode(_acquired(acquired)) + b"\n")
 
 

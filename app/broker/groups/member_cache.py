@@ -46,7 +46,7 @@ class MemberCache:
         self._clock_ms = clock_ms
         self._pages: dict[str, _Page] = {}
         self._names: dict[int, str] = {}
-        signals.follow(self._forget)
+        signals.add_listener(self._forget)
 
     def recall(self, name: str, member_id: str, member_epoch: int | None) -> MemberSnapshot | None:
         """Return how a member of this epoch stands now, if that is remembered."""
@@ -60,7 +60,7 @@ class MemberCache:
         """Return how a member stands in the database, or None."""
         page, began_ms = self._pages.get(name), self._clock_ms()
         found = await self._storage.read(members.find, name, member_id)
-        if found is None or not self._signals.complete or found.member.state(found.assignment_epoch) != "STABLE":
+        if found is None or not self._signals.receives_all or found.member.state(found.assignment_epoch) != "STABLE":
             return found
         if page is None or page.group_id != found.group_id:
             self._begin(name, found.group_id)

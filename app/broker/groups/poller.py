@@ -102,17 +102,17 @@ class Poller:
             UnknownMemberId, FencedMemberEpoch, FencedInstanceId, StaleMemberEpoch: Nothing was changed.
             NoOffsetForPartition: auto_offset_reset is none, and there is nowhere to go on from.
         """
-        standing, had, poll_epoch = await self._begin(request, deadline.has_gone_by_now)
-        deadline.shorten(standing.member.heartbeat_interval_ms)
+        standing, had, poll_epoch = await self._begin(request, deadline.check_disconnected)
+        deadline.shorten_to(standing.member.heartbeat_interval_ms)
         beaten = standing.assignment_epoch
         while True:
             heartbeat = request.heartbeat._replace(member_epoch=standing.member.member_epoch)
             if not standing.settled and standing.assignment_epoch != beaten:
-                standing = await self._groups.step(heartbeat, standing, gone=deadline.has_gone_by_now)
+                standing = await self._groups.step(heartbeat, standing, gone=deadline.check_disconnected)
                 beaten = standing.assignment_epoch
                 continue
             page = await self._read_or_wait(request, heartbeat, standing, had, poll_epoch, deadline)
-            if page.spans or deadline.over or self._signals.closed or _changed(page, had):
+            if page.spans or deadline.expired or self._signals.closed or _changed(page, had):
                 return page
             standing = page.standing
 
@@ -130,15 +130,15 @@ class Poller:
         ids = self._ids(known.member.assigned)
         with self._signals.watch([watch_id(known.group_id), *ids]) as watch:
             while True:
-                watch.arm()
+                watch.clear()
                 page = await self._storage.read(_read, heartbeat, ids, request.size)
                 if page.spans:
-                    if poll_epoch is None or deadline.has_gone() or await self._save_last_poll(page, poll_epoch):
+                    if poll_epoch is None or deadline.disconnected or await self._save_last_poll(page, poll_epoch):
                         return page
                     continue
-                if deadline.over or self._signals.closed or _changed(page, had) or _moved(known, page.standing):
+                if deadline.expired or self._signals.closed or _changed(page, had) or _moved(known, page.standing):
                     return page
-                watch.seen = page.ends
+                watch.log_end_offsets = page.ends
                 await deadline.wait(watch)
 
     def _ids(self, partitions: Iterable[Partition]) -> dict[int, _NamedPartition]:

@@ -84,8 +84,8 @@ class Fetcher:
             partition_id = info.partition_ids[partition]
             with self._signals.watch([partition_id]) as watch:
                 while True:
-                    watch.arm()
-                    last = deadline is None or deadline.over or self._signals.closed
+                    watch.clear()
+                    last = deadline is None or deadline.expired or self._signals.closed
                     peek = not last and size.min_bytes > 1
                     try:
                         async with self._reads:
@@ -104,7 +104,7 @@ class Fetcher:
                     if deadline is None or shaped is not None:
                         return cast("T", shaped)
                     position, resolved = At(page.start_offset), True
-                    watch.seen[partition_id] = page.log_end_offset
+                    watch.log_end_offsets[partition_id] = page.log_end_offset
                     await deadline.wait(watch)
 
     async def fetch_topic(
@@ -129,18 +129,18 @@ class Fetcher:
         while True:
             with self._signals.watch(info.partition_ids) as watch:
                 while True:
-                    watch.arm()
+                    watch.clear()
                     try:
                         async with self._reads:
                             page = await self._storage.read(read_topic, info, start, size, reset)
                     except StaleTopic:
                         info = await self._changed(info, start, resolved=resolved)
                         break
-                    if page.enough or deadline is None or deadline.over or self._signals.closed:
+                    if page.enough or deadline is None or deadline.expired or self._signals.closed:
                         return page, Cursor(info.topic_id, page.next_offsets)
                     start, resolved = Cursor(info.topic_id, page.starts), True
-                    watch.version = info.version
-                    watch.seen.update(zip(info.partition_ids, page.log_end_offsets, strict=True))
+                    watch.topic_version = info.version
+                    watch.log_end_offsets.update(zip(info.partition_ids, page.log_end_offsets, strict=True))
                     await deadline.wait(watch)
 
     async def _with_partition(self, topic: str, partition: int, topic_id: int | None) -> TopicInfo:

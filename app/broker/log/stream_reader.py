@@ -133,7 +133,7 @@ class Tail:
     async def _look(self) -> SharedPage | None:
         """Read once; None if the database is away for a moment, of which a thousand clients need not hear."""
         if self._watch is not None:
-            self._watch.arm()
+            self._watch.clear()
         try:
             page = await self._read(self._spot)
         except (CursorExpired, UnknownTopicOrPartition):
@@ -160,7 +160,7 @@ class Tail:
         if watch is None or watch.partition_ids != page.partition_ids:
             self.close()
             watch = self._watch = self._signals.watch(page.partition_ids).__enter__()
-        watch.seen.update(zip(page.partition_ids, page.ends, strict=True))
+        watch.log_end_offsets.update(zip(page.partition_ids, page.ends, strict=True))
         if page.spot.partition is None:
-            watch.version = page.info.version
+            watch.topic_version = page.info.version
         return watch is before

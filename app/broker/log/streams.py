@@ -196,7 +196,7 @@ class Follower:
     @property
     def over(self) -> bool:
         """Whether its time is over, its client gone, or the server stopping."""
-        return self._streams.signals.closed or self._deadline.over
+        return self._streams.signals.closed or self._deadline.expired
 
     async def next(self) -> SharedPage | None:
         """Return the next page that is not sent at once, or None if it is over or it is time for a comment.
@@ -207,7 +207,7 @@ class Follower:
         """
         watch = self._watch
         while True:
-            watch.arm()
+            watch.clear()
             if self.flight is not None and self.flight.page.done():
                 flight, self.flight = self.flight, None
                 flight.followers.discard(self)  # it may still be to land, and is not to serve us again
@@ -231,7 +231,7 @@ class Follower:
 
     def fire(self) -> None:
         """Wake the stream."""
-        self._watch.fire()
+        self._watch.wake()
 
     def _beat(self) -> None:
         self._comment_due = True

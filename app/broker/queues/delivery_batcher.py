@@ -42,16 +42,16 @@ class _Waiting:
     """A request that waits for its answer.
 
     Attributes:
-        gone: Done when its client has gone: nothing is acquired for nobody.
+        deadline: Of an acquire: nothing is acquired after its client has disconnected.
     """
 
-    __slots__ = ("answer", "gone", "queue", "request", "topic")
+    __slots__ = ("answer", "deadline", "queue", "request", "topic")
 
-    def __init__(self, request: Request, queue: QueueInfo, topic: TopicInfo, gone: asyncio.Future[None] | None) -> None:
+    def __init__(self, request: Request, queue: QueueInfo, topic: TopicInfo, deadline: Deadline | None) -> None:
         self.request = request
         self.queue = queue
         self.topic = topic
-        self.gone = gone
+        self.deadline = deadline
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     @property
@@ -105,13 +105,7 @@ class DeliveryBatcher:
         self.requests = 0
         self.transactions = 0
 
-    async def acquire(
-        self,
-        name: str,
-        request: Acquire,
-        deadline: Deadline | None = None,
-        gone: asyncio.Future[None] | None = None,
-    ) -> Acquired:
+    async def acquire(self, name: str, request: Acquire, deadline: Deadline | None = None) -> Acquired:
         """Acquire records for a client, waiting for some if it wants to.
 
         Nothing is acquired for a client that has gone, and what it did not live to see is given back; but not what has
@@ -121,8 +115,8 @@ class DeliveryBatcher:
             UnknownQueue: There is none, or it was deleted during the wait.
             IdempotencyKeyReused: The key stands for another request.
         """
-        acquired = await self._acquired(name, request, deadline, gone)
-        if acquired.deliveries and request.key is None and gone is not None and gone.done():
+        acquired = await self._acquired(name, request, deadline)
+        if acquired.deliveries and request.key is None and deadline is not None and deadline.disconnected:
             items = [Acknowledgement(each.delivery_id, AcknowledgeType.WITHDRAW) for each in acquired.deliveries]
             await self.acknowledge(name, Acknowledge(items))
         return acquired
@@ -149,22 +143,20 @@ class DeliveryBatcher:
         while self._running:
             await asyncio.wait(self._running)
 
-    async def _acquired(
-        self, name: str, request: Acquire, deadline: Deadline | None, gone: asyncio.Future[None] | None
-    ) -> Acquired:
+    async def _acquired(self, name: str, request: Acquire, deadline: Deadline | None) -> Acquired:
         for attempt in range(_ATTEMPTS):
             queue, topic = await self._queues.route(name, anew=attempt > 0)
-            watched = () if deadline is None else (*topic.partition_ids, scope_id(queue.queue_id))
+            watched = () if deadline is None or deadline.expired else (*topic.partition_ids, scope_id(queue.queue_id))
             with self._signals.watch(watched) as watch:
                 try:
                     while True:
-                        watch.arm()
-                        last = deadline is None or deadline.over or self._signals.closed
-                        answer = await self._submit(_Waiting(request, queue, topic, gone))
+                        watch.clear()
+                        last = deadline is None or deadline.expired or self._signals.closed
+                        answer = await self._submit(_Waiting(request, queue, topic, deadline))
                         assert isinstance(answer, Acquired)  # noqa: S101 - the answer to its request
                         if answer.deliveries or deadline is None or last:
                             return answer
-                        watch.seen.update(answer.ends or {})
+                        watch.log_end_offsets.update(answer.ends or {})
                         await deadline.wait(watch, self._pause_ms(answer))
                 except QueueChanged:
                     continue
@@ -257,7 +249,7 @@ def _is_over(waiting: _Waiting) -> bool:
     """Return whether nobody waits for the answer any more, and give an acquire an empty one."""
     if waiting.answer.done():
         return isinstance(waiting.request, Acquire)
-    if waiting.gone is not None and waiting.gone.done():
+    if waiting.deadline is not None and waiting.deadline.disconnected:
         waiting.answer.set_result(Acquired([]))
         return True
     return False

@@ -1,73 +1,86 @@
-"""How long a read waits, and who may give up."""
+"""The deadline of a request that waits, and the disconnect of its client."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from types import TracebackType
+from typing import Self
 
 from app.broker.waiting.signals import Watch
 
-_LOOP_TURNS = 5
+_LOOP_PASSES = 5
+"""Passes of the event loop after which it has processed every connection that was closed before."""
 
 
 def monotonic_ms() -> int:
-    """Return the time since some moment, which no change of a clock moves."""
+    """Return a time in milliseconds that never goes back, for differences only."""
     return time.monotonic_ns() // 1_000_000
 
 
 async def process_disconnects() -> None:
-    """Let the event loop turn until it has heard of all connections that were closed before."""
-    for _ in range(_LOOP_TURNS):
+    """Let the event loop process the connections that are closed already."""
+    for _ in range(_LOOP_PASSES):
         await asyncio.sleep(0)
 
 
 class Deadline:
-    """A deadline, and the client that may go away before it.
+    """A deadline that also passes when the client disconnects. After `with`, the disconnect is no longer awaited.
 
     Args:
         max_wait_ms: Longest wait from now on; None for no end.
-        gone: Done when the client has gone; None if that is not watched.
+        disconnect: Done when the client disconnects; None if that is not watched.
     """
 
-    def __init__(self, max_wait_ms: int | None, gone: asyncio.Future[None] | None = None) -> None:
+    __slots__ = ("_disconnect", "_loop", "_time")
+
+    def __init__(self, max_wait_ms: int | None, disconnect: asyncio.Future[None] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        self._deadline = None if max_wait_ms is None else self._loop.time() + max_wait_ms / 1000
-        self._gone = gone
+        self._time = None if max_wait_ms is None else self._loop.time() + max_wait_ms / 1000
+        self._disconnect = disconnect
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._disconnect is not None:
+            self._disconnect.cancel()
 
     @property
-    def over(self) -> bool:
-        """Whether the deadline has passed or the client has gone."""
-        if self.has_gone():
-            return True
-        return self._deadline is not None and self._loop.time() >= self._deadline
+    def expired(self) -> bool:
+        """Whether the deadline has passed or the client has disconnected."""
+        return self.disconnected or (self._time is not None and self._loop.time() >= self._time)
 
-    async def has_gone_by_now(self) -> bool:
-        """Return whether the client has gone, once the event loop has heard of connections closed long ago."""
+    @property
+    def disconnected(self) -> bool:
+        """Whether the client has disconnected, as far as the event loop has processed it."""
+        return self._disconnect is not None and self._disconnect.done()
+
+    async def check_disconnected(self) -> bool:
+        """Return whether the client has disconnected, after the event loop has processed closed connections."""
         await process_disconnects()
-        return self.has_gone()
+        return self.disconnected
 
-    def has_gone(self) -> bool:
-        """Return whether the client has gone."""
-        return self._gone is not None and self._gone.done()
+    def shorten_to(self, max_wait_ms: int) -> None:
+        """Wait at most this long from now on."""
+        time_s = self._loop.time() + max_wait_ms / 1000
+        self._time = time_s if self._time is None else min(self._time, time_s)
 
-    def shorten(self, max_wait_ms: int) -> None:
-        """Wait no longer than this from now on."""
-        deadline = self._loop.time() + max_wait_ms / 1000
-        self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
-
-    async def wait(self, watch: Watch, pause_ms: int | None = None) -> None:
-        """Return at an announcement, at the deadline or when the client has gone; or after a pause, if one is given."""
-        until = self._deadline
-        if pause_ms is not None:
-            pause_over = self._loop.time() + pause_ms / 1000
-            until = pause_over if until is None else min(until, pause_over)
-        timer = None if until is None else self._loop.call_at(until, watch.fire)
-        if self._gone is not None:
-            self._gone.add_done_callback(watch.fire)
+    async def wait(self, watch: Watch, timeout_ms: int | None = None) -> None:
+        """Return on an announcement, at the deadline, on a disconnect, or after a timeout if one is given."""
+        until = self._time
+        if timeout_ms is not None:
+            timeout = self._loop.time() + timeout_ms / 1000
+            until = timeout if until is None else min(until, timeout)
+        timer = None if until is None else self._loop.call_at(until, watch.wake)
+        if self._disconnect is not None:
+            self._disconnect.add_done_callback(watch.wake)
         try:
             await watch.wait()
         finally:
             if timer is not None:
                 timer.cancel()
-            if self._gone is not None:
-                self._gone.remove_done_callback(watch.fire)
+            if self._disconnect is not None:
+                self._disconnect.remove_done_callback(watch.wake)

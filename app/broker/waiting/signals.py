@@ -1,4 +1,4 @@
-"""Who waits for which partition, and waking them. Used on the event loop only."""
+"""Announcements of appends and changes, which wake the readers of a partition. Used on the event loop only."""
 
 from __future__ import annotations
 
@@ -9,77 +9,88 @@ from typing import Self
 
 
 class Watch:
-    """One reader's interest in some partitions, from before its first read.
+    """Registers one reader for the announcements of some partitions, from before its first read.
 
-    An announcement between a read and the wait that follows it is not lost: it ends that wait at once.
+    An announcement between a read and the wait after it ends that wait at once.
+
+    Attributes:
+        log_end_offsets: Log end of each partition at the last read; the poll compares it to find lost notices.
+        topic_version: Version of the topic at the last read, if the reader needs to see new partitions.
     """
 
-    __slots__ = ("_future", "_signals", "partition_ids", "seen", "version")
+    __slots__ = ("_future", "_signals", "log_end_offsets", "partition_ids", "topic_version")
 
     def __init__(self, signals: Signals, partition_ids: Iterable[int]) -> None:
         self._signals = signals
         self._future: asyncio.Future[None] | None = None
         self.partition_ids = tuple(partition_ids)
-        self.seen: dict[int, int] = {}
-        """Log end of each partition as last read, for the poll that finds lost notices."""
-        self.version: int | None = None
-        """Version of the topic as last read, where the reader cares for new partitions."""
+        self.log_end_offsets: dict[int, int] = {}
+        self.topic_version: int | None = None
 
     def __enter__(self) -> Self:
-        self._signals._add(self)  # noqa: SLF001 - the two are one piece
+        self._signals._add(self)  # noqa: SLF001 - a watch is a part of its signals
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._signals._remove(self)  # noqa: SLF001 - the two are one piece
+        self._signals._remove(self)  # noqa: SLF001 - a watch is a part of its signals
 
-    def arm(self) -> None:
-        """Forget announcements so far; to be called before each read."""
-        self._future = None if self._future is None or self._future.done() else self._future
+    @property
+    def parked(self) -> bool:
+        """Whether the reader waits for an announcement."""
+        return self._future is not None and not self._future.done()
 
-    def fire(self, *_: object) -> None:
-        """Wake the reader."""
+    def clear(self) -> None:
+        """Drop the announcements so far; call it before each read."""
+        if self._future is not None and self._future.done():
+            self._future = None
+
+    def wake(self, *_: object) -> None:
+        """End the wait of the reader, or its next one. Accepts the argument of a future's callback."""
         if self._future is None:
             self._future = asyncio.get_running_loop().create_future()
         if not self._future.done():
             self._future.set_result(None)
 
     async def wait(self) -> None:
-        """Return at the first announcement since `arm`."""
+        """Return at the first announcement since `clear`."""
         if self._future is None:
             self._future = asyncio.get_running_loop().create_future()
         await self._future
 
 
 Listener = Callable[[int | None], None]
-"""Told of each announcement of what is no partition; of None where announcements may have been missed."""
+"""Called with each announced id that is not of a partition; with None when announcements may have been lost."""
 
 
 class Signals:
-    """Announces appends and changes of partitions to those who watch them.
+    """Announces appends and changes of partitions to their readers.
+
+    Negative ids stand for other things than partitions, such as groups and queues.
 
     Args:
-        forward: Called with the partitions announced on this node, to tell other nodes.
+        forward: Called with the ids announced on this node, to notify other nodes.
 
     Attributes:
-        complete: Whether this node hears all announcements: from the first on if there are no other nodes.
+        receives_all: Whether no announcement can be lost now; always true without other nodes.
+        closed: Whether the server stops: no read waits any more.
     """
 
     def __init__(self, forward: Callable[[Iterable[int]], None] | None = None) -> None:
         self._watches: dict[int, set[Watch]] = {}
-        self._followers: list[Listener] = []
+        self._listeners: list[Listener] = []
         self._forward = forward
-        self.complete = forward is None
+        self.receives_all = forward is None
         self.closed = False
 
     def watch(self, partition_ids: Iterable[int]) -> Watch:
         """Return a watch, to be entered with `with`."""
         return Watch(self, partition_ids)
 
-    def follow(self, follower: Listener) -> None:
-        """Tell a follower from now on."""
-        self._followers.append(follower)
+    def add_listener(self, listener: Listener) -> None:
+        """Call a listener from now on."""
+        self._listeners.append(listener)
 
     def announce(self, partition_ids: Iterable[int]) -> None:
         """Wake the readers of partitions that this node changed, here and on other nodes."""
@@ -88,48 +99,56 @@ class Signals:
         self.wake(partition_ids)
 
     def wake(self, partition_ids: Iterable[int]) -> None:
-        """Wake the readers of this node."""
+        """Wake the readers of partitions on this node."""
         for partition_id in partition_ids:
             if partition_id < 0:
-                self._tell(partition_id)
+                self._call_listeners(partition_id)
             if watches := self._watches.get(partition_id):
                 for watch in watches:
-                    watch.fire()
+                    watch.wake()
 
     def wake_all(self) -> None:
-        """Wake every reader, after notices may have been lost."""
-        self._tell(None)
+        """Wake all readers of this node, after announcements may have been lost."""
+        self._call_listeners(None)
         self.wake(tuple(self._watches))
 
-    def wake_behind(self, present: Mapping[int, tuple[int, int]]) -> None:
-        """Wake the readers that have seen something else, or whose partition is missing.
+    def wake_outdated(self, current: Mapping[int, tuple[int, int]]) -> None:
+        """Wake the readers whose last read differs from the current state, or whose partition is missing in it.
 
         Args:
-            present: Version of the topic and log end of each partition.
+            current: Version of the topic and log end of each partition.
         """
         for partition_id, watches in self._watches.items():
-            version, end = present.get(partition_id, (-1, -1))
+            version, end = current.get(partition_id, (-1, -1))
             for watch in watches:
-                if watch.seen.get(partition_id, end) != end or watch.version not in {None, version}:
-                    watch.fire()
+                if watch.log_end_offsets.get(partition_id, end) != end or watch.topic_version not in {None, version}:
+                    watch.wake()
 
-    def watched(self) -> list[int]:
-        """Return the ids of the partitions that somebody watches."""
+    def watched_ids(self) -> list[int]:
+        """Return the ids that have a reader."""
         return list(self._watches)
 
     @property
     def waiting(self) -> int:
-        """Number of readers that watch a partition."""
-        return len({watch for watches in self._watches.values() for watch in watches})
+        """Number of reads that wait, or read again before they wait."""
+        return len(self._readers())
+
+    @property
+    def parked(self) -> int:
+        """Number of reads that wait and have nothing else to do."""
+        return sum(watch.parked for watch in self._readers())
 
     def close(self) -> None:
         """End all waits, now and from now on."""
         self.closed = True
         self.wake_all()
 
-    def _tell(self, watch_id: int | None) -> None:
-        for follower in self._followers:
-            follower(watch_id)
+    def _readers(self) -> set[Watch]:
+        return {watch for watches in self._watches.values() for watch in watches}
+
+    def _call_listeners(self, announced_id: int | None) -> None:
+        for listener in self._listeners:
+            listener(announced_id)
 
     def _add(self, watch: Watch) -> None:
         for partition_id in watch.partition_ids:

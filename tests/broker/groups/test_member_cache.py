@@ -40,7 +40,7 @@ def connect(nodes: Sequence[Node]) -> None:
     for node in nodes:
         hearers = [other.services.signals for other in nodes if other is not node]
         node.services.signals._forward = lambda ids, hearers=hearers: [one.wake(ids) for one in hearers]  # type: ignore[assignment] # its answer is not looked at
-        node.services.signals.complete = True
+        node.services.signals.receives_all = True
 
 
 async def stable(node: Node) -> int:
@@ -232,7 +232,7 @@ class Machine(RuleBasedStateMachine):
     @rule(at=NODES)
     def miss_notices(self, at: int) -> None:
         signals = self.at(at).services.signals
-        signals.complete = not signals.complete
+        signals.receives_all = not signals.receives_all
         signals.wake_all()
 
     @invariant()

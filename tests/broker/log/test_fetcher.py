@@ -49,11 +49,7 @@ def values(page: PartitionPage | TopicPage) -> list[bytes | None]:
 async def parked(services: Services, reads: int = 1) -> None:
     """Return when so many reads wait and have nothing else to do."""
     for _ in range(100_000):
-        if services.signals.waiting == reads and all(
-            watch._future is not None and not watch._future.done()
-            for watches in services.signals._watches.values()
-            for watch in watches
-        ):
+        if services.signals.waiting == services.signals.parked == reads:
             return
         await asyncio.sleep(0)
     raise AssertionError("nobody waits")

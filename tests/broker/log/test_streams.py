@@ -173,7 +173,7 @@ async def test_a_lost_notice_is_found_by_the_poll(node: Node, monkeypatch: pytes
         await node.produce(b"quiet")
 
     present = dict.fromkeys(info.partition_ids, (info.version, 0)) | {info.partition_ids[0]: (info.version, 1)}
-    node.services.signals.wake_behind(present)
+    node.services.signals.wake_outdated(present)
 
     await until(lambda: stream.values == [b"quiet"])
 

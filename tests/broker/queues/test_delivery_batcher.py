@@ -12,6 +12,7 @@ from app.broker.log.topics import TopicRequest
 from app.broker.queues.delivery_batcher import DeliveryBatcher
 from app.broker.queues.delivery_transaction import DeliveryBatch, deliver
 from app.broker.queues.queues import QueueRequest
+from app.broker.waiting.deadline import Deadline
 from app.domain.log.record import Record
 from app.domain.queues.delivery import Acknowledge, Acknowledgement, Acquire, Acquired
 from app.domain.queues.in_flight import AcknowledgeType
@@ -65,7 +66,7 @@ async def test_nothing_is_acquired_for_a_client_that_has_gone(services: Services
     gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     gone.set_result(None)
 
-    assert (await services.deliveries.acquire("jobs", ONE, gone=gone)).deliveries == []
+    assert (await services.deliveries.acquire("jobs", ONE, Deadline(0, gone))).deliveries == []
 
     (found,) = (await services.deliveries.acquire("jobs", ONE)).deliveries
     assert found.delivery_id.delivery_count == 1
@@ -76,7 +77,7 @@ async def test_what_a_client_did_not_live_to_see_is_given_back_at_once(services:
     await produce(services, 1)
     gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     await services.queues.route("once", anew=False)
-    acquiring = asyncio.create_task(services.deliveries.acquire("once", ONE, gone=gone))
+    acquiring = asyncio.create_task(services.deliveries.acquire("once", ONE, Deadline(0, gone)))
     await asyncio.sleep(0)
     gone.set_result(None)
     assert len((await acquiring).deliveries) == 1

@@ -13,6 +13,7 @@ from app.broker.log.producer import ProduceRequest
 from app.broker.queues import share_partition
 from app.broker.queues.archiver import archive
 from app.broker.queues.queues import QueueRequest
+from app.broker.waiting.deadline import Deadline
 from app.domain.log.append import IdempotencyKey
 from app.domain.log.record import Record
 from app.domain.log.topic import TopicConfig
@@ -166,7 +167,7 @@ async def test_what_has_a_key_is_not_given_back_since_its_client_may_hold_it_by_
     await node.services.queues.route("jobs", anew=False)
     request = Acquire(1, 1 << 20, key=IdempotencyKey(b"k" * 32, b"f" * 32))
     gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    first = asyncio.create_task(node.services.deliveries.acquire("jobs", request, gone=gone))
+    first = asyncio.create_task(node.services.deliveries.acquire("jobs", request, Deadline(0, gone)))
     await asyncio.sleep(0)
     gone.set_result(None)
     again = await node.services.deliveries.acquire("jobs", request)

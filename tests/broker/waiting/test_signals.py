@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 async def test_an_announcement_between_the_read_and_the_wait_is_not_lost() -> None:
     signals = Signals()
     with signals.watch([1]) as watch:
-        watch.arm()
+        watch.clear()
         signals.announce([1])
 
         await asyncio.wait_for(watch.wait(), 1)
@@ -26,7 +26,7 @@ async def test_an_announcement_before_the_read_is_not_waited_for_twice() -> None
     signals = Signals()
     with signals.watch([1]) as watch:
         signals.announce([1])
-        watch.arm()
+        watch.clear()
 
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(watch.wait(), 0.01)
@@ -35,8 +35,8 @@ async def test_an_announcement_before_the_read_is_not_waited_for_twice() -> None
 async def test_only_those_who_watch_the_partition_are_woken() -> None:
     signals = Signals()
     with signals.watch([1, 2]) as both, signals.watch([3]) as other:
-        both.arm()
-        other.arm()
+        both.clear()
+        other.clear()
         signals.announce([2, 9])
 
         await asyncio.wait_for(both.wait(), 1)
@@ -49,7 +49,7 @@ async def test_all_who_watch_a_partition_are_woken_at_once() -> None:
 
     async def wait() -> None:
         with signals.watch([1]) as watch:
-            watch.arm()
+            watch.clear()
             await watch.wait()
 
     tasks = [asyncio.ensure_future(wait()) for _ in range(100)]
@@ -59,7 +59,7 @@ async def test_all_who_watch_a_partition_are_woken_at_once() -> None:
     await asyncio.wait_for(asyncio.gather(*tasks), 1)
 
     assert signals.waiting == 0
-    assert signals.watched() == []
+    assert signals.watched_ids() == []
 
 
 async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
@@ -67,7 +67,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
 
     async def wait() -> None:
         with signals.watch([1, 2]) as watch:
-            watch.arm()
+            watch.clear()
             await watch.wait()
 
     task = asyncio.ensure_future(wait())
@@ -75,7 +75,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
-    assert signals.watched() == []
+    assert signals.watched_ids() == []
 
 
 async def test_announcements_are_forwarded_to_other_nodes_and_notices_are_not() -> None:
@@ -93,9 +93,9 @@ async def test_the_poll_wakes_those_who_are_behind_or_whose_partition_is_gone() 
     signals = Signals()
     with signals.watch([1]) as behind, signals.watch([2]) as gone, signals.watch([3]) as current:
         for watch, partition_id in ((behind, 1), (gone, 2), (current, 3)):
-            watch.arm()
-            watch.seen[partition_id] = 5
-        signals.wake_behind({1: (1, 6), 3: (1, 5)})
+            watch.clear()
+            watch.log_end_offsets[partition_id] = 5
+        signals.wake_outdated({1: (1, 6), 3: (1, 5)})
 
         await asyncio.wait_for(asyncio.gather(behind.wait(), gone.wait()), 1)
         with pytest.raises(TimeoutError):
@@ -105,7 +105,7 @@ async def test_the_poll_wakes_those_who_are_behind_or_whose_partition_is_gone() 
 async def test_closing_ends_all_waits() -> None:
     signals = Signals()
     with signals.watch([1]) as watch:
-        watch.arm()
+        watch.clear()
         signals.close()
 
         await asyncio.wait_for(watch.wait(), 1)
@@ -116,11 +116,11 @@ async def test_patience_is_over_at_its_deadline() -> None:
     signals = Signals()
     deadline = Deadline(20)
     with signals.watch([1]) as watch:
-        assert not deadline.over
-        watch.arm()
+        assert not deadline.expired
+        watch.clear()
         await asyncio.wait_for(deadline.wait(watch), 1)
 
-        assert deadline.over
+        assert deadline.expired
 
 
 async def test_patience_is_over_when_the_client_goes() -> None:
@@ -128,20 +128,20 @@ async def test_patience_is_over_when_the_client_goes() -> None:
     gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     deadline = Deadline(60_000, gone)
     with signals.watch([1]) as watch:
-        watch.arm()
+        watch.clear()
         waiting = asyncio.ensure_future(deadline.wait(watch))
         await asyncio.sleep(0)
         gone.set_result(None)
         await asyncio.wait_for(waiting, 1)
 
-        assert deadline.over
+        assert deadline.expired
 
 
 async def test_the_poll_wakes_a_reader_of_a_whole_topic_that_has_grown() -> None:
     signals = Signals()
     with signals.watch([1]) as watch:
-        watch.arm()
-        watch.version, watch.seen[1] = 1, 5
-        signals.wake_behind({1: (2, 5)})
+        watch.clear()
+        watch.topic_version, watch.log_end_offsets[1] = 1, 5
+        signals.wake_outdated({1: (2, 5)})
 
         await asyncio.wait_for(watch.wait(), 1)
