@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 from app.broker.groups.coordinator import load_or_create, not_found, refuse
 from app.broker.log.topics import Topics, partition_id_of
 from app.domain.groups import group as rules
 from app.domain.groups.group import Group, Member
-from app.domain.log.offset_spec import At, Earliest, Last, Latest, OffsetSpec
+from app.domain.log.offset_spec import OffsetSpec
 from app.domain.log.topic import TopicInfo
 from app.errors.database import ServiceUnavailable
 from app.errors.groups import CommitAboveLogEnd, NonEmptyGroup, OffsetConflict, StaleMemberEpoch
@@ -263,26 +262,18 @@ def _plan(tx: Tx, group_id: int, ids: Sequence[int], to: OffsetSpec) -> list[Pla
     found = offsets.progress(tx, group_id, ids)
     if len(found) < len(ids):
         raise UnknownTopicOrPartition("the topic was deleted")
-    resolve = partial(_resolve, tx, to)
-    return [PlannedOffset(one.bounds.partition, one.committed_offset, resolve(one.bounds)) for one in found]
+    return [
+        PlannedOffset(one.bounds.partition, one.committed_offset, _planned_offset(tx, one.bounds, to)) for one in found
+    ]
 
 
-def _resolve(tx: Tx, to: OffsetSpec, bounds: Bounds) -> int:
+def _planned_offset(tx: Tx, bounds: Bounds, to: OffsetSpec) -> int:
     first, end = bounds.log_start_offset, bounds.log_end_offset
-    match to:
-        case Earliest():
-            return first
-        case Latest():
-            return end
-        case Last(records):
-            return max(first, end - records)
-        case At(offset):
-            if not first <= offset <= end:
-                detail = f"must be from {first} to {end} in partition {bounds.partition}"
-                raise InvalidRequest.at(None, "to", detail)
-            return offset
-        case _:
-            return offset_lookup.offset_for_time(tx, bounds, to.timestamp_ms)
+    offset = offset_lookup.resolve(tx, bounds, to)
+    if not first <= offset <= end:
+        detail = f"must be from {first} to {end} in partition {bounds.partition}"
+        raise InvalidRequest.at(None, "to", detail)
+    return offset
 
 
 def _reset(

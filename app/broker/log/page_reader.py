@@ -7,7 +7,7 @@ from heapq import heapify, heappop, heapreplace
 from typing import Literal, NamedTuple
 
 from app.domain.log.cursor import Cursor
-from app.domain.log.offset_spec import At, Earliest, Last, Latest, OffsetSpec
+from app.domain.log.offset_spec import At, OffsetSpec
 from app.domain.log.record import StoredRecord
 from app.domain.log.topic import TopicInfo
 from app.errors.log import InvalidCursor, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
@@ -88,7 +88,7 @@ def read_partition(
     bounds = pages.bounds(tx, [partition_id]).get(partition_id)
     if bounds is None or bounds.topic_id != info.topic_id:
         raise UnknownTopicOrPartition("the topic was deleted")
-    start = _resolve(tx, bounds, position, reset)
+    start = _start_offset(tx, bounds, position, reset)
     first, end = bounds.log_start_offset, bounds.log_end_offset
     fewest = min(size.min_bytes, size.max_records + 1)
     if peek and end - start < fewest and pages.size_from(tx, bounds, start) < size.min_bytes:
@@ -114,7 +114,8 @@ def read_topic(
     if len(found) < info.partitions or found[info.partition_ids[0]].version != info.version:
         raise StaleTopic
     bounds = [found[partition_id] for partition_id in info.partition_ids]
-    starts = [_resolve(tx, one, position, reset) for one, position in zip(bounds, _positions(info, start), strict=True)]
+    specs = _positions(info, start)
+    starts = [_start_offset(tx, one, spec, reset) for one, spec in zip(bounds, specs, strict=True)]
     shares = shares_of(tx, bounds, starts, size)
     records = _merge(shares, size.max_records, size.max_bytes)
     next_offsets = list(starts)
@@ -140,21 +141,12 @@ def _positions(info: TopicInfo, start: OffsetSpec | Cursor) -> Sequence[OffsetSp
     return [At(offset) if offset >= 0 else start.rest for offset in start.offsets] + [start.rest] * added
 
 
-def _resolve(tx: Tx, bounds: Bounds, position: OffsetSpec, reset: OffsetReset | None) -> int:
-    """Return the offset of a position; out of the bounds it is reset or refused."""
+def _start_offset(tx: Tx, bounds: Bounds, spec: OffsetSpec, reset: OffsetReset | None) -> int:
+    """Return the offset at which a page starts. An offset out of bounds is reset, or refused without `reset`."""
     first, end = bounds.log_start_offset, bounds.log_end_offset
-    match position:
-        case Earliest():
-            return first
-        case Latest():
-            return end
-        case Last(records):
-            return max(first, end - records)
-        case At(offset):
-            if first <= offset <= end:
-                return offset
-        case _:
-            return offset_lookup.offset_for_time(tx, bounds, position.timestamp_ms)
+    offset = offset_lookup.resolve(tx, bounds, spec)
+    if first <= offset <= end:
+        return offset
     if reset is not None:
         return first if reset == "earliest" else end
     refusal = OffsetBelowLogStart if offset < first else OffsetAboveLogEnd

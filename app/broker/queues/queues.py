@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from app.broker.log.topics import TopicRequest, Topics
 from app.broker.queues.counts import QueueState, describe
 from app.broker.waiting.signals import Signals
-from app.domain.log.offset_spec import At, Earliest, Last, Latest, OffsetSpec
+from app.domain.log.offset_spec import OffsetSpec
 from app.domain.log.topic import TopicInfo, check_name, check_topic_name
 from app.domain.queues import in_flight as rules_of
 from app.domain.queues.in_flight import DeliveryRules
@@ -234,25 +234,16 @@ def _create(
     found = pages.bounds(tx, topic.partition_ids)
     if any(bounds.version != topic.version for bounds in found.values()) or len(found) < topic.partitions:
         return None
-    starts = {each: _start(tx, bounds, start_of(config)) for each, bounds in found.items()}
+    starts = {each: _start_offset(tx, bounds, start_of(config)) for each, bounds in found.items()}
     dead_letter_topic_id = None if dead_letters is None else dead_letters.topic_id
     made = queues.create(tx, name, topic.topic_id, dead_letter_topic_id, config, starts, clock.read(tx))
     return queues.find(tx, name) if made else None
 
 
-def _start(tx: Tx, bounds: Bounds, position: OffsetSpec) -> int:
-    """Return the offset at which a queue begins; beyond the bounds it is the nearest."""
-    first, end = bounds.log_start_offset, bounds.log_end_offset
-    match position:
-        case Earliest():
-            return first
-        case Latest():
-            return end
-        case Last(records):
-            return max(first, end - records)
-        case At(offset):
-            return min(max(first, offset), end)
-    return offset_lookup.offset_for_time(tx, bounds, position.timestamp_ms)
+def _start_offset(tx: Tx, bounds: Bounds, spec: OffsetSpec) -> int:
+    """Return the offset at which a queue starts; an offset out of bounds is clamped."""
+    offset = offset_lookup.resolve(tx, bounds, spec)
+    return min(max(bounds.log_start_offset, offset), bounds.log_end_offset)
 
 
 def _change(tx: Tx, name: str, request: QueueRequest, dead_letters: TopicInfo | None) -> QueueInfo | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from app.domain.groups.assignor import Partition
 from app.domain.groups.group import Group
 from app.domain.groups.offset_reset import duration_ms
+from app.domain.log.offset_spec import Earliest, Latest, OffsetSpec, Since
 from app.storage.db.engine import Tx
 from app.storage.groups import offsets
 from app.storage.log import offset_lookup, pages
@@ -33,7 +34,7 @@ def resolve(tx: Tx, before: Group, after: Group, now_ms: int) -> None:
         added = partition[1] >= after.first_partitions.get(partition[0], 0)
         reset = "earliest" if added else unknown[partition]
         if reset != "none" and partition_id in bounds:
-            starts[partition] = _start(tx, bounds[partition_id], reset, now_ms)
+            starts[partition] = offset_lookup.resolve(tx, bounds[partition_id], _spec(reset, now_ms))
     if starts:
         offsets.begin(tx, after.group_id, starts, now_ms)
 
@@ -50,10 +51,8 @@ def _gained(before: Group, after: Group) -> dict[Partition, str]:
     return gained
 
 
-def _start(tx: Tx, bounds: Bounds, reset: str, now_ms: int) -> int:
+def _spec(reset: str, now_ms: int) -> OffsetSpec:
     if reset == "latest":
-        return bounds.log_end_offset
+        return Latest()
     back_ms = duration_ms(reset)
-    if back_ms is None:
-        return bounds.log_start_offset
-    return offset_lookup.offset_for_time(tx, bounds, max(0, now_ms - back_ms))
+    return Earliest() if back_ms is None else Since(max(0, now_ms - back_ms))

@@ -1,4 +1,7 @@
-"""Where a time or a size lies in a partition, found by bisection over columns that rise with the offset."""
+"""Find the offset that an offset spec, a time or a size stands for.
+
+Times and sizes are found by bisection over columns that rise with the offset.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, case, cast, func, select
 
+from app.domain.log.offset_spec import At, Earliest, Last, Latest, OffsetSpec
 from app.storage.db.engine import Tx
 from app.storage.db.tables import OFFSET_BITS, OFFSET_MASK, partitions, records
 from app.storage.log.appends import last_record_id, size_of_record
@@ -88,6 +92,24 @@ class Extent(NamedTuple):
     log_start_offset: int
     log_end_offset: int
     size_bytes: int
+
+
+def resolve(tx: Tx, bounds: Bounds, spec: OffsetSpec) -> int:
+    """Return the offset that a spec stands for.
+
+    Only the offset of `At` may be out of bounds: it is returned unchanged, and the caller decides what it means.
+    """
+    match spec:
+        case At(offset):
+            return offset
+        case Earliest():
+            return bounds.log_start_offset
+        case Latest():
+            return bounds.log_end_offset
+        case Last(records):
+            return max(bounds.log_start_offset, bounds.log_end_offset - records)
+        case _:
+            return offset_for_time(tx, bounds, spec.timestamp_ms)
 
 
 def offset_for_time(tx: Tx, bounds: Bounds, timestamp_ms: int) -> int:
