@@ -1,4 +1,4 @@
-"""The programs of `examples/` do what they say."""
+"""The programs of `examples/` do what their comments promise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.node import ROOT, Node, create_topic, produce, until
+from tests.e2e.support.api_calls import create_topic, produce
+from tests.e2e.support.server_process import ROOT, ServerProcess
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,19 +45,19 @@ class Consumer:
             json.loads(line)["value"] for line in self._path.read_text().splitlines(keepends=True) if line[-1] == "\n"
         ]
 
-    def end(self, number: signal.Signals) -> None:
-        os.killpg(self.process.pid, number)
+    def end(self) -> None:
+        os.killpg(self.process.pid, signal.SIGTERM)
         self.process.wait(20)
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with Node(f"sqlite:///{tmp_path / 'millrace.db'}", tmp_path) as node:
+def node(tmp_path: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(f"sqlite:///{tmp_path / 'millrace.db'}", tmp_path) as node:
         yield node
 
 
-async def test_two_shell_consumers_share_a_topic_and_one_that_is_stopped_leaves_its_part_to_the_other(
-    node: Node, tmp_path: Path
+async def test_two_shell_consumers_share_a_topic_and_one_takes_over_from_the_other(
+    node: ServerProcess, tmp_path: Path
 ) -> None:
     async with node.client() as client:
         await create_topic(client, "orders", 1)
@@ -69,22 +71,24 @@ async def test_two_shell_consumers_share_a_topic_and_one_that_is_stopped_leaves_
         second = Consumer(node.url, "second", tmp_path)
         await until(members, lambda number: number == 2)
 
-        async def both() -> list[int]:
+        async def printed_by_both() -> list[int]:
             return sorted({*first.printed(), *second.printed()})
 
         await produce(client, "orders", 1, 2, 3)
-        await until(both, lambda values: values == [1, 2, 3])
-        first.end(signal.SIGTERM)
+        await until(printed_by_both, lambda values: values == [1, 2, 3])
+        first.end()
         await until(members, lambda number: number == 1)
         await produce(client, "orders", 4, 5)
-        await until(both, lambda values: values == [1, 2, 3, 4, 5])
-        second.end(signal.SIGTERM)
+        await until(printed_by_both, lambda values: values == [1, 2, 3, 4, 5])
+        second.end()
 
         assert await members() == 0
         assert not {4, 5} & set(first.printed())
 
 
-async def test_a_shell_consumer_joins_with_the_session_timeout_of_its_environment(node: Node, tmp_path: Path) -> None:
+async def test_a_shell_consumer_joins_with_the_session_timeout_of_its_environment(
+    node: ServerProcess, tmp_path: Path
+) -> None:
     async with node.client() as client:
         await create_topic(client, "orders", 1)
         consumer = Consumer(node.url, "first", tmp_path, SESSION_TIMEOUT_MS="7000")
@@ -92,5 +96,5 @@ async def test_a_shell_consumer_joins_with_the_session_timeout_of_its_environmen
             await until(lambda: client.get("/v1/groups/shell"), lambda answer: answer.status_code == 200)
             member = (await client.get("/v1/groups/shell/members/first")).json()
         finally:
-            consumer.end(signal.SIGTERM)
+            consumer.end()
         assert member["session_timeout_ms"] == 7000

@@ -9,20 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.node import Node, running
+from tests.e2e.support.server_process import NOTICES_ONLY, ServerProcess, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.postgres import PostgresServer
 
-NO_POLL = {"poll_interval_ms": 60_000}
-"""A node that looks by itself so rarely that what wakes its reads within 20 s is a notice."""
-
 
 @pytest.fixture
 def seed() -> int:
-    """Give the seed of a test's chances and print it; MILLRACE_SEED repeats them."""
+    """The seed of a test's random numbers, printed; MILLRACE_SEED repeats it."""
     chosen = int(os.environ.get("MILLRACE_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"MILLRACE_SEED={chosen}")
     return chosen
@@ -36,10 +33,13 @@ def shared_url(postgres: PostgresServer, postgres_template: str) -> Iterator[str
 
 
 @pytest.fixture(scope="session")
-def nodes(shared_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node]]:
-    """Two nodes on one PostgreSQL that hear of each other by notices alone; each test takes a topic of its own."""
+def nodes(shared_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProcess, ServerProcess]]:
+    """Two nodes on one PostgreSQL that wake each other by notices only; each test takes a topic of its own."""
     directory = tmp_path_factory.mktemp("nodes")
-    pair = Node(shared_url, directory, settings=NO_POLL), Node(shared_url, directory, settings=NO_POLL)
+    pair = (
+        ServerProcess(shared_url, directory, settings=NOTICES_ONLY),
+        ServerProcess(shared_url, directory, settings=NOTICES_ONLY),
+    )
     with running(*pair):
         yield pair
 

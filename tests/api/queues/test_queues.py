@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.node import until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     import httpx2
@@ -60,7 +60,7 @@ async def counts(client: httpx2.AsyncClient, queue: str = "jobs") -> dict[str, A
     return {name: number for name, number in described["counts"].items() if number}
 
 
-async def parked(client: httpx2.AsyncClient) -> None:
+async def await_waiting_reads(client: httpx2.AsyncClient) -> None:
     """Return once a request waits."""
     await until(lambda: client.get("/metrics"), lambda answer: "millrace_waiting_reads 1.0" in answer.text)
 
@@ -270,7 +270,7 @@ async def test_a_waiting_acquire_wakes_for_an_append_a_release_a_resumption_and_
 
     async def woken(cause: Any) -> list[Any]:
         waiting = asyncio.create_task(acquire(client, max_wait_ms=20_000))
-        await parked(client)
+        await await_waiting_reads(client)
         await cause
         return await waiting
 
@@ -347,7 +347,7 @@ async def test_a_dead_letter_topic_stays_while_it_is_named_and_a_queue_goes_with
     refused = await client.delete("/v1/topics/dead")
     assert (refused.status_code, refused.json()["code"], refused.json()["queues"]) == (409, "TOPIC_IN_USE", ["jobs"])
     waiting = asyncio.create_task(client.post(f"{JOBS}/acquire", json={"max_wait_ms": 20_000}))
-    await parked(client)
+    await await_waiting_reads(client)
     assert (await client.delete("/v1/topics/orders")).status_code == 204
     assert ((await waiting).status_code, (await client.get(JOBS)).status_code) == (404, 404)
     assert (await client.delete("/v1/topics/dead")).status_code == 204

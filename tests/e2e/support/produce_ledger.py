@@ -1,8 +1,8 @@
-"""Producers that go on whatever happens to the server, and the account of what it owes them.
+"""Producers that keep on sending while the server is killed, and the check of what it acknowledged.
 
-Each request has a name and some records, `name/0/3`, `name/1/3` …, which say how many belong together. Three
-kinds of producers: `plain` never repeats, so that a request without an answer may be there or not; `sequence`
-(an idempotent producer) and `key` (an Idempotency-Key) repeat until they are answered.
+Each request has a name and some records `name/0/3`, `name/1/3` …; the last number is the number of records. There
+are three kinds of producers. `plain` does not repeat a request: one without an answer may or may not be in the log.
+`sequence` (an idempotent producer) and `key` (an Idempotency-Key) repeat a request until it is answered.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from typing import Any, Literal
 
 import httpx2
 
-from tests.e2e.node import client_of, read_topic
+from tests.e2e.support.api_calls import client_of, read_topic
+from tests.waiting import pause
 
 Kind = Literal["plain", "sequence", "key"]
 KINDS: tuple[Kind, ...] = ("plain", "sequence", "key")
 TOPIC = "ledger"
 PARTITIONS = 3
-PAUSE_S = 0.05
-ATTEMPT_S = 20.0
+RETRY_PAUSE_S = 0.05
+REQUEST_TIMEOUT_S = 20.0
 
 
 @dataclass
 class Request:
-    """One request, and what became of it.
+    """One request and its result.
 
     Attributes:
-        places: Partition and offset of each record, as first acknowledged.
-        refused: It was refused with the promise that nothing was written.
+        offsets: Partition and offset of each record, as first acknowledged.
+        refused: Whether it was refused as retriable: none of its records may be in the log.
     """
 
     name: str
@@ -40,18 +41,19 @@ class Request:
     size: int
     headers: dict[str, str]
     body: bytes
-    places: list[tuple[int, int]] | None = None
+    offsets: list[tuple[int, int]] | None = None
     refused: bool = False
 
 
 @dataclass
-class Ledger:
-    """What was asked of the server and what it answered.
+class ProduceLedger:
+    """All requests with their results.
 
     Attributes:
-        url: Where the server is now; `serving` is set while it is expected to answer.
+        url: The current URL of the server; `serving` is set while the server is expected to answer.
         stopped: No new requests; those without an answer are still repeated.
         progress: Set at each acknowledgement.
+        faults: Violations found while producing; `audit` expects none.
     """
 
     rng: random.Random
@@ -65,18 +67,23 @@ class Ledger:
 
     @property
     def acknowledged(self) -> int:
-        """Number of requests that were acknowledged."""
-        return sum(request.places is not None for request in self.requests)
+        """Number of acknowledged requests."""
+        return sum(request.offsets is not None for request in self.requests)
 
-    async def acknowledge(self, number: int) -> None:
-        """Wait for a number of further acknowledgements."""
+    def serve_from(self, url: str) -> None:
+        """Send all requests to this URL from now on."""
+        self.url = url
+        self.serving.set()
+
+    async def await_acknowledgements(self, number: int) -> None:
+        """Wait for so many further acknowledgements."""
         goal = self.acknowledged + number
         async with asyncio.timeout(30):
             while self.acknowledged < goal:
                 self.progress.clear()
                 await self.progress.wait()
 
-    async def run(self, kind: Kind, name: str) -> None:
+    async def produce(self, kind: Kind, name: str) -> None:
         """Send one request after the other until stopped."""
         client, url = client_of(self.url), self.url
         number = 0
@@ -90,7 +97,7 @@ class Ledger:
                     if url != self.url:
                         await client.aclose()
                         client, url = client_of(self.url), self.url
-                    if await self._attempt(client, request) or kind == "plain":
+                    if await self._send(client, request) or kind == "plain":
                         break
         finally:
             await client.aclose()
@@ -106,35 +113,35 @@ class Ledger:
             headers |= {"Producer-Id": name, "Producer-Epoch": "0", "Producer-Sequence": str(number)}
         return Request(title, kind, size, headers, json.dumps({"records": records}).encode())
 
-    async def _attempt(self, client: httpx2.AsyncClient, request: Request) -> bool:
-        """Send a request once and return whether it is settled."""
+    async def _send(self, client: httpx2.AsyncClient, request: Request) -> bool:
+        """Send a request once, and return whether it was acknowledged."""
         try:
-            async with asyncio.timeout(ATTEMPT_S):
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 answer = await client.post(f"/v1/topics/{TOPIC}/records", content=request.body, headers=request.headers)
         except httpx2.TransportError:
-            await asyncio.sleep(PAUSE_S)  # a client's pause before it tries again
+            await pause(RETRY_PAUSE_S)
             return False
         except TimeoutError:
-            self.faults.append(f"{request.name}: no answer within {ATTEMPT_S} s")
+            self.faults.append(f"{request.name}: no answer within {REQUEST_TIMEOUT_S} s")
             return False
         self.statuses[answer.status_code] += 1
         if answer.status_code in {200, 201}:
-            self._settle(request, answer.json(), duplicate=answer.status_code == 200)
+            self._note_acknowledged(request, answer.json(), duplicate=answer.status_code == 200)
             return True
-        self._refused(request, answer)
-        await asyncio.sleep(PAUSE_S)
+        self._note_refused(request, answer)
+        await pause(RETRY_PAUSE_S)
         return False
 
-    def _settle(self, request: Request, document: dict[str, Any], *, duplicate: bool) -> None:
-        places = [(place["partition"], place["offset"]) for place in document["offsets"]]
+    def _note_acknowledged(self, request: Request, document: dict[str, Any], *, duplicate: bool) -> None:
+        offsets = [(one["partition"], one["offset"]) for one in document["offsets"]]
         if duplicate != document.get("duplicate", False):
             self.faults.append(f"{request.name}: duplicate is {document.get('duplicate')}")
-        if request.places is not None and request.places != places:
-            self.faults.append(f"{request.name}: first {request.places}, then {places}")
-        request.places = places
+        if request.offsets is not None and request.offsets != offsets:
+            self.faults.append(f"{request.name}: first {request.offsets}, then {offsets}")
+        request.offsets = offsets
         self.progress.set()
 
-    def _refused(self, request: Request, answer: httpx2.Response) -> None:
+    def _note_refused(self, request: Request, answer: httpx2.Response) -> None:
         if answer.headers["content-type"] != "application/problem+json":
             self.faults.append(f"{request.name}: {answer.status_code} {answer.text[:300]}")
             return
@@ -146,11 +153,11 @@ class Ledger:
             self.faults.append(f"{request.name}: {answer.text}")
 
     async def audit(self) -> int:
-        """Repeat what can be repeated, read everything, and compare. Return the number of records."""
+        """Repeat the repeatable requests, read the topic and compare. Return the number of records."""
         assert self.faults == []
         async with client_of(self.url) as client:
             before = await read_topic(client, TOPIC, range(PARTITIONS))
-            await self._replay(client)
+            await self._repeat(client)
             partitions = await read_topic(client, TOPIC, range(PARTITIONS))
         assert partitions == before
         assert self.faults == []
@@ -166,8 +173,8 @@ class Ledger:
         assert len(times) == sum(times[value] for request in self.requests for value in _values(request))
         return len(found)
 
-    async def _replay(self, client: httpx2.AsyncClient) -> None:
-        """Repeat all requests with a key, and the last five of each idempotent producer."""
+    async def _repeat(self, client: httpx2.AsyncClient) -> None:
+        """Repeat the last 300 requests with a key, and the last five of each idempotent producer."""
         of_producer: dict[str, list[Request]] = {}
         for request in self.requests:
             if request.kind == "sequence":
@@ -175,18 +182,18 @@ class Ledger:
         repeated = [request for requests in of_producer.values() for request in requests[-5:]]
         repeated += [request for request in self.requests if request.kind == "key"][-300:]
         for request in repeated:
-            first = request.places
+            first = request.offsets
             assert first is not None, request.name
-            assert await self._attempt(client, request)
-            assert request.places == first
+            assert await self._send(client, request)
+            assert request.offsets == first
 
     def _check(self, request: Request, found: dict[tuple[int, int], str], times: Counter[str]) -> None:
         present = [times[value] for value in _values(request)]
-        assert sum(present) in {0, request.size}, f"{request.name} is there in part: {present}"
-        if request.places is not None:
-            assert [found.get(place) for place in request.places] == _values(request), request.name
+        assert sum(present) in {0, request.size}, f"only a part of {request.name} is in the log: {present}"
+        if request.offsets is not None:
+            assert [found.get(offset) for offset in request.offsets] == _values(request), request.name
         elif request.refused:
-            assert sum(present) == 0, f"{request.name} was refused as retriable and is there"
+            assert sum(present) == 0, f"{request.name} was refused as retriable and is in the log"
         else:
             assert request.kind == "plain", f"{request.name} was never answered"
 

@@ -1,4 +1,4 @@
-"""A full disk under SQLite: appends are refused, reads and deletions go on, and writing resumes by itself."""
+"""A full disk under SQLite: appends are refused, reads and deletes still work, and appends resume."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.e2e.node import Node, create_topic, read_partition, until
+from tests.e2e.support.api_calls import create_topic, read_partition
+from tests.e2e.support.server_process import ServerProcess
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,12 +24,12 @@ pytestmark = pytest.mark.anyio
 MIB = 1024 * 1024
 DISKS = [(64 * MIB, 16 * MIB), (24 * MIB, 4 * MIB)]
 VALUE_BYTES = 100_000
-MOST_REQUESTS = 1_000
+MAX_REQUESTS = 1_000
 BYTES = {"Content-Type": "application/octet-stream"}
 
 
 class Disk(NamedTuple):
-    """A mounted file system, and the ballast that suits it."""
+    """A mounted file system, and the ballast size that fits it."""
 
     path: Path
     ballast_bytes: int
@@ -35,10 +37,10 @@ class Disk(NamedTuple):
 
 @pytest.fixture(params=DISKS, ids=["64 MiB", "24 MiB"])
 def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
-    """A small file system in memory."""
+    """A small file system in memory; only root can mount it."""
     size_bytes, ballast_bytes = request.param
     if os.geteuid() != 0:
-        pytest.skip("only root may mount a small disk")
+        pytest.skip("only root can mount a small disk")
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "millrace-test", str(disk)]
@@ -62,17 +64,17 @@ async def append(client: httpx2.AsyncClient, topic: str, number: int) -> httpx2.
 
 async def fill(client: httpx2.AsyncClient, topic: str) -> int:
     """Append until the disk is full, and return how many records were acknowledged."""
-    for number in range(MOST_REQUESTS):
+    for number in range(MAX_REQUESTS):
         answer = await append(client, topic, number)
         if answer.status_code != 201:
             problem = answer.json()
             assert (answer.status_code, problem["code"], problem["retriable"]) == (507, "KAFKA_STORAGE_ERROR", True)
             return number
-    raise AssertionError("the disk does not fill")
+    raise AssertionError("the disk is not full after the last request")
 
 
-async def resumed(client: httpx2.AsyncClient, topic: str, number: int) -> int:
-    """Append again and again until it is accepted, and return the offset."""
+async def append_until_accepted(client: httpx2.AsyncClient, topic: str, number: int) -> int:
+    """Repeat an append until it is accepted, and return the offset."""
     answer = await until(lambda: append(client, topic, number), lambda found: found.status_code == 201)
     offset: int = answer.json()["offsets"][0]["offset"]
     return offset
@@ -83,7 +85,7 @@ async def test_a_full_disk_refuses_appends_and_writing_resumes_when_there_is_spa
 ) -> None:
     url = f"sqlite:///{small_disk.path / 'millrace.db'}"
     settings = {"ballast_bytes": small_disk.ballast_bytes, "retention_interval_ms": 100}
-    node = Node(url, tmp_path, settings=settings)
+    node = ServerProcess(url, tmp_path, settings=settings)
     with node:
         async with node.client() as client:
             for topic in ("kept", "trimmed", "dropped"):
@@ -94,7 +96,7 @@ async def test_a_full_disk_refuses_appends_and_writing_resumes_when_there_is_spa
             filled = await fill(client, "dropped")
             assert filled > 20
 
-            # Reads and deletions work on the full disk, and appends are refused on every topic.
+            # On the full disk reads and deletes work, and appends to every topic are refused.
             assert (await append(client, "kept", 20)).status_code == 507
             assert (await client.get("/readyz")).status_code == 200
             assert "millrace_disk_full 1.0" in (await client.get("/metrics")).text
@@ -104,11 +106,11 @@ async def test_a_full_disk_refuses_appends_and_writing_resumes_when_there_is_spa
             assert trimmed.json() == {"log_start_offset": 15}
             assert (await client.delete("/v1/topics/dropped")).status_code == 204
 
-            assert await resumed(client, "kept", 20) == 20
+            assert await append_until_accepted(client, "kept", 20) == 20
             assert "millrace_disk_full 0.0" in (await client.get("/metrics")).text
             assert (small_disk.path / "millrace.db.ballast").stat().st_size == small_disk.ballast_bytes
 
-            # And once more, with what a second time may have forgotten, and a kill on the full disk.
+            # A second time, which needs the ballast again, and a kill on the full disk.
             await create_topic(client, "dropped", 1)
             again = await fill(client, "dropped")
             assert again > 20
@@ -118,7 +120,7 @@ async def test_a_full_disk_refuses_appends_and_writing_resumes_when_there_is_spa
             assert [record["offset"] for record in await read_partition(client, "dropped", 0)] == [*range(again)]
             assert [record["offset"] for record in await read_partition(client, "trimmed", 0)] == [*range(15, 20)]
             await client.delete("/v1/topics/dropped")
-            assert await resumed(client, "kept", 21) == 21
+            assert await append_until_accepted(client, "kept", 21) == 21
             kept = await read_partition(client, "kept", 0)
     assert len(kept) == 22
     assert "Traceback" not in node.log

@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own, outside the checkout: all that a user gets."""
+"""The wheel in a separate environment, outside the checkout, as a user installs it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.node import ROOT, Node, produce
+from tests.e2e.support.api_calls import produce
+from tests.e2e.support.server_process import ROOT, ServerProcess
 
 BUILD_SECONDS = 120
 
 
 def run(*command: str | Path, directory: Path) -> str:
-    """Run a program that must succeed, with nothing of the checkout in reach."""
+    """Run a program that must succeed, without variables that lead to the checkout."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MILLRACE_"))}
     result = subprocess.run(
         command, cwd=directory, env=environment, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
@@ -27,7 +28,7 @@ def run(*command: str | Path, directory: Path) -> str:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel; what it depends on comes from the environment of the tests."""
+    """An environment with the wheel; its dependencies come from the environment of the tests."""
     directory = tmp_path_factory.mktemp("wheel")
     build = ("-m", "build", "--wheel", "--no-isolation", "--outdir", str(directory), str(ROOT))
     run(sys.executable, *build, directory=directory)
@@ -37,15 +38,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = environment / "bin" / "python"
     pip = (sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check")
     run(*pip, "install", "--quiet", "--no-index", "--no-deps", wheel, directory=directory)
-    # A folder on the path, not a site directory: the .pth file that leads to the checkout is not read.
+    # The folder is added to the path, not as a site directory: its .pth file would add the checkout.
     site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", directory=directory).strip()
     (Path(site) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return environment
 
 
 @pytest.mark.anyio
-async def test_the_wheel_serves_stores_and_documents_itself(installed: Path, tmp_path: Path) -> None:
-    node = Node(
+async def test_the_wheel_serves_the_api_and_its_documentation(installed: Path, tmp_path: Path) -> None:
+    node = ServerProcess(
         f"sqlite:///{tmp_path / 'millrace.db'}",
         tmp_path,
         program=[str(installed / "bin" / "millrace")],
@@ -58,10 +59,10 @@ async def test_the_wheel_serves_stores_and_documents_itself(installed: Path, tmp
             docs = await client.get("/docs")
             scripts = [word.split('"')[0] for word in docs.text.split('src="')[1:]]
             loaded = [await client.get(script) for script in scripts]
-            manual = await client.get("/problems/unknown-topic-or-partition")
+            problem_page = await client.get("/problems/unknown-topic-or-partition")
             document = await client.get("/openapi.json")
 
-    assert [place["offset"] for place in offsets] == [0]
+    assert [one["offset"] for one in offsets] == [0]
     assert page.json()["records"][0]["value"] == {"hello": "world"}
     assert (docs.status_code, docs.headers["content-type"].split(";")[0]) == (200, "text/html")
     assert loaded
@@ -70,20 +71,20 @@ async def test_the_wheel_serves_stores_and_documents_itself(installed: Path, tmp
         (200, "text/javascript")
     }
     assert max(len(answer.content) for answer in loaded) > 100_000
-    assert (manual.status_code, document.status_code) == (200, 200)
+    assert (problem_page.status_code, document.status_code) == (200, 200)
     assert "Traceback" not in node.log
 
 
 def test_the_wheel_imports_nothing_from_the_checkout(installed: Path, tmp_path: Path) -> None:
     code = "import app, app.main, sys; print(app.__file__); print(*sys.path, sep='\\n')"
 
-    place, *path = run(installed / "bin" / "python", "-c", code, directory=tmp_path).splitlines()
+    package, *path = run(installed / "bin" / "python", "-c", code, directory=tmp_path).splitlines()
 
-    assert Path(place).is_relative_to(installed)
+    assert Path(package).is_relative_to(installed)
     assert str(ROOT) not in path
 
 
-def test_the_wheel_says_its_version_and_holds_the_migrations(installed: Path, tmp_path: Path) -> None:
+def test_the_wheel_prints_its_version_and_has_the_migrations(installed: Path, tmp_path: Path) -> None:
     program = str(installed / "bin" / "millrace")
     url = f"sqlite:///{tmp_path / 'new.db'}"
 

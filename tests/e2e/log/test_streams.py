@@ -1,4 +1,4 @@
-"""Streams over sockets: what cuts them, what they cost, and that nothing is lost or repeated."""
+"""Streams over sockets: lost connections and restarts lose and repeat no record; what open streams hold."""
 
 from __future__ import annotations
 
@@ -11,48 +11,44 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.node import Node, create_topic, fetch, produce, read_topic, until
-from tests.e2e.streams import Subscriber, open_raw
-from tests.e2e.test_parked import READS, connections
+from tests.e2e.support.api_calls import create_topic, fetch, open_streams, produce, read_topic
+from tests.e2e.support.database import open_connections
+from tests.e2e.support.event_stream_client import EventStreamClient
+from tests.e2e.support.raw_http import open_stream
+from tests.e2e.support.server_process import ServerProcess
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import httpx2
 
 pytestmark = pytest.mark.anyio
 
 CLIENTS = 1_000
-SLOW = 20
+SLOW_CLIENTS = 20
+READS = 50
 RECORDS = "/v1/topics/orders/records"
 PARTITION = "/v1/topics/orders/partitions/0/records"
 
 
-async def open_streams(client: httpx2.AsyncClient) -> int:
-    text = (await client.get("/metrics")).text
-    (line,) = [line for line in text.splitlines() if line.startswith("millrace_open_streams ")]
-    return int(float(line.split()[1]))
-
-
-def rss_bytes(node: Node) -> int:
-    assert node.process is not None
-    return int(Path(f"/proc/{node.process.pid}/statm").read_text().split()[1]) * 4096
+def rss_bytes(node: ServerProcess) -> int:
+    return int(Path(f"/proc/{node.pid}/statm").read_text().split()[1]) * 4096
 
 
 async def test_a_thousand_streams_get_every_record_and_leave_nothing_behind_when_killed(
     migrated_url: str, tmp_path: Path
 ) -> None:
-    with Node(migrated_url, tmp_path) as node:
+    with ServerProcess(migrated_url, tmp_path) as node:
         async with node.client() as client:
             await create_topic(client, "orders", 1)
             await produce(client, "orders", "old")
             await asyncio.gather(*(fetch(client, PARTITION) for _ in range(READS)))
-            before = await connections(migrated_url)
-            streams = await asyncio.gather(*(open_raw(node, PARTITION) for _ in range(CLIENTS)))
+            before = await open_connections(migrated_url)
+            streams = await asyncio.gather(*(open_stream(node.url, PARTITION) for _ in range(CLIENTS)))
             heads = await asyncio.gather(*(reader.readuntil(b"retry: 1000\n\n\r\n") for reader, _ in streams))
             assert {head[:15] for head in heads} == {b"HTTP/1.1 200 OK"}
             assert await open_streams(client) == CLIENTS
-            assert await connections(migrated_url) == before
+            assert await open_connections(migrated_url) == before
 
             for number in range(5):
                 await produce(client, "orders", f"new {number}")
@@ -70,17 +66,17 @@ async def test_a_thousand_streams_get_every_record_and_leave_nothing_behind_when
     assert "Traceback" not in node.log
 
 
-async def test_a_client_that_does_not_read_costs_no_more_than_a_page(migrated_url: str, tmp_path: Path) -> None:
-    with Node(migrated_url, tmp_path) as node:
+async def test_a_client_that_does_not_read_holds_no_more_memory_than_a_page(migrated_url: str, tmp_path: Path) -> None:
+    with ServerProcess(migrated_url, tmp_path) as node:
         async with node.client() as client:
             await create_topic(client, "orders", 1)
             text = "x" * 10_000
             for _ in range(10):
                 await produce(client, "orders", *[text] * 200)
-            streams = [await open_raw(node, f"{PARTITION}?offset=earliest") for _ in range(SLOW)]
+            streams = [await open_stream(node.url, f"{PARTITION}?offset=earliest") for _ in range(SLOW_CLIENTS)]
             for _, writer in streams:
                 writer.transport.pause_reading()  # type: ignore[attr-defined] # of reading transports
-            await until(lambda: open_streams(client), lambda found: found == SLOW)
+            await until(lambda: open_streams(client), lambda found: found == SLOW_CLIENTS)
             before = rss_bytes(node)
             for _ in range(10):
                 await produce(client, "orders", *[text] * 200)
@@ -96,19 +92,21 @@ async def test_a_client_that_does_not_read_costs_no_more_than_a_page(migrated_ur
             await until(lambda: open_streams(client), lambda found: found == 0)
 
 
-async def test_sigterm_ends_streams_cleanly_within_a_second(migrated_url: str, tmp_path: Path) -> None:
-    with Node(migrated_url, tmp_path) as node:
+async def test_sigterm_ends_streams_completely_within_two_seconds(migrated_url: str, tmp_path: Path) -> None:
+    with ServerProcess(migrated_url, tmp_path) as node:
         async with node.client() as client:
             await create_topic(client, "orders", 2)
-        streams = [await open_raw(node, path) for path in (RECORDS, PARTITION, f"{RECORDS}?follow=true") for _ in "123"]
+        streams = [
+            await open_stream(node.url, path) for path in (RECORDS, PARTITION, f"{RECORDS}?follow=true") for _ in "123"
+        ]
         for reader, _ in streams:
             await reader.readuntil(b"\r\n\r\n")
             await reader.readuntil(b"\n\n\r\n")
-        asked = time.monotonic()
+        terminated = time.monotonic()
         node.terminate()
         rest = await asyncio.gather(*(reader.read() for reader, _ in streams))
         assert await asyncio.to_thread(node.exit_code) == 0
-        assert time.monotonic() - asked < 2
+        assert time.monotonic() - terminated < 2
         assert set(rest) == {b"0\r\n\r\n"}
         for _, writer in streams:
             writer.close()
@@ -117,8 +115,9 @@ async def test_sigterm_ends_streams_cleanly_within_a_second(migrated_url: str, t
 
 
 @contextlib.asynccontextmanager
-async def reading(*subscribers: Subscriber) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(subscriber.run()) for subscriber in subscribers]
+async def reading(*clients: EventStreamClient) -> AsyncIterator[None]:
+    """Run clients until the end of the block."""
+    tasks = [asyncio.create_task(each.run()) for each in clients]
     try:
         yield
     finally:
@@ -130,40 +129,42 @@ async def reading(*subscribers: Subscriber) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("kill", [False, True])
-async def test_a_stream_goes_on_across_a_restart_of_the_server(migrated_url: str, tmp_path: Path, kill: bool) -> None:
-    with Node(migrated_url, tmp_path) as node:
+async def test_a_stream_resumes_after_a_restart_of_the_server(migrated_url: str, tmp_path: Path, kill: bool) -> None:
+    with ServerProcess(migrated_url, tmp_path) as node:
         async with node.client() as client:
             await create_topic(client, "orders", 2)
-        subscribers = [Subscriber(lambda: node.url, path) for path in (RECORDS, RECORDS, PARTITION)]
-        async with reading(*subscribers):
-            for each in subscribers:
-                await until(lambda each=each: asyncio.sleep(0, each.last_id), bool)  # type: ignore[misc] # a lambda with a default
+        clients = [EventStreamClient(lambda: node.url, path) for path in (RECORDS, RECORDS, PARTITION)]
+        async with reading(*clients):
+            for each in clients:
+                await each.await_event_id()
             for round_ in range(3):
                 async with node.client() as client:
                     await produce(client, "orders", *[f"{round_}.{i}" for i in range(40)])
                     await client.post("/v1/topics/orders/partitions/1/records", json={"value": f"{round_}"})
-                    await subscribers[round_].have(1 + 20 * round_)
+                    await clients[round_].await_records(1 + 20 * round_)
                 if kill:
                     node.kill()
                 else:
                     node.terminate()
                     assert await asyncio.to_thread(node.exit_code) == 0
                 await asyncio.to_thread(node.start)
-            for each, number in zip(subscribers, (123, 123, 120), strict=True):
-                await each.have(number)
+            for each, number in zip(clients, (123, 123, 120), strict=True):
+                await each.await_records(number)
         async with node.client() as client:
             expected = await read_topic(client, "orders", range(2))
-    for each in subscribers:
-        each.check(expected if each.path == RECORDS else [expected[0], []])
+    for each in clients:
+        each.assert_each_once_and_in_order(expected if each.path == RECORDS else [expected[0], []])
         assert each.connections > 1
         assert kill or each.ended >= 1
 
 
 @pytest.mark.postgres
-async def test_a_stream_goes_on_at_another_node(nodes: tuple[Node, Node], topic: str, seed: int) -> None:
+async def test_a_stream_resumes_on_another_node(
+    nodes: tuple[ServerProcess, ServerProcess], topic: str, seed: int
+) -> None:
     rng = random.Random(seed)
     chosen = list(nodes)
-    subscriber = Subscriber(lambda: rng.choice(chosen).url, f"/v1/topics/{topic}/records?offset=earliest")
+    stream = EventStreamClient(lambda: rng.choice(chosen).url, f"/v1/topics/{topic}/records?offset=earliest")
     async with nodes[0].client() as first, nodes[1].client() as second:
         await create_topic(first, topic, 2)
         for number in range(30):
@@ -172,11 +173,11 @@ async def test_a_stream_goes_on_at_another_node(nodes: tuple[Node, Node], topic:
             writing = asyncio.create_task(
                 client.post(url, json={"records": [{"value": f"{number}.{i}"} for i in "abc"]})
             )
-            # Cut at a random place: the client goes, wherever it is.
-            await subscriber.read_for(rng.uniform(0, 0.05))
+            # The connection breaks at a random point of the stream.
+            await stream.read_for(rng.uniform(0, 0.05))
             assert (await writing).status_code == 201
-        async with reading(subscriber):
-            await subscriber.have(90)
+        async with reading(stream):
+            await stream.await_records(90)
         expected = await read_topic(first, topic, range(2))
-    subscriber.check(expected)
-    assert subscriber.connections >= 30
+    stream.assert_each_once_and_in_order(expected)
+    assert stream.connections >= 30

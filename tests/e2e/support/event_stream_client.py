@@ -1,4 +1,4 @@
-"""A client of event streams over sockets: it reads, loses its connection, and goes on with the last id."""
+"""A client of event streams that loses its connection and resumes at the last event id."""
 
 from __future__ import annotations
 
@@ -9,57 +9,49 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from tests.streaming import parsed
+from tests.waiting import pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.e2e.node import Node
-
-PAUSE_S = 0.02
-
-
-async def open_raw(node: Node, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Ask for an event stream from a socket of its own."""
-    url = httpx2.URL(node.url)
-    reader, writer = await asyncio.open_connection(url.host, url.port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode())
-    return reader, writer
+RETRY_PAUSE_S = 0.02
+DEADLINE_S = 30
 
 
 @dataclass
-class Subscriber:
-    """Reads a stream as `EventSource` does, wherever `url` gives a server.
+class EventStreamClient:
+    """Reads a stream as `EventSource` does, from the server that `url` names at each connection.
 
     Attributes:
-        seen: The records it has had.
-        connections: How often it was connected.
-        ended: How often the server ended a stream as it should.
+        records: All records received.
+        connections: Number of connections.
+        ended: Number of streams that the server ended completely.
+        progress: Set at each new connection and after each part of a stream.
     """
 
     url: Callable[[], str]
     path: str
-    seen: list[Any] = field(default_factory=list)
+    records: list[Any] = field(default_factory=list)
     connections: int = 0
     ended: int = 0
     last_id: str = ""
     progress: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
-        """Read until cancelled."""
+        """Read, and connect again at each end, until cancelled."""
         while True:
             try:
                 await self.read()
                 self.ended += 1
             except (httpx2.TransportError, ConnectionError):
-                """Lost; it connects again."""
-            await asyncio.sleep(PAUSE_S)  # the pause of a client before it tries again
+                """The connection was lost: connect again."""
+            await pause(RETRY_PAUSE_S)
 
     async def read(self) -> None:
         """Read one stream to its end."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": self.last_id} if self.last_id else {})
-        timeout = httpx2.Timeout(30)
         async with (
-            httpx2.AsyncClient(base_url=self.url(), trust_env=False, timeout=timeout) as client,
+            httpx2.AsyncClient(base_url=self.url(), trust_env=False, timeout=httpx2.Timeout(DEADLINE_S)) as client,
             client.stream("GET", self.path, headers=headers) as answer,
         ):
             assert answer.status_code == 200, await answer.aread()
@@ -72,30 +64,34 @@ class Subscriber:
                     self.last_id = event.id or self.last_id
                     if event.data is not None:
                         assert event.event is None, event.data
-                        self.seen.append(event.record)
+                        self.records.append(event.record)
                 self.progress.set()
 
     async def read_for(self, seconds: float) -> None:
-        """Read one stream for a time, and leave it wherever it is."""
+        """Read one stream for some time, then break the connection at any point of the stream."""
         reading, before = asyncio.create_task(self.read()), self.connections
-        async with asyncio.timeout(30):
-            while self.connections == before and not reading.done():
-                self.progress.clear()
-                await self.progress.wait()
+        await self._until(lambda: self.connections > before or reading.done())
         await asyncio.wait([reading], timeout=seconds)
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
         assert reading.cancelled(), reading.exception()
 
-    async def have(self, number: int) -> None:
-        """Wait until it has had so many records."""
-        async with asyncio.timeout(30):
-            while len(self.seen) < number:
+    async def await_event_id(self) -> None:
+        """Wait until an event id was received."""
+        await self._until(lambda: bool(self.last_id))
+
+    async def await_records(self, number: int) -> None:
+        """Wait until so many records were received."""
+        await self._until(lambda: len(self.records) >= number)
+
+    async def _until(self, is_enough: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not is_enough():
                 self.progress.clear()
                 await self.progress.wait()
 
-    def check(self, expected: list[list[Any]]) -> None:
-        """Assert that it has had each record of some partitions once, and those of each in order."""
+    def assert_each_once_and_in_order(self, expected: list[list[Any]]) -> None:
+        """Assert that it has received the records of some partitions once, those of each partition in order."""
         for partition, records in enumerate(expected):
-            assert [record for record in self.seen if record["partition"] == partition] == records
-        assert len(self.seen) == sum(map(len, expected))
+            assert [record for record in self.records if record["partition"] == partition] == records
+        assert len(self.records) == sum(map(len, expected))

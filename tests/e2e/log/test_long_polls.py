@@ -1,4 +1,4 @@
-"""Reads that wait: what they cost when their clients die, and how they end when the server does."""
+"""Waiting reads: what they hold when their clients are gone, and how they end when the server stops."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import httpx2
-import psycopg
 import pytest
 
-from tests.e2e.node import Node, create_topic, fetch, parked, produce, read_partition, until, waiting_reads
+from tests.e2e.support.api_calls import await_waiting_reads, create_topic, fetch, produce, read_partition, waiting_reads
+from tests.e2e.support.database import open_connections
+from tests.e2e.support.raw_http import open_get
+from tests.e2e.support.server_process import ServerProcess
+from tests.waiting import DEADLINE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,63 +25,44 @@ pytestmark = pytest.mark.anyio
 CLIENTS = 1_000
 READS = 50
 PRODUCERS = 8
-CONNECTIONS = """
-SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'millrace'
-"""
+
+READ_FOR_A_MINUTE = "/v1/topics/orders/partitions/0/records?max_wait_ms=60000"
 
 
-async def connections(url: str) -> int:
-    """Return how many connections the nodes have; 0 where the database is a file."""
-    if url.startswith("sqlite"):
-        return 0
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        row = await (await connection.execute(CONNECTIONS)).fetchone()
-    assert row is not None
-    number: int = row[0]
-    return number
-
-
-async def park_raw(node: Node) -> asyncio.StreamWriter:
-    """Send a long poll from a socket of its own."""
-    url = httpx2.URL(node.url)
-    _, writer = await asyncio.open_connection(url.host, url.port)
-    writer.write(b"GET /v1/topics/orders/partitions/0/records?max_wait_ms=60000 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    return writer
-
-
-async def test_a_thousand_clients_killed_while_they_wait_leave_nothing_behind(
+async def test_a_thousand_clients_killed_during_a_long_poll_leave_nothing_behind(
     migrated_url: str, tmp_path: Path
 ) -> None:
-    node = Node(migrated_url, tmp_path)
+    node = ServerProcess(migrated_url, tmp_path)
     with node:
         async with node.client() as client:
             await create_topic(client, "orders", 1)
             path = "/v1/topics/orders/partitions/0/records"
             await asyncio.gather(*[fetch(client, path) for _ in range(READS)])
-            before = await connections(migrated_url)
-            writers = [await park_raw(node) for _ in range(CLIENTS)]
-            await parked(client, CLIENTS)
+            before = await open_connections(migrated_url)
+            writers = [(await open_get(node.url, READ_FOR_A_MINUTE))[1] for _ in range(CLIENTS)]
+            await await_waiting_reads(client, CLIENTS)
 
             assert await waiting_reads(client) == CLIENTS
-            assert await connections(migrated_url) == before
+            assert await open_connections(migrated_url) == before
             for writer in writers:
                 writer.transport.abort()
             await until(lambda: waiting_reads(client), lambda found: found == 0, seconds=1)
-            await produce(client, "orders", "still here")
+            await produce(client, "orders", "after the kill")
             assert (await client.get("/readyz")).status_code == 200
         node.terminate()
         assert node.exit_code() == 0
     assert "Traceback" not in node.log
 
 
-async def test_sigterm_answers_parked_reads_keeps_what_was_acknowledged_and_exits_with_0(
+async def test_sigterm_answers_waiting_reads_keeps_acknowledged_records_and_exits_with_0(
     migrated_url: str, tmp_path: Path
 ) -> None:
-    node = Node(migrated_url, tmp_path)
+    node = ServerProcess(migrated_url, tmp_path)
     acknowledged: dict[int, str] = {}
     statuses: Counter[int] = Counter()
+    many_acknowledged = asyncio.Event()
 
-    async def send(client: httpx2.AsyncClient, producer: int) -> None:
+    async def produce_until_stopped(client: httpx2.AsyncClient, producer: int) -> None:
         with contextlib.suppress(httpx2.TransportError):
             for number in range(1_000_000):
                 value = f"{producer}.{number}"
@@ -86,6 +70,8 @@ async def test_sigterm_answers_parked_reads_keeps_what_was_acknowledged_and_exit
                 statuses[answer.status_code] += 1
                 if answer.status_code == 201:
                     acknowledged[answer.json()["offsets"][0]["offset"]] = value
+                if len(acknowledged) > 50:
+                    many_acknowledged.set()
 
     with node:
         async with node.client() as client, asyncio.TaskGroup() as group:
@@ -95,14 +81,15 @@ async def test_sigterm_answers_parked_reads_keeps_what_was_acknowledged_and_exit
                 group.create_task(client.get("/v1/topics/orders/partitions/1/records", params=waiting))
                 for _ in range(READS)
             ]
-            await parked(client, READS)
+            await await_waiting_reads(client, READS)
             for producer in range(PRODUCERS):
-                group.create_task(send(client, producer))
-            await until(lambda: asyncio.sleep(0, len(acknowledged)), lambda found: found > 50)
-            asked = time.monotonic()
+                group.create_task(produce_until_stopped(client, producer))
+            async with asyncio.timeout(DEADLINE_S):
+                await many_acknowledged.wait()
+            terminated = time.monotonic()
             node.terminate()
             code = await asyncio.to_thread(node.exit_code)
-            took = time.monotonic() - asked
+            took = time.monotonic() - terminated
             answers = [await read for read in reads]
         node.start()
         async with node.client() as client:

@@ -1,7 +1,7 @@
 """`EventSource` in a real browser reads a topic across restarts of the server without a gap.
 
-It needs a Chromium (Debian: `apt-get install chromium`), named by MILLRACE_TEST_CHROMIUM or found in the path, and is
-skipped where there is none.
+The test needs Chromium (Debian: `apt-get install chromium`), named by MILLRACE_TEST_CHROMIUM or found in the path, and
+is skipped without it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
-from tests.e2e.node import Node
+from tests.e2e.support.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,21 +43,21 @@ OPTIONS = (
 )
 DEADLINE_S = 60
 PAGE = """<!doctype html><title>reader</title><script>
-const tell = (told) => fetch("/told", {method: "POST", body: JSON.stringify(told)});
+const report = (event) => fetch("/events", {method: "POST", body: JSON.stringify(event)});
 const source = new EventSource("STREAM");
-source.onopen = () => tell({open: true});
-source.onmessage = (event) => tell({value: JSON.parse(event.data).value, id: event.lastEventId, type: event.type});
-source.onerror = (event) => tell({error: source.readyState, data: event.data || null});
+source.onopen = () => report({open: true});
+source.onmessage = (event) => report({value: JSON.parse(event.data).value, id: event.lastEventId, type: event.type});
+source.onerror = (event) => report({error: source.readyState, data: event.data || null});
 </script>
 """
 
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium is installed, nor named by MILLRACE_TEST_CHROMIUM"
+    CHROMIUM is None, reason="Chromium is neither installed nor named by MILLRACE_TEST_CHROMIUM"
 )
 
 
-class Told:
-    """What the page tells, sorted: the values in order, how often it was connected, what it had for errors."""
+class PageReport:
+    """The events that the page reports: the values in order, the number of connections, the errors."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
@@ -67,29 +67,29 @@ class Told:
         self.inbox: queue.Queue[Any] = queue.Queue()
 
     def until(self, *, values: int = 0, opened: int = 0, errors: int = 0) -> None:
-        """Listen until the page has told as much."""
+        """Wait until the page has reported so many events."""
         while len(self.values) < values or self.opened < opened or len(self.errors) < errors:
-            told = self.inbox.get(timeout=DEADLINE_S)
-            if "value" in told:
-                assert told["type"] == "message"
-                self.values.append(told["value"])
-                self.ids.append(told["id"])
-            elif "open" in told:
+            event = self.inbox.get(timeout=DEADLINE_S)
+            if "value" in event:
+                assert event["type"] == "message"
+                self.values.append(event["value"])
+                self.ids.append(event["id"])
+            elif "open" in event:
                 self.opened += 1
             else:
-                self.errors.append(told)
+                self.errors.append(event)
 
 
 @contextlib.contextmanager
-def page_server(told: Told) -> Iterator[ThreadingHTTPServer]:
-    """Serve the page, and take what it tells."""
+def page_server(report: PageReport) -> Iterator[ThreadingHTTPServer]:
+    """Serve the page, and receive its events."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self._answer(server.page.encode() if self.path == "/" else b"")
 
         def do_POST(self) -> None:
-            told.inbox.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            report.inbox.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
             self._answer(b"")
 
         def _answer(self, body: bytes) -> None:
@@ -100,7 +100,7 @@ def page_server(told: Told) -> Iterator[ThreadingHTTPServer]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         page = ""
@@ -144,12 +144,12 @@ def free_port() -> int:
 
 
 def test_a_page_reads_a_topic_across_restarts_without_a_gap(sqlite_url: str, tmp_path: Path) -> None:
-    told, port = Told(), free_port()
-    with page_server(told) as pages:
+    report, port = PageReport(), free_port()
+    with page_server(report) as pages:
         origin = f"http://127.0.0.1:{pages.server_port}"
         stream = f"http://127.0.0.1:{port}/v1/topics/orders/records"
         pages.page = PAGE.replace("STREAM", stream)  # type: ignore[attr-defined] # for its handler
-        with Node(sqlite_url, tmp_path, port=port, settings={"cors_origins": origin}) as node:
+        with ServerProcess(sqlite_url, tmp_path, port=port, settings={"cors_origins": origin}) as node:
 
             def produce(first: int, number: int) -> None:
                 records = [{"value": value, "key": str(value)} for value in range(first, first + number)]
@@ -159,26 +159,26 @@ def test_a_page_reads_a_topic_across_restarts_without_a_gap(sqlite_url: str, tmp
             httpx2.put(f"{node.url}/v1/topics/orders", json={"partitions": 3})
             produce(-3, 3)
             with browser(origin, tmp_path):
-                told.until(opened=1)
-                # The server dies before the page has had a record: the first id alone says where it was.
+                report.until(opened=1)
+                # The server is killed before the page has a record: it resumes at the id of the first event.
                 node.kill()
                 node.start()
                 produce(0, 30)
-                told.until(opened=2, values=30)
+                report.until(opened=2, values=30)
                 node.terminate()
                 assert node.exit_code() == 0
                 node.start()
                 produce(30, 30)
-                told.until(opened=3, values=60)
-                before = len(told.errors)
+                report.until(opened=3, values=60)
+                before = len(report.errors)
                 httpx2.delete(f"{node.url}/v1/topics/orders")
-                told.until(errors=before + 3)
+                report.until(errors=before + 3)
 
-    assert sorted(told.values) == list(range(60))
-    assert len(set(told.ids)) == 60
-    assert told.opened == 3
-    assert {error["error"] for error in told.errors[:before]} == {0}
-    (problem,) = [error["data"] for error in told.errors if error["data"]]
+    assert sorted(report.values) == list(range(60))
+    assert len(set(report.ids)) == 60
+    assert report.opened == 3
+    assert {error["error"] for error in report.errors[:before]} == {0}
+    (problem,) = [error["data"] for error in report.errors if error["data"]]
     assert json.loads(problem)["code"] == "UNKNOWN_TOPIC_OR_PARTITION"
-    assert 2 in {error["error"] for error in told.errors[before:]}, "the browser has not given up"
+    assert 2 in {error["error"] for error in report.errors[before:]}, "the browser has not given up"
     assert "Traceback" not in node.log

@@ -1,4 +1,4 @@
-"""Two nodes on one PostgreSQL, and workers that die at random: each flight is done, and none is held by two."""
+"""Queue workers on two nodes are killed at random: each record is accepted, and none has two holders."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import httpx2
 import pytest
 
-from tests.e2e.node import Node, client_of, create_topic, until
-from tests.e2e.test_flights import flights
+from tests.e2e.support.api_calls import client_of, create_topic
+from tests.e2e.support.flights import flights
+from tests.e2e.support.server_process import ServerProcess
+from tests.waiting import pause, until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,70 +29,72 @@ LOCK_MS = 1_000
 PARTITIONS = 4
 WORKERS = 6
 KILL_EVERY_S = 0.15
+WORK_S = 0.01
 
 
-class Held(NamedTuple):
-    """A delivery that a worker was told of, by the database's clock."""
+class Delivery(NamedTuple):
+    """A delivery as a worker got it; times by the database's clock."""
 
     partition: int
     offset: int
     key: str
-    delivery: int
+    delivery_count: int
     from_ms: int
     until_ms: int
 
 
-class Crew:
-    """Workers on both nodes, and what they were told."""
+class Workers:
+    """Workers on both nodes, and the deliveries that they got.
+
+    Attributes:
+        deliveries: All deliveries.
+        accepted: By partition and offset, the delivery count whose accept the server has confirmed.
+        acknowledged: Partition, offset and delivery count of each delivery whose accept or release was sent.
+    """
 
     def __init__(self, urls: Sequence[str], queue: str, rng: random.Random) -> None:
         self._urls = urls
         self._path = f"/v1/queues/{queue}"
         self._rng = rng
-        self.held: list[Held] = []
-        self.ended: dict[tuple[int, int], int] = {}
-        """Deliveries by partition and offset whose end the server has confirmed: the delivery count."""
-        self.unknown: set[tuple[int, int, int]] = set()
-        """Deliveries whose end was asked for."""
-        self.doubled: list[Held] = []
+        self.deliveries: list[Delivery] = []
+        self.accepted: dict[tuple[int, int], int] = {}
+        self.acknowledged: set[tuple[int, int, int]] = set()
 
     async def work(self, number: int) -> None:
-        """Acquire, think, accept or release, until cancelled: that is how a worker dies here."""
+        """Acquire records, work, accept or release them, until cancelled: a cancelled worker is a killed one."""
         async with client_of(self._urls[number % len(self._urls)]) as client:
             while True:
-                asked = {"max_records": 5, "max_wait_ms": 300}
-                answer = await client.post(f"{self._path}/acquire", json=asked)
+                answer = await client.post(f"{self._path}/acquire", json={"max_records": 5, "max_wait_ms": 300})
                 assert answer.status_code == 200, answer.text
-                mine = [self._note(each) for each in answer.json()["deliveries"]]
-                if mine:
-                    await asyncio.sleep(self._rng.uniform(0, 0.01))  # the work
-                    await self._settle(client, answer.json()["deliveries"])
+                deliveries = answer.json()["deliveries"]
+                self._note(deliveries)
+                if deliveries:
+                    await pause(self._rng.uniform(0, WORK_S))
+                    await self._acknowledge(client, deliveries)
 
-    def _note(self, delivery: dict[str, Any]) -> Held:
-        record, until_ms = delivery["record"], delivery["locked_until_ms"]
-        count = delivery["delivery_count"]
-        held = Held(record["partition"], record["offset"], record["key"], count, until_ms - LOCK_MS, until_ms)
-        self.held.append(held)
-        return held
+    def _note(self, deliveries: list[dict[str, Any]]) -> None:
+        for each in deliveries:
+            record, until_ms, count = each["record"], each["locked_until_ms"], each["delivery_count"]
+            self.deliveries.append(
+                Delivery(record["partition"], record["offset"], record["key"], count, until_ms - LOCK_MS, until_ms)
+            )
 
-    async def _settle(self, client: httpx2.AsyncClient, deliveries: list[dict[str, Any]]) -> None:
-        said = [
+    async def _acknowledge(self, client: httpx2.AsyncClient, deliveries: list[dict[str, Any]]) -> None:
+        acknowledgements = [
             {"delivery_id": each["delivery_id"], "outcome": "accept" if self._rng.random() < 0.9 else "release"}
             for each in deliveries
         ]
-        places = [
-            (each["record"]["partition"], each["record"]["offset"], each["delivery_count"]) for each in deliveries
-        ]
-        self.unknown.update(places)
-        answer = await client.post(f"{self._path}/acknowledge", json={"acknowledgements": said})
+        ids = [(each["record"]["partition"], each["record"]["offset"], each["delivery_count"]) for each in deliveries]
+        self.acknowledged.update(ids)
+        answer = await client.post(f"{self._path}/acknowledge", json={"acknowledgements": acknowledgements})
         assert answer.status_code == 200, answer.text
-        for place, result in zip(places, answer.json()["results"], strict=True):
+        for (partition, offset, count), result in zip(ids, answer.json()["results"], strict=True):
             if result["code"] is None and result["outcome"] == "accept":
-                assert place[:2] not in self.ended, "accepted twice"
-                self.ended[place[:2]] = place[2]
+                assert (partition, offset) not in self.accepted, "accepted twice"
+                self.accepted[partition, offset] = count
 
     async def run(self, done: asyncio.Event) -> None:
-        """Keep the workers at work, and kill one now and then."""
+        """Run the workers, and kill and replace one at random times."""
         tasks = [asyncio.create_task(self.work(number)) for number in range(WORKERS)]
         number = WORKERS
         while not done.is_set():
@@ -108,20 +112,20 @@ class Crew:
             assert isinstance(result, asyncio.CancelledError), result
 
     def check(self, *, by_key: bool) -> None:
-        """Compare what the workers were told."""
-        of_record: dict[tuple[int, int], list[Held]] = defaultdict(list)
-        of_key: dict[tuple[int, str], list[Held]] = defaultdict(list)
-        for each in self.held:
+        """Assert that the deliveries of a record do not overlap, and with `by_key` that those of a key are in order."""
+        of_record: dict[tuple[int, int], list[Delivery]] = defaultdict(list)
+        of_key: dict[tuple[int, str], list[Delivery]] = defaultdict(list)
+        for each in self.deliveries:
             of_record[each.partition, each.offset].append(each)
             of_key[each.partition, each.key].append(each)
-        for place, deliveries in of_record.items():
-            ordered = sorted(deliveries, key=lambda each: each.delivery)
-            assert len({each.delivery for each in ordered}) == len(ordered), f"{place} has one delivery twice"
+        for record, deliveries in of_record.items():
+            ordered = sorted(deliveries, key=lambda each: each.delivery_count)
+            assert len({each.delivery_count for each in ordered}) == len(ordered), f"{record} has one delivery twice"
             for earlier, later in pairwise(ordered):
-                if (*place, earlier.delivery) not in self.unknown:
-                    assert later.from_ms >= earlier.until_ms, f"{place} has two holders"
-            if place in self.ended:
-                assert self.ended[place] == ordered[-1].delivery, f"{place} was delivered after it was accepted"
+                if (*record, earlier.delivery_count) not in self.acknowledged:
+                    assert later.from_ms >= earlier.until_ms, f"{record} has two holders"
+            if record in self.accepted:
+                assert self.accepted[record] == ordered[-1].delivery_count, f"{record} was delivered after its accept"
         if by_key:
             for key, deliveries in of_key.items():
                 offsets = [each.offset for each in sorted(deliveries, key=lambda each: (each.from_ms, each.offset))]
@@ -130,19 +134,19 @@ class Crew:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("ordering", ["none", "key"])
-async def test_each_flight_is_accepted_and_none_is_held_by_two(
-    nodes: tuple[Node, Node], topic: str, ordering: str, size: int, seed: int
+async def test_each_record_is_accepted_and_none_has_two_holders(
+    nodes: tuple[ServerProcess, ServerProcess], topic: str, ordering: str, size: int, seed: int
 ) -> None:
     rng = random.Random(seed)
-    made = flights(random.Random(seed))[:size]
+    generated = flights(random.Random(seed))[:size]
     async with nodes[0].client() as client:
         await create_topic(client, topic, PARTITIONS)
         settings = {"topic": topic, "lock_duration_ms": LOCK_MS, "max_delivery_count": 100, "ordering": ordering}
         assert (await client.put(f"/v1/queues/{topic}", json=settings)).status_code == 201
-        crew, done = Crew([node.url for node in nodes], topic, rng), asyncio.Event()
-        running = asyncio.create_task(crew.run(done))
+        workers, done = Workers([node.url for node in nodes], topic, rng), asyncio.Event()
+        running = asyncio.create_task(workers.run(done))
         for start in range(0, size, 200):
-            records = [{"key": flight["origin"], "value": flight} for flight in made[start : start + 200]]
+            records = [{"key": flight["origin"], "value": flight} for flight in generated[start : start + 200]]
             assert (await client.post(f"/v1/topics/{topic}/records", json={"records": records})).status_code == 201
 
         async def accepted() -> int:
@@ -159,12 +163,14 @@ async def test_each_flight_is_accepted_and_none_is_held_by_two(
         counts = (await client.get(f"/v1/queues/{topic}")).json()["counts"]
 
     assert counts == {"available": 0, "acquired": 0, "delayed": 0, "accepted": size, "archived": 0, "expired": 0}
-    assert len({(each.partition, each.offset) for each in crew.held}) == size
-    crew.check(by_key=ordering == "key")
+    assert len({(each.partition, each.offset) for each in workers.deliveries}) == size
+    workers.check(by_key=ordering == "key")
     assert all("Traceback" not in node.log for node in nodes)
 
 
-async def test_a_release_on_one_node_wakes_a_worker_of_the_other(nodes: tuple[Node, Node], topic: str) -> None:
+async def test_a_release_on_one_node_wakes_a_worker_of_the_other(
+    nodes: tuple[ServerProcess, ServerProcess], topic: str
+) -> None:
     async with nodes[0].client() as here, nodes[1].client() as there:
         await create_topic(here, topic, 1)
         assert (await here.put(f"/v1/queues/{topic}", json={"topic": topic})).status_code == 201

@@ -1,8 +1,8 @@
-"""What the consumers of a campaign believe and do, and what must be true of it at every moment.
+"""Which consumer of a campaign claims which partition, and the invariants of ownership and order.
 
-All consumers of a campaign are tasks of one process, so that "at the same time" is exact. A client's claim on a
-partition begins with an answer that gives it, and ends when it says so itself, when it is killed, or two thirds of
-a session after it sent the last call that was answered: the least the server promises.
+All consumers of a campaign are tasks of one process, so "at the same time" is exact. A claim on a partition begins
+with the answer that assigns it. It ends when the consumer releases it, when the consumer is killed, or two thirds of
+a session after the consumer sent the last answered call: the shortest time that the server promises.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ PROGRESS_S = 60.0
 
 
 class Claim(NamedTuple):
-    """Who believes to own a partition, and how long without another answer."""
+    """A consumer's claim on a partition, and when it ends without another answer."""
 
     holder: str
     until: float
 
 
 @dataclass
-class Journal:
-    """The account of a campaign; each violation raises at once in the client that sees it.
+class OwnershipJournal:
+    """The claims and the progress of a campaign; a violation raises in the consumer that causes it.
 
     Attributes:
         claims: By partition.
-        processed_end: Below this offset every record of the partition was processed.
-        committed: Offsets that are known to be committed, the highest.
-        numbers: Numbers of the flights of each origin, in the order in which they were first processed.
-        repeats: Records that were processed again.
-        takeovers: How often a partition was claimed by another than before.
+        processed_end: By partition: every record below this offset was processed.
+        committed: By partition: the highest offset that is known to be committed.
+        numbers: By origin: the numbers of the flights in the order of their first processing.
+        repeats: Number of records that were processed again.
+        takeovers: How often the holder of a partition changed.
     """
 
     claims: dict[int, Claim] = field(default_factory=dict)
@@ -50,32 +50,32 @@ class Journal:
     _moved: asyncio.Event = field(default_factory=asyncio.Event)
 
     def claim(self, holder: str, partitions: Iterable[int], until: float) -> None:
-        """Take the partitions that an answer names, and no others."""
+        """Replace the claims of a consumer by the partitions of an answer."""
         self.release(holder)
         now = asyncio.get_running_loop().time()
         for partition in partitions:
             other = self.claims.get(partition)
-            assert other is None or other.until <= now, f"{holder} is given partition {partition}, which has {other}"
+            assert other is None or other.until <= now, f"{holder} is assigned partition {partition} of {other}"
             self.claims[partition] = Claim(holder, until)
             self.takeovers += self.last_holder.get(partition, holder) != holder
             self.last_holder[partition] = holder
 
     def release(self, holder: str) -> None:
-        """End all claims of a client, because it says so or was killed."""
+        """End all claims of a consumer."""
         for partition in [partition for partition, claim in self.claims.items() if claim.holder == holder]:
             del self.claims[partition]
 
     def holds(self, holder: str, partition: int) -> bool:
-        """Tell whether a client may still believe that it owns a partition."""
+        """Return whether a consumer has a claim on a partition now."""
         claim = self.claims.get(partition)
         return claim is not None and claim.holder == holder and claim.until > asyncio.get_running_loop().time()
 
     def check_page(self, records: Iterable[Mapping[str, Any]], floor: Mapping[int, int]) -> None:
-        """Check that a page goes on where something is committed, and leaves nothing out.
+        """Assert that a page starts at or above the committed offsets and skips no record.
 
         Args:
-            records: Of any partitions, in order within each.
-            floor: What was known to be committed when the page was asked for.
+            records: Records of any partitions, in order within each partition.
+            floor: The offsets that were known to be committed when the page was requested.
         """
         following: dict[int, int] = {}
         for record in records:
@@ -88,7 +88,7 @@ class Journal:
             following[partition] = offset + 1
 
     def process(self, holder: str, record: Mapping[str, Any]) -> None:
-        """Process a record of a partition that the client owns."""
+        """Process a record of a partition on which the consumer has a claim."""
         partition, offset = record["partition"], record["offset"]
         assert self.holds(holder, partition)
         assert offset <= self.processed_end[partition], f"{partition}: {offset} skips some"
@@ -101,7 +101,7 @@ class Journal:
         self.numbers[record["key"]].append(record["value"]["number"])
 
     def note_committed(self, partition: int, offset: int) -> None:
-        """Note what the server says is committed."""
+        """Note an offset that the server reports as committed."""
         assert offset <= self.processed_end[partition], (
             f"{partition}: {offset} is committed, {self.processed_end[partition]} processed"
         )

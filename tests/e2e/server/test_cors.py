@@ -1,4 +1,4 @@
-"""Pages of other origins, over a socket: the server's own way of answering must not pass the CORS headers by."""
+"""CORS over a socket: answers that the server writes past the ASGI stack have the CORS headers too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from tests.e2e.node import Node
+from tests.e2e.support.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 PAGE = {"Origin": "https://app.example"}
 
 
-def test_an_allowed_page_may_read_every_answer(tmp_path: Path) -> None:
+def test_every_answer_allows_the_configured_origin(tmp_path: Path) -> None:
     settings = {"cors_origins": "https://app.example"}
-    with Node(f"sqlite:///{tmp_path / 'millrace.db'}", tmp_path, settings=settings) as node:
+    with ServerProcess(f"sqlite:///{tmp_path / 'millrace.db'}", tmp_path, settings=settings) as node:
         records = f"{node.url}/v1/topics/orders/records"
         produced = httpx2.post(records, json={"value": 1}, headers=PAGE)
         answers = [
