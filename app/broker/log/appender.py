@@ -1,25 +1,22 @@
-"""Group commit: appends that arrive while a transaction runs share the next one."""
+"""Append records: requests that arrive while a transaction runs share the next one."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 
+from app.broker.waiting.group_commit import GroupCommit, Lane
 from app.broker.waiting.signals import Signals
 from app.domain.log.append import Accepted, Append, AppendOutcome
 from app.errors.broker_error import BrokerError
-from app.errors.database import DiskFull, LockTimeout, ServiceUnavailable, UnknownServerError
+from app.errors.database import DiskFull, LockTimeout, ServiceUnavailable
 from app.errors.log import ConcurrentRequest
 from app.storage.db.engine import Storage
 from app.storage.log.appends import append_all
 
 _MAX_BATCH_RECORDS = 10_000
 _MAX_BATCH_BYTES = 8 * 1024 * 1024
-
-_log = logging.getLogger(__name__)
 
 
 class _Waiting:
@@ -33,19 +30,7 @@ class _Waiting:
         self.outcome = outcome
 
 
-class _Lane:
-    """Appends that go into one transaction after the other."""
-
-    __slots__ = ("alone", "busy", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting: deque[_Waiting] = deque()
-        self.alone: deque[_Waiting] = deque()
-        """Those of a batch that the database refused: each is tried in a transaction of its own."""
-        self.busy = False
-
-
-class Appender:
+class Appender(GroupCommit[_Waiting, list[AppendOutcome]]):
     """Commits appends in batches, one transaction at a time per lane.
 
     A request goes to the lane of its lowest partition; correctness comes from the partition locks.
@@ -55,13 +40,15 @@ class Appender:
         max_pending_bytes: Bytes of records that may wait; beyond that requests are refused.
     """
 
+    operation = "append"
+
     def __init__(self, storage: Storage, signals: Signals, *, clock: Callable[[], int], max_pending_bytes: int) -> None:
+        super().__init__()
         self._storage = storage
         self._signals = signals
         self._clock = clock
         self._max_pending_bytes = max_pending_bytes
-        self._lanes = [_Lane() for _ in range(storage.dialect.lanes)]
-        self._idle: asyncio.Event | None = None
+        self._lane_count = storage.dialect.lanes
         self.pending_bytes = 0
         self.records = 0
         self.requests = 0
@@ -85,82 +72,48 @@ class Appender:
             raise ServiceUnavailable("too many appends wait for the database; try again later")
         waiting = _Waiting(append, size_bytes, asyncio.get_running_loop().create_future())
         self.pending_bytes += size_bytes
-        lane = self._lanes[append.partition_ids_written[0] % len(self._lanes)]
-        lane.waiting.append(waiting)
-        if not lane.busy:
-            self._start(lane)
+        self._add(append.partition_ids_written[0] % self._lane_count, waiting)
         return await waiting.outcome
 
-    async def drain(self) -> None:
-        """Return when nothing waits any more."""
-        while any(lane.busy for lane in self._lanes):
-            self._idle = asyncio.Event()
-            await self._idle.wait()
+    def _take(self, waiting: deque[_Waiting]) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        records = size_bytes = 0
+        while waiting and records < _MAX_BATCH_RECORDS and size_bytes < _MAX_BATCH_BYTES:
+            request = waiting.popleft()
+            batch.append(request)
+            records += len(request.append.records)
+            size_bytes += request.size_bytes
+        return batch
 
-    def _start(self, lane: _Lane) -> None:
-        batch = _take(lane)
-        lane.busy = bool(batch)
-        if not batch:
-            if self._idle is not None:
-                self._idle.set()
+    def _submit(self, _: Lane[_Waiting], batch: list[_Waiting]) -> asyncio.Future[list[AppendOutcome]]:
+        return self._storage.submit(append_all, [request.append for request in batch], self._clock())
+
+    def _settle(self, _: Lane[_Waiting], batch: list[_Waiting], outcomes: list[AppendOutcome]) -> None:
+        self._answer(batch, outcomes)
+
+    def _refuse(self, lane: Lane[_Waiting], batch: list[_Waiting], error: Exception) -> None:
+        """Refuse the batch; after a lock timeout, only the requests with an Idempotency-Key if there are any.
+
+        Their keys may be locked by another transaction. The others are retried.
+        """
+        assert isinstance(error, BrokerError)  # noqa: S101 - `refusals` has no other
+        keyed = [request for request in batch if request.append.key is not None]
+        if not keyed or not isinstance(error, LockTimeout):
+            self._answer(batch, [error] * len(batch))
             return
-        task = self._storage.submit(append_all, [waiting.append for waiting in batch], self._clock())
-        task.add_done_callback(partial(self._finish, lane, batch))
+        running = ConcurrentRequest("another request with this Idempotency-Key is still running; try again")
+        self._answer(keyed, [running] * len(keyed))
+        lane.retries.extend([request for request in batch if request.append.key is None])
 
-    def _finish(self, lane: _Lane, batch: list[_Waiting], task: asyncio.Future[list[AppendOutcome]]) -> None:
-        error = task.exception()
-        if error is None:
-            try:
-                self._start(lane)  # first: the database goes on while the answers are written
-            finally:
-                self._settle(batch, task.result())
-            return
-        if isinstance(error, BrokerError):
-            self._refuse(lane, batch, error)
-        elif len(batch) > 1:
-            _log.warning("the database refused a batch of %d requests; trying each alone", len(batch), exc_info=error)
-            lane.alone.extend(batch)
-        else:
-            _log.error("an append failed", exc_info=error)
-            self._settle(batch, [UnknownServerError("the append failed; the server's log tells why")])
-        self._start(lane)
-
-    def _settle(self, batch: list[_Waiting], outcomes: list[AppendOutcome]) -> None:
+    def _answer(self, batch: list[_Waiting], outcomes: Sequence[AppendOutcome]) -> None:
         partition_ids_written: set[int] = set()
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            self.pending_bytes -= waiting.size_bytes
+        for request, outcome in zip(batch, outcomes, strict=True):
+            self.pending_bytes -= request.size_bytes
             if isinstance(outcome, Accepted) and not outcome.duplicate:
-                partition_ids_written.update(waiting.append.partition_ids_written)
-                self.records += len(waiting.append.records)
-            if not waiting.outcome.done():
-                waiting.outcome.set_result(outcome)
+                partition_ids_written.update(request.append.partition_ids_written)
+                self.records += len(request.append.records)
+            if not request.outcome.done():
+                request.outcome.set_result(outcome)
         self.requests += len(batch)
         self.transactions += 1
         self._signals.announce(partition_ids_written)
-
-    def _refuse(self, lane: _Lane, batch: list[_Waiting], error: BrokerError) -> None:
-        """Refuse the batch; where a lock was not to be had, only those who may have waited for it."""
-        if not isinstance(error, LockTimeout):
-            self._settle(batch, [error] * len(batch))
-            return
-        keyed = [waiting for waiting in batch if waiting.append.key is not None]
-        rest = [waiting for waiting in batch if waiting.append.key is None]
-        running = ConcurrentRequest("another request with this Idempotency-Key is still running; try again")
-        self._settle(keyed, [running] * len(keyed))
-        if keyed:
-            lane.alone.extend(rest)
-        else:
-            self._settle(rest, [error] * len(rest))
-
-
-def _take(lane: _Lane) -> list[_Waiting]:
-    if lane.alone:
-        return [lane.alone.popleft()]
-    batch: list[_Waiting] = []
-    records = size_bytes = 0
-    while lane.waiting and records < _MAX_BATCH_RECORDS and size_bytes < _MAX_BATCH_BYTES:
-        waiting = lane.waiting.popleft()
-        batch.append(waiting)
-        records += len(waiting.append.records)
-        size_bytes += waiting.size_bytes
-    return batch

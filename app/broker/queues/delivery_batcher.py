@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 
 from app.broker.queues.delivery_transaction import DeliveryBatch, DeliveryResult, QueueChanged, deliver
 from app.broker.queues.queues import Queues
 from app.broker.waiting.deadline import Deadline
+from app.broker.waiting.group_commit import GroupCommit, Lane
 from app.broker.waiting.signals import Signals
 from app.domain.log.topic import TopicInfo
 from app.domain.queues.delivery import (
@@ -26,7 +25,7 @@ from app.domain.queues.delivery import (
 from app.domain.queues.in_flight import AcknowledgeType
 from app.domain.queues.queue import QueueInfo
 from app.errors.broker_error import BrokerError
-from app.errors.database import ServiceUnavailable, UnknownServerError
+from app.errors.database import ServiceUnavailable
 from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
 from app.storage.queues.queues import scope_id
@@ -34,8 +33,6 @@ from app.storage.queues.queues import scope_id
 _ATTEMPTS = 5
 _MAX_BATCH = 200
 _MAX_BATCH_RECORDS = 10_000
-
-_log = logging.getLogger(__name__)
 
 
 class _Waiting:
@@ -45,13 +42,14 @@ class _Waiting:
         deadline: Of an acquire: nothing is acquired after its client has disconnected.
     """
 
-    __slots__ = ("answer", "deadline", "queue", "request", "topic")
+    __slots__ = ("answer", "deadline", "queue", "request", "topic", "wait_for_locks")
 
     def __init__(self, request: Request, queue: QueueInfo, topic: TopicInfo, deadline: Deadline | None) -> None:
         self.request = request
         self.queue = queue
         self.topic = topic
         self.deadline = deadline
+        self.wait_for_locks = False
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     @property
@@ -60,21 +58,7 @@ class _Waiting:
         return self.request.max_records if isinstance(self.request, Acquire) else len(self.request.items)
 
 
-class _Lane:
-    """Requests of one queue that go into one transaction after the other."""
-
-    __slots__ = ("alone", "busy", "patient", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting: deque[_Waiting] = deque()
-        self.alone: deque[_Waiting] = deque()
-        """Those of a batch that failed: each is tried in a transaction of its own."""
-        self.busy = False
-        self.patient = False
-        """Whether the next transaction waits for windows that other nodes are at."""
-
-
-class DeliveryBatcher:
+class DeliveryBatcher(GroupCommit[_Waiting, DeliveryResult]):
     """Hands records of queues out, and takes what their holders say of them.
 
     Args:
@@ -82,6 +66,9 @@ class DeliveryBatcher:
         to_archive: Called when there is something to archive.
         time: The database's clock, or another.
     """
+
+    operation = "delivery"
+    refusals = (BrokerError, QueueChanged)
 
     def __init__(
         self,
@@ -93,14 +80,13 @@ class DeliveryBatcher:
         to_archive: Callable[[], None],
         time: Callable[[Tx], int] = clock.read,
     ) -> None:
+        super().__init__()
         self._storage = storage
         self._queues = queues
         self._signals = signals
         self._recheck_ms = recheck_ms if storage.dialect.shared else None
         self._to_archive = to_archive
         self._time = time
-        self._lanes: dict[int, _Lane] = {}
-        self._running: set[asyncio.Future[DeliveryResult]] = set()
         self._turn = 0
         self.requests = 0
         self.transactions = 0
@@ -131,17 +117,12 @@ class DeliveryBatcher:
         for attempt in range(_ATTEMPTS):
             queue, topic = await self._queues.route(name, anew=attempt > 0)
             try:
-                answer = await self._submit(_Waiting(request, queue, topic, None))
+                answer = await self._answer_to(_Waiting(request, queue, topic, None))
             except QueueChanged:
                 continue
             assert isinstance(answer, Acknowledged)  # noqa: S101 - the answer to its request
             return answer
         raise ServiceUnavailable("the queue or its topic changes too often; try again")
-
-    async def drain(self) -> None:
-        """Return when no transaction runs any more."""
-        while self._running:
-            await asyncio.wait(self._running)
 
     async def _acquired(self, name: str, request: Acquire, deadline: Deadline | None) -> Acquired:
         for attempt in range(_ATTEMPTS):
@@ -152,7 +133,7 @@ class DeliveryBatcher:
                     while True:
                         watch.clear()
                         last = deadline is None or deadline.expired or self._signals.closed
-                        answer = await self._submit(_Waiting(request, queue, topic, deadline))
+                        answer = await self._answer_to(_Waiting(request, queue, topic, deadline))
                         assert isinstance(answer, Acquired)  # noqa: S101 - the answer to its request
                         if answer.deliveries or deadline is None or last:
                             return answer
@@ -169,80 +150,62 @@ class DeliveryBatcher:
             pauses.append(max(1, answer.free_at_ms - answer.now_ms))
         return min(pauses, default=None)
 
-    async def _submit(self, waiting: _Waiting) -> Answer:
-        lane = self._lanes.setdefault(waiting.queue.queue_id, _Lane())
-        lane.waiting.append(waiting)
-        if not lane.busy:
-            self._start(waiting.queue.queue_id, lane)
+    async def _answer_to(self, waiting: _Waiting) -> Answer:
+        self._add(waiting.queue.queue_id, waiting)
         answer = await waiting.answer
         if isinstance(answer, BrokerError):
             raise answer
         return answer
 
-    def _start(self, queue_id: int, lane: _Lane) -> None:
-        batch = _take(lane)
-        lane.busy = bool(batch)
-        if not batch:
-            self._lanes.pop(queue_id, None)
-            return
-        wait, lane.patient = lane.patient, False
+    def _take(self, waiting: deque[_Waiting]) -> list[_Waiting]:
+        """Take the requests of the next transaction: those that were routed by the same queue and topic objects."""
+        batch: list[_Waiting] = []
+        weight = 0
+        while waiting and len(batch) < _MAX_BATCH and weight < _MAX_BATCH_RECORDS:
+            request = waiting[0]
+            if _is_over(request):
+                waiting.popleft()
+                continue
+            if batch and (request.queue is not batch[0].queue or request.topic is not batch[0].topic):
+                break
+            batch.append(waiting.popleft())
+            weight += request.weight
+        return batch
+
+    def _submit(self, _: Lane[_Waiting], batch: list[_Waiting]) -> asyncio.Future[DeliveryResult]:
         first = batch[0]
+        wait = any(each.wait_for_locks for each in batch)
         work = DeliveryBatch(first.queue, first.topic, [each.request for each in batch], self._turn, wait)
         self._turn += any(isinstance(each.request, Acquire) for each in batch)
-        task = self._storage.submit(deliver, work, self._time)
-        self._running.add(task)
-        task.add_done_callback(partial(self._finish, queue_id, lane, batch))
-
-    def _finish(self, queue_id: int, lane: _Lane, batch: list[_Waiting], task: asyncio.Future[DeliveryResult]) -> None:
-        self._running.discard(task)
-        error = ServiceUnavailable("the server is stopping") if task.cancelled() else task.exception()
         self.transactions += 1
         self.requests += len(batch)
-        if error is None:
-            done = task.result()
-            self._settle(lane, batch, done.answers)
-            if done.freed:
-                self._signals.announce([scope_id(queue_id)])
-            if done.to_archive:
-                self._to_archive()
-        elif isinstance(error, BrokerError | QueueChanged):
-            _refuse(batch, error)
-        elif len(batch) > 1:
-            _log.warning("a batch of %d deliveries failed; trying each alone", len(batch), exc_info=error)
-            lane.alone.extend(batch)
-        else:
-            _log.error("a delivery failed", exc_info=error)
-            _refuse(batch, UnknownServerError("the delivery failed; the server's log tells why"))
-        self._start(queue_id, lane)
+        return self._storage.submit(deliver, work, self._time)
 
-    @staticmethod
-    def _settle(lane: _Lane, batch: list[_Waiting], answers: list[Answer]) -> None:
+    def _requeue(self, lane: Lane[_Waiting], batch: list[_Waiting], result: DeliveryResult) -> None:
         again: list[_Waiting] = []
-        for waiting, answer in zip(batch, answers, strict=True):
+        for waiting, answer in zip(batch, result.answers, strict=True):
             if isinstance(answer, Again):
-                lane.patient |= answer.wait
+                waiting.wait_for_locks = answer.wait
                 again.append(waiting)
-            elif not waiting.answer.done():
-                waiting.answer.set_result(answer)
         lane.waiting.extendleft(reversed(again))
 
+    def _settle(self, lane: Lane[_Waiting], batch: list[_Waiting], result: DeliveryResult) -> None:
+        for waiting, answer in zip(batch, result.answers, strict=True):
+            if not isinstance(answer, Again) and not waiting.answer.done():
+                waiting.answer.set_result(answer)
+        if result.freed:
+            self._signals.announce([scope_id(lane.key)])
+        if result.to_archive:
+            self._to_archive()
 
-def _take(lane: _Lane) -> list[_Waiting]:
-    """Take the requests of the next transaction: those that know the queue and its topic alike."""
-    if lane.alone:
-        return [lane.alone.popleft()]
-    batch: list[_Waiting] = []
-    weight = 0
-    while lane.waiting and len(batch) < _MAX_BATCH and weight < _MAX_BATCH_RECORDS:
-        waiting = lane.waiting[0]
-        if _is_over(waiting):
-            lane.waiting.popleft()
-            continue
-        if batch and (waiting.queue is not batch[0].queue or waiting.topic is not batch[0].topic):
-            break
-        batch.append(lane.waiting.popleft())
-        weight += waiting.weight
-    return batch
+    def _refuse(self, _: Lane[_Waiting], batch: list[_Waiting], error: Exception) -> None:
+        for waiting in batch:
+            if waiting.answer.done():
+                continue
+            if isinstance(error, BrokerError):
+                waiting.answer.set_result(error)
+            else:
+                waiting.answer.set_exception(QueueChanged())
 
 
 def _is_over(waiting: _Waiting) -> bool:
@@ -253,13 +216,3 @@ def _is_over(waiting: _Waiting) -> bool:
         waiting.answer.set_result(Acquired([]))
         return True
     return False
-
-
-def _refuse(batch: Iterable[_Waiting], error: BrokerError | QueueChanged) -> None:
-    for waiting in batch:
-        if waiting.answer.done():
-            continue
-        if isinstance(error, BrokerError):
-            waiting.answer.set_result(error)
-        else:
-            waiting.answer.set_exception(QueueChanged())

@@ -1,0 +1,117 @@
+"""Group commit: requests that arrive while a transaction runs share the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from functools import partial
+from typing import ClassVar, Generic, TypeVar
+
+from app.errors.broker_error import BrokerError
+from app.errors.database import ServiceUnavailable, UnknownServerError
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+class Lane(Generic[R]):
+    """Requests that go into one transaction after the other.
+
+    Attributes:
+        waiting: Requests for the next batches.
+        retries: Requests of a batch that the database refused: each is retried in a transaction of its own.
+    """
+
+    __slots__ = ("key", "retries", "waiting")
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+        self.waiting: deque[R] = deque()
+        self.retries: deque[R] = deque()
+
+
+class GroupCommit(ABC, Generic[R, T]):
+    """Commits requests in batches, one transaction at a time per lane.
+
+    A lane exists while one of its transactions runs. A subclass decides which requests share a batch and answers them.
+
+    Attributes:
+        operation: What a request asks for, for log lines and errors.
+        refusals: Errors that are an answer to the requests of a batch. After any other error, each request of the
+            batch is retried alone.
+    """
+
+    operation: ClassVar[str]
+    refusals: ClassVar[tuple[type[Exception], ...]] = (BrokerError,)
+
+    def __init__(self) -> None:
+        self._lanes: dict[int, Lane[R]] = {}
+        self._drained = asyncio.Event()
+
+    async def drain(self) -> None:
+        """Return when no request waits and no transaction runs."""
+        while self._lanes:
+            self._drained.clear()
+            await self._drained.wait()
+
+    def _add(self, key: int, request: R) -> None:
+        """Add a request to a lane, and start its transaction unless one runs."""
+        lane = self._lanes.get(key)
+        if lane is not None:
+            lane.waiting.append(request)
+            return
+        lane = self._lanes[key] = Lane(key)
+        lane.waiting.append(request)
+        self._start(lane)
+
+    def _start(self, lane: Lane[R]) -> None:
+        batch = [lane.retries.popleft()] if lane.retries else self._take(lane.waiting)
+        if batch:
+            self._submit(lane, batch).add_done_callback(partial(self._finish, lane, batch))
+            return
+        del self._lanes[lane.key]
+        if not self._lanes:
+            self._drained.set()
+
+    def _finish(self, lane: Lane[R], batch: list[R], future: asyncio.Future[T]) -> None:
+        error = ServiceUnavailable("the server is stopping") if future.cancelled() else future.exception()
+        if error is None:
+            result = future.result()
+            self._requeue(lane, batch, result)
+            try:
+                self._start(lane)  # first, so that the database works while the answers are written
+            finally:
+                self._settle(lane, batch, result)
+            return
+        if isinstance(error, self.refusals):
+            self._refuse(lane, batch, error)
+        elif len(batch) > 1:
+            _log.warning("a batch of %d %ss failed; retrying each alone", len(batch), self.operation, exc_info=error)
+            lane.retries.extend(batch)
+        else:
+            _log.error("the %s failed", self.operation, exc_info=error)
+            self._refuse(lane, batch, UnknownServerError(f"the {self.operation} failed; see the server's log"))
+        self._start(lane)
+
+    @abstractmethod
+    def _take(self, waiting: deque[R]) -> list[R]:
+        """Remove the next batch from the waiting requests and return it; empty if there is none to run."""
+
+    @abstractmethod
+    def _submit(self, lane: Lane[R], batch: list[R]) -> asyncio.Future[T]:
+        """Start the transaction of a batch."""
+
+    def _requeue(self, lane: Lane[R], batch: list[R], result: T) -> None:
+        """Put the requests that need another transaction back into the lane. By default there are none."""
+
+    @abstractmethod
+    def _settle(self, lane: Lane[R], batch: list[R], result: T) -> None:
+        """Answer the requests of a committed batch."""
+
+    @abstractmethod
+    def _refuse(self, lane: Lane[R], batch: list[R], error: Exception) -> None:
+        """Answer the requests of a batch whose transaction failed."""

@@ -1,0 +1,145 @@
+"""Group commit: batches per lane, retries after a failed batch, and draining."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.broker.waiting.group_commit import GroupCommit
+from app.errors.database import DiskFull, ServiceUnavailable, UnknownServerError
+
+if TYPE_CHECKING:
+    from collections import deque
+
+    from app.broker.waiting.group_commit import Lane
+
+pytestmark = pytest.mark.anyio
+
+
+class Recorder(GroupCommit[str, list[str]]):
+    """Takes all that waits; the test ends each transaction. A result of "again" puts the request back."""
+
+    operation = "request"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[list[str]] = []
+        self.transactions: list[asyncio.Future[list[str]]] = []
+        self.answers: dict[str, str | Exception] = {}
+
+    def add(self, request: str, lane: int = 0) -> None:
+        self._add(lane, request)
+
+    async def commit(self, *results: str) -> None:
+        self.transactions[-1].set_result([*results])
+        await asyncio.sleep(0)
+
+    async def fail(self, error: Exception) -> None:
+        self.transactions[-1].set_exception(error)
+        await asyncio.sleep(0)
+
+    def _take(self, waiting: deque[str]) -> list[str]:
+        batch = list(waiting)
+        waiting.clear()
+        return batch
+
+    def _submit(self, _: Lane[str], batch: list[str]) -> asyncio.Future[list[str]]:
+        self.batches.append(batch)
+        self.transactions.append(asyncio.get_running_loop().create_future())
+        return self.transactions[-1]
+
+    def _requeue(self, lane: Lane[str], batch: list[str], result: list[str]) -> None:
+        lane.waiting.extend(request for request, answer in zip(batch, result, strict=True) if answer == "again")
+
+    def _settle(self, _: Lane[str], batch: list[str], result: list[str]) -> None:
+        self.answers |= dict(zip(batch, result, strict=True))
+
+    def _refuse(self, _: Lane[str], batch: list[str], error: Exception) -> None:
+        self.answers |= dict.fromkeys(batch, error)
+
+
+async def test_requests_that_arrive_during_a_transaction_share_the_next_one() -> None:
+    recorder = Recorder()
+    for request in ("a", "b", "c"):
+        recorder.add(request)
+
+    await recorder.commit("1")
+    await recorder.commit("2", "3")
+
+    assert recorder.batches == [["a"], ["b", "c"]]
+    assert recorder.answers == {"a": "1", "b": "2", "c": "3"}
+
+
+async def test_each_lane_has_its_own_transaction() -> None:
+    recorder = Recorder()
+    recorder.add("a", lane=1)
+    recorder.add("b", lane=2)
+
+    assert recorder.batches == [["a"], ["b"]]
+
+
+async def test_each_request_of_a_failed_batch_is_retried_alone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    recorder = Recorder()
+    for request in ("a", "b", "c"):
+        recorder.add(request)
+    await recorder.commit("1")
+
+    await recorder.fail(RuntimeError())
+    await recorder.fail(RuntimeError())
+    await recorder.commit("3")
+
+    assert recorder.batches == [["a"], ["b", "c"], ["b"], ["c"]]
+    assert isinstance(recorder.answers["b"], UnknownServerError)
+    assert recorder.answers["c"] == "3"
+
+
+async def test_a_refusal_answers_the_whole_batch_without_a_retry() -> None:
+    recorder = Recorder()
+    for request in ("a", "b", "c"):
+        recorder.add(request)
+    await recorder.commit("1")
+    refusal = DiskFull("no space")
+
+    await recorder.fail(refusal)
+
+    assert recorder.batches == [["a"], ["b", "c"]]
+    assert recorder.answers == {"a": "1", "b": refusal, "c": refusal}
+
+
+async def test_a_request_that_is_put_back_goes_into_the_next_transaction() -> None:
+    recorder = Recorder()
+    recorder.add("a")
+
+    await recorder.commit("again")
+    await recorder.commit("1")
+
+    assert recorder.batches == [["a"], ["a"]]
+    assert recorder.answers == {"a": "1"}
+
+
+async def test_a_cancelled_transaction_refuses_its_batch() -> None:
+    recorder = Recorder()
+    recorder.add("a")
+
+    recorder.transactions[-1].cancel()
+    await recorder.drain()
+
+    assert isinstance(recorder.answers["a"], ServiceUnavailable)
+
+
+async def test_draining_ends_when_no_lane_has_a_transaction() -> None:
+    recorder = Recorder()
+    recorder.add("a", lane=1)
+    recorder.add("b", lane=2)
+    draining = asyncio.ensure_future(recorder.drain())
+
+    await recorder.commit("2")
+    assert not draining.done()
+    recorder.transactions[0].set_result(["1"])
+    await draining
+
+    assert recorder.answers == {"a": "1", "b": "2"}
