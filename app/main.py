@@ -128,7 +128,7 @@ def create_app(settings: Settings) -> Application:
     api.state.services = services
     for router in _ROUTERS:
         api.include_router(router)
-    api.router.routes.extend([*docs.docs_routes(), *problem_pages.manual_routes(lambda: openapi.document(api))])
+    api.router.routes.extend([*docs.docs_routes(), openapi.openapi_route(api), *problem_pages.problem_routes()])
     api.add_exception_handler(RouterException, _not_served)
     api.add_exception_handler(MethodNotAllowed, _not_served)
     shell = Gateway(

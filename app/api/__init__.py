@@ -1,1 +1,1 @@
-"""HTTP: wire structs, routes, problems."""
+"""The HTTP API: request and response structs, operations, problems."""

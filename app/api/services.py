@@ -1,4 +1,4 @@
-"""What the routes work with: the parts of the application, built in `main`."""
+"""The parts of the application that the operations use; `app/main.py` builds them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from app.storage.db.engine import Storage
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The parts of the application and the bounds of its requests.
+    """The parts of the application and the limits of its requests.
 
     Attributes:
-        clock: Wall clock in milliseconds.
-        tasks_failing: Names of the background tasks that do not run as they should.
+        clock: Returns the Unix epoch in milliseconds.
+        tasks_failing: Returns the names of the background tasks whose last run failed.
         answers: Number of answers by operation and status.
     """
 

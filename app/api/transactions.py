@@ -10,8 +10,9 @@ from msgspec import Meta
 
 from app.api.groups.group_wire import MOST_OFFSETS, Epoch, Offset, PartitionNumber, check_group, check_member
 from app.api.http.call import Call, Reply
-from app.api.http.media import form_refused, media_type_of
-from app.api.http.wire import Description, WireRoute, check_records, decode_json, describe
+from app.api.http.json_bodies import check_records, decode_json
+from app.api.http.media import media_type_of, require_json
+from app.api.http.wire import Description, WireRoute, describe
 from app.api.log import record_decoding
 from app.api.log.produce import RecordPlace, idempotency_key
 from app.api.log.record_decoding import RecordIn
@@ -29,7 +30,7 @@ from app.errors.groups import (
     StaleMemberEpoch,
     UnknownMemberId,
 )
-from app.errors.http import InvalidRequest, UnsupportedMediaType
+from app.errors.http import InvalidRequest
 from app.errors.log import (
     IdempotencyKeyReused,
     InvalidRecord,
@@ -144,9 +145,7 @@ async def run_transaction(call: Call) -> Reply:
     Idempotency-Key it is answered as the first time.
     """
     media_type = media_type_of(call)
-    form_refused(media_type)
-    if media_type and media_type != b"application/json" and not media_type.endswith(b"+json"):
-        raise UnsupportedMediaType("the body must be application/json; use: curl --json '{…}' URL")
+    require_json(media_type)
     content = await call.body()
     body: TransactionBody = decode_json(_body, content)
     done = await call.services.transactions.run(

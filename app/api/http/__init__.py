@@ -1,1 +1,1 @@
-"""HTTP itself: calls, routes, bodies, problems, documentation."""
+"""HTTP for all operations: calls, routes, bodies, problems, documentation."""

@@ -1,4 +1,4 @@
-"""One HTTP request and its answer, on bare ASGI: what every operation is made of."""
+"""One HTTP request and its answer on plain ASGI."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 JSON = b"application/json"
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_ids = count(1)
-_process = uuid4().hex[:20]
+_request_numbers = count(1)
+_process_id = uuid4().hex[:20]
 _log = logging.getLogger(__name__)
 _encoder = msgspec.json.Encoder()
 
@@ -41,7 +41,7 @@ class ClientDisconnected(Exception):
 
 
 class Operation(Protocol):
-    """What runs on a call and returns its reply; see `app/api/http/wire.py`."""
+    """A function of a call that returns its reply; see `app/api/http/wire.py`."""
 
     name: str
 
@@ -50,21 +50,21 @@ class Operation(Protocol):
 
 
 class Body(Protocol):
-    """A body that is written bit by bit; see `app/api/log/streams.py`."""
+    """The body of a stream, written in parts; see `app/api/log/streams.py`."""
 
     async def pour(self, write: Write) -> None:
-        """Write it. Each write waits while the client is behind."""
+        """Write the body. Each write waits until the client has room for it."""
 
     def last_words(self, error: BrokerError) -> bytes:
-        """Return how a refusal is told in mid-stream, before the end."""
+        """Return the last part of a stream that a refusal ends."""
 
 
 class Reply:
-    """An answer, sent in one piece, or a stream.
+    """An answer: either a whole body or a stream.
 
     Attributes:
-        body: The whole body; answers end with a newline.
-        stream: Writes the body of a stream.
+        body: The whole body; JSON ends with a newline.
+        stream: Writes the body of a stream; None for a whole body.
     """
 
     __slots__ = ("body", "content_type", "headers", "status", "stream")
@@ -85,12 +85,12 @@ class Reply:
 
     @classmethod
     def of(cls, answer: object, status: int = 200, headers: list[Header] | None = None) -> Reply:
-        """Return the JSON of a struct."""
+        """Return a reply with the JSON of a struct."""
         return cls(_encoder.encode(answer) + b"\n", status, JSON, headers)
 
     @classmethod
     def problem(cls, error: BrokerError, request_id: str) -> Reply:
-        """Return a refusal's problem document."""
+        """Return a reply with the problem document of a refusal."""
         document = problems.document(error, request_id)
         return cls(
             _encoder.encode(document) + b"\n",
@@ -104,8 +104,8 @@ class Call:
     """One request: its parameters, headers and body.
 
     Attributes:
-        services: What the application is built of.
-        parameters: The path's parameters, decoded.
+        services: The parts of the application.
+        parameters: The parameters of the path, decoded.
     """
 
     __slots__ = ("_headers", "_receive", "_send", "parameters", "request_id", "scope", "services")
@@ -122,15 +122,15 @@ class Call:
         self.request_id = request_id(scope)
 
     def header(self, name: bytes) -> bytes | None:
-        """Return the last header of a lower-case name, or None."""
+        """Return the value of a header, or None. `name` is in lower case; of repeated headers the last counts."""
         return self._headers.get(name)
 
     def query(self) -> dict[str, str]:
-        """Return the query's parameters.
+        """Return the parameters of the query.
 
         Raises:
-            BadRequest: The query is not UTF-8.
-            InvalidRequest: A parameter is given twice.
+            BadRequest: The query is not percent-encoded UTF-8, or has more than 100 parameters.
+            InvalidRequest: A parameter is repeated.
         """
         text: bytes = self.scope["query_string"]
         if not text:
@@ -148,9 +148,9 @@ class Call:
         """Return the whole body, decompressed.
 
         Raises:
-            BodyTooLarge: It is beyond the bound, compressed or not.
-            BadRequest: It is not valid gzip.
-            UnsupportedMediaType: It has another Content-Encoding than gzip.
+            BodyTooLarge: The body is larger than the limit, compressed or decompressed.
+            BadRequest: The body is not valid gzip.
+            UnsupportedMediaType: The Content-Encoding is not gzip.
             ClientDisconnected: The client disconnected.
         """
         limit = self.services.max_body_bytes
@@ -158,12 +158,12 @@ class Call:
         if length is not None and length.isdigit() and int(length) > limit:
             raise _too_large(limit)
         message = await self._receive()
-        body = _part(message)
+        body = _body_part(message)
         if message.get("more_body"):
             parts, size = [body], len(body)
             while message.get("more_body"):
                 message = await self._receive()
-                part = _part(message)
+                part = _body_part(message)
                 size += len(part)
                 if size > limit:
                     raise _too_large(limit)
@@ -195,23 +195,23 @@ class Call:
             pass
 
     async def run(self, operation: Operation) -> None:
-        """Run an operation, send what it answers, refuses or fails with, and count that."""
+        """Run an operation, send its reply or its problem document, and count the answer."""
         try:
             reply = await operation(self)
         except (ClientDisconnected, asyncio.CancelledError):
             return
         except Exception as error:  # noqa: BLE001 - the border to HTTP
             reply = Reply.problem(self._refusal(error), self.request_id)
-        answered = (operation.name, reply.status)
+        counter = (operation.name, reply.status)
         answers = self.services.answers
-        answers[answered] = answers.get(answered, 0) + 1
+        answers[counter] = answers.get(counter, 0) + 1
         if reply.stream is None:
             await send_reply(self.scope, self._send, reply)
         else:
             await self._pour(reply, reply.stream)
 
     async def _pour(self, reply: Reply, stream: Body) -> None:
-        """Send a stream; to HEAD only what stands before it."""
+        """Send a stream; for HEAD only the headers."""
         fields = _fields(self.scope, reply)
         await self._send({"type": "http.response.start", "status": reply.status, "headers": fields})
         last = b""
@@ -228,17 +228,17 @@ class Call:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     def _refusal(self, error: Exception) -> BrokerError:
-        """Return what to tell of an error, and log what is nobody's business."""
+        """Return the refusal for an exception, and log an internal exception, which the client does not see."""
         if not isinstance(error, BrokerError):
             _log.error("request %s failed", self.request_id, exc_info=error)
-            return UnknownServerError("the server failed; its log tells why under the request_id")
+            return UnknownServerError("the server failed; its log has the cause under the request_id")
         if isinstance(error, UnknownServerError):
             _log.error("request %s failed: %s", self.request_id, error.detail)
         return error
 
 
 def request_id(scope: Scope) -> str:
-    """Return the request's id: what the client sent, if it is printable, else a new one."""
+    """Return the id of a request: the client's X-Request-ID if it is printable ASCII, else a new one."""
     known: str | None = scope.get("millrace.request_id")
     if known is None:
         for name, value in scope["headers"]:
@@ -246,23 +246,23 @@ def request_id(scope: Scope) -> str:
                 known = value.decode()
                 break
         else:
-            known = f"{_process}{next(_ids):012x}"
+            known = f"{_process_id}{next(_request_numbers):012x}"
         scope["millrace.request_id"] = known
     return known
 
 
 async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:
-    """Send an answer with the headers that every answer has, in one piece where the server can."""
+    """Send a whole answer with the headers of every answer, in one write if the server supports it."""
     answer = scope.get("millrace.answer")
-    if answer is not None and answer(reply.status, _head(reply, request_id(scope).encode()), reply.body):
+    if answer is not None and answer(reply.status, _encoded_fields(reply, request_id(scope).encode()), reply.body):
         return
     fields = _fields(scope, reply)
     await send({"type": "http.response.start", "status": reply.status, "headers": fields})
     await send({"type": "http.response.body", "body": reply.body})
 
 
-def _head(reply: Reply, identity: bytes) -> bytes:
-    """Return the header fields of an answer as they go over the wire."""
+def _encoded_fields(reply: Reply, identity: bytes) -> bytes:
+    """Return the header fields of an answer, encoded for the wire."""
     head = b"cache-control: no-store\r\nx-request-id: %b\r\n" % identity
     if reply.status != 204:
         head += b"content-type: %b\r\ncontent-length: %d\r\n" % (reply.content_type, len(reply.body))
@@ -280,7 +280,7 @@ def _fields(scope: Scope, reply: Reply) -> list[Header]:
     return fields + reply.headers
 
 
-def _part(message: Message) -> bytes:
+def _body_part(message: Message) -> bytes:
     if message["type"] == "http.disconnect":
         raise ClientDisconnected
     return bytes(message.get("body", b""))
@@ -295,11 +295,11 @@ def _decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
         raise UnsupportedMediaType("Content-Encoding must be gzip, or left out")
     unpacker = zlib.decompressobj(wbits=31)
     try:
-        plain = unpacker.decompress(body, limit + 1)
+        decompressed = unpacker.decompress(body, limit + 1)
     except zlib.error:
-        raise BadRequest("the body is not valid gzip, as its Content-Encoding says") from None
-    if len(plain) > limit:
+        raise BadRequest("the body is not valid gzip, although its Content-Encoding is gzip") from None
+    if len(decompressed) > limit:
         raise _too_large(limit)
     if not unpacker.eof or unpacker.unused_data:
-        raise BadRequest("the body is not one complete gzip member, as its Content-Encoding says")
-    return plain
+        raise BadRequest("the body is not one complete gzip member, although its Content-Encoding is gzip")
+    return decompressed

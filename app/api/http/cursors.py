@@ -1,4 +1,4 @@
-"""Cursors of lists: the name after which the next page begins, as one opaque word."""
+"""Cursors of lists: an opaque encoding of the last name on a page."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from app.errors.log import InvalidCursor
 
 
 class Named(Protocol):
-    """What lists are ordered by."""
+    """An item of a list that is ordered by name."""
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name that orders the list."""
 
 
 N = TypeVar("N", bound=Named)
 
 
 class ListQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """A page of a list."""
+    """One page of a list."""
 
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
     cursor: Annotated[Annotated[str, Meta(max_length=512)] | None, Meta(description="next_cursor of a page.")] = None
 
 
 def cursor_after(name: str) -> str:
-    """Return the cursor of the page after a name."""
+    """Return the cursor of the page that starts after a name."""
     return urlsafe_b64encode(name.encode()).decode()
 
 
 def name_after(cursor: str | None) -> str:
-    """Return the name that a page begins after; "" for the first.
+    """Return the name after which a page starts; "" for the first page.
 
     Raises:
-        InvalidCursor: It is none of a list.
+        InvalidCursor: `cursor_after` did not make the cursor.
     """
     if cursor is None:
         return ""
@@ -48,16 +48,16 @@ def name_after(cursor: str | None) -> str:
     except ValueError:
         name = ""
     if not name or not name.isprintable():
-        raise InvalidCursor("the cursor is not one of this list; use next_cursor as it was given")
+        raise InvalidCursor("the cursor does not belong to this list; send next_cursor unchanged")
     return name
 
 
 def page_of(found: Sequence[N], limit: int) -> tuple[Sequence[N], str | None]:
-    """Return a page of a list in order of names, and the cursor after it.
+    """Return one page of a list, and the cursor of the page after it or None.
 
     Args:
-        found: What was found from the page's start on: one more than `limit`, if there is more.
-        limit: Length of the page.
+        found: The items from the start of the page, in order of name: at least `limit` + 1 if the list has more.
+        limit: Items per page.
     """
     page = found[:limit]
     return page, cursor_after(page[-1].name) if len(found) > limit else None

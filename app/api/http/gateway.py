@@ -1,6 +1,6 @@
-"""What stands around every request: who may ask, the hot routes, and the headers of every answer.
+"""The ASGI application around FastAPI: Host and Origin checks, hot operations, headers of every answer.
 
-The hot routes are reached here through one table, in front of FastAPI's router and middleware.
+The gateway finds hot operations in its own table and runs them without FastAPI's router and middleware.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ _CORS: dict[str, Any] = {
 }
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
-_KNOWN_PATHS = 1_024
-_KNOWN_HOSTS = 64
+_CACHED_PATHS = 1_024
+_CACHED_HOSTS = 64
 
-_Hot = tuple[tuple[tuple[int, str], ...], tuple[tuple[int, str], ...], WireOperation]
+_HotRoute = tuple[tuple[tuple[int, str], ...], tuple[tuple[int, str], ...], WireOperation]
+"""The literal parts of a path and its parameters, each with its index in the path, and the operation."""
 
 
 class Gateway:
@@ -39,9 +40,9 @@ class Gateway:
     Args:
         app: FastAPI.
         services: What the operations work with.
-        routes: All operations; the hot ones are served from here.
+        routes: The routes of all operations; the gateway runs the hot ones itself.
         hosts: Names accepted in `Host`, or None for all.
-        origins: Origins of other hosts whose pages may write.
+        origins: Other origins whose web pages may write.
     """
 
     def __init__(
@@ -58,19 +59,19 @@ class Gateway:
         self._hosts = hosts
         self._origins = frozenset(origins)
         self._cors = CORSMiddleware(self._route, allow_origins=list(origins), **_CORS) if origins else None
-        self._hot: dict[tuple[str, int], list[_Hot]] = {}
-        self._match = lru_cache(_KNOWN_PATHS)(self._find)
+        self._hot: dict[tuple[str, int], list[_HotRoute]] = {}
+        self._match = lru_cache(_CACHED_PATHS)(self._find)
         for route in routes:
             if route.operation.description.hot:
                 self._add(route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, or hand the lifespan on."""
+        """Serve a request; pass lifespan events to FastAPI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         try:
-            self._admit(scope)
+            self._check_source(scope)
         except BrokerError as refusal:
             await send_reply(scope, send, Reply.problem(refusal, request_id(scope)))
             return
@@ -82,7 +83,7 @@ class Gateway:
         await self._cors(scope, receive, _with_headers(send, identity))
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a hot route from here, all others from FastAPI."""
+        """Run a hot operation, or pass the request to FastAPI."""
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET", "millrace.head": True}
         if (found := self._match(scope["method"], scope["path"])) is not None:
@@ -106,8 +107,8 @@ class Gateway:
                 return (operation, parameters) if all(parameters.values()) else None
         return None
 
-    def _admit(self, scope: Scope) -> None:
-        """Refuse a wrong host and a write from another origin.
+    def _check_source(self, scope: Scope) -> None:
+        """Refuse a request for another host and a write from another origin.
 
         Raises:
             WrongHost, CrossOriginRefused
@@ -118,12 +119,12 @@ class Gateway:
                 host = value
             elif name == b"origin":
                 origin = value
-        if self._hosts is not None and host is not None and _name_of(host) not in self._hosts:
-            raise WrongHost("this server does not answer for that host; see MILLRACE_ALLOWED_HOSTS")
-        if origin is not None and scope["method"] not in _SAFE and not self._same(origin, host):
-            raise CrossOriginRefused("a page of another origin may not write here; see MILLRACE_CORS_ORIGINS")
+        if self._hosts is not None and host is not None and _host_name(host) not in self._hosts:
+            raise WrongHost("this server does not accept that Host; see MILLRACE_ALLOWED_HOSTS")
+        if origin is not None and scope["method"] not in _SAFE and not self._is_allowed_origin(origin, host):
+            raise CrossOriginRefused("pages of other origins must not write here; see MILLRACE_CORS_ORIGINS")
 
-    def _same(self, origin: bytes, host: bytes | None) -> bool:
+    def _is_allowed_origin(self, origin: bytes, host: bytes | None) -> bool:
         text = origin.decode("latin-1")
         if text in self._origins or "*" in self._origins:
             return True
@@ -134,7 +135,11 @@ class Gateway:
 
 
 def allowed_hosts(host: str, names: Collection[str]) -> Collection[str] | None:
-    """Return the names accepted in `Host`: on loopback only its own and those of the settings, else all."""
+    """Return the names accepted in `Host`, or None for all.
+
+    A server on a loopback address accepts the loopback names and those of the settings. A server on another
+    address accepts all names, unless the settings list some.
+    """
     if "*" in names:
         return None
     if host in {"127.0.0.1", "localhost", "::1"} or host.startswith("127."):
@@ -142,9 +147,9 @@ def allowed_hosts(host: str, names: Collection[str]) -> Collection[str] | None:
     return {*_LOOPBACK_NAMES, host, *(name.lower() for name in names)} if names else None
 
 
-@lru_cache(_KNOWN_HOSTS)
-def _name_of(host: bytes) -> str:
-    """Return a Host header without its port."""
+@lru_cache(_CACHED_HOSTS)
+def _host_name(host: bytes) -> str:
+    """Return the value of a Host header without the port, in lower case."""
     text = host.decode("latin-1").lower().strip()
     if text.startswith("["):
         return text.partition("]")[0] + "]"

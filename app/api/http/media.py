@@ -1,4 +1,4 @@
-"""Media types of bodies."""
+"""Media types of request bodies."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from app.api.http.call import Call
 from app.errors.http import UnsupportedMediaType
 
 LINE_TYPES = {b"application/x-ndjson", b"application/jsonl", b"application/ndjson"}
-"""JSON with one record a line."""
+"""JSON with one record per line."""
 
-_FORMS = {b"application/x-www-form-urlencoded", b"multipart/form-data"}
+_FORM_TYPES = {b"application/x-www-form-urlencoded", b"multipart/form-data"}
 
 _CURL_HINT = (
     "the body has a form type, which is what curl -d sends; use: curl --json '{…}' URL, "
@@ -19,7 +19,7 @@ _CURL_HINT = (
 
 
 def media_type_of(call: Call) -> bytes:
-    """Return the Content-Type without its parameters, in lower case; empty without one."""
+    """Return the Content-Type without its parameters, in lower case; empty if the header is missing."""
     value = call.header(b"content-type")
     return b"" if value is None else _media_type(value)
 
@@ -30,7 +30,7 @@ def _media_type(value: bytes) -> bytes:
 
 
 def charset_of(call: Call) -> str:
-    """Return the charset of the Content-Type in lower case; empty without one."""
+    """Return the charset of the Content-Type in lower case; empty if there is none."""
     for part in (call.header(b"content-type") or b"").decode("latin-1").lower().split(";")[1:]:
         name, _, value = part.partition("=")
         if name.strip() == "charset":
@@ -38,11 +38,22 @@ def charset_of(call: Call) -> str:
     return ""
 
 
-def form_refused(media_type: bytes) -> None:
-    """Refuse form types.
+def refuse_form(media_type: bytes) -> None:
+    """Refuse the media types of HTML forms.
 
     Raises:
-        UnsupportedMediaType: With the commands that work.
+        UnsupportedMediaType: With commands that work.
     """
-    if media_type in _FORMS:
+    if media_type in _FORM_TYPES:
         raise UnsupportedMediaType(_CURL_HINT)
+
+
+def require_json(media_type: bytes) -> None:
+    """Refuse all media types but JSON; a missing Content-Type counts as JSON.
+
+    Raises:
+        UnsupportedMediaType: With a command that works.
+    """
+    refuse_form(media_type)
+    if media_type and media_type != b"application/json" and not media_type.endswith(b"+json"):
+        raise UnsupportedMediaType("the body must be application/json; use: curl --json '{…}' URL")

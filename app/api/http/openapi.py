@@ -1,14 +1,18 @@
-"""The OpenAPI document: what the operations say of themselves, put into FastAPI's."""
+"""The OpenAPI document, made of FastAPI's paths and the operations' own descriptions, and `/openapi.json`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from app.api.http.problems import MEDIA_TYPE, STATUS, Problem
 from app.api.http.wire import Description, WireOperation, WireRoute, wire_routes
@@ -20,37 +24,50 @@ _REF = "#/components/schemas/{name}"
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
 _PARTITION: Schema = {"type": "integer", "minimum": 0}
 _NAME: Schema = {"type": "string", "pattern": "^[a-zA-Z0-9._-]{1,249}$"}
-_TEXTS = {"delivery_id": "Copy it from acquire; 2.0.0.1 is the first one if all examples before were run."}
+_PATH_TEXTS = {"delivery_id": "Copy it from acquire. 2.0.0.1 is the first one, if you ran all examples above."}
 _REASONS = {200: "Done", 201: "Created", 204: "Done; no content"}
 
 DESCRIPTION = """Kafka's event log over plain HTTP, on SQLite or PostgreSQL.
 
-Run the examples from top to bottom on an empty server: each works as it stands. Errors are
-`application/problem+json`; every `type` leads to a page with cause and cure.
+Run the examples from top to bottom on an empty server: each works without changes. Errors are
+`application/problem+json`; every `type` is the path of a page with cause and cure.
 """
 
 TAGS = [
-    {"name": "topics", "description": "Create, describe, configure, grow and delete."},
-    {"name": "records", "description": "Produce and fetch."},
-    {"name": "partitions", "description": "Offsets, sizes, and deleting records."},
+    {"name": "topics", "description": "Create, describe, configure, extend and delete topics."},
+    {"name": "records", "description": "Produce and fetch records."},
+    {"name": "partitions", "description": "Offsets and sizes of partitions; deletion of records."},
     {"name": "producers", "description": "Epochs of idempotent producers."},
     {"name": "groups", "description": "Consumer groups: members, offsets, rebalances."},
     {
         "name": "transactions",
-        "description": "Produce and commit, all or nothing. The example is of the member that the groups' examples "
-        "join; run it before that one leaves.",
+        "description": "Produce records and commit offsets in one transaction. The example uses the member that the "
+        "examples of the groups join; run it before that member leaves.",
     },
     {
         "name": "queues",
-        "description": "Records handed out one by one under a lock: acquire, acknowledge, dead letters.",
+        "description": "Queues deliver each record on its own, under a lock: acquire, acknowledge, dead letters.",
     },
     {"name": "operations", "description": "Health, readiness and metrics."},
 ]
 
 
 def operations(app: FastAPI) -> Iterator[WireRoute]:
-    """Return the routes that are operations, in the order of the document."""
+    """Return the routes of all operations, in the order of the document."""
     return wire_routes(app.router.routes)
+
+
+def openapi_route(app: FastAPI) -> Route:
+    """Return the route of `/openapi.json`; the document is built at the first request."""
+
+    @cache
+    def encoded() -> bytes:
+        return msgspec.json.encode(document(app)) + b"\n"
+
+    async def openapi_json(_: Request) -> Response:
+        return Response(encoded(), media_type="application/json")
+
+    return Route("/openapi.json", openapi_json, methods=["GET"])
 
 
 def document(app: FastAPI) -> Schema:
@@ -63,10 +80,10 @@ def document(app: FastAPI) -> Schema:
         tags=TAGS,
         license_info={"name": "MIT", "identifier": "MIT"},
     )
-    found = list(operations(app))
-    result.setdefault("components", {})["schemas"] = _schemas([route.operation for route in found])
+    routes = list(operations(app))
+    result.setdefault("components", {})["schemas"] = _schemas([route.operation for route in routes])
     paths: dict[str, dict[str, Schema]] = {}
-    for route in found:
+    for route in routes:
         (method,) = (name.lower() for name in route.methods or ())
         entry = result["paths"][route.path][method]
         paths.setdefault(route.path, {})[method] = entry | _describe(route.operation)
@@ -74,13 +91,13 @@ def document(app: FastAPI) -> Schema:
     return result
 
 
-def _schemas(found: list[WireOperation]) -> dict[str, Schema]:
+def _schemas(operations: list[WireOperation]) -> dict[str, Schema]:
     types: list[Any] = [Problem]
-    for operation in found:
+    for operation in operations:
         types += operation.description.body_types
         types += [struct for answer in operation.description.answers.values() for struct in _structs(answer)]
-        if "body" in operation.needs:
-            types.append(operation.needs["body"])
+        if "body" in operation.parameters:
+            types.append(operation.parameters["body"])
     _, components = msgspec.json.schema_components(types, ref_template=_REF)
     return dict(sorted(components.items()))
 
@@ -98,8 +115,8 @@ def _describe(operation: WireOperation) -> Schema:
         entry["parameters"] = parameters
     if description.bodies:
         entry["requestBody"] = {"required": True, "content": dict(description.bodies)}
-    elif "body" in operation.needs:
-        media: Schema = {"schema": {"$ref": _REF.format(name=operation.needs["body"].__name__)}}
+    elif "body" in operation.parameters:
+        media: Schema = {"schema": {"$ref": _REF.format(name=operation.parameters["body"].__name__)}}
         if "body" in description.examples:
             media["example"] = description.examples["body"]
         entry["requestBody"] = {"required": False, "content": {"application/json": media}}
@@ -108,16 +125,16 @@ def _describe(operation: WireOperation) -> Schema:
 
 def _path(operation: WireOperation) -> Iterator[Schema]:
     for name in _PATH_PARAMETER.findall(operation.path):
-        schema = _PARTITION if operation.needs[name] is int else _NAME
+        schema = _PARTITION if operation.parameters[name] is int else _NAME
         parameter = {"name": name, "in": "path", "required": True, "schema": schema}
-        parameter |= {"description": _TEXTS[name]} if name in _TEXTS else {}
+        parameter |= {"description": _PATH_TEXTS[name]} if name in _PATH_TEXTS else {}
         yield parameter | {"example": operation.description.examples[name]}
 
 
 def _query(operation: WireOperation) -> Iterator[Schema]:
-    if "query" not in operation.needs:
+    if "query" not in operation.parameters:
         return
-    (_,), components = msgspec.json.schema_components([operation.needs["query"]], ref_template=_REF)
+    (_,), components = msgspec.json.schema_components([operation.parameters["query"]], ref_template=_REF)
     properties: dict[str, Schema] = next(iter(components.values()))["properties"]
     for name, schema in properties.items():
         text = schema.pop("description", None)
@@ -130,7 +147,7 @@ def _query(operation: WireOperation) -> Iterator[Schema]:
 
 
 def _not_null(schema: Schema) -> Schema:
-    """Return the schema of a parameter, which is left out rather than null."""
+    """Return a parameter's schema without null: a client omits a parameter instead."""
     options = [option for option in schema.get("anyOf", []) if option != {"type": "null"}]
     if schema.get("default", ...) is None:
         del schema["default"]
@@ -162,7 +179,7 @@ def _responses(description: Description) -> Iterator[tuple[str, Schema]]:
         by_status.setdefault(STATUS[refusal], []).append(refusal)
     for status, refusals in sorted(by_status.items()):
         yield str(status), _problem("; ".join(f"`{refusal.code}`: {refusal.title}" for refusal in refusals))
-    yield "default", _problem("Any other refusal")
+    yield "default", _problem("Any other problem")
 
 
 def _problem(text: str) -> Schema:

@@ -23,7 +23,7 @@ _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Links(msgspec.Struct):
-    """Where things are."""
+    """Paths of the documentation, the health checks and the topics."""
 
     name: str
     version: str
@@ -36,14 +36,14 @@ class Links(msgspec.Struct):
 
 
 class Health(msgspec.Struct):
-    """The process lives."""
+    """The process is running."""
 
     status: str
     version: str
 
 
 class Readiness(msgspec.Struct):
-    """The database answers, its tables are current, and the background tasks run."""
+    """The database answers, its tables are current, and the background tasks succeed."""
 
     status: str
     database: str
@@ -51,13 +51,13 @@ class Readiness(msgspec.Struct):
 
 
 class Metrics(msgspec.Struct):
-    """Prometheus' text format, not JSON."""
+    """Metrics in Prometheus' text format, not in JSON."""
 
 
 @router.get("/")
 @describe(Description(answers={200: Links}))
 async def get_links(call: Call) -> Reply:
-    """Show where docs, health and topics are."""
+    """Show the paths of the documentation, the health checks and the topics."""
     _ = call
     return Reply.of(
         Links("millrace", __version__, "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/topics")
@@ -67,7 +67,7 @@ async def get_links(call: Call) -> Reply:
 @router.get("/healthz")
 @describe(Description(answers={200: Health}))
 async def get_health(call: Call) -> Reply:
-    """Tell that the process lives."""
+    """Report that the process is running."""
     _ = call
     return Reply.of(Health("ok", __version__))
 
@@ -75,7 +75,7 @@ async def get_health(call: Call) -> Reply:
 @router.get("/readyz")
 @describe(Description(answers={200: Readiness}, refusals=(ServiceUnavailable,)))
 async def get_readiness(call: Call) -> Reply:
-    """Tell whether requests can be served: database, tables and background tasks."""
+    """Report whether the server is ready: database, tables and background tasks."""
     services = call.services
     if services.signals.closed:
         raise ServiceUnavailable("the server is stopping")
@@ -83,21 +83,21 @@ async def get_readiness(call: Call) -> Reply:
     if revision != schema.HEAD:
         raise ServiceUnavailable("the database's tables are not current; run millrace migrate")
     if failing := services.tasks_failing():
-        raise ServiceUnavailable(f"background tasks fail: {', '.join(failing)}; the server's log tells why")
+        raise ServiceUnavailable(f"background tasks fail: {', '.join(failing)}; see the server's log")
     return Reply.of(Readiness("ok", services.storage.dialect.name, revision))
 
 
 @router.get("/metrics")
 @describe(Description(answers={200: Metrics}, media=("text/plain",)))
 async def get_metrics(call: Call) -> Reply:
-    """Give this node's counters in Prometheus' text format."""
+    """Return this node's metrics in Prometheus' text format."""
     registry = CollectorRegistry()
-    registry.register(_Node(call.services))
+    registry.register(_NodeMetrics(call.services))
     return Reply(generate_latest(registry), 200, _METRICS_TYPE)
 
 
-class _Node(Collector):
-    """Reads the counters of this node at the moment of the scrape."""
+class _NodeMetrics(Collector):
+    """Reads the counters of this node at each scrape."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -112,29 +112,29 @@ class _Node(Collector):
         yield answers
         appender = self._services.appender
         yield CounterMetricFamily("millrace_appended_records", "Records appended.", value=appender.records)
-        yield CounterMetricFamily("millrace_append_requests", "Append requests judged.", value=appender.requests)
+        yield CounterMetricFamily("millrace_append_requests", "Append requests answered.", value=appender.requests)
         yield CounterMetricFamily(
-            "millrace_append_transactions", "Transactions they were committed in.", value=appender.transactions
+            "millrace_append_transactions", "Transactions that committed append requests.", value=appender.transactions
         )
         yield CounterMetricFamily(
             "millrace_queue_requests",
-            "Requests to acquire and to acknowledge that were answered.",
+            "Acquire and acknowledge requests answered.",
             value=self._services.deliveries.requests,
         )
         yield CounterMetricFamily(
             "millrace_queue_transactions",
-            "Transactions that they shared.",
+            "Transactions of acquire and acknowledge requests.",
             value=self._services.deliveries.transactions,
         )
         yield GaugeMetricFamily(
-            "millrace_pending_append_bytes", "Bytes of appends that wait for a commit.", value=appender.pending_bytes
+            "millrace_pending_append_bytes",
+            "Bytes of appends that wait for a commit.",
+            value=appender.pending_bytes,
         )
         yield GaugeMetricFamily(
             "millrace_waiting_reads", "Reads that wait for records.", value=self._services.signals.waiting
         )
-        yield GaugeMetricFamily(
-            "millrace_open_streams", "Streams that clients read.", value=self._services.streams.open
-        )
+        yield GaugeMetricFamily("millrace_open_streams", "Open streams.", value=self._services.streams.open)
         yield GaugeMetricFamily(
             "millrace_disk_full",
             "1 while appends are refused for lack of space.",

@@ -1,51 +1,65 @@
-"""`/openapi.json`, and the pages that problem types resolve to."""
+"""The pages under `/problems`: each `type` of a problem document is the path of a page with cause and cure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import html
+from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import NamedTuple
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from app.api.http import docs
 from app.api.http.call import Reply, request_id
+from app.api.http.docs import PAGE_HEADERS
 from app.api.http.problems import STATUS, slug
 from app.errors.database import LockTimeout
 from app.errors.http import NotFound
 
 
-def manual_routes(document: Callable[[], dict[str, Any]]) -> list[Route]:
-    """List the routes; they stand in no OpenAPI document."""
+class ProblemPage(NamedTuple):
+    """The contents of the page of one problem type.
 
-    @cache
-    def encoded() -> bytes:
-        return msgspec.json.encode(document()) + b"\n"
+    Args:
+        slug: The last part of the problem's type, `/problems/{slug}`.
+        code: The symbolic name; Kafka's if Kafka has one.
+        title: A few words.
+        status: The HTTP status; if one code has several, all of them: `410 or 416`.
+        cause: Why the server refuses. Text between backticks is rendered as code, here and in the cure.
+        cure: What the client can do.
+    """
 
-    async def openapi_json(_: Request) -> Response:
-        return Response(encoded(), media_type="application/json")
+    slug: str
+    code: str
+    title: str
+    status: str
+    cause: str
+    cure: str
 
+
+def problem_routes() -> list[Route]:
+    """List the routes of the problem pages; the OpenAPI document does not contain them."""
     return [
-        Route("/openapi.json", openapi_json, methods=["GET"]),
-        Route("/problems", _index, methods=["GET"]),
-        Route("/problems/{slug}", _problem, methods=["GET"]),
+        Route("/problems", _serve_index, methods=["GET"]),
+        Route("/problems/{slug}", _serve_page, methods=["GET"]),
     ]
 
 
 @cache
-def problems() -> dict[str, docs.ProblemPage]:
-    """Return what there is to say of each problem type, by slug; types of one code share a page."""
-    found: dict[str, docs.ProblemPage] = {}
+def problem_pages() -> dict[str, ProblemPage]:
+    """Return the page of each problem type by slug, in the order of the index.
+
+    Refusals with the same code share a page.
+    """
+    pages: dict[str, ProblemPage] = {}
     for kind, status in sorted(STATUS.items(), key=lambda item: (item[1], item[0].code)):
         if kind is LockTimeout:
             continue
         name = slug(kind)
-        page = docs.ProblemPage(name, kind.code, kind.title, str(status), kind.cause, kind.cure)
-        if (other := found.get(name)) is not None:
-            page = docs.ProblemPage(
+        page = ProblemPage(name, kind.code, kind.title, str(status), kind.cause, kind.cure)
+        if (other := pages.get(name)) is not None:
+            page = ProblemPage(
                 name,
                 kind.code,
                 f"{other.title}; {kind.title[0].lower()}{kind.title[1:]}",
@@ -53,17 +67,64 @@ def problems() -> dict[str, docs.ProblemPage]:
                 f"{other.cause} {kind.cause}",
                 other.cure if other.cure == kind.cure else f"{other.cure} {kind.cure}",
             )
-        found[name] = page
-    return found
+        pages[name] = page
+    return pages
 
 
-async def _index(_: Request) -> Response:
-    return HTMLResponse(docs.problem_index(problems().values()), headers=docs.PAGE_HEADERS)
+def render_page(page: ProblemPage) -> str:
+    """Render the page of one problem type as HTML; send it with `PAGE_HEADERS`."""
+    return _html(
+        page.title,
+        '<nav><a href="/problems">All problems</a> · <a href="/docs">API</a></nav>\n'
+        f"<h1>{html.escape(page.title)}</h1>\n"
+        f'<p class="name"><code>{html.escape(page.code)}</code> · HTTP {html.escape(page.status)} · '
+        f"<code>/problems/{html.escape(page.slug)}</code></p>\n"
+        f"<h2>Cause</h2>\n<p>{_text(page.cause)}</p>\n"
+        f"<h2>Cure</h2>\n<p>{_text(page.cure)}</p>",
+    )
 
 
-async def _problem(request: Request) -> Response:
-    page = problems().get(request.path_params["slug"])
+def render_index(pages: Iterable[ProblemPage]) -> str:
+    """Render the list of all problem types in the given order; send it with `PAGE_HEADERS`."""
+    rows = "\n".join(
+        f'<tr><td>{html.escape(page.status)}</td><td><a href="/problems/{html.escape(page.slug)}">'
+        f"{html.escape(page.title)}</a></td><td><code>{html.escape(page.code)}</code></td></tr>"
+        for page in pages
+    )
+    return _html(
+        "Problems",
+        '<nav><a href="/docs">API</a></nav>\n<h1>Problems</h1>\n'
+        "<p>Every problem that Millrace reports, with its cause and its cure.</p>\n"
+        f"<table>\n<tr><th>Status</th><th>Problem</th><th>Code</th></tr>\n{rows}\n</table>",
+    )
+
+
+def _html(title: str, body: str) -> str:
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{html.escape(title)} · Millrace</title>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<link rel="icon" type="image/svg+xml" href="/docs/favicon.svg">\n'
+        '<link rel="stylesheet" href="/docs/page.css">\n'
+        f"</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _text(text: str) -> str:
+    """Escape a text and render the parts between backticks as code."""
+    parts = html.escape(text).split("`")
+    if len(parts) % 2 == 0:
+        return "`".join(parts)
+    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+
+
+async def _serve_index(_: Request) -> Response:
+    return HTMLResponse(render_index(problem_pages().values()), headers=PAGE_HEADERS)
+
+
+async def _serve_page(request: Request) -> Response:
+    page = problem_pages().get(request.path_params["slug"])
     if page is None:
         reply = Reply.problem(NotFound("there is no such problem; see /problems"), request_id(request.scope))
         return Response(reply.body, reply.status, media_type=reply.content_type.decode())
-    return HTMLResponse(docs.problem_page(*page), headers=docs.PAGE_HEADERS)
+    return HTMLResponse(render_page(page), headers=PAGE_HEADERS)

@@ -1,4 +1,4 @@
-"""RFC 9457 problem documents. The only place that knows the status of a refusal."""
+"""RFC 9457 problem documents, and the HTTP status of every refusal."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ STATUS: dict[type[BrokerError], int] = {
 
 
 class FieldError(msgspec.Struct, omit_defaults=True):
-    """One thing that is wrong: the index of the record, or of the item of another list, and the field, if any."""
+    """One error: the index of the record (or of another list's item) and the field, where there is one."""
 
     detail: str
     index: int | None = None
@@ -135,7 +135,7 @@ class FieldError(msgspec.Struct, omit_defaults=True):
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
-    """A refusal (RFC 9457). Facts such as `log_start_offset` stand beside these members.
+    """A problem document (RFC 9457). Some problems add members such as `log_start_offset`.
 
     `retriable: true` promises that nothing was written.
     """
@@ -151,15 +151,15 @@ class Problem(msgspec.Struct, omit_defaults=True):
 
 
 def slug(kind: type[BrokerError]) -> str:
-    """Return the last part of a problem's type, such as `unknown-topic-or-partition`."""
+    """Return the last part of a problem's `type`, such as `unknown-topic-or-partition`."""
     return kind.code.lower().replace("_", "-")
 
 
 def document(error: BrokerError, request_id: str) -> dict[str, object]:
-    """Return the problem document of a refusal; at most ten `errors` are told."""
+    """Return the problem document of a refusal, with at most `MAX_ERRORS` entries in `errors`."""
     facts = dict(error.facts)
-    if isinstance(found := facts.get("errors"), list):
-        facts["errors"] = found[:MAX_ERRORS]
+    if isinstance(errors := facts.get("errors"), list):
+        facts["errors"] = errors[:MAX_ERRORS]
     return {
         "type": f"/problems/{slug(type(error))}",
         "title": error.title,
@@ -173,7 +173,7 @@ def document(error: BrokerError, request_id: str) -> dict[str, object]:
 
 
 def headers(error: BrokerError) -> list[tuple[bytes, bytes]]:
-    """Return the headers that belong to a refusal's status."""
+    """Return the headers that a refusal's status requires."""
     if STATUS[type(error)] in {429, 503, 507}:
         return [(b"retry-after", b"%d" % RETRY_AFTER_S)]
     if isinstance(error, MethodNotAllowed):

@@ -1,4 +1,4 @@
-"""What is wrong with JSON of the wrong shape: msgspec's words turned into a refusal that says where and what to do."""
+"""Turn msgspec's validation errors into refusals with the index, the field and what to change."""
 
 from __future__ import annotations
 
@@ -43,44 +43,44 @@ _INDEX = re.compile(r"\[\d+\]")
 _STEP = re.compile(r"\.([a-z_]+)|\[")
 
 
-def invalid(error: msgspec.ValidationError, noun: str, shape: object = None) -> InvalidRequest:
-    """Turn msgspec's words into a refusal with index and field.
+def validation_refusal(error: msgspec.ValidationError, noun: str, expected: object = None) -> InvalidRequest:
+    """Turn a validation error of msgspec into a refusal with index and field.
 
-    The index is that of the outermost list's item, and the field is within the item.
+    The index is that of the item in the outermost list; the field is a field of that item.
 
     Args:
-        error: What msgspec says.
-        noun: What its fields are called here.
-        shape: The type it was to be, to tell which fields there are.
+        error: The error of the decoder.
+        noun: What the message calls a field, such as "field" or "parameter".
+        expected: The type that the decoder expected; the message lists its fields.
     """
     message = str(error)
     head, found, path = message[-_LONGEST_PATH:].rpartition(" - at `$")
     path = path.removesuffix("`") if found else ""
-    said = plain(head if found and len(message) <= _LONGEST_PATH else message[:_LONGEST_PATH])
+    reason = plain(head if found and len(message) <= _LONGEST_PATH else message[:_LONGEST_PATH])
     items, rest = _items(path)
     fields = plain(_INDEX.sub("", rest).strip("."))
-    named = _UNKNOWN.fullmatch(said) or _MISSING.fullmatch(said)
-    entry: dict[str, object] = {"detail": _detail(said, noun, path, shape)}
+    named = _UNKNOWN.fullmatch(reason) or _MISSING.fullmatch(reason)
+    entry: dict[str, object] = {"detail": _detail(reason, noun, path, expected)}
     names = [*(name for name, _ in items[1:]), *filter(None, [fields, named and named[1]])]
     if items:
         entry["index"] = items[0][1]
         names = names or [name for name, _ in items if name != "records"]
     if names:
         entry["field"] = ".".join(names)
-    where = "".join(f"{name.removesuffix('s')} {index}: " for name, index in items)
+    place = "".join(f"{name.removesuffix('s')} {index}: " for name, index in items)
     if fields:
-        where += f"{noun} {fields}: "
-    return InvalidRequest(f"{where}{entry['detail']}", errors=[entry])
+        place += f"{noun} {fields}: "
+    return InvalidRequest(f"{place}{entry['detail']}", errors=[entry])
 
 
 def plain(text: str) -> str:
-    """Return a message of the decoder without what the caller sent at length."""
+    """Return a message of the decoder in ASCII, without backticks and at most 200 characters long."""
     text = text.encode("ascii", "replace").decode().replace("`", "")
     return text if len(text) <= 200 else text[:197] + "..."
 
 
 def _items(path: str) -> tuple[list[tuple[str, int]], str]:
-    """Return the lists that lead to a place, each with the index of its item, and the rest of the path."""
+    """Split a path into the lists on it, each with the index of its item, and the rest of the path."""
     items = []
     while found := _ITEM.match(path):
         items.append((found[1], int(found[2])))
@@ -88,23 +88,23 @@ def _items(path: str) -> tuple[list[tuple[str, int]], str]:
     return items, path
 
 
-def _detail(said: str, noun: str, path: str, shape: object) -> str:
-    """Return what is wrong, without the place."""
-    if unknown := _UNKNOWN.fullmatch(said):
-        return f"there is no {noun} {unknown[1]}{_meant(unknown[1], _fields_at(shape, path))}"
-    if missing := _MISSING.fullmatch(said):
+def _detail(reason: str, noun: str, path: str, expected: object) -> str:
+    """Return what is wrong, without the path."""
+    if unknown := _UNKNOWN.fullmatch(reason):
+        return f"there is no {noun} {unknown[1]}{_suggestion(unknown[1], _fields_at(expected, path))}"
+    if missing := _MISSING.fullmatch(reason):
         return f"{noun} {missing[1]} is required"
-    if said.startswith("Invalid enum value"):
+    if reason.startswith("Invalid enum value"):
         return f"must be one of {_choices(path)}"
-    if said.startswith("Expected str") and path.endswith(".key"):
+    if reason.startswith("Expected str") and path.endswith(".key"):
         return "must be a string, in quotes"
-    if expected := _EXPECTED.fullmatch(said):
-        return _must_be(expected[1].split(" | "), path, _fields_at(shape, path))
-    return said
+    if kinds := _EXPECTED.fullmatch(reason):
+        return _must_be(kinds[1].split(" | "), path, _fields_at(expected, path))
+    return reason
 
 
 def _must_be(kinds: Iterable[str], path: str, fields: Collection[str]) -> str:
-    """Say of which kind a value must be."""
+    """Return the sentence that names the expected kinds of value."""
     words = [_KINDS[kind] for kind in kinds if kind in _KINDS]
     sentence = f"must be {' or '.join(words)}" if words else "must be left out or null"
     if words == ["a list"] and (sample := _SAMPLES.get(path.rpartition(".")[2])):
@@ -114,36 +114,36 @@ def _must_be(kinds: Iterable[str], path: str, fields: Collection[str]) -> str:
     return sentence if path else f"the JSON {sentence}"
 
 
-def _meant(name: str, known: Collection[str]) -> str:
-    """Return the rest of a sentence that says which names there are."""
+def _suggestion(name: str, known: Collection[str]) -> str:
+    """Return the end of a sentence that suggests the closest name, or lists all names."""
     if close := get_close_matches(name, known, n=1):
         return f"; did you mean {close[0]}?"
     return f"; there are {', '.join(known)}" if known else ""
 
 
-def _fields_at(shape: object, path: str) -> Collection[str]:
-    """Return the fields of the struct that is to be at a path, or none."""
-    shapes = [shape]
+def _fields_at(expected: object, path: str) -> Collection[str]:
+    """Return the fields of the struct that a type expects at a path; empty if there is no struct."""
+    types = [expected]
     for step in _STEP.finditer(path):
-        shapes = [inner for each in shapes for inner in _within(each, step[1])]
-    return next((each.__struct_fields__ for each in shapes if _is_struct(each)), ())
+        types = [inner for each in types for inner in _inner_types(each, step[1])]
+    return next((each.__struct_fields__ for each in types if _is_struct(each)), ())
 
 
-def _within(shape: object, name: str | None) -> Iterator[object]:
-    """Return what a field may be, or without a name, an item."""
-    inner = get_args(shape)
-    if name is not None:
-        inner = (get_type_hints(shape).get(name),) if _is_struct(shape) else ()
+def _inner_types(outer: object, field: str | None) -> Iterator[object]:
+    """Return the types of a struct's field, or of a list's items if `field` is None."""
+    inner = get_args(outer)
+    if field is not None:
+        inner = (get_type_hints(outer).get(field),) if _is_struct(outer) else ()
     for each in inner:
         yield from get_args(each) if get_origin(each) in {Union, UnionType} else (each,)
 
 
-def _is_struct(shape: object) -> TypeIs[type[msgspec.Struct]]:
-    return isinstance(shape, type) and issubclass(shape, msgspec.Struct)
+def _is_struct(kind: object) -> TypeIs[type[msgspec.Struct]]:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 def _choices(path: str) -> str:
-    """Return the values that a field of a few may have."""
+    """Return the values that an enumerated field accepts."""
     name = path.rpartition(".")[2]
     if path.endswith("].encoding") and "headers[" in path:
         name = "key_encoding"

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from msgspec import Meta
 
 from app.api.http.call import JSON, Call, Reply
-from app.api.http.media import LINE_TYPES, charset_of, form_refused, media_type_of
+from app.api.http.media import LINE_TYPES, charset_of, media_type_of, refuse_form
 from app.api.http.wire import MAX_INT64, Description, WireRoute, describe
 from app.api.log import examples, record_decoding
 from app.api.log.record_decoding import ProduceBody
@@ -169,7 +169,7 @@ async def _produce(
     call: Call, topic: str, query: ProduceQuery | ProducePartitionQuery, partition: int | None = None
 ) -> Reply:
     media_type = media_type_of(call)
-    form_refused(media_type)
+    refuse_form(media_type)
     if media_type.startswith(_CLOUDEVENTS):
         raise UnsupportedMediaType("CloudEvents are not read yet; send application/json, or another type as one value")
     body = await call.body()

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from app.api.http.wire import MAX_INT64, check_records, decode_json, decode_lines, is_deeper
+from app.api.http.json_bodies import check_records, decode_json, decode_lines, is_deeper
+from app.api.http.wire import MAX_INT64
 from app.domain.log.offset_spec import parse_time
 from app.domain.log.record import (
     KEY_BASE64,

@@ -11,7 +11,7 @@ import pytest
 
 from app import errors
 from app.api.http import problems
-from app.api.http.problem_pages import problems as pages
+from app.api.http.problem_pages import problem_pages
 from app.errors.broker_error import BrokerError
 from tests.serving import client_of
 
@@ -210,7 +210,7 @@ async def test_every_refusal_has_a_status_a_text_and_a_page(
 
 async def test_the_table_of_statuses_has_every_refusal_and_nothing_else() -> None:
     assert set(problems.STATUS) == set(REFUSALS)
-    assert set(pages()) == {problems.slug(kind) for kind in REFUSALS}
+    assert set(problem_pages()) == {problems.slug(kind) for kind in REFUSALS}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in REFUSALS if kind.retriable], ids=lambda kind: kind.__name__)

@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from app.api.http.docs import PAGE_HEADERS, ProblemPage, docs_routes, problem_index, problem_page
+from app.api.http.docs import docs_routes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,14 +32,6 @@ FILES = {
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-GONE = ProblemPage(
-    slug="unknown-topic",
-    code="UNKNOWN_TOPIC",
-    title="Unknown <topic>",
-    status="404",
-    cause="There is no topic & no `name`.",
-    cure="Create it with `PUT /v1/topics/{topic}`, or <look>.",
 )
 
 
@@ -148,34 +140,3 @@ def test_no_file_is_read_before_it_is_asked_for() -> None:
     )
 
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-
-
-def test_a_problem_page_tells_cause_and_cure_and_escapes_them() -> None:
-    page = problem_page(*GONE)
-
-    assert "<title>Unknown &lt;topic&gt; · Millrace</title>" in page
-    assert "<code>UNKNOWN_TOPIC</code> · HTTP 404" in page
-    assert "<h2>Cause</h2>\n<p>There is no topic &amp; no <code>name</code>.</p>" in page
-    assert "<code>PUT /v1/topics/{topic}</code>, or &lt;look&gt;.</p>" in page
-    assert '<link rel="stylesheet" href="/docs/page.css">' in page
-    assert re.search(r"<script|<style|style=|//", page) is None
-
-
-def test_a_lone_backtick_stays_a_backtick() -> None:
-    page = problem_page(*GONE._replace(cause="One ` only."))
-
-    assert "<p>One ` only.</p>" in page
-
-
-def test_the_index_links_every_problem_in_order() -> None:
-    other = GONE._replace(slug="other", code="OTHER", title="Other", status="410 or 416")
-
-    page = problem_index([GONE, other])
-
-    assert re.findall(r'href="(/problems/[^"]+)"', page) == ["/problems/unknown-topic", "/problems/other"]
-    assert "Unknown &lt;topic&gt;" in page
-    assert "<td>410 or 416</td>" in page
-
-
-def test_the_headers_of_a_problem_page_are_those_of_the_docs() -> None:
-    assert PAGE_HEADERS["Content-Security-Policy"] == POLICY

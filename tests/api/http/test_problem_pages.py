@@ -1,0 +1,59 @@
+"""The pages of the problem types."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.api.http.problem_pages import ProblemPage, render_index, render_page
+
+if TYPE_CHECKING:
+    import httpx2
+
+GONE = ProblemPage(
+    slug="unknown-topic",
+    code="UNKNOWN_TOPIC",
+    title="Unknown <topic>",
+    status="404",
+    cause="There is no topic & no `name`.",
+    cure="Create it with `PUT /v1/topics/{topic}`, or <look>.",
+)
+
+
+def test_a_problem_page_tells_cause_and_cure_and_escapes_them() -> None:
+    page = render_page(GONE)
+
+    assert "<title>Unknown &lt;topic&gt; · Millrace</title>" in page
+    assert "<code>UNKNOWN_TOPIC</code> · HTTP 404" in page
+    assert "<h2>Cause</h2>\n<p>There is no topic &amp; no <code>name</code>.</p>" in page
+    assert "<code>PUT /v1/topics/{topic}</code>, or &lt;look&gt;.</p>" in page
+    assert '<link rel="stylesheet" href="/docs/page.css">' in page
+    assert re.search(r"<script|<style|style=|//", page) is None
+
+
+def test_a_lone_backtick_stays_a_backtick() -> None:
+    page = render_page(GONE._replace(cause="One ` only."))
+
+    assert "<p>One ` only.</p>" in page
+
+
+def test_the_index_links_every_problem_in_order() -> None:
+    other = GONE._replace(slug="other", code="OTHER", title="Other", status="410 or 416")
+
+    page = render_index([GONE, other])
+
+    assert re.findall(r'href="(/problems/[^"]+)"', page) == ["/problems/unknown-topic", "/problems/other"]
+    assert "Unknown &lt;topic&gt;" in page
+    assert "<td>410 or 416</td>" in page
+
+
+@pytest.mark.anyio
+async def test_the_pages_have_the_security_headers_of_the_docs(sqlite_client: httpx2.AsyncClient) -> None:
+    docs = await sqlite_client.get("/docs")
+
+    for path in ("/problems", "/problems/not-found"):
+        page = await sqlite_client.get(path)
+        for name in ("content-security-policy", "x-content-type-options", "referrer-policy"):
+            assert page.headers[name] == docs.headers[name]
