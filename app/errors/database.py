@@ -1,4 +1,4 @@
-"""Refusals that come from the database, or from a fault of the server."""
+"""Refusals because of the database or an internal error."""
 
 from __future__ import annotations
 
@@ -9,34 +9,37 @@ class ServiceUnavailable(BrokerError):
     code = "SERVICE_UNAVAILABLE"
     title = "Service unavailable"
     cause = "The database did not answer in time, or the server is stopping or overloaded. Nothing was written."
-    cure = "Send the request again after the time in Retry-After."
+    cure = "Send the request again after the time in the Retry-After header."
     retriable = True
 
 
 class LockTimeout(ServiceUnavailable):
-    """The kind of unavailability that tells the appender whom a request waited for; no problem of its own."""
+    """A lock of the database was not free in time. Its problem is that of `ServiceUnavailable`."""
 
 
 class OutcomeUnknown(BrokerError):
     code = "REQUEST_TIMED_OUT"
     title = "Request timed out"
     cause = (
-        "504: the connection to the database was lost while the transaction committed, so that it may or may not be "
-        "written. 408: the rest of a request did not arrive in time, and nothing of it was read."
+        "504: the connection to the database was lost during the commit, so the data may or may not be written. "
+        "408: the request did not arrive completely in time, and nothing was written."
     )
-    cure = "Send it again; after a 504 with the same Idempotency-Key or Producer-Sequence, which never writes twice."
+    cure = (
+        "Send the request again. After a 504, send the same Idempotency-Key or Producer-Sequence, which prevents "
+        "a second write."
+    )
 
 
 class DiskFull(BrokerError):
     code = "KAFKA_STORAGE_ERROR"
     title = "Disk full"
-    cause = "The database has no space left. Nothing was written; reading and deleting still work."
-    cure = "Free space, lower retention or delete topics; writing resumes by itself."
+    cause = "The disk of the database is full. Nothing was written. Reads and deletions still work."
+    cure = "Free disk space, reduce retention or delete topics. Writes then resume without a restart."
     retriable = True
 
 
 class UnknownServerError(BrokerError):
     code = "UNKNOWN_SERVER_ERROR"
     title = "Internal error"
-    cause = "A fault of the server, which its log tells under the request_id."
-    cure = "Report it with the request_id."
+    cause = "The server failed. Its log has the error under the request_id."
+    cure = "Report the error with the request_id."

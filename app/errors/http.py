@@ -1,4 +1,4 @@
-"""Refusals of a request as HTTP: its body, its headers, its path."""
+"""Refusals of a request for its path, its headers or its body."""
 
 from __future__ import annotations
 
@@ -8,68 +8,68 @@ from app.errors.broker_error import BrokerError
 class BadRequest(BrokerError):
     code = "BAD_REQUEST"
     title = "Bad request"
-    cause = "The request could not be read: broken JSON, invalid UTF-8, a bad header or an unreadable parameter."
-    cure = "Send valid UTF-8 JSON (no NaN, no lone surrogates, no excessive nesting); see the detail for the place."
+    cause = "The server cannot parse the request: invalid JSON, invalid UTF-8, or an invalid header or parameter."
+    cure = "Send valid JSON in UTF-8, without NaN, lone surrogates or deep nesting. The detail names the error."
 
 
 class InvalidRequest(BrokerError):
     code = "INVALID_REQUEST"
     title = "Invalid request"
-    cause = "The request was read, but a field or parameter is missing, unknown, of the wrong type or out of bounds."
-    cure = "Correct the fields named in `errors`; `/docs` shows each operation with an example that works."
+    cause = "A field or parameter is missing, unknown, of the wrong type or out of bounds."
+    cure = "Correct the fields in `errors`. `/docs` has a working example of each operation."
 
 
 class NotFound(BrokerError):
     code = "NOT_FOUND"
     title = "Not found"
-    cause = "There is nothing at this path."
-    cure = "See /docs for the operations."
+    cause = "No operation has this path."
+    cure = "Look up the path in `/docs`."
 
 
 class UriTooLong(BrokerError):
     code = "URI_TOO_LONG"
     title = "URI too long"
-    cause = "The path and query of the request are longer than the server reads."
-    cure = "Send what is long in the body, or use fewer parameters."
+    cause = "The path and query of the request are longer than the server accepts."
+    cure = "Send large values in the body, or use fewer parameters."
 
 
 class HeaderFieldsTooLarge(BrokerError):
     code = "REQUEST_HEADER_FIELDS_TOO_LARGE"
     title = "Request header fields too large"
-    cause = "The request has too many headers, or headers that are together too large."
-    cure = "Send fewer or shorter headers; record headers belong in the body."
+    cause = "The request has too many headers, or its headers together are too large."
+    cure = "Send fewer or shorter headers. Send record headers in the body."
 
 
 class MethodNotAllowed(BrokerError):
     code = "METHOD_NOT_ALLOWED"
     title = "Method not allowed"
-    cause = "The path exists, but not with this method."
+    cause = "The path has no operation with this method."
     cure = "Use one of the methods in the Allow header."
 
 
 class BodyTooLarge(BrokerError):
     code = "REQUEST_TOO_LARGE"
     title = "Request body too large"
-    cause = "The body, compressed or decompressed, is beyond the bound."
+    cause = "The body is larger than the server accepts, compressed or decompressed."
     cure = "Send the records in several requests."
 
 
 class UnsupportedMediaType(BrokerError):
     code = "UNSUPPORTED_MEDIA_TYPE"
     title = "Unsupported media type"
-    cause = "The Content-Type or Content-Encoding is not one that this operation reads; `curl -d` sends a form type."
-    cure = "Use curl --json '…', or add -H 'Content-Type: application/json' with a curl before 7.82."
+    cause = "The operation does not support the Content-Type or Content-Encoding. `curl -d` sends a form type."
+    cure = "Use `curl --json '…'`, or with a curl before 7.82 add `-H 'Content-Type: application/json'`."
 
 
 class CrossOriginRefused(BrokerError):
     code = "CROSS_ORIGIN_REFUSED"
     title = "Cross-origin request refused"
-    cause = "A web page of another origin tried to write."
-    cure = "Add the origin to MILLRACE_CORS_ORIGINS if it is yours."
+    cause = "A web page of another origin sent a request that writes."
+    cure = "Add the origin to MILLRACE_CORS_ORIGINS if you trust it."
 
 
 class WrongHost(BrokerError):
     code = "MISDIRECTED_REQUEST"
     title = "Wrong host"
-    cause = "The Host header names a host that this server does not answer for."
+    cause = "The server does not accept the host in the Host header."
     cure = "Use localhost or 127.0.0.1, or add the host to MILLRACE_ALLOWED_HOSTS."

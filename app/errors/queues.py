@@ -8,35 +8,36 @@ from app.errors.broker_error import BrokerError
 class UnknownQueue(BrokerError):
     code = "UNKNOWN_QUEUE"
     title = "Unknown queue"
-    cause = "There is no queue of this name. A queue is deleted with its topic."
-    cure = "Create it with PUT /v1/queues/{queue}, or list the queues with GET /v1/queues."
+    cause = "The queue does not exist. Deleting a topic deletes its queues."
+    cure = "Create the queue with PUT /v1/queues/{queue}, or list the queues with GET /v1/queues."
 
 
 class QueueAlreadyExists(BrokerError):
     code = "QUEUE_ALREADY_EXISTS"
     title = "Queue exists with other settings"
-    cause = "PUT confirms a queue only if no given field differs from it, and a queue stays with its topic."
-    cure = "Change the queue with PATCH /v1/queues/{queue}, leave the differing fields out, or choose another name."
+    cause = "PUT found the queue, but a field of the request differs. The topic of a queue cannot change."
+    cure = "Change the queue with PATCH /v1/queues/{queue}, omit the fields that differ, or choose another name."
 
 
 class InvalidQueueConfig(BrokerError):
     code = "INVALID_CONFIG"
     title = "Invalid queue configuration"
-    cause = "A configuration value of a queue is out of its bounds, or its topics do not go together."
-    cure = "Correct the fields named in `errors`."
+    cause = "A configuration value of the queue is out of bounds, or its dead_letter_topic is not allowed."
+    cure = "Correct the fields in `errors`."
 
 
 class InvalidRecordState(BrokerError):
     code = "INVALID_RECORD_STATE"
     title = "Delivery has ended"
-    cause = "The delivery was accepted, released or rejected before, its lock has passed, or it never was."
+    cause = "The delivery was already accepted, released or rejected, its lock expired, or it never existed."
     cure = (
-        "Nothing is left to do for it: if the lock has passed, the record is delivered again. Renew long work in time."
+        "Acquire again: a record whose lock expired is delivered again. Renew the lock before it expires if the "
+        "work takes long."
     )
 
 
 class DelayedRecordsLimit(BrokerError):
     code = "DELAYED_RECORDS_LIMIT"
     title = "Too many delayed records"
-    cause = "100,000 records of the queue are delayed already. The delivery is as it was before."
-    cure = "Release without delay_ms, renew, or wait until some are due."
+    cause = "The queue has 100,000 delayed records, the maximum. The delivery did not change."
+    cure = "Release without delay_ms, renew the lock, or wait until delayed records are due."
