@@ -19,7 +19,7 @@ from app.domain.queues.in_flight import AcknowledgeType
 from app.errors.database import ServiceUnavailable
 from app.storage.db.opening import open_storage
 from app.storage.queues import share_partitions
-from tests.storage.log.test_appends_concurrency import wait_for_waiters
+from tests.storage.lock_waits import await_lock_waits
 
 if TYPE_CHECKING:
     from app.api.services import Services
@@ -120,7 +120,7 @@ async def test_an_acquire_takes_what_is_free_and_waits_for_the_rest_if_nothing_i
         future = asyncio.run_coroutine_threadsafe(services.deliveries.acquire("jobs", Acquire(2, 1 << 20)), loop)
         if number == 1:
             return future.result(20)
-        wait_for_waiters(tx, 1)
+        await_lock_waits(tx, 1)
         return future
 
     try:

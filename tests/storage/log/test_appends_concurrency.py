@@ -15,6 +15,7 @@ from app.errors.log import UnknownTopicOrPartition
 from app.storage.db.opening import open_storage
 from app.storage.log import topics
 from app.storage.log.appends import append_all
+from tests.storage.lock_waits import await_lock_waits
 from tests.storage.scribe import DEFAULTS, NOW_MS, Row, Scribe, request
 
 if TYPE_CHECKING:
@@ -50,20 +51,11 @@ def held_up(
             held, futures = hold(tx), []
             for number, other in enumerate(others, 1):
                 futures.append(pool.submit(other))
-                wait_for_waiters(tx, number)
+                await_lock_waits(tx, number)
             return held, futures
 
         held, futures = node.storage.write_now(both)
         return held, [future.result() for future in futures]
-
-
-def wait_for_waiters(tx: Tx, number: int) -> None:
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    for _ in range(100_000):
-        tx.connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
-        if tx.connection.exec_driver_sql(waiting).scalar_one() >= number:
-            return
-    raise AssertionError("nobody waits")
 
 
 def appending(*appends: Append, now_ms: int = NOW_MS) -> Callable[[Tx], AppendOutcome]:
