@@ -1,4 +1,4 @@
-"""Archiving what was rejected or delivered too often, whether anybody acquires or not."""
+"""Background task that archives records of queues, independently of acquires."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from app.broker.waiting.signals import Signals
 from app.domain.log.topic import TopicConfig
 from app.storage.db.engine import Storage
 from app.storage.queues import share_partitions
-from app.storage.queues.delayed_records import SharePartitionKey
 from app.storage.queues.queues import scope_id
 from app.tasks.runner import OnSuccess
 
-_WINDOWS_AT_ONCE = 200
+_SHARE_PARTITIONS_AT_ONCE = 200
 
 
 @dataclass
 class ArchiveTask:
-    """A task that archives at once what this node's workers ended, and looks for what others left.
+    """A task that archives at once when a delivery of this node ends so, and at intervals what other nodes left.
 
-    Safe to run on every node at once: a window is archived by who has its row.
+    Every node may run it at the same time: a transaction skips share partitions that another one has locked.
+
+    Attributes:
+        defaults: Configuration of topics where they do not set a value.
     """
 
     storage: Storage
@@ -32,11 +34,11 @@ class ArchiveTask:
     _woken: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def wake(self) -> None:
-        """Look now."""
+        """Start the next run now."""
         self._woken.set()
 
     async def run(self, interval_ms: int, on_success: OnSuccess) -> None:
-        """Archive, and again when poked or after an interval."""
+        """Archive repeatedly: at once while there is more, else after an interval or a call of `wake`."""
         while True:
             self._woken.clear()
             more = await self.archive_due()
@@ -46,14 +48,12 @@ class ArchiveTask:
                     await asyncio.wait_for(self._woken.wait(), interval_ms / 1000)
 
     async def archive_due(self) -> bool:
-        """Archive what is due. Return whether there may be more."""
-        due = await self.storage.read(share_partitions.due, _WINDOWS_AT_ONCE)
+        """Archive the records that are due. Return whether there may be more."""
+        due = await self.storage.read(share_partitions.due, _SHARE_PARTITIONS_AT_ONCE)
         more = False
-        for queue_id, partition_id in random.sample(due, len(due)):  # one that fails is not always before the others
-            done = await self.storage.write(
-                archive, SharePartitionKey(queue_id, partition_id), self.defaults, full=self.storage.full
-            )
+        for key in random.sample(due, len(due)):  # a share partition that fails must not always block the others
+            done = await self.storage.write(archive, key, self.defaults, full=self.storage.full)
             more |= done.more
             if done.settled:
-                self.signals.announce([*done.partition_ids, scope_id(queue_id)])
+                self.signals.announce([*done.partition_ids, scope_id(key.queue_id)])
         return more

@@ -16,9 +16,18 @@ from app.api.log import record_encoding
 from app.api.log.fetch import FetchedRecord
 from app.broker.queues.queues import QueueRequest
 from app.domain.log.append import IdempotencyKey
-from app.domain.queues.delivery import Acknowledge, Acknowledgement, Acquire, Acquired, Settled
+from app.domain.queues.delivery import (
+    MAX_ACKNOWLEDGEMENTS,
+    MAX_DELAY_MS,
+    Acknowledge,
+    Acknowledgement,
+    Acquire,
+    Acquired,
+    Settled,
+)
+from app.domain.queues.delivery_id import parse_delivery_id
 from app.domain.queues.in_flight import AcknowledgeType
-from app.domain.queues.queue import BOUNDS, MAX_ACKNOWLEDGEMENTS, MAX_DELAY_MS, parse_delivery_id
+from app.domain.queues.queue import BOUNDS
 from app.errors.http import InvalidRequest, NotFound
 from app.errors.log import IdempotencyKeyReused
 from app.errors.queues import DelayedRecordsLimit, InvalidRecordState, QueueAlreadyExists, UnknownQueue

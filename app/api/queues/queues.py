@@ -13,7 +13,7 @@ from app.api.http.cursors import ListQuery, cursor_after, name_after, page_of
 from app.api.http.wire import Description, WireRoute, check_bound, describe
 from app.api.log import record_encoding
 from app.api.log.fetch import FetchedRecord
-from app.broker.queues.browse import Seen, browse
+from app.broker.queues.browse import BrowsedRecord, browse
 from app.broker.queues.counts import QueueState
 from app.broker.queues.queues import QueueRequest
 from app.domain.queues.queue import Ordering, QueueInfo
@@ -271,7 +271,7 @@ async def list_queue_records(call: Call, queue: str, query: LookQuery) -> Reply:
     place = (0, 0) if query.cursor is None else _place(query.cursor)
     info = await call.services.queues.get(queue)
     page = await call.services.storage.read(browse, info, query.state, place, query.limit)
-    cursor = None if page.next_place is None else cursor_after("{}.{}".format(*page.next_place))
+    cursor = None if page.next_start is None else cursor_after("{}.{}".format(*page.next_start))
     return Reply.of(_QueueRecordsOut([_seen(each) for each in page.records], cursor))
 
 
@@ -331,7 +331,7 @@ def _description(info: QueueInfo, state: QueueState) -> QueueDescription:
     return msgspec.convert(whole, QueueDescription)
 
 
-def _seen(seen: Seen) -> _QueueRecordOut:
+def _seen(seen: BrowsedRecord) -> _QueueRecordOut:
     return _QueueRecordOut(
         seen.state,
         seen.delivery_count,

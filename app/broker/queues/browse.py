@@ -1,4 +1,4 @@
-"""Looking at the records of a queue without taking them."""
+"""Read the records of a queue by state, without acquiring them."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from app.domain.log.record import StoredRecord
-from app.domain.queues import in_flight as rules_of
-from app.domain.queues.in_flight import DeliveryRules, InFlightRecord
-from app.domain.queues.queue import DeliveryId, QueueInfo
+from app.domain.queues.delivery_id import DeliveryId
+from app.domain.queues.in_flight import InFlightRecord, archive_reason, is_acquired, is_delayed, will_be_archived
+from app.domain.queues.queue import QueueInfo
+from app.domain.queues.share_partition_state import SharePartitionState
 from app.storage.db import clock
 from app.storage.db.engine import Tx
 from app.storage.log import pages, records_by_offset
 from app.storage.log.pages import Bounds
 from app.storage.queues import archives, delayed_records, share_partitions
 from app.storage.queues.archives import ARCHIVES_KEPT
-from app.storage.queues.delayed_records import SharePartitionKey
-from app.storage.queues.share_partitions import SharePartitionState
+from app.storage.queues.share_partitions import SharePartitionKey
 
 StateName = Literal["available", "acquired", "delayed", "archived"]
 
 _MAX_BYTES = 4 * 1024 * 1024
-_CHUNK_BYTES = 1024 * 1024
-_COPIES_AT_ONCE = 1_000
+_READ_BYTES = 1024 * 1024
+_SUMMARIES_AT_ONCE = 1_000
 
 
-class Seen(NamedTuple):
-    """A record of a queue, and what the queue knows of it.
+class BrowsedRecord(NamedTuple):
+    """A record of a queue with its state.
 
     Attributes:
-        until_ms: End of the lock, time before which it is not delivered, or time of archiving; 0 for none.
-        delivery_id: Of the running delivery, or None.
-        reason: Why it was archived, or None.
+        until_ms: End of the lock, end of the delay, or time of archiving; 0 for none.
+        delivery_id: Id of the current delivery, or None.
+        reason: Why the record was archived, or None.
     """
 
     partition: int
@@ -44,95 +44,101 @@ class Seen(NamedTuple):
     reason: str | None = None
 
 
-class SeenPage(NamedTuple):
-    """A page of records in order of partition and offset, and where the next one begins, if there is one."""
+class BrowsePage(NamedTuple):
+    """A page of records in order of partition and offset; `next_start` is where the next page starts, or None."""
 
-    records: list[Seen]
-    next_place: tuple[int, int] | None
+    records: list[BrowsedRecord]
+    next_start: tuple[int, int] | None
 
 
-def browse(tx: Tx, queue: QueueInfo, state: StateName, place: tuple[int, int], limit: int) -> SeenPage:
-    """Return up to `limit` records of a state from a place (partition and offset) on, on one snapshot.
+def browse(tx: Tx, queue: QueueInfo, state: StateName, start: tuple[int, int], limit: int) -> BrowsePage:
+    """Return up to `limit` records of a state, read from one snapshot.
 
-    A page has 4 MB at most, or one record. Archived are those archived last that the log still has.
+    Args:
+        tx: A read transaction.
+        queue: The queue.
+        state: State of the records; `archived` are those archived last that the log still has.
+        start: Partition and offset to start from.
+        limit: How many records; a page also ends at 4 MB, except for its first record.
     """
-    all_windows = {window.partition_id: window for window in share_partitions.all_(tx, queue.queue_id)}
-    found = pages.bounds(tx, list(all_windows)) if all_windows else {}
+    states = {each.partition_id: each for each in share_partitions.list_(tx, queue.queue_id)}
+    found = pages.bounds(tx, list(states)) if states else {}
     now_ms = clock.read(tx)
-    seen: list[Seen] = []
+    records: list[BrowsedRecord] = []
     left_bytes = _MAX_BYTES
+    start_partition, start_offset = start
     for bounds in sorted(found.values(), key=lambda each: each.partition):
-        if bounds.partition < place[0]:
+        if bounds.partition < start_partition:
             continue
-        offset = place[1] if bounds.partition == place[0] else 0
-        eye = _Browser(tx, queue, all_windows[bounds.partition_id], bounds, now_ms)
-        for each in eye.look(state, offset, limit + 1 - len(seen)):
+        offset = start_offset if bounds.partition == start_partition else 0
+        browser = _Browser(tx, queue, states[bounds.partition_id], bounds, now_ms)
+        for each in browser.records(state, offset, limit + 1 - len(records)):
             left_bytes -= each.record.size_bytes
-            if len(seen) >= limit or (seen and left_bytes < 0):
-                return SeenPage(seen, (bounds.partition, each.record.offset))
-            seen.append(each)
-    return SeenPage(seen, None)
+            if len(records) >= limit or (records and left_bytes < 0):
+                return BrowsePage(records, (bounds.partition, each.record.offset))
+            records.append(each)
+    return BrowsePage(records, None)
 
 
 class _Browser:
-    """Looks at one window."""
+    """Reads one share partition."""
 
-    def __init__(self, tx: Tx, queue: QueueInfo, window: SharePartitionState, bounds: Bounds, now_ms: int) -> None:
+    def __init__(
+        self, tx: Tx, queue: QueueInfo, share_partition: SharePartitionState, bounds: Bounds, now_ms: int
+    ) -> None:
         self._tx = tx
         self._queue = queue
-        self._window = window
+        self._share_partition = share_partition
         self._bounds = bounds
         self._now_ms = now_ms
-        self._rules: DeliveryRules = queue.config.rules
-        self._place = SharePartitionKey(queue.queue_id, bounds.partition_id)
+        self._rules = queue.config.rules
+        self._key = SharePartitionKey(queue.queue_id, bounds.partition_id)
 
-    def look(self, state: StateName, offset: int, wanted: int) -> Iterator[Seen]:
-        """Yield all records of a state from an offset on, in order, read as they are asked for.
+    def records(self, state: StateName, offset: int, wanted: int) -> Iterator[BrowsedRecord]:
+        """Yield the records of a state from an offset on, in ascending order of offsets.
 
-        `wanted` says how many are likely to be asked for. Records that the log has no more are left out.
+        They are read step by step; `wanted` is how many the caller is likely to take. Records that the log has no more
+        are left out.
         """
-        kinds = [self._entries(state, offset, wanted), self._copies(state, offset, wanted)]
+        parts = [self._in_flight(state, offset, wanted), self._delayed(state, offset, wanted)]
         if state == "archived":
-            kinds.append(self._archives(offset, wanted))
-        yield from heapq.merge(*kinds, key=lambda each: each.record.offset)
+            parts.append(self._archived(offset, wanted))
+        yield from heapq.merge(*parts, key=lambda each: each.record.offset)
         if state == "available":
-            yield from self._unlooked(offset, wanted)
+            yield from self._not_admitted(offset, wanted)
 
-    def _entries(self, state: StateName, offset: int, wanted: int) -> Iterator[Seen]:
-        """Yield records of the window."""
+    def _in_flight(self, state: StateName, offset: int, wanted: int) -> Iterator[BrowsedRecord]:
         first = max(offset, self._bounds.log_start_offset)
         found = {
             entry.offset: entry
-            for entry in self._window.entries.values()
+            for entry in self._share_partition.entries.values()
             if entry.offset >= first and self._state(entry) == state
         }
         for record in records_by_offset.read_bounded(
-            self._tx, self._bounds.partition_id, sorted(found), wanted, _CHUNK_BYTES
+            self._tx, self._bounds.partition_id, sorted(found), wanted, _READ_BYTES
         ):
-            yield self._seen(found[record.offset], record, state)
+            yield self._browsed(found[record.offset], record, state)
 
-    def _copies(self, state: StateName, offset: int, wanted: int) -> Iterator[Seen]:
-        """Yield delayed records."""
-        more = self._window.delayed > 0
-        while more:
-            some = delayed_records.summaries(self._tx, self._place, offset, _COPIES_AT_ONCE)
-            left = {each.entry.offset: each.size_bytes for each in some if self._state(each.entry) == state}
-            while chosen := records_by_offset.fitting(left, _CHUNK_BYTES)[:wanted]:
-                found = delayed_records.at(self._tx, self._place, chosen)
+    def _delayed(self, state: StateName, offset: int, wanted: int) -> Iterator[BrowsedRecord]:
+        has_more = self._share_partition.delayed > 0
+        while has_more:
+            summaries = delayed_records.list_summaries(self._tx, self._key, offset, _SUMMARIES_AT_ONCE)
+            left = {each.entry.offset: each.size_bytes for each in summaries if self._state(each.entry) == state}
+            while chosen := records_by_offset.fitting(left, _READ_BYTES)[:wanted]:
+                found = delayed_records.read(self._tx, self._key, chosen)
                 for each in chosen:
                     del left[each]
-                    copy = found.pop(each)
-                    yield self._seen(copy.entry, copy.record, state)
-            more = len(some) == _COPIES_AT_ONCE
-            offset = some[-1].entry.offset + 1 if some else offset
+                    delayed = found.pop(each)
+                    yield self._browsed(delayed.entry, delayed.record, state)
+            has_more = len(summaries) == _SUMMARIES_AT_ONCE
+            offset = summaries[-1].entry.offset + 1 if summaries else offset
 
-    def _archives(self, offset: int, wanted: int) -> Iterator[Seen]:
-        """Yield records that were archived."""
+    def _archived(self, offset: int, wanted: int) -> Iterator[BrowsedRecord]:
         first = max(offset, self._bounds.log_start_offset)
-        found = {each.offset: each for each in archives.read(self._tx, self._place, first, ARCHIVES_KEPT)}
-        for record in records_by_offset.read_bounded(self._tx, self._bounds.partition_id, found, wanted, _CHUNK_BYTES):
+        found = {each.offset: each for each in archives.read(self._tx, self._key, first, ARCHIVES_KEPT)}
+        for record in records_by_offset.read_bounded(self._tx, self._bounds.partition_id, found, wanted, _READ_BYTES):
             each = found[record.offset]
-            yield Seen(
+            yield BrowsedRecord(
                 self._bounds.partition,
                 record,
                 "archived",
@@ -141,25 +147,25 @@ class _Browser:
                 reason=each.reason,
             )
 
-    def _unlooked(self, offset: int, wanted: int) -> Iterator[Seen]:
-        """Yield records that are still to come into the window."""
-        first = max(offset, self._window.end_offset, self._bounds.log_start_offset)
-        while page := pages.read(self._tx, self._bounds, first, wanted, _CHUNK_BYTES):
+    def _not_admitted(self, offset: int, wanted: int) -> Iterator[BrowsedRecord]:
+        """Yield the records of the log from `end_offset` on, all of which are available."""
+        first = max(offset, self._share_partition.end_offset, self._bounds.log_start_offset)
+        while page := pages.read(self._tx, self._bounds, first, wanted, _READ_BYTES):
             for record in page:
-                yield Seen(self._bounds.partition, record, "available", 0, 0)
+                yield BrowsedRecord(self._bounds.partition, record, "available", 0, 0)
             first = page[-1].offset + 1
 
-    def _seen(self, entry: InFlightRecord, record: StoredRecord, state: StateName) -> Seen:
+    def _browsed(self, entry: InFlightRecord, record: StoredRecord, state: StateName) -> BrowsedRecord:
         delivery_id = None
         if state == "acquired":
             delivery_id = DeliveryId(self._queue.queue_id, self._bounds.partition, entry.offset, entry.delivery_count)
-        reason = rules_of.reason_of(entry) if state == "archived" else None
+        reason = archive_reason(entry) if state == "archived" else None
         until_ms = entry.until_ms if entry.until_ms > self._now_ms or state == "archived" else 0
-        return Seen(self._bounds.partition, record, state, entry.delivery_count, until_ms, delivery_id, reason)
+        return BrowsedRecord(self._bounds.partition, record, state, entry.delivery_count, until_ms, delivery_id, reason)
 
     def _state(self, entry: InFlightRecord) -> StateName:
-        if rules_of.is_held(entry, self._now_ms):
+        if is_acquired(entry, self._now_ms):
             return "acquired"
-        if rules_of.is_last(entry, self._rules):
+        if will_be_archived(entry, self._rules):
             return "archived"
-        return "delayed" if rules_of.is_delayed(entry, self._now_ms) else "available"
+        return "delayed" if is_delayed(entry, self._now_ms) else "available"

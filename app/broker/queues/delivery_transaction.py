@@ -1,4 +1,4 @@
-"""One transaction that acquires and acknowledges for many requests of a queue at once."""
+"""One transaction that acquires and acknowledges records for several requests of a queue."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import msgspec
-
-from app.broker.queues.share_partition import Candidate, DelayedQuota, SharePartition
-from app.domain.log.append import IdempotencyKey, KeyId, StoredKey
+from app.broker.queues.acquisition import Candidate, candidates
+from app.broker.queues.delayed_record_cache import DelayedQuota
+from app.broker.queues.idempotent_results import IdempotentResults, StoredDelivery
+from app.broker.queues.share_partition import SharePartition
 from app.domain.log.record import StoredRecord
 from app.domain.log.topic import TopicInfo
-from app.domain.queues import in_flight as rules_of
 from app.domain.queues.delivery import (
     Acknowledge,
     Acknowledged,
@@ -24,31 +23,31 @@ from app.domain.queues.delivery import (
     Delivery,
     Request,
     Settled,
+    response_bytes,
 )
-from app.domain.queues.in_flight import AcknowledgeType, InFlightRecord, RecordState
-from app.domain.queues.queue import DeliveryId, QueueInfo, size_of
+from app.domain.queues.delivery_id import DeliveryId
+from app.domain.queues.in_flight import AcknowledgeType, InFlightRecord, RecordState, is_acquired
+from app.domain.queues.queue import QueueInfo
+from app.domain.queues.share_partition_state import SharePartitionState
 from app.errors.broker_error import BrokerError
 from app.errors.log import IdempotencyKeyReused
 from app.errors.queues import InvalidRecordState
 from app.storage.db import clock
 from app.storage.db.engine import Tx
-from app.storage.log import idempotency
 from app.storage.queues import queues, share_partitions
-from app.storage.queues.delayed_records import SharePartitionKey
-from app.storage.queues.queues import scope_id
-from app.storage.queues.share_partitions import LogSnapshot, SharePartitionState
+from app.storage.queues.share_partitions import LogSnapshot, SharePartitionKey
 
 MAX_TRANSACTION_BYTES = 32 * 1024 * 1024
-_FIRST_WINDOWS = 2
-_MOST_WINDOWS = 64
+_FIRST_LOCKED = 2
+_MOST_LOCKED = 64
 
 
 class DeliveryResult(NamedTuple):
     """Answers in order of the requests.
 
     Attributes:
-        freed: Whether others may find something now.
-        to_archive: Whether there is something to archive now.
+        freed: Whether a waiting acquire may find a record now.
+        to_archive: Whether there is a record to archive now.
     """
 
     answers: list[Answer]
@@ -57,94 +56,85 @@ class DeliveryResult(NamedTuple):
 
 
 class QueueChanged(Exception):
-    """The queue or its topic is not as it was when it was looked up."""
+    """The queue or its topic has changed since it was looked up."""
 
 
 class DeliveryBatch(NamedTuple):
     """Requests of one queue that share a transaction.
 
     Attributes:
-        turn: Rises by one with each acquiring batch, so that each partition is the first in turn.
-        wait: Whether to wait for windows that other nodes are at.
+        rotation: A number that rises with each acquiring batch; each partition in turn is searched first.
+        wait: Whether to wait for share partitions that other nodes have locked.
     """
 
     queue: QueueInfo
     topic: TopicInfo
     requests: Sequence[Request]
-    turn: int
+    rotation: int
     wait: bool
 
 
-_deliveries = msgspec.msgpack.Decoder(list[tuple[int, int, int]])
-_results = msgspec.msgpack.Decoder(list[Settled])
-_encode = msgspec.msgpack.Encoder().encode
-
-
 def deliver(tx: Tx, batch: DeliveryBatch, time: Callable[[Tx], int] = clock.read) -> DeliveryResult:
-    """Answer the requests in order, each against what those before it have changed.
+    """Answer the requests of a batch: first the acknowledges, then the acquires, each in order.
 
-    The windows that acknowledgements name are waited for, in ascending order, others are taken as they are free.
+    It waits for the locks of the share partitions that acknowledgements need. Acquires use further share partitions
+    that no other transaction has locked.
 
     Args:
-        tx: A write.
+        tx: A write transaction.
         batch: The requests.
-        time: The database's clock, or another.
+        time: Clock; the default is the database's.
 
     Raises:
-        QueueChanged: Look the queue and its topic up again.
+        QueueChanged: The queue or its topic has to be looked up again.
     """
     return DeliveryTransaction(tx, batch, time).run()
 
 
 class DeliveryTransaction:
-    """One batch of acquires and acknowledgements of a queue, in one transaction."""
+    """One batch of acquires and acknowledges of a queue in one transaction."""
 
     def __init__(self, tx: Tx, batch: DeliveryBatch, time: Callable[[Tx], int]) -> None:
         self._tx = tx
         self._batch = batch
         self._queue_id = batch.queue.queue_id
         self._time = time
-        self._shares: dict[int, SharePartition] = {}
+        self._share_partitions: dict[int, SharePartition] = {}
         self._config = batch.queue.config
-        self._room = DelayedQuota(tx, self._queue_id)
-        self._stored: dict[KeyId, StoredKey] = {}
-        self._written: dict[KeyId, StoredKey] = {}
+        self._quota = DelayedQuota(tx, self._queue_id)
+        self._results = IdempotentResults(tx, self._queue_id)
         self._now_ms = 0
         self._to_archive = False
-        self._skipped = False
-        self._cut = False
+        self._skipped_locked = False
+        self._bytes_used_up = False
         ids = batch.topic.partition_ids
-        self._turn = batch.turn % len(ids)
-        self._in_turn = ids[self._turn]
+        first = batch.rotation % len(ids)
+        self._search_order = (*ids[first:], *ids[:first])
 
     def run(self) -> DeliveryResult:
-        """Settle what is acknowledged, then deal out what is free; return one answer per request."""
+        """Settle deliveries, then acquire records; return one answer per request."""
         requests = self._batch.requests
-        self._lock(self._named(requests), wait=True)
-        ids = self._batch.topic.partition_ids
-        turn = self._turn
-        unlocked = deque(each for each in (*ids[turn:], *ids[:turn]) if each not in self._shares)
-        claimed = self._claim(requests)
+        self._lock(self._partitions_to_lock(requests), wait=True)
+        unlocked = deque(each for each in self._search_order if each not in self._share_partitions)
+        self._claim_keys(requests)
         answers: dict[int, Answer] = {}
         for number, request in enumerate(requests):
             if isinstance(request, Acknowledge):
                 answers[number] = self._acknowledge(request)
-        wanting = self._replay(requests, answers)
-        if wanting:
-            answers |= self._acquire(wanting, unlocked)
-        if claimed:
-            idempotency.settle(
-                self._tx, [key for key in claimed if key not in self._stored], self._written, self._now_ms
-            )
-        for share in self._shares.values():
-            share.save()
-        freed = any(share.freed for share in self._shares.values())
+        acquires = self._replay(requests, answers)
+        if acquires:
+            answers |= self._acquire(acquires, unlocked)
+        self._results.save(self._now_ms)
+        for share_partition in self._share_partitions.values():
+            share_partition.save()
+        freed = any(share_partition.freed for share_partition in self._share_partitions.values())
         return DeliveryResult([answers[number] for number in range(len(requests))], freed, self._to_archive)
 
-    def _named(self, requests: Iterable[Request]) -> set[int]:
-        """Return the ids of the partitions that must be locked: those of acknowledged and of stored deliveries."""
+    def _partitions_to_lock(self, requests: Sequence[Request]) -> set[int]:
+        """Return the ids of the partitions of all deliveries that are acknowledged or stored under a key."""
+        ids = self._batch.topic.partition_ids
         if self._batch.wait:
-            return set(self._batch.topic.partition_ids)
+            return set(ids)
         numbers = {
             item.delivery_id.partition
             for request in requests
@@ -152,15 +142,11 @@ class DeliveryTransaction:
             for item in request.items
             if item.delivery_id is not None and item.delivery_id.queue_id == self._queue_id
         }
-        keys = {self._key_id(each.key): each.key for each in requests if isinstance(each, Acquire) and each.key}
-        for key_id, stored in idempotency.peek(self._tx, list(keys)).items() if keys else ():
-            if stored.fingerprint == keys[key_id].fingerprint:
-                numbers |= {partition for partition, _, _ in _deliveries.decode(stored.result)}
-        ids = self._batch.topic.partition_ids
+        numbers |= self._results.partitions(requests)
         return {ids[number] for number in numbers if number < len(ids)}
 
     def _lock(self, partition_ids: Iterable[int], *, wait: bool) -> bool:
-        """Lock some windows and read the log's bounds after that. Return whether all of them were to be had."""
+        """Lock share partitions, then read the bounds of their logs. Return whether all of them were locked."""
         wanted = sorted(partition_ids)
         if not wanted:
             return True
@@ -170,128 +156,111 @@ class DeliveryTransaction:
                 raise QueueChanged
             return False
         self._config = queues.decode_config(locked.config)
-        scene = share_partitions.log_snapshot(self._tx, [window.partition_id for window in locked.windows])
-        self._now_ms = scene.now_ms if self._time is clock.read else self._time(self._tx)
-        for window in locked.windows:
-            self._shares[window.partition_id] = self._share(window, scene)
-        return len(locked.windows) == len(wanted)
+        snapshot = share_partitions.log_snapshot(self._tx, [state.partition_id for state in locked.states])
+        self._now_ms = snapshot.now_ms if self._time is clock.read else self._time(self._tx)
+        for state in locked.states:
+            self._share_partitions[state.partition_id] = self._open(state, snapshot)
+        return len(locked.states) == len(wanted)
 
-    def _share(self, window: SharePartitionState, scene: LogSnapshot) -> SharePartition:
-        bounds = scene.bounds.get(window.partition_id)
+    def _open(self, state: SharePartitionState, snapshot: LogSnapshot) -> SharePartition:
+        bounds = snapshot.bounds.get(state.partition_id)
         topic = self._batch.topic
         if bounds is None or bounds.topic_id != topic.topic_id or bounds.version != topic.version:
             raise QueueChanged
-        place = SharePartitionKey(self._queue_id, window.partition_id)
-        return SharePartition(self._tx, place, window, bounds, self._config.rules, self._now_ms)
+        key = SharePartitionKey(self._queue_id, state.partition_id)
+        return SharePartition(self._tx, key, state, bounds, self._config.rules, self._now_ms)
 
-    def _key_id(self, key: IdempotencyKey) -> KeyId:
-        return scope_id(self._queue_id), key.key_hash
-
-    def _claim(self, requests: Iterable[Request]) -> list[KeyId]:
-        """Take the Idempotency-Keys of the requests, after the windows and before anything else."""
-        ids = sorted({self._key_id(request.key) for request in requests if request.key is not None})
-        if ids:
+    def _claim_keys(self, requests: Iterable[Request]) -> None:
+        keys = [request.key for request in requests if request.key is not None]
+        if keys:
             if not self._now_ms:
                 self._now_ms = self._time(self._tx)
-            self._stored = idempotency.claim(self._tx, ids, self._now_ms)
-        return ids
-
-    def _known(self, key: IdempotencyKey | None) -> bytes | None:
-        """Return what is stored under a key.
-
-        Raises:
-            IdempotencyKeyReused: It is the answer to another request.
-        """
-        if key is None:
-            return None
-        entry = self._written.get(self._key_id(key)) or self._stored.get(self._key_id(key))
-        if entry is None:
-            return None
-        if entry.fingerprint != key.fingerprint:
-            raise IdempotencyKeyReused("this Idempotency-Key was used on this queue for another request; use a new key")
-        return entry.result
-
-    def _remember(self, key: IdempotencyKey | None, result: object) -> None:
-        if key is not None:
-            self._written[self._key_id(key)] = StoredKey(key.fingerprint, _encode(result))
+            self._results.claim(keys, self._now_ms)
 
     def _acknowledge(self, request: Acknowledge) -> Answer:
         try:
-            known = self._known(request.key)
+            stored = self._results.settled(request.key)
         except IdempotencyKeyReused as refusal:
             return refusal
-        if known is not None:
-            return Acknowledged(_results.decode(known))
-        self._load_copies(request.items)
+        if stored is not None:
+            return Acknowledged(stored)
+        self._load_delayed(request.items)
         results = [self._settle(item) for item in request.items]
-        self._remember(request.key, results)
+        if request.key is not None:
+            self._results.store_settled(request.key, results)
         return Acknowledged(results)
 
-    def _load_copies(self, items: Iterable[Acknowledgement]) -> None:
+    def _load_delayed(self, items: Iterable[Acknowledgement]) -> None:
+        """Read the delayed records among those that are acknowledged, one read per share partition."""
         offsets: dict[int, list[int]] = {}
         for item in items:
-            if (share := self._share_of(item.delivery_id)) is not None and item.delivery_id is not None:
-                offsets.setdefault(share.bounds.partition_id, []).append(item.delivery_id.offset)
+            delivery_id = item.delivery_id
+            if (share_partition := self._share_partition_of(delivery_id)) is not None and delivery_id is not None:
+                offsets.setdefault(share_partition.bounds.partition_id, []).append(delivery_id.offset)
         for partition_id, wanted in offsets.items():
-            self._shares[partition_id].load_copies(wanted)
+            self._share_partitions[partition_id].load_delayed(wanted)
 
-    def _share_of(self, delivery_id: DeliveryId | None) -> SharePartition | None:
+    def _share_partition_of(self, delivery_id: DeliveryId | None) -> SharePartition | None:
+        """Return the share partition of a delivery, or None if it cannot be a delivery of this queue."""
         ids = self._batch.topic.partition_ids
         if delivery_id is None or delivery_id.queue_id != self._queue_id or delivery_id.partition >= len(ids):
             return None
-        return self._shares.get(ids[delivery_id.partition])
+        return self._share_partitions.get(ids[delivery_id.partition])
 
     def _settle(self, item: Acknowledgement) -> Settled:
         try:
-            share = self._share_of(item.delivery_id)
-            if share is None or item.delivery_id is None:
+            share_partition = self._share_partition_of(item.delivery_id)
+            if share_partition is None or item.delivery_id is None:
                 raise InvalidRecordState("there is no such delivery in this queue")
-            _, _, offset, count = item.delivery_id
-            entry = share.settle(offset, count, item.outcome, item.delay_ms, self._room)
+            _, _, offset, delivery_count = item.delivery_id
+            entry = share_partition.settle(offset, delivery_count, item.acknowledge_type, item.delay_ms, self._quota)
         except BrokerError as refusal:
             return Settled(refusal.code, refusal.detail)
-        if entry is not None and entry.state in {RecordState.REJECTED, RecordState.EXHAUSTED}:
+        if entry is None:
+            return Settled()
+        if entry.state in {RecordState.REJECTED, RecordState.EXHAUSTED}:
             self._to_archive = True
-        return Settled(
-            locked_until_ms=entry.until_ms if entry is not None and item.outcome is AcknowledgeType.RENEW else None
-        )
+        return Settled(locked_until_ms=entry.until_ms if item.acknowledge_type is AcknowledgeType.RENEW else None)
 
     def _replay(self, requests: Sequence[Request], answers: dict[int, Answer]) -> dict[int, Acquire]:
-        """Answer the acquires whose deliveries are still held under their key; return the others."""
-        wanting: dict[int, Acquire] = {}
-        fresh: set[bytes] = set()
+        """Answer the acquires whose stored deliveries are all still acquired; return the others by their number."""
+        acquires: dict[int, Acquire] = {}
+        new_keys: set[bytes] = set()
         for number, request in enumerate(requests):
             if not isinstance(request, Acquire):
                 continue
-            if request.key is not None and request.key.key_hash in fresh:
+            key = request.key
+            if key is None:
+                acquires[number] = request
+            elif key.key_hash in new_keys:
                 answers[number] = Again()
-                continue
-            try:
-                known = self._known(request.key)
-            except IdempotencyKeyReused as refusal:
-                answers[number] = refusal
-                continue
-            held = None if known is None else self._held(_deliveries.decode(known))
-            if held is not None:
-                answers[number] = held
-                continue
-            wanting[number] = request
-            if request.key is not None:
-                fresh.add(request.key.key_hash)
-        return wanting
+            elif (answer := self._repeated(request)) is not None:
+                answers[number] = answer
+            else:
+                acquires[number] = request
+                new_keys.add(key.key_hash)
+        return acquires
 
-    def _held(self, stored: list[tuple[int, int, int]]) -> Answer | None:
-        """Return deliveries that were given before, or None unless all of them are still held."""
+    def _repeated(self, request: Acquire) -> Answer | None:
+        """Return the answer to an acquire whose key is in use, or None if it has to acquire."""
+        try:
+            stored = self._results.deliveries(request.key)
+        except IdempotencyKeyReused as refusal:
+            return refusal
+        return None if stored is None else self._still_acquired(stored)
+
+    def _still_acquired(self, stored: Iterable[StoredDelivery]) -> Answer | None:
+        """Return stored deliveries, or None unless all of them are still acquired."""
         ids = self._batch.topic.partition_ids
         found: list[Delivery] = []
-        for partition, offset, count in stored:
-            if (share := self._shares.get(ids[partition])) is None:
+        for partition, offset, delivery_count in stored:
+            if (share_partition := self._share_partitions.get(ids[partition])) is None:
                 return Again(wait=True)
-            share.load_copies([offset])
-            entry, record = share.find(offset), share.records([offset]).get(offset)
-            if entry is None or record is None or entry.delivery_count != count:
+            share_partition.load_delayed([offset])
+            entry, record = share_partition.find(offset), share_partition.records([offset]).get(offset)
+            if entry is None or record is None or entry.delivery_count != delivery_count:
                 return None
-            if not rules_of.is_held(entry, self._now_ms):
+            if not is_acquired(entry, self._now_ms):
                 return None
             found.append(self._delivery(partition, entry, record))
         return Acquired(found, self._now_ms)
@@ -300,63 +269,73 @@ class DeliveryTransaction:
         delivery_id = DeliveryId(self._queue_id, partition, entry.offset, entry.delivery_count)
         return Delivery(delivery_id, record, entry.until_ms)
 
-    def _acquire(self, wanting: dict[int, Acquire], unlocked: deque[int]) -> dict[int, Answer]:
-        wanted = sum(each.max_records for each in wanting.values())
-        max_bytes = min(MAX_TRANSACTION_BYTES, sum(each.max_bytes for each in wanting.values()))
-        pool = self._gather(wanted, max_bytes, unlocked)
-        return {number: self._deal(request, pool) for number, request in wanting.items()}
+    def _acquire(self, acquires: dict[int, Acquire], unlocked: deque[int]) -> dict[int, Answer]:
+        wanted = sum(each.max_records for each in acquires.values())
+        max_bytes = min(MAX_TRANSACTION_BYTES, sum(each.max_bytes for each in acquires.values()))
+        found = self._search(wanted, max_bytes, unlocked)
+        return {number: self._answer(request, found) for number, request in acquires.items()}
 
-    def _gather(self, wanted: int, max_bytes: int, unlocked: deque[int]) -> deque[Candidate]:
-        """Take from the window whose turn it is and those that are locked, then from more, until there is enough."""
-        pool: deque[Candidate] = deque()
-        visiting = list(self._shares.values())
-        if visiting and unlocked and unlocked[0] == self._in_turn:
-            visiting = self._visit(unlocked, 1) + visiting
-        size = _FIRST_WINDOWS
+    def _search(self, wanted: int, max_bytes: int, unlocked: deque[int]) -> deque[Candidate]:
+        """Return up to `wanted` candidates.
+
+        They come from the first partition of the search order, then from the share partitions locked before, then
+        from further ones until there are enough.
+        """
+        found: deque[Candidate] = deque()
+        searched = list(self._share_partitions.values())
+        if searched and unlocked and unlocked[0] == self._search_order[0]:
+            searched = self._lock_next(unlocked, 1) + searched
+        number = _FIRST_LOCKED
         while True:
-            for share in visiting:
-                if self._config.paused or len(pool) >= wanted or max_bytes <= 0:
+            for share_partition in searched:
+                if self._config.paused or len(found) >= wanted or max_bytes <= 0:
                     break
-                taken = share.take(wanted - len(pool), max_bytes, self._room)
-                max_bytes -= sum(size_of(each.record) for each in taken)
-                pool.extend(taken)
-            self._cut = max_bytes <= 0
-            if not unlocked or len(pool) >= wanted or self._cut or (visiting and self._config.paused):
-                return pool
-            visiting = self._visit(unlocked, size)
-            size = min(2 * size, _MOST_WINDOWS)
+                some = candidates(share_partition, wanted - len(found), max_bytes, self._quota)
+                max_bytes -= sum(response_bytes(each.record) for each in some)
+                found.extend(some)
+            self._bytes_used_up = max_bytes <= 0
+            if not unlocked or len(found) >= wanted or self._bytes_used_up or (searched and self._config.paused):
+                return found
+            searched = self._lock_next(unlocked, number)
+            number = min(2 * number, _MOST_LOCKED)
 
-    def _visit(self, unlocked: deque[int], size: int) -> list[SharePartition]:
-        """Lock the next windows, as far as they are free."""
-        some = [unlocked.popleft() for _ in range(min(size, len(unlocked)))]
-        self._skipped |= not self._lock(some, wait=False)
-        return [self._shares[each] for each in some if each in self._shares]
+    def _lock_next(self, unlocked: deque[int], number: int) -> list[SharePartition]:
+        """Lock the next share partitions, without those that other transactions have locked."""
+        ids = [unlocked.popleft() for _ in range(min(number, len(unlocked)))]
+        self._skipped_locked |= not self._lock(ids, wait=False)
+        return [self._share_partitions[each] for each in ids if each in self._share_partitions]
 
-    def _deal(self, request: Acquire, pool: deque[Candidate]) -> Answer:
-        """Give a request its share of what there is."""
-        duration_ms = request.lock_duration_ms or self._config.lock_duration_ms
-        found: list[Delivery] = []
+    def _answer(self, request: Acquire, found: deque[Candidate]) -> Answer:
+        """Acquire the first candidates for a request."""
+        until_ms = self._now_ms + (request.lock_duration_ms or self._config.lock_duration_ms)
+        deliveries: list[Delivery] = []
         left_bytes = request.max_bytes
-        while pool and len(found) < request.max_records:
-            share, entry, record = pool[0]
-            left_bytes -= size_of(record)
-            if found and left_bytes < 0:
+        while found and len(deliveries) < request.max_records:
+            share_partition, entry, record = found[0]
+            left_bytes -= response_bytes(record)
+            if deliveries and left_bytes < 0:
                 break
-            pool.popleft()
-            held = rules_of.acquire(entry, self._now_ms + duration_ms)
-            share.put(held)
-            found.append(self._delivery(share.bounds.partition, held, record))
-        if found:
-            self._remember(request.key, [each.delivery_id[1:] for each in found])
-            return Acquired(found, self._now_ms)
-        if self._config.paused and self._shares:
+            found.popleft()
+            acquired = share_partition.acquire(entry, until_ms)
+            deliveries.append(self._delivery(share_partition.bounds.partition, acquired, record))
+        if deliveries:
+            if request.key is not None:
+                self._results.store_deliveries(request.key, deliveries)
+            return Acquired(deliveries, self._now_ms)
+        if self._config.paused and self._share_partitions:
             return Acquired([], self._now_ms, None, {})
-        if self._skipped or self._cut or any(share.unfinished for share in self._shares.values()):
-            return Again(wait=self._skipped)
+        if self._is_incomplete():
+            return Again(wait=self._skipped_locked)
         return self._nothing()
 
+    def _is_incomplete(self) -> bool:
+        """Return whether another transaction may find records although this one found none."""
+        if self._skipped_locked or self._bytes_used_up:
+            return True
+        return any(share_partition.incomplete for share_partition in self._share_partitions.values())
+
     def _nothing(self) -> Acquired:
-        times = [share.free_at_ms() for share in self._shares.values()]
+        times = [share_partition.available_at_ms() for share_partition in self._share_partitions.values()]
         free_at_ms = min((time for time in times if time is not None), default=None)
-        ends = {each: share.bounds.log_end_offset for each, share in self._shares.items()}
+        ends = {each: share_partition.bounds.log_end_offset for each, share_partition in self._share_partitions.items()}
         return Acquired([], self._now_ms, free_at_ms, ends)

@@ -1,4 +1,4 @@
-"""Queues: create, confirm, change, delete, describe, purge; and the cache of what this node knows of them."""
+"""Create, confirm, change, delete, describe and purge queues; cache their definitions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from app.broker.queues.counts import QueueState, describe
 from app.broker.waiting.signals import Signals
 from app.domain.log.offset_spec import OffsetSpec
 from app.domain.log.topic import TopicInfo, check_name, check_topic_name
-from app.domain.queues import in_flight as rules_of
 from app.domain.queues.in_flight import DeliveryRules
 from app.domain.queues.queue import QueueConfig, QueueInfo, check_config, start_of
+from app.domain.queues.share_partition_state import SharePartitionState
 from app.errors.database import ServiceUnavailable
 from app.errors.http import InvalidRequest
 from app.errors.log import UnknownTopicOrPartition
@@ -24,9 +24,8 @@ from app.storage.db.engine import Storage, Tx
 from app.storage.log import offset_lookup, pages
 from app.storage.log.pages import Bounds
 from app.storage.queues import delayed_records, queues, share_partitions
-from app.storage.queues.delayed_records import SharePartitionKey
 from app.storage.queues.queues import scope_id
-from app.storage.queues.share_partitions import SharePartitionState
+from app.storage.queues.share_partitions import SharePartitionKey
 
 _ATTEMPTS = 5
 _FIXED = frozenset({"topic", "start", "ordering"})
@@ -34,13 +33,13 @@ _UNKNOWN = "there is no queue of this name; PUT /v1/queues/{queue} creates one"
 
 
 class QueueRequest(NamedTuple):
-    """What a caller wants a queue to be.
+    """The definition of a queue in a request.
 
     Attributes:
-        topic: The topic that it hands out, or None for that of the queue which is there.
+        topic: The topic whose records it delivers, or None for the topic of the existing queue.
         given: Configuration values to set, by field.
-        restored: Fields to give their defaults back.
-        dead_letter_topic: A topic's name; None for none; UNSET if the caller does not say.
+        restored: Fields to reset to their defaults.
+        dead_letter_topic: Name of a topic; None for no dead-letter topic; UNSET to keep the present one.
     """
 
     topic: str | None
@@ -52,7 +51,7 @@ class QueueRequest(NamedTuple):
 class Queues:
     """The queues over topics.
 
-    What is cached may be old: every transaction of a queue reads its configuration in the windows that it locks.
+    A cached definition may be old: each transaction reads the configuration with the share partitions that it locks.
     """
 
     def __init__(self, storage: Storage, topics: Topics, signals: Signals) -> None:
@@ -65,7 +64,7 @@ class Queues:
         """Load a queue from the database.
 
         Raises:
-            UnknownQueue: There is none of this name.
+            UnknownQueue: There is no queue of this name.
         """
         check_name(name, "queue")
         found = await self._storage.read(queues.find, name)
@@ -75,10 +74,10 @@ class Queues:
         return self._keep(found)
 
     async def route(self, name: str, *, anew: bool) -> tuple[QueueInfo, TopicInfo]:
-        """Return a queue and its topic as this node knows them; `anew` loads both.
+        """Return a queue and its topic from the caches; `anew` loads both from the database.
 
         Raises:
-            UnknownQueue: There is none of this name, or its topic is gone and the queue with it.
+            UnknownQueue: There is no queue of this name, or it was deleted with its topic.
         """
         queue = None if anew else self._cache.get(name)
         queue = queue or await self.get(name)
@@ -93,15 +92,18 @@ class Queues:
         return queue, topic
 
     async def list_(self, after: str, limit: int) -> list[QueueInfo]:
-        """Return up to `limit` queues by name, from the first above `after`."""
+        """Return up to `limit` queues in order of their names, starting after the name `after`."""
         return await self._storage.read(queues.list_, after, limit)
 
     async def create(self, name: str, request: QueueRequest) -> tuple[QueueInfo, bool]:
-        """Create a queue, and its topics where they are missing, or confirm one that is as asked.
+        """Create a queue and its missing topics, or confirm an existing queue.
+
+        Returns:
+            The queue, and whether it was created.
 
         Raises:
-            InvalidTopicName, InvalidQueueConfig, InvalidRequest: The request breaks a rule.
-            QueueAlreadyExists: It is there and a given field differs.
+            InvalidTopicName, InvalidQueueConfig, InvalidRequest: The request is invalid.
+            QueueAlreadyExists: The queue exists, and a given field differs.
         """
         check_name(name, "queue")
         check_config(request.given)
@@ -112,7 +114,7 @@ class Queues:
                 _confirm(found, request)
                 return self._keep(found), False
             if request.topic is None:
-                message = "topic is required for a new queue: the topic whose records it hands out"
+                message = "topic is required for a new queue: the topic whose records it delivers"
                 raise InvalidRequest.at(None, "topic", "is required", message=message)
             check_topic_name(request.topic)
             dead_letters = await self._dead_letters(request.dead_letter_topic, request.topic)
@@ -124,7 +126,7 @@ class Queues:
         raise ServiceUnavailable("the queue or its topics change too often; try again")
 
     async def change(self, name: str, request: QueueRequest) -> QueueInfo:
-        """Change a queue's configuration, pause or resume it.
+        """Change the configuration of a queue, pause or resume it.
 
         Raises:
             UnknownQueue, InvalidQueueConfig
@@ -140,10 +142,10 @@ class Queues:
         return info
 
     async def delete(self, name: str) -> None:
-        """Delete a queue and what it knows; the topic stays.
+        """Delete a queue with its state, and keep its topics.
 
         Raises:
-            UnknownQueue: There is none of this name.
+            UnknownQueue: There is no queue of this name.
         """
         check_name(name, "queue")
         queue_id = await self._storage.write(_delete, name)
@@ -156,16 +158,16 @@ class Queues:
         """Return a queue and the state of its records.
 
         Raises:
-            UnknownQueue: There is none of this name.
+            UnknownQueue: There is no queue of this name.
         """
         info = await self.get(name)
         return info, await self._storage.read(describe, info)
 
     async def purge(self, name: str) -> int:
-        """Archive all records that wait, delayed ones included, and return how many; those acquired go on.
+        """Archive all available and delayed records, and return their number; acquired records stay.
 
         Raises:
-            UnknownQueue: There is none of this name.
+            UnknownQueue: There is no queue of this name.
         """
         info = await self.get(name)
         purged = await self._storage.write(_purge, info)
@@ -174,19 +176,19 @@ class Queues:
         return purged
 
     def _keep(self, found: QueueInfo) -> QueueInfo:
-        """Return what this node knows of a queue: the same object as before unless something has changed.
+        """Cache a queue and return the cached object, which is the same as before unless the queue has changed.
 
-        Requests share a transaction if they know a queue by the same object.
+        Requests share a transaction only if they have the same object.
         """
         if self._cache.get(found.name) != found:
             self._cache[found.name] = found
         return self._cache[found.name]
 
     async def _dead_letters(self, name: str | UnsetType | None, topic: str) -> TopicInfo | None:
-        """Return the dead-letter topic, created if it is missing.
+        """Return the dead-letter topic, and create it if it is missing.
 
         Raises:
-            InvalidTopicName: It can be no topic's name.
+            InvalidTopicName: The name is invalid.
             InvalidQueueConfig: It is the queue's own topic, or compacted.
         """
         if name is None or name is UNSET:
@@ -207,6 +209,7 @@ def _refused(detail: str) -> InvalidQueueConfig:
 
 
 def _confirm(info: QueueInfo, request: QueueRequest) -> None:
+    """Raise QueueAlreadyExists if a given field differs from an existing queue."""
     differing = [field for field, value in request.given.items() if getattr(info.config, field) != value]
     if request.dead_letter_topic not in {UNSET, info.dead_letter_topic}:
         differing.insert(0, "dead_letter_topic")
@@ -227,17 +230,17 @@ def _confirm(info: QueueInfo, request: QueueRequest) -> None:
 def _create(
     tx: Tx, name: str, topic: TopicInfo, dead_letters: TopicInfo | None, config: QueueConfig
 ) -> QueueInfo | None:
-    """Create a queue, or return None if somebody else just did, or one of its topics is not as it was."""
+    """Create a queue, or return None if it exists by now or one of its topics has changed."""
     wanted = {topic.topic_id} | ({dead_letters.topic_id} if dead_letters is not None else set())
     if queues.lock_topics(tx, sorted(wanted)) != wanted:
         return None
     found = pages.bounds(tx, topic.partition_ids)
     if any(bounds.version != topic.version for bounds in found.values()) or len(found) < topic.partitions:
         return None
-    starts = {each: _start_offset(tx, bounds, start_of(config)) for each, bounds in found.items()}
+    start_offsets = {each: _start_offset(tx, bounds, start_of(config)) for each, bounds in found.items()}
     dead_letter_topic_id = None if dead_letters is None else dead_letters.topic_id
-    made = queues.create(tx, name, topic.topic_id, dead_letter_topic_id, config, starts, clock.read(tx))
-    return queues.find(tx, name) if made else None
+    created = queues.create(tx, name, topic.topic_id, dead_letter_topic_id, config, start_offsets, clock.read(tx))
+    return queues.find(tx, name) if created else None
 
 
 def _start_offset(tx: Tx, bounds: Bounds, spec: OffsetSpec) -> int:
@@ -260,7 +263,7 @@ def _change(tx: Tx, name: str, request: QueueRequest, dead_letters: TopicInfo | 
     else:
         queues.change(tx, info.queue_id, None if dead_letters is None else dead_letters.topic_id, config)
     if config.max_delivery_count != info.config.max_delivery_count:
-        share_partitions.look_again(tx, info.queue_id)
+        share_partitions.schedule_archiving(tx, info.queue_id)
     return queues.find(tx, name)
 
 
@@ -273,40 +276,27 @@ def _delete(tx: Tx, name: str) -> int | None:
 
 
 def _purge(tx: Tx, info: QueueInfo) -> int | None:
-    ids = [window.partition_id for window in share_partitions.all_(tx, info.queue_id)]
+    """Purge all share partitions, or return None if the queue was deleted."""
+    ids = [state.partition_id for state in share_partitions.list_(tx, info.queue_id)]
     locked = share_partitions.lock(tx, info.queue_id, ids, wait=True) if ids else None
     if locked is None:
         return None
     rules = queues.decode_config(locked.config).rules
-    scene = share_partitions.log_snapshot(tx, ids)
+    snapshot = share_partitions.log_snapshot(tx, ids)
     purged = 0
-    for window in locked.windows:
-        bounds = scene.bounds.get(window.partition_id)
-        if bounds is not None:
-            purged += _purge_window(
-                tx, SharePartitionKey(info.queue_id, window.partition_id), window, bounds, rules, scene.now_ms
-            )
+    for state in locked.states:
+        if (bounds := snapshot.bounds.get(state.partition_id)) is not None:
+            purged += _purge_share_partition(tx, info.queue_id, state, bounds, rules, snapshot.now_ms)
     return purged
 
 
-def _purge_window(
-    tx: Tx, place: SharePartitionKey, window: SharePartitionState, bounds: Bounds, rules: DeliveryRules, now_ms: int
+def _purge_share_partition(
+    tx: Tx, queue_id: int, state: SharePartitionState, bounds: Bounds, rules: DeliveryRules, now_ms: int
 ) -> int:
-    """End all records of a window that nobody holds and that are not to be archived anyway."""
-    start = max(window.end_offset, bounds.log_start_offset)
-    window.expired += start - window.end_offset
-    purged = max(0, bounds.log_end_offset - start)
-    kept = {
-        offset: entry
-        for offset, entry in window.entries.items()
-        if rules_of.is_held(entry, now_ms) or rules_of.is_last(entry, rules)
-    }
-    purged += len(window.entries) - len(kept)
-    window.entries, window.end_offset = kept, max(start, bounds.log_end_offset)
-    if window.delayed:
-        removed = delayed_records.remove_waiting(tx, place, rules, now_ms)
-        window.delayed -= removed
-        purged += removed
-    window.archived += purged
-    share_partitions.save(tx, place.queue_id, window)
+    purged = state.purge(bounds.log_start_offset, bounds.log_end_offset, rules, now_ms)
+    if state.delayed:
+        deleted = delayed_records.purge(tx, SharePartitionKey(queue_id, state.partition_id), rules, now_ms)
+        state.purge_delayed(deleted)
+        purged += deleted
+    share_partitions.save(tx, queue_id, state)
     return purged

@@ -1,4 +1,4 @@
-"""What happens to queues when the topic that they hand out, or put their dead letters in, changes or goes."""
+"""Changes to queues that follow from changes to the topics that they deliver or use for dead letters."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from app.errors.log import TopicInUse
 from app.storage.db.engine import Tx
 from app.storage.queues import queues
 
-_NAMED = 10
-"""Queues that a refusal names at most."""
+_MAX_NAMES = 10
+"""Queues that an error names at most."""
 
 
 class TopicQueues:
@@ -15,23 +15,23 @@ class TopicQueues:
 
     def lock(self, tx: Tx, topic: str) -> None:
         """Lock the queues over a topic and their share partitions."""
-        queues.lock_over(tx, topic)
+        queues.lock_by_topic(tx, topic)
 
     def check_delete(self, tx: Tx, topic_id: int) -> None:
-        """Refuse to delete a topic that is the dead-letter topic of a queue.
+        """Check that a topic is not the dead-letter topic of a queue.
 
         Raises:
             TopicInUse: With the names of up to ten queues.
         """
-        if naming := queues.naming(tx, topic_id, _NAMED):
+        if names := queues.names_by_dead_letter_topic(tx, topic_id, _MAX_NAMES):
             raise TopicInUse(
-                f"the topic is the dead-letter topic of {', '.join(naming)}; give them another one first", queues=naming
+                f"the topic is the dead-letter topic of {', '.join(names)}; give them another one first", queues=names
             )
 
     def grow(self, tx: Tx, topic_id: int, present: int) -> None:
-        """Let the queues over a topic take in its partitions from number `present` on."""
-        queues.follow(tx, topic_id, present)
+        """Add the partitions of a topic from number `present` on to the queues over it."""
+        queues.add_partitions(tx, topic_id, present)
 
     def delete(self, tx: Tx, topic_id: int) -> None:
-        """Delete the queues over a topic with all their state."""
-        queues.delete_of_topic(tx, topic_id)
+        """Delete the queues over a topic with their state."""
+        queues.delete_by_topic(tx, topic_id)

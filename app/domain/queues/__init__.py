@@ -1,1 +1,1 @@
-"""Queues: records in flight, deliveries, configuration."""
+"""Queues: configuration, deliveries, and the state of share partitions and their records."""

@@ -1,4 +1,4 @@
-"""What workers ask of a queue and what they are answered. Pure."""
+"""Requests to acquire and acknowledge records of a queue, and their answers. Pure."""
 
 from __future__ import annotations
 
@@ -9,13 +9,25 @@ import msgspec
 
 from app.domain.log.append import IdempotencyKey
 from app.domain.log.record import StoredRecord
+from app.domain.queues.delivery_id import DeliveryId
 from app.domain.queues.in_flight import AcknowledgeType
-from app.domain.queues.queue import DeliveryId
 from app.errors.broker_error import BrokerError
+
+MAX_ACKNOWLEDGEMENTS = 10_000
+"""Acknowledgements of one request."""
+
+MAX_DELAY_MS = 30 * 86_400_000
+"""Longest delay of a release."""
+
+_RESPONSE_OVERHEAD_BYTES = 64
 
 
 class Acquire(NamedTuple):
-    """A request for deliveries."""
+    """A request to acquire records.
+
+    Attributes:
+        lock_duration_ms: Duration of the acquisition locks; None for that of the queue.
+    """
 
     max_records: int
     max_bytes: int
@@ -24,22 +36,22 @@ class Acquire(NamedTuple):
 
 
 class Acknowledgement(NamedTuple):
-    """What the holder of a delivery says; `delivery_id` is None if what was sent cannot be one."""
+    """The acknowledgement of one delivery; `delivery_id` is None if the client sent an invalid one."""
 
     delivery_id: DeliveryId | None
-    outcome: AcknowledgeType
+    acknowledge_type: AcknowledgeType
     delay_ms: int = 0
 
 
 class Acknowledge(NamedTuple):
-    """A request to settle deliveries, each for itself."""
+    """A request to settle deliveries, independently of each other."""
 
     items: Sequence[Acknowledgement]
     key: IdempotencyKey | None = None
 
 
 class Delivery(NamedTuple):
-    """A record in the hands of a worker."""
+    """An acquired record."""
 
     delivery_id: DeliveryId
     record: StoredRecord
@@ -47,12 +59,12 @@ class Delivery(NamedTuple):
 
 
 class Acquired(NamedTuple):
-    """What an acquire got.
+    """The result of an acquire.
 
     Attributes:
-        free_at_ms: When it may be worth to ask again although nothing is announced, by the database's clock.
-        now_ms: That clock.
-        ends: Log end of each partition that was looked at, by its id.
+        now_ms: Time of the transaction, by the database's clock.
+        free_at_ms: When another acquire may find a record without an announcement, by the same clock; None if never.
+        ends: Log end offset of each partition that was searched, by its id.
     """
 
     deliveries: list[Delivery]
@@ -62,7 +74,7 @@ class Acquired(NamedTuple):
 
 
 class Settled(msgspec.Struct, frozen=True, array_like=True):
-    """What became of an acknowledgement: a code if it was refused, the new end of the lock if that was wanted."""
+    """The result of one acknowledgement: the code of an error, or the new end of a renewed lock."""
 
     code: str | None = None
     detail: str = ""
@@ -70,16 +82,16 @@ class Settled(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Acknowledged(NamedTuple):
-    """What became of each acknowledgement, in order."""
+    """The result of each acknowledgement, in order of the request."""
 
     results: list[Settled]
 
 
 class Again(NamedTuple):
-    """There may be more than this transaction could look at: ask again.
+    """The transaction did not search everything: submit the request again.
 
     Attributes:
-        wait: Whether other nodes were at the windows, so that they must be waited for.
+        wait: Whether other nodes hold locks of share partitions, for which the next transaction is to wait.
     """
 
     wait: bool = False
@@ -87,3 +99,8 @@ class Again(NamedTuple):
 
 Request = Acquire | Acknowledge
 Answer = Acquired | Acknowledged | Again | BrokerError
+
+
+def response_bytes(record: StoredRecord) -> int:
+    """Return about how many bytes a record adds to a response."""
+    return record.size_bytes + _RESPONSE_OVERHEAD_BYTES

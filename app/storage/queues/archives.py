@@ -1,4 +1,4 @@
-"""Records that queues archived last, for those who look."""
+"""The records that queues archived last, kept for browsing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sqlalchemy import bindparam, delete, insert, select
 
 from app.storage.db.engine import Tx
 from app.storage.db.tables import queue_archives
-from app.storage.queues.delayed_records import SharePartitionKey
+from app.storage.queues.share_partitions import SharePartitionKey
 
 ARCHIVES_KEPT = 1_000
-"""Archived records that are told of, per queue and partition."""
+"""Archived records kept per share partition; older ones are deleted."""
 
 _cells = queue_archives.c
 _READ = (
@@ -32,7 +32,7 @@ _OLDEST_KEPT = (
     .offset(ARCHIVES_KEPT)
     .limit(1)
 )
-_FORGET = delete(queue_archives).where(
+_DELETE = delete(queue_archives).where(
     _cells.queue_id == bindparam("queue"),
     _cells.partition_id == bindparam("partition"),
     _cells.archived_at_ms <= bindparam("before_ms"),
@@ -40,7 +40,7 @@ _FORGET = delete(queue_archives).where(
 
 
 class Archived(NamedTuple):
-    """A record that was archived."""
+    """An archived record; `reason` says why it was archived."""
 
     offset: int
     delivery_count: int
@@ -48,20 +48,20 @@ class Archived(NamedTuple):
     archived_at_ms: int
 
 
-def add(tx: Tx, place: SharePartitionKey, archived: Sequence[Archived]) -> None:
-    """Keep what is told of archived records, and forget the oldest of it."""
+def add(tx: Tx, key: SharePartitionKey, archived: Sequence[Archived]) -> None:
+    """Store archived records, and delete the oldest above `ARCHIVES_KEPT`."""
     if not archived:
         return
     tx.connection.execute(
         insert(queue_archives),
-        [{"queue_id": place.queue_id, "partition_id": place.partition_id} | each._asdict() for each in archived],
+        [{"queue_id": key.queue_id, "partition_id": key.partition_id} | each._asdict() for each in archived],
     )
-    before_ms = tx.connection.execute(_OLDEST_KEPT, place.parameters).scalar_one_or_none()
+    before_ms = tx.connection.execute(_OLDEST_KEPT, key.parameters).scalar_one_or_none()
     if before_ms is not None:
-        tx.connection.execute(_FORGET, place.parameters | {"before_ms": before_ms})
+        tx.connection.execute(_DELETE, key.parameters | {"before_ms": before_ms})
 
 
-def read(tx: Tx, place: SharePartitionKey, from_offset: int, limit: int) -> list[Archived]:
-    """Return up to `limit` archived records in order of their offsets."""
-    found = tx.connection.execute(_READ, place.parameters | {"from_offset": from_offset, "at_most": limit})
+def read(tx: Tx, key: SharePartitionKey, from_offset: int, limit: int) -> list[Archived]:
+    """Return up to `limit` archived records from an offset on, in ascending order of offsets."""
+    found = tx.connection.execute(_READ, key.parameters | {"from_offset": from_offset, "at_most": limit})
     return [Archived(*row) for row in found]

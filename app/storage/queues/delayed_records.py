@@ -1,7 +1,7 @@
-"""Delayed records of queues, each with a copy in a row of its own.
+"""Delayed records of queues, each stored in a row of its own with a copy of the record.
 
-Where a queue is ordered by key, all delayed records of a key but the first are marked `blocked_by_key`: the records
-that may be delivered or archived are found by an index, however many wait.
+If a queue is ordered by key, all delayed records of a key except the first are marked `blocked_by_key`. So an index
+finds the records that may be delivered or archived, independently of how many are blocked.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from sqlalchemy import (
 )
 
 from app.domain.log.record import StoredRecord
-from app.domain.queues.in_flight import KEYLESS, DeliveryRules, InFlightRecord, RecordState
+from app.domain.queues.in_flight import DeliveryRules, InFlightRecord, RecordState
+from app.domain.queues.record_summary import KEYLESS
 from app.storage.db.engine import Tx
 from app.storage.db.tables import delayed_records, queue_partitions
+from app.storage.queues.share_partitions import SharePartitionKey
 
 _cells = delayed_records.c
 
@@ -57,18 +59,18 @@ _SUMMARY_COLUMNS = (
     _cells.key_hash,
     _size_of_record,
 )
-_of_window = (_cells.queue_id == bindparam("queue"), _cells.partition_id == bindparam("partition"))
-_heads = (*_of_window, _cells.blocked_by_key == 0)
+_in_partition = (_cells.queue_id == bindparam("queue"), _cells.partition_id == bindparam("partition"))
+_unblocked = (*_in_partition, _cells.blocked_by_key == 0)
 _has_passed = _cells.until_ms <= bindparam("now_ms")
 _may_return = _cells.delivery_count < bindparam("max_delivery_count")
 _was_delivered = _cells.state.in_([RecordState.ACQUIRED, RecordState.REJECTED, RecordState.EXHAUSTED])
-_heads_and_others = (*_of_window, _cells.blocked_by_key.in_([0, 1]))  # all, by the index
+_all = (*_in_partition, _cells.blocked_by_key.in_([0, 1]))  # with all values, so that the index is used
 _soonest = (_cells.until_ms, _cells.offset)
 
 
 def _soonest_of(*states: tuple[ColumnElement[bool], ...]) -> CompoundSelect[Any]:
-    """Return the outlines of the heads whose time has passed first: a subselect each, so that the index is used."""
-    some = [select(*_SUMMARY_COLUMNS).where(*_heads, _has_passed, *state).order_by(*_soonest) for state in states]
+    """Return the unblocked records that are due longest: one subselect per state, so that each uses the index."""
+    some = [select(*_SUMMARY_COLUMNS).where(*_unblocked, _has_passed, *state).order_by(*_soonest) for state in states]
     parts = [select(each.limit(bindparam("at_most")).subquery()) for each in some]
     return union_all(*parts).order_by("until_ms", "offset").limit(bindparam("at_most"))
 
@@ -82,52 +84,63 @@ _TO_ARCHIVE = _soonest_of(
 
 
 def _earliest(state: RecordState, *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
-    return select(func.min(_cells.until_ms)).where(*_heads, _cells.state == state, *conditions).scalar_subquery()
+    return select(func.min(_cells.until_ms)).where(*_unblocked, _cells.state == state, *conditions).scalar_subquery()
 
 
 _ARCHIVE_AT = select(
     _earliest(RecordState.REJECTED), _earliest(RecordState.EXHAUSTED), _earliest(RecordState.ACQUIRED, ~_may_return)
 )
-_FREE_AT = select(_earliest(RecordState.AVAILABLE, ~_has_passed), _earliest(RecordState.ACQUIRED, ~_has_passed))
-_AT = select(*_COLUMNS).where(*_of_window, _cells.offset.in_(bindparam("offsets", expanding=True)))
+_AVAILABLE_AT = select(_earliest(RecordState.AVAILABLE, ~_has_passed), _earliest(RecordState.ACQUIRED, ~_has_passed))
+_READ = select(*_COLUMNS).where(*_in_partition, _cells.offset.in_(bindparam("offsets", expanding=True)))
 _SUMMARIES = (
     select(*_SUMMARY_COLUMNS)
-    .where(*_of_window, _cells.offset >= bindparam("from_offset"))
+    .where(*_in_partition, _cells.offset >= bindparam("from_offset"))
     .order_by(_cells.offset)
     .limit(bindparam("at_most"))
 )
-_HEADS = select(_cells.key_hash, _cells.offset).where(*_heads, _cells.key_hash.in_(bindparam("hashes", expanding=True)))
-_OLDEST = select(_cells.timestamp_ms).where(*_of_window).order_by(_cells.offset).limit(1)
-_WAITING = select(func.count(), func.coalesce(func.sum(case((_has_passed, 1), else_=0)), 0)).where(
-    *_heads_and_others, _cells.state == RecordState.AVAILABLE
+_FIRST_OF_KEYS = select(_cells.key_hash, _cells.offset).where(
+    *_unblocked, _cells.key_hash.in_(bindparam("hashes", expanding=True))
 )
-_DELIVERED = select(_cells.offset, _cells.state, _cells.delivery_count, _cells.until_ms).where(*_heads, _was_delivered)
-_TOTAL = select(func.coalesce(func.sum(queue_partitions.c.delayed), 0)).where(
+_OLDEST = select(_cells.timestamp_ms).where(*_in_partition).order_by(_cells.offset).limit(1)
+_WAITING = select(func.count(), func.coalesce(func.sum(case((_has_passed, 1), else_=0)), 0)).where(
+    *_all, _cells.state == RecordState.AVAILABLE
+)
+_DELIVERED = select(_cells.offset, _cells.state, _cells.delivery_count, _cells.until_ms).where(
+    *_unblocked, _was_delivered
+)
+_COUNT = select(func.coalesce(func.sum(queue_partitions.c.delayed), 0)).where(
     queue_partitions.c.queue_id == bindparam("queue")
 )
-_REMOVE = delete(delayed_records).where(*_of_window, _cells.offset == bindparam("at"))
-_REMOVE_WAITING = delete(delayed_records).where(
-    *_of_window,
+_REMOVE = delete(delayed_records).where(*_in_partition, _cells.offset == bindparam("at"))
+_PURGE = delete(delayed_records).where(
+    *_in_partition,
     or_(_cells.state == RecordState.AVAILABLE, and_(_cells.state == RecordState.ACQUIRED, _may_return, _has_passed)),
 )
-_BLOCK_BY_KEY = update(delayed_records).where(*_of_window, _cells.offset == bindparam("at")).values(blocked_by_key=1)
+_BLOCK_BY_KEY = update(delayed_records).where(*_in_partition, _cells.offset == bindparam("at")).values(blocked_by_key=1)
 _same_key = delayed_records.alias("same_key")
-_of_key = (
+_of_same_key = (
     _same_key.c.queue_id == bindparam("queue"),
     _same_key.c.partition_id == bindparam("partition"),
     _same_key.c.key_hash == bindparam("hash"),
 )
-_next_of_key = select(func.min(_same_key.c.offset)).where(*_of_key, _same_key.c.blocked_by_key == 1).scalar_subquery()
-_has_head = exists().where(*_of_key, _same_key.c.blocked_by_key == 0)
+_next_of_key = (
+    select(func.min(_same_key.c.offset)).where(*_of_same_key, _same_key.c.blocked_by_key == 1).scalar_subquery()
+)
+_has_first = exists().where(*_of_same_key, _same_key.c.blocked_by_key == 0)
 _UNBLOCK_NEXT = (
     update(delayed_records)
-    .where(*_of_window, _cells.key_hash == bindparam("hash"), _cells.blocked_by_key == 1, _cells.offset == _next_of_key)
-    .where(~_has_head)
+    .where(
+        *_in_partition,
+        _cells.key_hash == bindparam("hash"),
+        _cells.blocked_by_key == 1,
+        _cells.offset == _next_of_key,
+    )
+    .where(~_has_first)
     .values(blocked_by_key=0)
 )
 _UNBLOCK_ALL = (
     update(delayed_records)
-    .where(*_of_window, _cells.blocked_by_key == 1)
+    .where(*_in_partition, _cells.blocked_by_key == 1)
     .where(
         ~exists().where(
             _same_key.c.queue_id == _cells.queue_id,
@@ -141,27 +154,27 @@ _UNBLOCK_ALL = (
 
 
 class DelayedRecord(NamedTuple):
-    """A delayed record: its state and all of it."""
+    """A delayed record with its in-flight state."""
 
     entry: InFlightRecord
     record: StoredRecord
 
 
 class DelayedSummary(NamedTuple):
-    """A delayed record's state and the bytes of what there is besides."""
+    """The in-flight state of a delayed record, and the bytes of its key, value and headers."""
 
     entry: InFlightRecord
     size_bytes: int
 
 
 class DelayedTotals(NamedTuple):
-    """The delayed records of a window: how many wait, and all that were delivered.
+    """The delayed records of a share partition in numbers.
 
     Attributes:
-        available: How many are due and wait for a worker.
-        delayed: How many wait for a time.
-        delivered: The entries of the others.
-        oldest_ms: Timestamp of the first of all by offset, or None if there is none.
+        available: Number of available records that are due.
+        delayed: Number of available records that are not due yet.
+        delivered: In-flight states of the records that were delivered again: acquired or to be archived.
+        oldest_ms: Timestamp of the record with the lowest offset, or None if there is none.
     """
 
     available: int
@@ -170,101 +183,86 @@ class DelayedTotals(NamedTuple):
     oldest_ms: int | None
 
 
-class SharePartitionKey(NamedTuple):
-    """A queue's window: whose copies are meant."""
-
-    queue_id: int
-    partition_id: int
-
-    @property
-    def parameters(self) -> dict[str, int]:
-        """Parameters of the statements."""
-        return {"queue": self.queue_id, "partition": self.partition_id}
+def count(tx: Tx, queue_id: int) -> int:
+    """Return the number of delayed records of a queue."""
+    return int(tx.connection.execute(_COUNT, {"queue": queue_id}).scalar_one())
 
 
-def total(tx: Tx, queue_id: int) -> int:
-    """Return how many copies a queue has."""
-    return int(tx.connection.execute(_TOTAL, {"queue": queue_id}).scalar_one())
-
-
-def due(tx: Tx, place: SharePartitionKey, rules: DeliveryRules, now_ms: int, limit: int) -> list[DelayedSummary]:
-    """Return the outlines of up to `limit` copies that may be delivered now, those due longest first.
-
-    Of the copies of a key, only the first.
-    """
+def due(tx: Tx, key: SharePartitionKey, rules: DeliveryRules, now_ms: int, limit: int) -> list[DelayedSummary]:
+    """Return up to `limit` records that may be delivered now, longest due first; of each key only the first."""
     found = tx.connection.execute(
         _DUE,
-        place.parameters | {"now_ms": now_ms, "max_delivery_count": rules.max_delivery_count, "at_most": limit},
+        key.parameters | {"now_ms": now_ms, "max_delivery_count": rules.max_delivery_count, "at_most": limit},
     )
     return [_summary(row) for row in found]
 
 
-def to_archive(tx: Tx, place: SharePartitionKey, rules: DeliveryRules, now_ms: int, limit: int) -> list[DelayedSummary]:
-    """Return the outlines of up to `limit` copies that are to be archived now."""
+def to_archive(tx: Tx, key: SharePartitionKey, rules: DeliveryRules, now_ms: int, limit: int) -> list[DelayedSummary]:
+    """Return up to `limit` records that are to be archived now, longest due first; of each key only the first."""
     found = tx.connection.execute(
         _TO_ARCHIVE,
-        place.parameters | {"now_ms": now_ms, "max_delivery_count": rules.max_delivery_count, "at_most": limit},
+        key.parameters | {"now_ms": now_ms, "max_delivery_count": rules.max_delivery_count, "at_most": limit},
     )
     return [_summary(row) for row in found]
 
 
-def archive_at_ms(tx: Tx, place: SharePartitionKey, rules: DeliveryRules) -> int | None:
-    """Return when a copy is to be archived, at the earliest, or None."""
-    parameters = place.parameters | {"max_delivery_count": rules.max_delivery_count}
+def archive_at_ms(tx: Tx, key: SharePartitionKey, rules: DeliveryRules) -> int | None:
+    """Return when the first record is to be archived, or None."""
+    parameters = key.parameters | {"max_delivery_count": rules.max_delivery_count}
     return _earliest_of(tx.connection.execute(_ARCHIVE_AT, parameters).one())
 
 
-def free_at_ms(tx: Tx, place: SharePartitionKey, now_ms: int) -> int | None:
-    """Return when the next copy is free by the passing of time, or None."""
-    return _earliest_of(tx.connection.execute(_FREE_AT, place.parameters | {"now_ms": now_ms}).one())
+def available_at_ms(tx: Tx, key: SharePartitionKey, now_ms: int) -> int | None:
+    """Return the next time at which a lock expires or a delay ends, or None."""
+    return _earliest_of(tx.connection.execute(_AVAILABLE_AT, key.parameters | {"now_ms": now_ms}).one())
 
 
-def at(tx: Tx, place: SharePartitionKey, offsets: Iterable[int]) -> dict[int, DelayedRecord]:
-    """Return the copies at some offsets; those that are not there are missing."""
-    found = tx.connection.execute(_AT, place.parameters | {"offsets": list(offsets)})
-    return {copy.entry.offset: copy for copy in (_delayed_record(row) for row in found)}
+def read(tx: Tx, key: SharePartitionKey, offsets: Iterable[int]) -> dict[int, DelayedRecord]:
+    """Return the delayed records among those at some offsets, by offset."""
+    found = tx.connection.execute(_READ, key.parameters | {"offsets": list(offsets)})
+    return {delayed.entry.offset: delayed for delayed in map(_delayed_record, found)}
 
 
-def summaries(tx: Tx, place: SharePartitionKey, from_offset: int, limit: int) -> list[DelayedSummary]:
-    """Return the outlines of up to `limit` copies in order of their offsets."""
-    found = tx.connection.execute(_SUMMARIES, place.parameters | {"from_offset": from_offset, "at_most": limit})
+def list_summaries(tx: Tx, key: SharePartitionKey, from_offset: int, limit: int) -> list[DelayedSummary]:
+    """Return up to `limit` records from an offset on, in ascending order of offsets."""
+    found = tx.connection.execute(_SUMMARIES, key.parameters | {"from_offset": from_offset, "at_most": limit})
     return [_summary(row) for row in found]
 
 
-def first_offsets(tx: Tx, place: SharePartitionKey, hashes: Iterable[int]) -> dict[int, int]:
-    """Return the lowest offset of the copies of each key."""
+def first_offsets(tx: Tx, key: SharePartitionKey, hashes: Iterable[int]) -> dict[int, int]:
+    """Return the lowest offset of the delayed records of each key, by `key_hash`."""
     wanted = list(set(hashes) - {KEYLESS})
     if not wanted:
         return {}
-    found = tx.connection.execute(_HEADS, place.parameters | {"hashes": wanted})
-    return {row[0]: row[1] for row in found}
+    found = tx.connection.execute(_FIRST_OF_KEYS, key.parameters | {"hashes": wanted})
+    return {row.key_hash: row.offset for row in found}
 
 
-def totals(tx: Tx, place: SharePartitionKey, now_ms: int) -> DelayedTotals:
-    """Count the copies of a window."""
-    parameters = place.parameters | {"now_ms": now_ms}
+def totals(tx: Tx, key: SharePartitionKey, now_ms: int) -> DelayedTotals:
+    """Count the delayed records of a share partition."""
+    parameters = key.parameters | {"now_ms": now_ms}
     waiting, available = tx.connection.execute(_WAITING, parameters).one()
-    delivered = [InFlightRecord(*row) for row in tx.connection.execute(_DELIVERED, place.parameters)]
-    oldest_ms = tx.connection.execute(_OLDEST, place.parameters).scalar_one_or_none()
+    delivered = [InFlightRecord(*row) for row in tx.connection.execute(_DELIVERED, key.parameters)]
+    oldest_ms = tx.connection.execute(_OLDEST, key.parameters).scalar_one_or_none()
     return DelayedTotals(available, waiting - available, delivered, oldest_ms)
 
 
-def save(tx: Tx, place: SharePartitionKey, written: Sequence[DelayedRecord]) -> None:
-    """Store copies, new ones and changed ones. A new one that comes before the first of its key takes its place."""
+def save(tx: Tx, key: SharePartitionKey, written: Sequence[DelayedRecord]) -> None:
+    """Store new and changed records. A new record with a lower offset than the first of its key blocks that one."""
     if not written:
         return
-    heads = first_offsets(tx, place, [copy.entry.key_hash for copy in written])
-    rows, fallen = [], []
-    for copy in sorted(written, key=lambda copy: copy.entry.offset):
-        offset, key_hash = copy.entry.offset, copy.entry.key_hash
-        head = heads.get(key_hash, offset)
-        if offset < head:
-            fallen.append(place.parameters | {"at": head})
-        if offset <= head and key_hash != KEYLESS:
-            heads[key_hash] = offset
-        rows.append(_row(place, copy) | {"blocked_by_key": int(offset > head)})
-    if fallen:
-        tx.connection.execute(_BLOCK_BY_KEY, fallen)
+    first = first_offsets(tx, key, [delayed.entry.key_hash for delayed in written])
+    rows, blocked = [], []
+    for delayed in sorted(written, key=lambda each: each.entry.offset):
+        offset, key_hash = delayed.entry.offset, delayed.entry.key_hash
+        first_offset = first.get(key_hash, offset)
+        if offset < first_offset:
+            blocked.append(key.parameters | {"at": first_offset})
+        if offset <= first_offset and key_hash != KEYLESS:
+            first[key_hash] = offset
+        rows.append(_row(key, delayed) | {"blocked_by_key": int(offset > first_offset)})
+    if blocked:
+        tx.connection.execute(_BLOCK_BY_KEY, blocked)
     statement = tx.dialect.insert(delayed_records)
     changed = {name: statement.excluded[name] for name in ("state", "delivery_count", "until_ms")}
     tx.connection.execute(
@@ -272,27 +270,27 @@ def save(tx: Tx, place: SharePartitionKey, written: Sequence[DelayedRecord]) -> 
     )
 
 
-def remove(tx: Tx, place: SharePartitionKey, removed: Mapping[int, int]) -> None:
-    """Remove copies of records that have ended, given by offset with their key's hash; the next of a key comes first.
+def remove(tx: Tx, key: SharePartitionKey, removed: Mapping[int, int]) -> None:
+    """Delete records that have ended, and unblock the next record of each of their keys.
 
     Args:
-        tx: A write.
-        place: The window.
-        removed: Hash of the key by offset.
+        tx: A write transaction.
+        key: The share partition.
+        removed: `key_hash` by offset of each record.
     """
     if not removed:
         return
-    tx.connection.execute(_REMOVE, [place.parameters | {"at": offset} for offset in removed])
+    tx.connection.execute(_REMOVE, [key.parameters | {"at": offset} for offset in removed])
     if hashes := set(removed.values()) - {KEYLESS}:
-        tx.connection.execute(_UNBLOCK_NEXT, [place.parameters | {"hash": each} for each in hashes])
+        tx.connection.execute(_UNBLOCK_NEXT, [key.parameters | {"hash": each} for each in hashes])
 
 
-def remove_waiting(tx: Tx, place: SharePartitionKey, rules: DeliveryRules, now_ms: int) -> int:
-    """Remove the copies that nobody holds and that are not to be archived. Return how many."""
-    parameters = place.parameters | {"now_ms": now_ms, "max_delivery_count": rules.max_delivery_count}
-    removed = tx.connection.execute(_REMOVE_WAITING, parameters).rowcount
+def purge(tx: Tx, key: SharePartitionKey, rules: DeliveryRules, now_ms: int) -> int:
+    """Delete the records that are neither acquired nor to be archived. Return their number."""
+    parameters = key.parameters | {"now_ms": now_ms, "max_delivery_count": rules.max_delivery_count}
+    removed = tx.connection.execute(_PURGE, parameters).rowcount
     if rules.by_key:
-        tx.connection.execute(_UNBLOCK_ALL, place.parameters)
+        tx.connection.execute(_UNBLOCK_ALL, key.parameters)
     return removed
 
 
@@ -309,14 +307,15 @@ def _delayed_record(row: Sequence[Any]) -> DelayedRecord:
 
 
 def _summary(row: Sequence[Any]) -> DelayedSummary:
-    return DelayedSummary(InFlightRecord(*row[:5]), row[5])
+    *entry, size_bytes = row
+    return DelayedSummary(InFlightRecord(*entry), size_bytes)
 
 
-def _row(place: SharePartitionKey, copy: DelayedRecord) -> dict[str, object]:
-    entry, record = copy
+def _row(key: SharePartitionKey, delayed: DelayedRecord) -> dict[str, object]:
+    entry, record = delayed
     return {
-        "queue_id": place.queue_id,
-        "partition_id": place.partition_id,
+        "queue_id": key.queue_id,
+        "partition_id": key.partition_id,
         "offset": entry.offset,
         "state": int(entry.state),
         "delivery_count": entry.delivery_count,

@@ -1,4 +1,4 @@
-"""Queues: create, find, list, change, delete. Their state per partition is in `windows`."""
+"""Queues: create, find, list, change, delete. `share_partitions` reads and writes their states."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from app.storage.db.engine import Tx
 from app.storage.db.tables import delayed_records, partitions, queue_archives, queue_partitions, queues, topics
 
 EMPTY_ENTRIES = b"\x90"
-"""The entries of a window with nothing in flight: an empty list of msgpack."""
+"""`entries` of a share partition with nothing in flight: an empty msgpack list."""
 
 _ID_BASE = 1 << 40
 
 _dead_letters = topics.alias("dead_letters")
-_STORED = (
+_SELECT = (
     select(
         queues.c.queue_id,
         queues.c.name,
@@ -30,11 +30,11 @@ _STORED = (
     .join(topics, topics.c.topic_id == queues.c.topic_id)
     .outerjoin(_dead_letters, _dead_letters.c.topic_id == queues.c.dead_letter_topic_id)
 )
-_FIND = _STORED.where(queues.c.name == bindparam("name"))
+_FIND = _SELECT.where(queues.c.name == bindparam("name"))
 _FIND_LOCKED = _FIND.with_for_update(of=queues)
-_OF_ID = _STORED.where(queues.c.queue_id == bindparam("id"))
-_LIST = _STORED.where(queues.c.name > bindparam("after")).order_by(queues.c.name).limit(bindparam("at_most"))
-_NAMING = (
+_FIND_BY_ID = _SELECT.where(queues.c.queue_id == bindparam("id"))
+_LIST = _SELECT.where(queues.c.name > bindparam("after")).order_by(queues.c.name).limit(bindparam("at_most"))
+_NAMES_BY_DEAD_LETTER_TOPIC = (
     select(queues.c.name)
     .where(queues.c.dead_letter_topic_id == bindparam("id"))
     .order_by(queues.c.name)
@@ -46,16 +46,16 @@ _LOCK_TOPICS = (
     .order_by(topics.c.topic_id)
     .with_for_update()
 )
-_LOCK_WINDOWS = (
+_LOCK_SHARE_PARTITIONS = (
     select(queue_partitions.c.partition_id)
     .where(queue_partitions.c.queue_id == bindparam("id"))
     .order_by(queue_partitions.c.partition_id)
     .with_for_update()
 )
-_ADD_WINDOW = insert(queue_partitions).values(
+_ADD_SHARE_PARTITION = insert(queue_partitions).values(
     entries=EMPTY_ENTRIES, delayed=0, accepted=0, archived=0, expired=0, dead_letter_error=None
 )
-_FOLLOW = insert(queue_partitions).from_select(
+_ADD_PARTITIONS = insert(queue_partitions).from_select(
     ["queue_id", "partition_id", "end_offset", "entries", "delayed", "accepted", "archived", "expired"],
     select(
         queues.c.queue_id,
@@ -76,21 +76,21 @@ _CHANGE = (
     .values(config=bindparam("new_config"), dead_letter_topic_id=bindparam("new_dead_letter_topic_id"))
 )
 _CHANGE_CONFIG = update(queues).where(queues.c.queue_id == bindparam("id")).values(config=bindparam("new_config"))
-_LOCK_OVER = (
+_LOCK_BY_TOPIC = (
     select(queues.c.queue_id)
     .join(topics, topics.c.topic_id == queues.c.topic_id)
     .where(topics.c.name == bindparam("name"))
     .order_by(queues.c.queue_id)
     .with_for_update(of=queues)
 )
-_REDRIVEN_OF = select(queues.c.redriven).where(queues.c.queue_id == bindparam("id"))
-_REDRIVEN = _REDRIVEN_OF.with_for_update()
-_SET_REDRIVEN = update(queues).where(queues.c.queue_id == bindparam("id")).values(redriven=bindparam("new_redriven"))
+_FIND_REDRIVEN = select(queues.c.redriven).where(queues.c.queue_id == bindparam("id"))
+_LOCK_REDRIVEN = _FIND_REDRIVEN.with_for_update()
+_SAVE_REDRIVEN = update(queues).where(queues.c.queue_id == bindparam("id")).values(redriven=bindparam("new_redriven"))
 _STATE = (queue_partitions, delayed_records, queue_archives)
 _DELETES = [delete(table).where(table.c.queue_id == bindparam("id")) for table in (*_STATE, queues)]
-_OF_TOPIC = select(queues.c.queue_id).where(queues.c.topic_id == bindparam("id"))
-_DELETES_OF_TOPIC = [
-    *(delete(table).where(table.c.queue_id.in_(_OF_TOPIC)) for table in _STATE),
+_IDS_BY_TOPIC = select(queues.c.queue_id).where(queues.c.topic_id == bindparam("id"))
+_DELETES_BY_TOPIC = [
+    *(delete(table).where(table.c.queue_id.in_(_IDS_BY_TOPIC)) for table in _STATE),
     delete(queues).where(queues.c.topic_id == bindparam("id")),
 ]
 
@@ -98,40 +98,40 @@ _redriven = msgspec.msgpack.Decoder(dict[int, int])
 
 
 def scope_id(queue_id: int) -> int:
-    """Return what stands for a queue where other ids are partitions or topics: signals and Idempotency-Keys."""
+    """Return the id of a queue among partition and topic ids, for signals and Idempotency-Keys; it is negative."""
     return -_ID_BASE - queue_id
 
 
 def find(tx: Tx, name: str) -> QueueInfo | None:
-    """Return a queue by its name, or None."""
+    """Return the queue of a name, or None."""
     row = tx.connection.execute(_FIND, {"name": name}).one_or_none()
     return None if row is None else _info(*row)
 
 
 def find_locked(tx: Tx, name: str) -> QueueInfo | None:
-    """Lock a queue's definition until the transaction ends, and return it, or None."""
+    """Lock the row of a queue until the transaction ends, and return the queue, or None."""
     row = tx.connection.execute(_FIND_LOCKED, {"name": name}).one_or_none()
     return None if row is None else _info(*row)
 
 
-def of_id(tx: Tx, queue_id: int) -> QueueInfo | None:
+def find_by_id(tx: Tx, queue_id: int) -> QueueInfo | None:
     """Return a queue by its id, or None."""
-    row = tx.connection.execute(_OF_ID, {"id": queue_id}).one_or_none()
+    row = tx.connection.execute(_FIND_BY_ID, {"id": queue_id}).one_or_none()
     return None if row is None else _info(*row)
 
 
 def list_(tx: Tx, after: str, limit: int) -> list[QueueInfo]:
-    """Return up to `limit` queues in order of their names, from the first name above `after`."""
+    """Return up to `limit` queues in order of their names, starting after the name `after`."""
     return [_info(*row) for row in tx.connection.execute(_LIST, {"after": after, "at_most": limit})]
 
 
-def naming(tx: Tx, topic_id: int, limit: int) -> list[str]:
-    """Return the names of up to `limit` queues whose dead-letter topic this is."""
-    return list(tx.connection.scalars(_NAMING, {"id": topic_id, "at_most": limit}))
+def names_by_dead_letter_topic(tx: Tx, topic_id: int, limit: int) -> list[str]:
+    """Return the names of up to `limit` queues that have a topic as their dead-letter topic."""
+    return list(tx.connection.scalars(_NAMES_BY_DEAD_LETTER_TOPIC, {"id": topic_id, "at_most": limit}))
 
 
 def lock_topics(tx: Tx, topic_ids: Sequence[int]) -> set[int]:
-    """Lock topics against deletion and growth until the transaction ends, and return the ids of those there are."""
+    """Lock topics against deletion and new partitions until the transaction ends. Return the ids that exist."""
     return set(tx.connection.scalars(_LOCK_TOPICS, {"ids": sorted(topic_ids)}))
 
 
@@ -141,21 +141,21 @@ def create(
     topic_id: int,
     dead_letter_topic_id: int | None,
     config: QueueConfig,
-    starts: Mapping[int, int],
+    start_offsets: Mapping[int, int],
     now_ms: int,
 ) -> bool:
-    """Create a queue that begins at an offset of each partition. Return False if somebody else just did.
+    """Create a queue with its share partitions. Return False if a queue of this name exists.
 
     Args:
         tx: A transaction that has locked the topics.
-        name: Of the queue.
-        topic_id: Of the topic that it hands out.
-        dead_letter_topic_id: Of another topic, or None.
+        name: Name of the queue.
+        topic_id: Id of the topic whose records it delivers.
+        dead_letter_topic_id: Id of its dead-letter topic, or None.
         config: Its configuration.
-        starts: Offset by partition id.
+        start_offsets: Offset at which it starts, by partition id.
         now_ms: Time of creation.
     """
-    row = tx.connection.execute(
+    queue_id = tx.connection.execute(
         tx.dialect.insert(queues)
         .values(
             name=name,
@@ -166,26 +166,26 @@ def create(
         )
         .on_conflict_do_nothing(index_elements=["name"])
         .returning(queues.c.queue_id)
-    ).one_or_none()
-    if row is None:
+    ).scalar_one_or_none()
+    if queue_id is None:
         return False
     tx.connection.execute(
-        _ADD_WINDOW,
+        _ADD_SHARE_PARTITION,
         [
-            {"queue_id": row[0], "partition_id": partition_id, "end_offset": offset}
-            for partition_id, offset in starts.items()
+            {"queue_id": queue_id, "partition_id": partition_id, "end_offset": offset}
+            for partition_id, offset in start_offsets.items()
         ],
     )
     return True
 
 
-def follow(tx: Tx, topic_id: int, present: int) -> None:
-    """Let the queues over a topic take in the partitions that it has beside the first `present`."""
-    tx.connection.execute(_FOLLOW, {"id": topic_id, "present": present})
+def add_partitions(tx: Tx, topic_id: int, present: int) -> None:
+    """Create share partitions for the partitions of a topic from number `present` on, in all queues over it."""
+    tx.connection.execute(_ADD_PARTITIONS, {"id": topic_id, "present": present})
 
 
 def change(tx: Tx, queue_id: int, dead_letter_topic_id: int | None, config: QueueConfig) -> None:
-    """Store a locked queue's new configuration."""
+    """Store a new configuration and dead-letter topic of a locked queue."""
     tx.connection.execute(
         _CHANGE,
         {"id": queue_id, "new_config": _encode(config), "new_dead_letter_topic_id": dead_letter_topic_id},
@@ -193,46 +193,47 @@ def change(tx: Tx, queue_id: int, dead_letter_topic_id: int | None, config: Queu
 
 
 def change_config(tx: Tx, queue_id: int, config: QueueConfig) -> None:
-    """Store a locked queue's new configuration; its dead-letter topic stays."""
+    """Store a new configuration of a locked queue, and keep its dead-letter topic."""
     tx.connection.execute(_CHANGE_CONFIG, {"id": queue_id, "new_config": _encode(config)})
 
 
-def lock_over(tx: Tx, topic: str) -> None:
-    """Lock the queues over a topic and their windows: what comes before the locks of partitions."""
-    for queue_id in tx.connection.scalars(_LOCK_OVER, {"name": topic}).all():
-        tx.connection.execute(_LOCK_WINDOWS, {"id": queue_id}).all()
+def lock_by_topic(tx: Tx, topic: str) -> None:
+    """Lock the queues over a topic and their share partitions; by the lock order this precedes partition locks."""
+    for queue_id in tx.connection.scalars(_LOCK_BY_TOPIC, {"name": topic}).all():
+        tx.connection.execute(_LOCK_SHARE_PARTITIONS, {"id": queue_id}).all()
 
 
 def delete_(tx: Tx, queue_id: int) -> None:
-    """Delete a queue and its state; nobody may be in it meanwhile, so all its windows are locked first."""
-    tx.connection.execute(_LOCK_WINDOWS, {"id": queue_id}).all()
+    """Lock all share partitions of a queue, and delete it with its state."""
+    tx.connection.execute(_LOCK_SHARE_PARTITIONS, {"id": queue_id}).all()
     for statement in _DELETES:
         tx.connection.execute(statement, {"id": queue_id})
 
 
-def delete_of_topic(tx: Tx, topic_id: int) -> None:
-    """Delete the queues over a topic that is being deleted."""
-    for statement in _DELETES_OF_TOPIC:
+def delete_by_topic(tx: Tx, topic_id: int) -> None:
+    """Delete all queues over a topic with their state."""
+    for statement in _DELETES_BY_TOPIC:
         tx.connection.execute(statement, {"id": topic_id})
 
 
-def redriven(tx: Tx, queue_id: int) -> dict[int, int] | None:
-    """Lock a queue and return up to where each partition of dead letters, by id, was redriven; None if it is gone."""
-    row = tx.connection.execute(_REDRIVEN, {"id": queue_id}).one_or_none()
+def lock_redriven(tx: Tx, queue_id: int) -> dict[int, int] | None:
+    """Lock a queue, and return the offset of the next dead letter to redrive by partition id; None if it is deleted."""
+    row = tx.connection.execute(_LOCK_REDRIVEN, {"id": queue_id}).one_or_none()
     if row is None:
         return None
-    return {} if row[0] is None else _redriven.decode(row[0])
+    (stored,) = row
+    return {} if stored is None else _redriven.decode(stored)
 
 
-def redriven_of(tx: Tx, queue_id: int) -> dict[int, int]:
-    """Return up to where each partition of dead letters was redriven, without locking the queue."""
-    row = tx.connection.execute(_REDRIVEN_OF, {"id": queue_id}).one_or_none()
-    return {} if row is None or row[0] is None else _redriven.decode(row[0])
+def find_redriven(tx: Tx, queue_id: int) -> dict[int, int]:
+    """Return the offset of the next dead letter to redrive by partition id, without a lock."""
+    stored = tx.connection.execute(_FIND_REDRIVEN, {"id": queue_id}).scalar_one_or_none()
+    return {} if stored is None else _redriven.decode(stored)
 
 
-def set_redriven(tx: Tx, queue_id: int, offsets: Mapping[int, int]) -> None:
-    """Store up to where each partition of dead letters was redriven."""
-    tx.connection.execute(_SET_REDRIVEN, {"id": queue_id, "new_redriven": msgspec.msgpack.encode(offsets)})
+def save_redriven(tx: Tx, queue_id: int, offsets: Mapping[int, int]) -> None:
+    """Store the offset of the next dead letter to redrive by partition id."""
+    tx.connection.execute(_SAVE_REDRIVEN, {"id": queue_id, "new_redriven": msgspec.msgpack.encode(offsets)})
 
 
 def _info(
@@ -248,7 +249,7 @@ def _info(
 
 
 def decode_config(text: str) -> QueueConfig:
-    """Read a configuration as it is stored."""
+    """Decode a stored configuration."""
     return _config.decode(text)
 
 

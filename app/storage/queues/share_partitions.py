@@ -1,4 +1,4 @@
-"""What queues know of partitions: one row each, locked while it is read and changed."""
+"""The states of share partitions: one row each, locked while it is read and changed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Select, bindparam, func, literal, select, union_all, update
 
 from app.domain.queues.in_flight import InFlightRecord
+from app.domain.queues.share_partition_state import SharePartitionState
 from app.storage.db import clock
 from app.storage.db.engine import Query, Tx
 from app.storage.db.tables import OFFSET_MASK, partitions, queue_partitions, queues, topics
@@ -18,42 +19,31 @@ from app.storage.log.pages import Bounds
 _cells = queue_partitions.c
 
 
-class SharePartitionState(msgspec.Struct):
-    """A queue's row of a partition, as a transaction that has locked it changes it.
+class SharePartitionKey(NamedTuple):
+    """Primary key of a share partition."""
 
-    Attributes:
-        entries: Records below `end_offset` that have not ended, by offset, ascending.
-        delayed: How many delayed records have rows of their own.
-        accepted, archived, expired: How the records that have ended did so.
-        archive_at_ms: When an entry is to be archived, at the earliest.
-        delayed_archive_at_ms: When a copy is to be archived, at the earliest.
-        dead_letter_error: Why the last archiving was refused.
-        refused_offset: Of which record, if of one.
-    """
-
+    queue_id: int
     partition_id: int
-    end_offset: int
-    entries: dict[int, InFlightRecord]
-    delayed: int
-    accepted: int
-    archived: int
-    expired: int
-    archive_at_ms: int | None
-    delayed_archive_at_ms: int | None
-    dead_letter_error: str | None
-    refused_offset: int | None
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Parameters of statements."""
+        return {"queue": self.queue_id, "partition": self.partition_id}
 
 
 class LockedSharePartitions(NamedTuple):
-    """Windows that a transaction has locked, and the queue's configuration as it is now."""
+    """The share partitions that a transaction has locked, and the configuration of the queue at that time."""
 
-    windows: list[SharePartitionState]
+    states: list[SharePartitionState]
     config: str
-    dead_letter_topic_id: int | None
 
 
 class LogSnapshot(NamedTuple):
-    """The log's side of some windows, read after they were locked."""
+    """The bounds of some partitions by their id, and the database's time, read after the share partitions were locked.
+
+    Attributes:
+        now_ms: The time, or 0 if there are no partitions.
+    """
 
     bounds: dict[int, Bounds]
     now_ms: int
@@ -74,14 +64,14 @@ _columns = (
 )
 _ALL = select(*_columns).where(_cells.queue_id == bindparam("queue")).order_by(_cells.partition_id)
 _OF_IDS = (
-    select(*_columns, queues.c.config, queues.c.dead_letter_topic_id)
+    select(*_columns, queues.c.config)
     .join(queues, queues.c.queue_id == _cells.queue_id)
     .where(_cells.queue_id == bindparam("queue"), _cells.partition_id.in_(bindparam("ids", expanding=True)))
     .order_by(_cells.partition_id)
 )
 _LOCK = Query(_OF_IDS.with_for_update(of=queue_partitions), expanding="ids")
 _TRY_LOCK = Query(_OF_IDS.with_for_update(of=queue_partitions, skip_locked=True), expanding="ids")
-_SCENE = Query(
+_LOG_SNAPSHOT = Query(
     select(
         partitions.c.partition_id,
         partitions.c.topic_id,
@@ -112,7 +102,7 @@ _SAVE = Query(
         refused_offset=bindparam("new_refused_offset"),
     )
 )
-_LOOK_AGAIN = (
+_SCHEDULE_ARCHIVING = (
     update(queue_partitions)
     .where(_cells.queue_id == bindparam("queue"))
     .values(archive_at_ms=literal(0), delayed_archive_at_ms=literal(0))
@@ -120,7 +110,7 @@ _LOOK_AGAIN = (
 
 
 def _due_by(column: ColumnElement[int | None]) -> Select[Any]:
-    """Return the windows that are due longest by one of their times: a subselect, so that its index is used."""
+    """Return the share partitions that are due longest by one column; as a subselect it uses the column's index."""
     some = select(_cells.queue_id, _cells.partition_id, column.label("at_ms")).where(column <= bindparam("now_ms"))
     return select(some.order_by(column).limit(bindparam("at_most")).subquery())
 
@@ -137,80 +127,78 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def lock(tx: Tx, queue_id: int, partition_ids: Sequence[int], *, wait: bool) -> LockedSharePartitions | None:
-    """Lock a queue's windows of some partitions, in ascending order, and return them.
+    """Lock share partitions of a queue in ascending order of partition ids, and return them.
 
     Args:
-        tx: A transaction.
-        queue_id: Of the queue.
-        partition_ids: Of the partitions.
-        wait: Whether to wait for those that somebody else has; else they are left out.
+        tx: A write transaction.
+        queue_id: Id of the queue.
+        partition_ids: Ids of the partitions.
+        wait: Whether to wait for locks of other transactions; otherwise those share partitions are left out.
 
     Returns:
-        None if there is none, or none free.
+        None if none was locked.
     """
     query = _LOCK if wait else _TRY_LOCK
     rows = query.rows(tx, {"queue": queue_id, "ids": sorted(partition_ids)})
     if not rows:
         return None
-    return LockedSharePartitions([_share_partition(row) for row in rows], rows[0][-2], rows[0][-1])
+    *_, config = rows[0]
+    return LockedSharePartitions([_state(row[:-1]) for row in rows], config)
 
 
-def all_(tx: Tx, queue_id: int) -> list[SharePartitionState]:
-    """Return a queue's windows of all partitions, unlocked."""
-    return [_share_partition(tuple(row)) for row in tx.connection.execute(_ALL, {"queue": queue_id})]
+def list_(tx: Tx, queue_id: int) -> list[SharePartitionState]:
+    """Return all share partitions of a queue in ascending order of partition ids, without a lock."""
+    return [_state(row) for row in tx.connection.execute(_ALL, {"queue": queue_id})]
 
 
-def look_again(tx: Tx, queue_id: int) -> None:
-    """Let the next archiving look at all of a queue's windows: by other rules other records are to be archived."""
-    if ids := [window.partition_id for window in all_(tx, queue_id)]:
+def schedule_archiving(tx: Tx, queue_id: int) -> None:
+    """Make all share partitions of a queue due for archiving now, because its rules have changed."""
+    if ids := [state.partition_id for state in list_(tx, queue_id)]:
         lock(tx, queue_id, ids, wait=True)
-        tx.connection.execute(_LOOK_AGAIN, {"queue": queue_id})
+        tx.connection.execute(_SCHEDULE_ARCHIVING, {"queue": queue_id})
 
 
 def log_snapshot(tx: Tx, partition_ids: Sequence[int]) -> LogSnapshot:
-    """Return the bounds of partitions and the database's time, after the windows were locked."""
-    rows = _SCENE.rows(tx, {"ids": list(partition_ids)})
-    found = {
-        row[0]: Bounds(
-            row[0],
-            row[1],
-            row[2],
-            row[3],
-            row[4],
-            row[4] if row[6] is None else max(row[4], (row[6] & OFFSET_MASK) + 1),
-            row[5] > 0,
-        )
-        for row in rows
-    }
-    return LogSnapshot(found, max((row[7] for row in rows), default=0))
+    """Return the bounds of partitions and the database's time; call it after the share partitions were locked."""
+    found: dict[int, Bounds] = {}
+    now_ms = 0
+    rows = _LOG_SNAPSHOT.rows(tx, {"ids": list(partition_ids)})
+    for partition_id, topic_id, partition, version, start, compacted_bytes, last_id, row_now_ms in rows:
+        now_ms = max(now_ms, row_now_ms)
+        end = start if last_id is None else max(start, (last_id & OFFSET_MASK) + 1)
+        found[partition_id] = Bounds(partition_id, topic_id, partition, version, start, end, compacted_bytes > 0)
+    return LogSnapshot(found, now_ms)
 
 
-def save(tx: Tx, queue_id: int, window: SharePartitionState) -> None:
-    """Store a locked window."""
+def save(tx: Tx, queue_id: int, state: SharePartitionState) -> None:
+    """Store the state of a locked share partition."""
     _SAVE.defer(
         tx,
         {
             "queue": queue_id,
-            "id": window.partition_id,
-            "new_end_offset": window.end_offset,
-            "new_entries": _encode(list(window.entries.values())),
-            "new_delayed": window.delayed,
-            "new_accepted": window.accepted,
-            "new_archived": window.archived,
-            "new_expired": window.expired,
-            "new_archive_at_ms": window.archive_at_ms,
-            "new_delayed_archive_at_ms": window.delayed_archive_at_ms,
-            "new_dead_letter_error": window.dead_letter_error,
-            "new_refused_offset": window.refused_offset,
+            "id": state.partition_id,
+            "new_end_offset": state.end_offset,
+            "new_entries": _encode(list(state.entries.values())),
+            "new_delayed": state.delayed,
+            "new_accepted": state.accepted,
+            "new_archived": state.archived,
+            "new_expired": state.expired,
+            "new_archive_at_ms": state.archive_at_ms,
+            "new_delayed_archive_at_ms": state.delayed_archive_at_ms,
+            "new_dead_letter_error": state.dead_letter_error,
+            "new_refused_offset": state.refused_offset,
         },
     )
 
 
-def due(tx: Tx, limit: int) -> list[tuple[int, int]]:
-    """Return up to `limit` queues and partitions in which something is to be archived, those due longest first."""
-    return [(row[0], row[1]) for row in tx.connection.execute(_DUE, {"now_ms": clock.read(tx), "at_most": limit})]
+def due(tx: Tx, limit: int) -> list[SharePartitionKey]:
+    """Return up to `limit` share partitions in which a record is to be archived, longest due first."""
+    return [
+        SharePartitionKey(*row) for row in tx.connection.execute(_DUE, {"now_ms": clock.read(tx), "at_most": limit})
+    ]
 
 
-def _share_partition(row: tuple[Any, ...]) -> SharePartitionState:
-    entries = _entries.decode(row[2])
-    return SharePartitionState(row[0], row[1], {entry.offset: entry for entry in entries}, *row[3:11])
+def _state(row: Sequence[Any]) -> SharePartitionState:
+    partition_id, end_offset, entries, *others = row
+    in_flight = {entry.offset: entry for entry in _entries.decode(entries)}
+    return SharePartitionState(partition_id, end_offset, in_flight, *others)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.broker.queues.jobs import use_quota_of_delayed_records
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -546,14 +547,11 @@ async def test_looking_takes_nothing_and_goes_page_by_page(client: httpx2.AsyncC
         assert (await client.get(f"{JOBS}/records", params=query)).status_code in {400, 422}
 
 
-async def test_no_more_records_are_delayed_than_there_is_room_for(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.broker.queues.share_partition.MAX_COPIES", 2)
-    monkeypatch.setattr("app.broker.queues.counts.MAX_COPIES", 2)
-    _, client = await serve()
+async def test_no_more_records_are_delayed_than_the_limit_allows(serve: Serve) -> None:
+    application, client = await serve()
     await topic(client)
     await put(client)
+    await use_quota_of_delayed_records(application.services.storage, left=2)
     await produce(client, "first", "second")
     await produce(client, "a", "b", headers={"deliver_at_ms": str(FAR_MS)})
     await produce(client, "last")

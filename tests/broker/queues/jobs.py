@@ -12,10 +12,12 @@ from app.broker.queues.queues import QueueRequest
 from app.domain.log.record import Record
 from app.domain.queues.delivery import Acknowledge, Acknowledgement, Acquire, Delivery
 from app.domain.queues.in_flight import AcknowledgeType
+from app.domain.queues.share_partition_state import MAX_DELAYED_RECORDS
 from app.storage.log import pages
 from app.tasks.archiving import ArchiveTask as Archiving
 
 if TYPE_CHECKING:
+    from app.storage.db.engine import Storage
     from tests.broker.node import Node
 
 FAR_MS = 4_000_000_000_000
@@ -62,6 +64,12 @@ async def come_due(node: Node) -> None:
     await node.storage.write(
         lambda tx: tx.connection.exec_driver_sql("UPDATE delayed_records SET until_ms = 1").rowcount
     )
+
+
+async def use_quota_of_delayed_records(storage: Storage, *, left: int) -> None:
+    """Count as many delayed records as leave `left` of the quota of queue `jobs`."""
+    statement = f"UPDATE queue_partitions SET delayed = {MAX_DELAYED_RECORDS - left}"
+    await storage.write(lambda tx: tx.connection.exec_driver_sql(statement).rowcount)
 
 
 async def state(node: Node) -> QueueState:

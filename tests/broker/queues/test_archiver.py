@@ -92,7 +92,9 @@ async def test_on_a_full_disk_dead_letters_wait_for_space_and_nobody_gets_the_re
     await archive(node)
 
     assert await end_of(node, "dead") == 0
-    assert (await state(node)).dead_letter_error == "the database has no space left; archiving goes on once it has"
+    assert (
+        await state(node)
+    ).dead_letter_error == "the database has no space left; archiving continues when space is available"
     assert await acquire(node, 3) == []
     disk.exhausted = False
     await archive_again(node)

@@ -26,9 +26,9 @@ async def seen(node: Node, state: StateName, limit: int) -> list[list[int]]:
     while True:
         page = await node.storage.read(browse, info, state, place, limit)
         pages.append([each.record.offset for each in page.records])
-        if page.next_place is None:
+        if page.next_start is None:
             return pages
-        place = page.next_place
+        place = page.next_start
 
 
 @pytest.mark.parametrize("state", ["available", "acquired", "delayed"])
@@ -71,7 +71,7 @@ async def test_records_of_all_places_come_in_order_of_their_offsets(node: Node) 
     assert joined(await seen(node, "available", 4)) == [0, 1, 2, *range(5, 10), *range(20, 30)]
     assert joined(await seen(node, "acquired", 4)) == [3, 4, *range(14, 20)]
     assert joined(await seen(node, "archived", 1)) == [10, 11, 12, 13]
-    assert (await node.storage.read(browse, info, "acquired", (0, 15), 2)).next_place == (0, 17)
+    assert (await node.storage.read(browse, info, "acquired", (0, 15), 2)).next_start == (0, 17)
 
 
 @pytest.mark.parametrize("state", ["acquired", "delayed"])

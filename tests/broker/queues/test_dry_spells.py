@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.broker.log.producer import ProduceRequest
-from app.broker.queues import share_partition
 from app.broker.queues.archiver import archive
 from app.broker.queues.queues import QueueRequest
 from app.broker.waiting.deadline import Deadline
@@ -21,7 +20,8 @@ from app.domain.queues.delivery import Acknowledge, Acknowledgement, Acquire
 from app.domain.queues.in_flight import AcknowledgeType
 from app.storage.db.tables import OFFSET_BITS
 from app.storage.queues import share_partitions
-from app.storage.queues.delayed_records import SharePartitionKey
+from app.storage.queues.share_partitions import SharePartitionKey
+from tests.broker.queues.jobs import use_quota_of_delayed_records
 
 if TYPE_CHECKING:
     from app.domain.queues.delivery import Delivery
@@ -90,10 +90,10 @@ async def test_what_compaction_took_is_passed_over(node: Node, ordering: str) ->
 
 @ORDERINGS
 async def test_a_delayed_record_without_a_place_stops_the_look_and_not_what_was_before_it(
-    node: Node, monkeypatch: pytest.MonkeyPatch, ordering: str
+    node: Node, ordering: str
 ) -> None:
-    monkeypatch.setattr(share_partition, "MAX_COPIES", 0)
     await create(node, ordering=ordering)
+    await use_quota_of_delayed_records(node.storage, left=0)
     await produce(node, b"free")
     await produce(node, b"later", at_ms=YEAR_3000_MS)
 
@@ -137,7 +137,7 @@ async def test_a_rejected_record_that_retention_passes_still_gets_its_dead_lette
 
     done = await node.storage.write(archive, SharePartitionKey(info.queue_id, partition_id), TopicConfig())
 
-    (window,) = await node.storage.read(share_partitions.all_, info.queue_id)
+    (window,) = await node.storage.read(share_partitions.list_, info.queue_id)
     assert (done.settled, window.archived, window.expired) == (2, 2, 0)
 
 
@@ -152,12 +152,12 @@ async def test_a_lower_max_delivery_count_archives_what_has_had_as_many(node: No
     place = SharePartitionKey(info.queue_id, partition_id)
     assert await node.storage.read(share_partitions.due, 10) == [(info.queue_id, partition_id)]
     await node.storage.write(archive, place, TopicConfig())
-    (window,) = await node.storage.read(share_partitions.all_, info.queue_id)
+    (window,) = await node.storage.read(share_partitions.list_, info.queue_id)
     assert window.archive_at_ms == held.locked_until_ms
 
     await node.storage.write(archive, place, TopicConfig(), lambda _: held.locked_until_ms)
 
-    (window,) = await node.storage.read(share_partitions.all_, info.queue_id)
+    (window,) = await node.storage.read(share_partitions.list_, info.queue_id)
     assert (window.entries, window.archived) == ({}, 1)
 
 

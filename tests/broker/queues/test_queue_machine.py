@@ -21,11 +21,13 @@ from hypothesis.stateful import (
 from app.broker.queues.archiver import archive
 from app.broker.queues.counts import QueueState, describe
 from app.broker.queues.delivery_transaction import DeliveryBatch, deliver
+from app.domain.queues.dead_letter import origin_of
 from app.domain.queues.delivery import Acknowledge, Acknowledged, Acknowledgement, Acquire, Acquired, Again
+from app.domain.queues.delivery_id import DeliveryId
 from app.domain.queues.in_flight import AcknowledgeType
-from app.domain.queues.queue import DeliveryId, QueueConfig, QueueInfo, origin_of
+from app.domain.queues.queue import QueueConfig, QueueInfo
 from app.storage.queues import queues
-from app.storage.queues.delayed_records import SharePartitionKey
+from app.storage.queues.share_partitions import SharePartitionKey
 from tests.storage.scribe import DEFAULTS, NOW_MS, Row, Scribe, request
 
 if TYPE_CHECKING:

@@ -10,10 +10,12 @@ from alembic.config import Config
 from hypothesis import HealthCheck, given, settings
 
 from app.domain.log.record import StoredRecord
-from app.domain.queues.in_flight import KEYLESS, DeliveryRules, InFlightRecord, RecordState
+from app.domain.queues.in_flight import DeliveryRules, InFlightRecord, RecordState
+from app.domain.queues.record_summary import KEYLESS
 from app.storage.db import schema
 from app.storage.queues import delayed_records
-from app.storage.queues.delayed_records import DelayedRecord, SharePartitionKey
+from app.storage.queues.delayed_records import DelayedRecord
+from app.storage.queues.share_partitions import SharePartitionKey
 
 if TYPE_CHECKING:
     from app.storage.db.engine import Storage, Tx
@@ -76,7 +78,7 @@ def test_all_but_the_first_of_a_key_are_behind(
             assert found.available == sum(entry.until_ms <= NOW_MS for entry in entries.values())
             assert found.available + found.delayed == len(entries)
             if purged:
-                assert delayed_records.remove_waiting(tx, PLACE, BY_KEY, NOW_MS) == len(entries)
+                assert delayed_records.purge(tx, PLACE, BY_KEY, NOW_MS) == len(entries)
                 entries.clear()
 
     storage.write_now(run)
@@ -89,7 +91,7 @@ def test_a_purge_lets_those_come_forward_whose_first_is_gone(storage: Storage) -
         )
         delayed_records.save(tx, PLACE, [copy(5, 11, NOW_MS + 1, RecordState.ACQUIRED)])
         assert marks(tx) == {1: 0, 2: 0, 3: 1, 4: 1, 5: 1}
-        assert delayed_records.remove_waiting(tx, PLACE, BY_KEY, NOW_MS) == 3
+        assert delayed_records.purge(tx, PLACE, BY_KEY, NOW_MS) == 3
         assert marks(tx) == {2: 0, 5: 0}
 
     storage.write_now(run)
