@@ -4,7 +4,7 @@ FROM python:3.13-slim-trixie AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/millrace
 WORKDIR /src
-# Dependencies change seldom: their layer is kept while the code changes.
+# Dependencies in their own layer, which a change of the code does not rebuild.
 COPY requirements.lock ./
 RUN /opt/millrace/bin/pip install --requirement requirements.lock
 COPY pyproject.toml README.md LICENSE ./
@@ -18,7 +18,7 @@ LABEL org.opencontainers.image.title="Millrace" \
       org.opencontainers.image.description="Kafka's event log over plain HTTP, on SQLite or PostgreSQL." \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT"
-# The number is fixed, so that a volume keeps its owner from one image to the next.
+# Fixed ids, so that the owner of a volume is the same in every image.
 RUN groupadd --system --gid 10400 millrace \
     && useradd --system --uid 10400 --gid millrace --home-dir /data --shell /usr/sbin/nologin millrace \
     && install --directory --owner=millrace --group=millrace --mode=0750 /data

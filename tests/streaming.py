@@ -1,4 +1,4 @@
-"""Streams as a client sees them: one in this process, read bit by bit, and the parsing of events."""
+"""The client side of streams: a stream in this process that is read step by step, and the parser of events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEADLINE_S = 20
 
 
 class Event(NamedTuple):
-    """A block of an event stream: what each field has, None for one that is not there."""
+    """A block of an event stream; a missing field is None."""
 
     id: str | None = None
     event: str | None = None
@@ -29,7 +29,7 @@ class Event(NamedTuple):
 
 
 def parsed(text: str) -> Iterator[Event]:
-    """Yield the whole blocks of an event stream; no field may come twice."""
+    """Yield the complete blocks of an event stream; assert that no field is repeated."""
     for block in text.split("\n\n")[:-1]:
         fields: dict[str, str] = {}
         for line in block.split("\n"):
@@ -43,11 +43,11 @@ def parsed(text: str) -> Iterator[Event]:
 
 
 class OpenStream:
-    """A request to an application in this process. Its server may write no further than what has been read.
+    """A request to an application in this process; a write waits until the previous one was read.
 
     Attributes:
-        status: Of the answer.
-        headers: Of the answer.
+        status: The status of the answer.
+        headers: The headers of the answer, by lower-case name.
         ended: Whether the answer is complete.
     """
 
@@ -55,7 +55,7 @@ class OpenStream:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.ended = False
-        self._gone = asyncio.Event()
+        self._disconnected = asyncio.Event()
         self._sent: asyncio.Queue[Any] = asyncio.Queue(1)
         self._text = ""
         path, _, query = path.partition("?")
@@ -79,24 +79,27 @@ class OpenStream:
         await self.leave()
 
     async def _receive(self) -> Any:
-        await self._gone.wait()
+        await self._disconnected.wait()
         return {"type": "http.disconnect"}
 
     async def _message(self) -> Any:
         return await asyncio.wait_for(self._sent.get(), DEADLINE_S)
 
     async def leave(self) -> None:
-        """Go away, and wait until the server has done with it."""
-        self._gone.set()
-        while not self.task.done():
-            # What is still being written goes nowhere.
-            while not self._sent.empty():
-                self._sent.get_nowait()
-            await asyncio.sleep(0)
-        await self.task
+        """Disconnect, and wait until the request has ended; what the server still writes is dropped."""
+        self._disconnected.set()
+        dropping = asyncio.ensure_future(self._drop())
+        try:
+            await asyncio.wait_for(self.task, DEADLINE_S)
+        finally:
+            dropping.cancel()
+
+    async def _drop(self) -> None:
+        while True:
+            await self._sent.get()
 
     async def text(self, end: str) -> str:
-        """Return what comes up to an end, or to that of the answer."""
+        """Return the text up to `end`, included, or up to the end of the answer."""
         while end not in self._text and not self.ended:
             message = await self._message()
             self._text += message.get("body", b"").decode()
@@ -106,7 +109,7 @@ class OpenStream:
         return before + found
 
     async def rest(self) -> str:
-        """Return what comes up to the end of the answer."""
+        """Return the text up to the end of the answer."""
         while not self.ended:
             self._text += await self.text("\0")
         text, self._text = self._text, ""
@@ -118,7 +121,7 @@ class OpenStream:
         return event
 
     async def records(self, number: int) -> list[Event]:
-        """Return the next events with a record, and pass over comments."""
+        """Return the next events that are not comments."""
         found: list[Event] = []
         while len(found) < number:
             if (event := await self.event()).comment is None:

@@ -1,6 +1,6 @@
-"""Every command of the README and the docs runs as written and prints what stands below it.
+"""Every command of the README and the docs runs as written and prints the output shown below it.
 
-`MILLRACE_UPDATE_DOCS=1` writes what the commands print into the files where it differs.
+`MILLRACE_UPDATE_DOCS=1` replaces outputs that differ in the files.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent
+DEADLINE_S = 60
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _WAITS = re.compile(r"max_wait_ms=[1-9]\d{3}|--follow")
@@ -41,7 +43,7 @@ _VARIABLE = [
 
 
 class Command(NamedTuple):
-    """A command of a document and the output below it."""
+    """A command of a document and the output shown below it."""
 
     line: str
     output: str
@@ -58,8 +60,8 @@ def commands(text: str) -> Iterator[Command]:
             yield Command(line, output)
 
 
-def steady(text: str) -> str:
-    """Return an output without what differs from run to run."""
+def normalized(text: str) -> str:
+    """Return an output without the parts that differ from run to run."""
     for pattern, instead in _VARIABLE:
         text = pattern.sub(instead, text)
     return text.strip()
@@ -67,7 +69,7 @@ def steady(text: str) -> str:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[int]:
-    """A server on an empty SQLite file, as `make run` starts it. Gives its port."""
+    """The port of a server on an empty SQLite file, started as `make run` starts it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
@@ -87,7 +89,7 @@ def server(tmp_path: Path) -> Iterator[int]:
 
 
 def run(line: str, port: int) -> subprocess.Popen[str]:
-    """Start a command of a document against the server, quiet as a document prints it."""
+    """Start a command of a document against the server, without colours and progress bars."""
     line = line.replace(":8400", f":{port}").replace(".venv/bin/", f"{BIN}/")
     line = re.sub(r"\bcurl\b(?!\.)", "curl -sS", line)
     environment = os.environ | {"MILLRACE_URL": f"http://127.0.0.1:{port}", "NO_COLOR": "1", "COLUMNS": "120"}
@@ -97,8 +99,10 @@ def run(line: str, port: int) -> subprocess.Popen[str]:
 
 
 def until_waiting(port: int, process: subprocess.Popen[str]) -> None:
-    """Return once the server has a waiting read."""
+    """Return once the server has a waiting read, or the process has ended."""
+    deadline = time.monotonic() + DEADLINE_S
     while process.poll() is None:
+        assert time.monotonic() < deadline, "the command does not wait"
         metrics = subprocess.run(
             ["curl", "-s", f"http://127.0.0.1:{port}/metrics"], capture_output=True, text=True, check=True
         ).stdout
@@ -107,14 +111,14 @@ def until_waiting(port: int, process: subprocess.Popen[str]) -> None:
 
 
 def updated(text: str, results: list[tuple[Command, str]]) -> str:
-    """Return a document with what its commands printed, where that differs."""
+    """Return a document with the new outputs of its commands, where they differ."""
     at = 0
     for command in commands(text):
         printed = next(output for known, output in results if known is command or known == command)
         results = [entry for entry in results if entry != (command, printed)] if printed else results
         old = f"$ {command.line}\n{command.output}"
         shown = printed if printed.endswith("\n") or not printed else f"{printed}\n"
-        new = old if steady(printed) == steady(command.output) else f"$ {command.line}\n{shown}"
+        new = old if normalized(printed) == normalized(command.output) else f"$ {command.line}\n{shown}"
         at = text.index(old, at)
         text = text[:at] + new + text[at + len(old) :]
         at += len(new)
@@ -122,7 +126,7 @@ def updated(text: str, results: list[tuple[Command, str]]) -> str:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_command_of_the_documents_prints_what_stands_below_it(path: Path, server: int) -> None:
+def test_every_command_of_a_document_prints_the_output_below_it(path: Path, server: int) -> None:
     text = path.read_text()
     waiting: tuple[Command, subprocess.Popen[str]] | None = None
     results: list[tuple[Command, str]] = []
@@ -132,20 +136,19 @@ def test_every_command_of_the_documents_prints_what_stands_below_it(path: Path, 
             until_waiting(server, process)
             waiting = (command, process)
             continue
-        results.append((command, process.communicate(timeout=60)[0]))
+        results.append((command, process.communicate(timeout=DEADLINE_S)[0]))
         if waiting is not None:
-            results.append((waiting[0], waiting[1].communicate(timeout=60)[0]))
+            results.append((waiting[0], waiting[1].communicate(timeout=DEADLINE_S)[0]))
             waiting = None
     results = [(command, printed.replace(f":{server}", ":8400")) for command, printed in results]
     if os.environ.get("MILLRACE_UPDATE_DOCS"):
         path.write_text(updated(text, results))
         return
     for command, printed in results:
-        assert steady(printed) == steady(command.output), command.line
+        assert normalized(printed) == normalized(command.output), command.line
 
 
-def test_the_settings_table_of_the_readme_names_every_setting() -> None:
-
+def test_the_settings_table_of_the_readme_has_every_setting() -> None:
     readme = (ROOT / "README.md").read_text()
     for name, field in Settings.model_fields.items():
         assert f"| `MILLRACE_{name.upper()}` |" in readme

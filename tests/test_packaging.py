@@ -1,4 +1,4 @@
-"""What leaves the checkout: wheel, image, compose file, lock files."""
+"""The distributed files: wheel, image, compose file, lock files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ["requirements.lock", "requirements-dev.lock"]
 LOCK_LINE = re.compile(r"[a-z0-9][a-z0-9-]*==[A-Za-z0-9.!+]+( ; [a-z_]+ [^/@]+)?")
-# Written in parts, so that this file does not hold what it looks for.
+# Written in parts, so that this file does not contain the names.
 REGISTRY_HOSTS = ["py" + "pi.org", "python" + "hosted.org", "npmjs" + ".org", "artifact" + "ory"]
 
 
@@ -30,7 +30,7 @@ def tracked_files() -> list[Path]:
 
 
 def dockerfile() -> list[tuple[str, str]]:
-    """Read the Dockerfile as (instruction, rest), with continued lines joined."""
+    """Return the instructions of the Dockerfile as (name, rest), with continued lines joined."""
     text = (ROOT / "Dockerfile").read_text()
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
@@ -49,7 +49,7 @@ def compose_services() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_a_lock_file_holds_names_versions_and_markers_only(name: str) -> None:
+def test_a_lock_file_has_names_versions_and_markers_only(name: str) -> None:
     lines = (ROOT / name).read_text().splitlines()
 
     assert len(lines) > 10
@@ -73,7 +73,7 @@ def test_no_file_names_a_package_registry() -> None:
     assert found == []
 
 
-def test_the_wheel_holds_the_migrations_beside_the_code(tmp_path: Path) -> None:
+def test_the_wheel_contains_the_migrations(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -98,14 +98,14 @@ def test_the_wheel_holds_the_migrations_beside_the_code(tmp_path: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"app", "millrace-0.1.0.dist-info"}
 
 
-def test_the_image_runs_as_a_fixed_user_that_is_not_root() -> None:
+def test_the_image_runs_as_a_fixed_user_other_than_root() -> None:
     users = [rest for name, rest in last_stage() if name == "USER"]
 
     assert len(users) == 1
     assert int(users[0].partition(":")[0]) > 0
 
 
-def test_the_image_says_how_it_starts_stops_and_is_well() -> None:
+def test_the_image_declares_command_stop_signal_port_volume_and_health_check() -> None:
     stage = dict(last_stage())
 
     assert json.loads(stage["ENTRYPOINT"]) == ["millrace"]
@@ -116,14 +116,14 @@ def test_the_image_says_how_it_starts_stops_and_is_well() -> None:
     assert json.loads(stage["HEALTHCHECK"].partition("CMD ")[2]) == ["millrace", "health"]
 
 
-def test_the_image_starts_from_named_versions() -> None:
+def test_the_image_names_the_versions_of_its_base_images() -> None:
     images = [rest.split()[0] for name, rest in dockerfile() if name == "FROM"]
 
     assert len(images) == 2
     assert all(":" in image and not image.endswith(":latest") for image in images)
 
 
-def test_the_image_copies_only_what_exists_and_is_sent_to_the_builder() -> None:
+def test_the_image_copies_only_existing_files_of_the_build_context() -> None:
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     for name, rest in dockerfile():
         words = shlex.split(rest)

@@ -1,4 +1,4 @@
-"""The PostgreSQL the other tests stand on."""
+"""The PostgreSQL that the other tests use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.postgres
 
 
-def ask(url: str, statement: str) -> Any:
+def query(url: str, statement: str) -> Any:
     with psycopg.connect(url, autocommit=True) as connection:
         cursor = connection.execute(statement)
         row = cursor.fetchone() if cursor.description else None
@@ -24,30 +24,30 @@ def ask(url: str, statement: str) -> Any:
 
 
 def test_the_server_is_a_supported_version(postgres: PostgresServer) -> None:
-    assert int(ask(postgres.url, "SHOW server_version_num")) >= 140_000
+    assert int(query(postgres.url, "SHOW server_version_num")) >= 140_000
 
 
 def test_the_server_flushes_as_in_production(postgres: PostgresServer) -> None:
-    assert ask(postgres.url, "SHOW fsync") == "on"
-    assert ask(postgres.url, "SHOW synchronous_commit") == "on"
+    assert query(postgres.url, "SHOW fsync") == "on"
+    assert query(postgres.url, "SHOW synchronous_commit") == "on"
 
 
 def test_fresh_databases_are_independent(postgres: PostgresServer, postgres_url: str) -> None:
     with postgres.fresh_database() as other:
-        ask(postgres_url, "CREATE TABLE seen (id int)")
+        query(postgres_url, "CREATE TABLE seen (id int)")
 
-        assert ask(postgres_url, "SELECT to_regclass('seen')::text") == "seen"
-        assert ask(other, "SELECT to_regclass('seen')::text") is None
+        assert query(postgres_url, "SELECT to_regclass('seen')::text") == "seen"
+        assert query(other, "SELECT to_regclass('seen')::text") is None
 
 
 def test_a_database_can_be_copied_from_a_template(postgres: PostgresServer, postgres_url: str) -> None:
-    ask(postgres_url, "CREATE TABLE seen AS SELECT 7 AS id")
+    query(postgres_url, "CREATE TABLE seen AS SELECT 7 AS id")
 
     with postgres.fresh_database(template=postgres_url.rpartition("/")[2]) as copy:
-        assert ask(copy, "SELECT id FROM seen") == 7
+        assert query(copy, "SELECT id FROM seen") == 7
 
 
-def test_a_dropped_database_is_gone_even_while_someone_is_connected(postgres: PostgresServer) -> None:
+def test_a_database_is_dropped_even_with_an_open_connection(postgres: PostgresServer) -> None:
     url = postgres.create_database()
     with psycopg.connect(url):
         postgres.drop_database(url)
@@ -57,21 +57,21 @@ def test_a_dropped_database_is_gone_even_while_someone_is_connected(postgres: Po
 
 @pytest.mark.skipif("MILLRACE_TEST_POSTGRES_URL" in os.environ, reason="would start a second server")
 @pytest.mark.parametrize("version", sorted(find_installations()))
-def test_a_server_of_our_own_survives_a_crash_and_leaves_nothing_behind(version: int) -> None:
+def test_a_new_server_recovers_from_a_crash_and_leaves_nothing_behind(version: int) -> None:
     with PostgresServer(version=version) as server:
         directory = server.socket_directory
         url = server.create_database("orders")
-        ask(url, "CREATE TABLE kept AS SELECT 7 AS id")
+        query(url, "CREATE TABLE kept AS SELECT 7 AS id")
         server.restart("immediate")
 
-        assert ask(url, "SELECT id FROM kept") == 7
-        assert ask(url, "SHOW server_version").startswith(str(version))
+        assert query(url, "SELECT id FROM kept") == 7
+        assert query(url, "SHOW server_version").startswith(str(version))
     assert directory is not None
     assert not directory.exists()
 
 
-def test_both_engines_give_an_empty_database(database_url: str, tmp_path: Path) -> None:
+def test_database_url_names_an_empty_database_on_either_engine(database_url: str, tmp_path: Path) -> None:
     if database_url.startswith("sqlite"):
         assert database_url == f"sqlite:///{tmp_path}/millrace.db"
     else:
-        assert ask(database_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
+        assert query(database_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0

@@ -1,6 +1,7 @@
-"""Requests made up from the OpenAPI document: none may be answered by a 5xx or by what the document does not say.
+"""Requests generated from the OpenAPI document: every answer conforms to the document, and none is a 5xx.
 
-The short form runs with all tests; `make fuzz` runs the long one with new requests each time. Nothing is excluded.
+The short form runs with all tests; `make fuzz` runs the long form, with new requests each time. No operation is
+excluded.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ EXAMPLES = 2_000 if LONG else 60
 EXPORTED = Path(__file__).resolve().parents[2] / "openapi" / "openapi.json"
 ORDERS = "/v1/topics/orders"
 STREAM_MS = 20
-"""End of a stream, which may have none, and for which no test could wait."""
+"""The `max_wait_ms` of each stream, which is endless without it."""
 
 load_all_checks()
 CONFORMANCE = [
@@ -48,7 +49,7 @@ CONFORMANCE = [
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """A client of an application that lets nobody wait for long."""
+    """A client of an application with a short `max_wait_ms`."""
     path = tmp_path_factory.mktemp("fuzz") / "millrace.db"
     values = {"database_url": f"sqlite:///{path}", "max_wait_ms": 50, "ballast_bytes": 0, "host": "0.0.0.0"}
     application = create_app(Settings.model_validate(values))
@@ -63,7 +64,7 @@ def schema(client: TestClient) -> Any:
 
 
 def cases() -> Iterator[Any]:
-    """Return each operation's name with each kind of request there is for it."""
+    """Yield the name of each operation with each kind of request that it takes."""
     for methods in json.loads(EXPORTED.read_text())["paths"].values():
         for operation in methods.values():
             name = operation["operationId"]
@@ -73,13 +74,13 @@ def cases() -> Iterator[Any]:
 
 
 def send(client: TestClient, case: Any) -> Any:
-    """Send the case as it is, byte for byte."""
+    """Send the case unchanged, byte for byte."""
     prepared: Any = requests.Request(**case.as_transport_kwargs(base_url="http://localhost")).prepare()
     body = prepared.body.encode() if isinstance(prepared.body, str) else prepared.body
     return client.request(prepared.method, prepared.url, headers=dict(prepared.headers), content=body or b"")
 
 
-# Schemathesis draws invalid data by `random`, which hypothesis seeds.
+# Schemathesis generates invalid data by `random`, which hypothesis seeds.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.parametrize(("name", "mode"), list(cases()))
 def test_fuzz(client: TestClient, schema: Any, name: str, mode: GenerationMode) -> None:

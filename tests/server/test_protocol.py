@@ -1,4 +1,4 @@
-"""What a request leaves behind in the server process."""
+"""Memory that a request holds in the server process."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import uvicorn
 
 from app.server.limits import ProtocolLimits
 from app.server.uvicorn import limited_protocol
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -26,20 +27,24 @@ async def test_a_request_is_freed_without_a_garbage_collection() -> None:
         cycles.append(weakref.ref(scope["millrace.answer"].args[0]))
         assert scope["millrace.answer"](200, b"content-length: 2\r\n", b"ok")
 
+    async def is_started() -> bool:
+        return server.started
+
+    async def alive() -> list[bool]:
+        return [each() is not None for each in cycles[:-1]]
+
     config = uvicorn.Config(app, port=0, http=limited_protocol(ProtocolLimits()), lifespan="off", log_level="error")
     server = uvicorn.Server(config)
     gc.disable()
     try:
         serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
+        await until(is_started, bool)
         reader, writer = await asyncio.open_connection(*server.servers[0].sockets[0].getsockname())
         for _ in range(3):
             writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
             assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
-        await asyncio.sleep(0.05)
         # The connection still holds the last one.
-        assert [each() for each in cycles[:-1]] == [None, None]
+        await until(alive, lambda found: found == [False, False])
         writer.close()
         server.should_exit = True
         await serving
