@@ -15,9 +15,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
 
-from app.domain.log.append import PartitionEnd, Row
+from app.domain.log.append import Row
 from app.errors.broker_error import BrokerError
 from app.errors.database import DiskFull, LockTimeout, OutcomeUnknown, ServiceUnavailable
+from app.storage.db.log_ends import LogEnds
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,7 +48,6 @@ class Dialect(Protocol):
         compiler: Writes the SQL of a `Query`.
         shared: Whether other processes may use the database at the same time.
         opening: What begins a write, where the driver does not; deferred until the first statement.
-        ends: Where partitions end, as this process left them; None where others append too.
     """
 
     name: str
@@ -57,7 +57,6 @@ class Dialect(Protocol):
     page_reads: int
     shared: bool
     opening: Sequence[Statement]
-    ends: dict[int, PartitionEnd] | None
     read_engine: Engine
     write_engine: Engine
     driver_error: type[Exception]
@@ -112,14 +111,23 @@ class Tx:
 
     Attributes:
         deferred: Statements that go to the database with the next one: they share its round trip.
+        log_ends: The ends of partitions that this process has written; None in a read, and where other processes
+            append too.
     """
 
-    __slots__ = ("_connection", "deferred", "dialect")
+    __slots__ = ("_connection", "deferred", "dialect", "log_ends")
 
-    def __init__(self, connection: Connection, dialect: Dialect, opening: Sequence[Statement] = ()) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        dialect: Dialect,
+        opening: Sequence[Statement] = (),
+        log_ends: LogEnds | None = None,
+    ) -> None:
         self._connection = connection
         self.dialect = dialect
         self.deferred = [*opening]
+        self.log_ends = log_ends
 
     @property
     def connection(self) -> Connection:
@@ -211,6 +219,7 @@ class Storage:
     def __init__(self, dialect: Dialect, space: SpaceMonitor | None = None) -> None:
         self.dialect = dialect
         self._space = space
+        self._log_ends = None if dialect.shared else LogEnds()
         self._readers = ThreadPoolExecutor(dialect.readers, "millrace-read", self._begin_worker)
         self._writers = ThreadPoolExecutor(dialect.writers, "millrace-write", self._begin_worker)
         self._errors = (DBAPIError, dialect.driver_error)
@@ -267,14 +276,14 @@ class Storage:
                 connection = self._connection(self.dialect.write_engine)
                 try:
                     connection.begin()
-                    tx = Tx(connection, self.dialect, self.dialect.opening)
+                    tx = Tx(connection, self.dialect, self.dialect.opening, self._log_ends)
                     result = query(tx, *args, **kwargs)
                     committing = True
                     self.dialect.commit(tx)
                     return result
                 except BaseException:
-                    if self.dialect.ends:
-                        self.dialect.ends.clear()
+                    if self._log_ends is not None:
+                        self._log_ends.clear()
                     if committing:
                         connection.invalidate()
                     raise

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.domain.log.append import PartitionEnd, Row
+from app.domain.log.append import Row
 from app.storage.db.engine import Fault, Statement, Tx
 from app.storage.db.pipeline import STALE, Pipeline, byteas, int2s, int8s
 
@@ -82,7 +82,6 @@ class Postgres:
     compiler: SqlDialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call] # SQLAlchemy
 
     def __init__(self, url: URL) -> None:
-        self.ends: dict[int, PartitionEnd] | None = None
         self.write_engine = _engine(url, self.writers, reads=False)
         self.read_engine = _engine(url, self.readers, reads=True)
 

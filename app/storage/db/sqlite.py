@@ -20,7 +20,7 @@ from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from app.domain.log.append import PartitionEnd, Row
+from app.domain.log.append import Row
 from app.storage.db.engine import Fault, Statement, Tx
 
 _READERS = 2
@@ -68,7 +68,6 @@ class Sqlite:
         if not url.database or url.database == ":memory:":
             raise ValueError("an SQLite database needs a file: sqlite:///millrace.db")
         self.path = Path(url.database).resolve()
-        self.ends: dict[int, PartitionEnd] | None = {}
         self._lock = _lock(self.path)
         self.write_engine = _engine(self.path, _writer_pragmas(ballast_bytes), writes=True)
         self.read_engine = _engine(self.path, _READER_PRAGMAS, writes=False)

@@ -1,8 +1,8 @@
 """All tables, one definition for both databases.
 
-A record's place is one integer, `record_id`: the id of its partition above OFFSET_BITS bits of offset. One
-b-tree then serves SQLite (its rowid) and PostgreSQL, and a partition is a range of it. The view `log` spells
-it out for people.
+A record has one integer as its id: the id of its partition above OFFSET_BITS bits of offset. One b-tree then
+serves SQLite (as its rowid) and PostgreSQL, and a partition is a range of it. The view `log` shows partition and
+offset of each record.
 """
 
 from __future__ import annotations
@@ -28,6 +28,19 @@ PARTITION_ID_BITS = 21
 """2,097,151 partitions in the life of a database."""
 
 OFFSET_MASK = (1 << OFFSET_BITS) - 1
+
+
+def first_record_id(partition_id: int) -> int:
+    """Return the `record_id` of offset 0 of a partition."""
+    return partition_id << OFFSET_BITS
+
+
+def log_end_of(log_start_offset: int, last_record_id: int | None) -> int:
+    """Return the log end offset of a partition by the `record_id` of its last record, or None without records."""
+    if last_record_id is None:
+        return log_start_offset
+    return max(log_start_offset, (last_record_id & OFFSET_MASK) + 1)
+
 
 metadata = MetaData(
     naming_convention={

@@ -12,9 +12,9 @@ from app.domain.groups.group import Group
 from app.storage.db import clock
 from app.storage.db.clock import now_ms
 from app.storage.db.engine import Query, Tx
-from app.storage.db.tables import OFFSET_MASK, consumer_groups, group_offsets, partitions, records, topics
-from app.storage.log.appends import first_record_id, last_record_id
-from app.storage.log.pages import Bounds
+from app.storage.db.tables import OFFSET_MASK, consumer_groups, group_offsets, log_end_of, partitions, records, topics
+from app.storage.log.appends import base_record_id, last_record_id
+from app.storage.log.pages import Bounds, bounds_columns, bounds_of
 
 T = TypeVar("T")
 
@@ -29,13 +29,7 @@ _of_partition = and_(_offsets.topic_id == partitions.c.topic_id, _offsets.partit
 
 _POSITIONS = Query(
     select(
-        partitions.c.partition_id,
-        partitions.c.topic_id,
-        partitions.c.partition,
-        topics.c.version,
-        partitions.c.log_start_offset,
-        partitions.c.compacted_bytes,
-        last_record_id.label("last_id"),
+        *bounds_columns,
         _offsets.committed_offset,
         _offsets.committed_at_ms,
     )
@@ -47,10 +41,9 @@ _POSITIONS = Query(
 _oldest_unread = (
     select(records.c.timestamp_ms)
     .where(
-        records.c.record_id
-        >= first_record_id + func.coalesce(_offsets.committed_offset, partitions.c.log_start_offset),
-        records.c.record_id >= first_record_id + partitions.c.log_start_offset,
-        records.c.record_id <= first_record_id + OFFSET_MASK,
+        records.c.record_id >= base_record_id + func.coalesce(_offsets.committed_offset, partitions.c.log_start_offset),
+        records.c.record_id >= base_record_id + partitions.c.log_start_offset,
+        records.c.record_id <= base_record_id + OFFSET_MASK,
     )
     .order_by(records.c.record_id)
     .limit(1)
@@ -143,19 +136,14 @@ class Commit(NamedTuple):
 
 def progress(tx: Tx, group_id: int, partition_ids: Sequence[int]) -> list[PartitionProgress]:
     """Return where a group stands in partitions, in the order given; deleted ones are missing."""
-    rows = {
-        row[0]: row
+    found = {
+        partition_id: PartitionProgress(bounds_of(partition_id, *bounds), committed_offset, committed_at_ms)
         for some in parts(partition_ids, _POSITIONS_AT_ONCE)
-        for row in _POSITIONS.rows(tx, {"ids": some, "group_id": group_id})
+        for partition_id, *bounds, committed_offset, committed_at_ms in _POSITIONS.rows(
+            tx, {"ids": some, "group_id": group_id}
+        )
     }
-    found = []
-    for partition_id in partition_ids:
-        if (row := rows.get(partition_id)) is not None:
-            end = row[4] if row[6] is None else max(row[4], (row[6] & OFFSET_MASK) + 1)
-            found.append(
-                PartitionProgress(Bounds(row[0], row[1], row[2], row[3], row[4], end, row[5] > 0), row[7], row[8])
-            )
-    return found
+    return [found[partition_id] for partition_id in partition_ids if partition_id in found]
 
 
 def committed(tx: Tx, group_id: int, ids: Iterable[Partition]) -> dict[Partition, int]:
@@ -221,7 +209,7 @@ def lags(tx: Tx, group_id: int, subscribed: Iterable[int]) -> list[Lag]:
     found = []
     rows = tx.connection.execute(_LAGS, {"group_id": group_id, "subscribed": sorted(subscribed)})
     for topic, partition, at, start, last_id, oldest_ms, metadata, read_at_ms in rows:
-        end = start if last_id is None else max(start, (last_id & OFFSET_MASK) + 1)
+        end = log_end_of(start, last_id)
         lag = max(0, end - (start if at is None else max(at, start)))
         lag_ms = max(0, read_at_ms - oldest_ms) if lag and oldest_ms is not None else 0
         found.append(Lag(topic, partition, at, end, lag, lag_ms, metadata or ""))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import bindparam, func, select
 
 from app.domain.log.append import Append, AppendBatch, AppendOutcome, PartitionEnd, partition_ids_of
 from app.storage.db.engine import Query, Tx
-from app.storage.db.tables import OFFSET_BITS, OFFSET_MASK, partitions, records, topics
+from app.storage.db.tables import OFFSET_BITS, OFFSET_MASK, first_record_id, log_end_of, partitions, records, topics
 from app.storage.log import idempotency, producers
 
-first_record_id = partitions.c.partition_id * (1 << OFFSET_BITS)
-"""The record_id of offset 0 of a row of `partitions`."""
+base_record_id = partitions.c.partition_id * (1 << OFFSET_BITS)
+"""The record_id of offset 0 of a row of `partitions`, in SQL."""
 
 last_record_id = (
     select(func.max(records.c.record_id))
-    .where(records.c.record_id >= first_record_id, records.c.record_id <= first_record_id + OFFSET_MASK)
+    .where(records.c.record_id >= base_record_id, records.c.record_id <= base_record_id + OFFSET_MASK)
     .correlate(partitions)
     .scalar_subquery()
 )
@@ -46,9 +46,6 @@ _ENDS = Query(
 )
 
 
-_KNOWN_ENDS = 10_000
-
-
 def append_all(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[AppendOutcome]:
     """Append what the requests ask for and return one outcome per request, in order.
 
@@ -70,40 +67,30 @@ def append_all(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[AppendOut
     return outcomes
 
 
-def forget_ends(tx: Tx, partition_ids: Iterable[int]) -> None:
-    """Read anew where partitions end at their next append: their topic changes."""
-    if tx.dialect.ends is not None:
-        for partition_id in partition_ids:
-            tx.dialect.ends.pop(partition_id, None)
+def _lock_ends(tx: Tx, partition_ids: Sequence[int]) -> dict[int, PartitionEnd]:
+    """Lock partitions and then read their ends in a statement of its own: it sees what was committed before the lock.
 
-
-def _lock_ends(tx: Tx, partition_ids: list[int]) -> dict[int, PartitionEnd]:
-    """Lock partitions and then, in a statement of its own, read where they end.
-
-    A process that alone appends knows it from its last append; a transaction that fails forgets all of it.
+    A process that alone appends reads an end once.
     """
     tx.dialect.lock_partitions(tx, partition_ids)
-    known = tx.dialect.ends
-    if known is None:
+    log_ends = tx.log_ends
+    if log_ends is None:
         return _read_ends(tx, partition_ids)
-    if unknown := [partition_id for partition_id in partition_ids if partition_id not in known]:
-        if len(known) > _KNOWN_ENDS:
-            known.clear()
-            unknown = partition_ids
-        known.update(_read_ends(tx, unknown))
-    return {partition_id: known[partition_id] for partition_id in partition_ids if partition_id in known}
+    if missing := log_ends.missing(partition_ids):
+        log_ends.keep(_read_ends(tx, missing))
+    return log_ends.of(partition_ids)
 
 
-def _read_ends(tx: Tx, partition_ids: list[int]) -> dict[int, PartitionEnd]:
+def _read_ends(tx: Tx, partition_ids: Sequence[int]) -> dict[int, PartitionEnd]:
     rows = _ENDS.rows(tx, {"ids": partition_ids})
     return {
         partition_id: PartitionEnd(
             topic_id,
             version,
-            log_start_offset if last_id is None else max(log_start_offset, (last_id & OFFSET_MASK) + 1),
+            log_end_of(log_start_offset, last_id),
             size_bytes,
             max_timestamp_ms,
-            partition_id << OFFSET_BITS,
+            first_record_id(partition_id),
         )
         for partition_id, topic_id, version, log_start_offset, last_id, size_bytes, max_timestamp_ms in rows
     }

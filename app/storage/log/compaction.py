@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, delete, func, select, update
 
 from app.domain.log.topic import TopicConfig
 from app.storage.db.engine import Tx
-from app.storage.db.tables import OFFSET_BITS, OFFSET_MASK, compacted_keys, compactions, partitions, records
+from app.storage.db.tables import OFFSET_MASK, compacted_keys, compactions, first_record_id, partitions, records
 from app.storage.log import pages
 from app.storage.log.appends import size_of_record
 from app.storage.log.pages import Bounds
@@ -106,12 +106,12 @@ def _due_tombstones(tx: Tx, bounds: Bounds, before_ms: int, limit: int) -> list[
         },
     ).all()
     if rows:
-        tx.connection.execute(_FORGET, {"id": bounds.partition_id, "hashes": [row[0] for row in rows]})
-    return [row[1] for row in rows]
+        tx.connection.execute(_FORGET, {"id": bounds.partition_id, "hashes": [key_hash for key_hash, _ in rows]})
+    return [offset for _, offset in rows]
 
 
 def _stretch(tx: Tx, bounds: Bounds, start: int, newest_ms: int, limit: int) -> _Stretch:
-    base = bounds.partition_id << OFFSET_BITS
+    base = first_record_id(bounds.partition_id)
     rows = tx.connection.execute(
         _STRETCH, {"low": base + start, "high": base + bounds.log_end_offset, "at_most": limit}
     ).all()
@@ -160,7 +160,7 @@ def _supersede(tx: Tx, partition_id: int, stretch: _Stretch, now_ms: int) -> lis
 
 def _remove(tx: Tx, bounds: Bounds, offsets: list[int]) -> None:
     """Remove records, counting the bytes of those that were still in the log."""
-    base = bounds.partition_id << OFFSET_BITS
+    base = first_record_id(bounds.partition_id)
     ids = [base + offset for offset in offsets if offset >= bounds.log_start_offset]
     if ids:
         removed_bytes = tx.connection.execute(_SIZE, {"ids": ids}).scalar_one()

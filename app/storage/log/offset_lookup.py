@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, case, cast,
 
 from app.domain.log.offset_spec import At, Earliest, Last, Latest, OffsetSpec
 from app.storage.db.engine import Tx
-from app.storage.db.tables import OFFSET_BITS, OFFSET_MASK, partitions, records
+from app.storage.db.tables import first_record_id, log_end_of, partitions, records
 from app.storage.log.appends import last_record_id, size_of_record
 from app.storage.log.pages import Bounds
 
@@ -118,7 +118,7 @@ def offset_for_time(tx: Tx, bounds: Bounds, timestamp_ms: int) -> int:
     Bisection gives the first offset up to which some record has reached the time; after retention or compaction
     that record may be gone, so the timestamps from there on are looked at.
     """
-    base = bounds.partition_id << OFFSET_BITS
+    base = first_record_id(bounds.partition_id)
     end = base + bounds.log_end_offset
     low = _search(tx, _REACHING_TIME, base + bounds.log_start_offset, end, timestamp_ms)
     while low < end:
@@ -126,13 +126,13 @@ def offset_for_time(tx: Tx, bounds: Bounds, timestamp_ms: int) -> int:
         for record_id, at_ms in rows:
             if at_ms >= timestamp_ms:
                 return int(record_id - base)
-        low = rows[-1][0] + 1 if rows else end
+        low = record_id + 1 if rows else end
     return bounds.log_end_offset
 
 
 def first_offset(tx: Tx, bounds: Bounds) -> int:
     """Return the offset of the first record that is there, or `log_end_offset`."""
-    base = bounds.partition_id << OFFSET_BITS
+    base = first_record_id(bounds.partition_id)
     span = {"low": base + bounds.log_start_offset, "high": base + bounds.log_end_offset}
     first = tx.connection.execute(_FIRST, span).scalar_one()
     return bounds.log_end_offset if first is None else int(first - base)
@@ -146,7 +146,7 @@ def offset_for_size(tx: Tx, bounds: Bounds, keep_bytes: int) -> int:
     if bounds.sparse:
         size_bytes = sum(extent.size_bytes for extent in extents(tx, [bounds.partition_id]))
         return _offset_after(tx, bounds, size_bytes - keep_bytes)
-    base = bounds.partition_id << OFFSET_BITS
+    base = first_record_id(bounds.partition_id)
     low, end = base + bounds.log_start_offset, base + bounds.log_end_offset
     end_bytes = tx.connection.execute(_END_BYTES, {"low": low, "high": end}).scalar_one_or_none()
     if end_bytes is None:
@@ -158,22 +158,24 @@ def offset_for_size(tx: Tx, bounds: Bounds, keep_bytes: int) -> int:
 
 def _offset_after(tx: Tx, bounds: Bounds, excess_bytes: int) -> int:
     """Return the offset after as many records from the start as have at most `excess_bytes` together."""
-    base = bounds.partition_id << OFFSET_BITS
+    base = first_record_id(bounds.partition_id)
     low, end = base + bounds.log_start_offset, base + bounds.log_end_offset
     while rows := tx.connection.execute(_SIZES, {"low": low, "high": end}).all():
         for record_id, size_bytes in rows:
             excess_bytes -= size_bytes
             if excess_bytes < 0:
                 return int(record_id - base)
-        low = rows[-1][0] + 1
+        low = record_id + 1
     return bounds.log_end_offset
 
 
 def extents(tx: Tx, partition_ids: Sequence[int]) -> list[Extent]:
     """Return bounds and sizes of partitions, in any order; a deleted one is missing."""
     return [
-        Extent(partition_id, start, start if last is None else max(start, (last & OFFSET_MASK) + 1), int(size_bytes))
-        for partition_id, start, last, size_bytes in tx.connection.execute(_EXTENTS, {"ids": list(partition_ids)})
+        Extent(partition_id, log_start_offset, log_end_of(log_start_offset, last_id), int(size_bytes))
+        for partition_id, log_start_offset, last_id, size_bytes in tx.connection.execute(
+            _EXTENTS, {"ids": list(partition_ids)}
+        )
     ]
 
 

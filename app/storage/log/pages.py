@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, bindparam, select
 
 from app.domain.log.record import StoredRecord
 from app.storage.db.engine import Query, Tx
-from app.storage.db.tables import OFFSET_BITS, OFFSET_MASK, partitions, records, topics
+from app.storage.db.tables import first_record_id, log_end_of, partitions, records, topics
 from app.storage.log.appends import last_record_id, size_of_record
 
 _WIDEST_STEP = 1 << 20
@@ -32,16 +32,33 @@ class Bounds(NamedTuple):
     sparse: bool
 
 
+def bounds_of(
+    partition_id: int,
+    topic_id: int,
+    partition: int,
+    version: int,
+    log_start_offset: int,
+    compacted_bytes: int,
+    last_id: int | None,
+) -> Bounds:
+    """Return the bounds of a row of `bounds_columns`."""
+    log_end_offset = log_end_of(log_start_offset, last_id)
+    return Bounds(partition_id, topic_id, partition, version, log_start_offset, log_end_offset, compacted_bytes > 0)
+
+
+bounds_columns = (
+    partitions.c.partition_id,
+    partitions.c.topic_id,
+    partitions.c.partition,
+    topics.c.version,
+    partitions.c.log_start_offset,
+    partitions.c.compacted_bytes,
+    last_record_id.label("last_id"),
+)
+"""Columns of `partitions` joined to `topics`, in the order of the arguments of `bounds_of`."""
+
 _BOUNDS = Query(
-    select(
-        partitions.c.partition_id,
-        partitions.c.topic_id,
-        partitions.c.partition,
-        topics.c.version,
-        partitions.c.log_start_offset,
-        partitions.c.compacted_bytes,
-        last_record_id.label("last_id"),
-    )
+    select(*bounds_columns)
     .join(topics, topics.c.topic_id == partitions.c.topic_id)
     .where(partitions.c.partition_id.in_(bindparam("ids", expanding=True))),
     expanding="ids",
@@ -88,18 +105,8 @@ _PAGE = Query(
 
 def bounds(tx: Tx, partition_ids: Sequence[int]) -> dict[int, Bounds]:
     """Return the bounds of partitions by id; a deleted one is missing."""
-    return {
-        row[0]: Bounds(
-            row[0],
-            row[1],
-            row[2],
-            row[3],
-            row[4],
-            row[4] if row[6] is None else max(row[4], (row[6] & OFFSET_MASK) + 1),
-            row[5] > 0,
-        )
-        for row in _BOUNDS.rows(tx, {"ids": list(partition_ids)})
-    }
+    found = [bounds_of(*row) for row in _BOUNDS.rows(tx, {"ids": list(partition_ids)})]
+    return {one.partition_id: one for one in found}
 
 
 def lock(tx: Tx, partition_id: int) -> Bounds | None:
@@ -143,7 +150,7 @@ def read(tx: Tx, bounds: Bounds, offset: int, max_records: int, max_bytes: int) 
 
 def size_from(tx: Tx, bounds: Bounds, offset: int) -> int:
     """Return the bytes from an offset to the end; what compaction took out counts too."""
-    base = bounds.partition_id << OFFSET_BITS
+    base = first_record_id(bounds.partition_id)
     span = {"low": base + offset, "high": base + bounds.log_end_offset}
     size: int | None = tx.connection.execute(_SIZE_FROM, span).scalar_one()
     return size or 0
@@ -151,7 +158,7 @@ def size_from(tx: Tx, bounds: Bounds, offset: int) -> int:
 
 def _range(tx: Tx, partition_id: int, start: int, end: int, max_records: int, max_bytes: int) -> list[StoredRecord]:
     """Return the records of a range of offsets that begin within `max_bytes`: the last may end beyond."""
-    base = partition_id << OFFSET_BITS
+    base = first_record_id(partition_id)
     rows = _PAGE.rows(
         tx,
         {

@@ -64,7 +64,7 @@ def lock(tx: Tx, ids: Sequence[ProducerId], now_ms: int) -> tuple[dict[str, int]
         insert.on_conflict_do_update(index_elements=["producer_id"], set_={"producer_id": insert.excluded.producer_id}),
         [{"producer_id": name, "producer_epoch": -1, "updated_at_ms": now_ms} for name in names],
     )
-    fences = {row[0]: row[1] for row in tx.connection.execute(_FENCES, {"ids": names})}
+    fences = dict(tx.connection.execute(_FENCES, {"ids": names}).all())
     states = {
         (name, topic_id): ProducerState(epoch, next_sequence, _decoder.decode(window))
         for name, topic_id, epoch, next_sequence, window in tx.connection.execute(_STATES, {"ids": list(ids)})

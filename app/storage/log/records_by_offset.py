@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, bindparam, select
 
 from app.domain.log.record import StoredRecord
 from app.storage.db.engine import Query, Tx
-from app.storage.db.tables import OFFSET_BITS, records
+from app.storage.db.tables import first_record_id, records
 from app.storage.log.appends import size_of_record
 from app.storage.log.pages import Bounds
 
@@ -48,8 +48,9 @@ def sizes(tx: Tx, partition_id: int, offsets: Sequence[int]) -> dict[int, int]:
     """Return the bytes of the records at up to 500 offsets, none of which is read; those that are gone are missing."""
     if not offsets:
         return {}
-    base = partition_id << OFFSET_BITS
-    return {row[0] - base: row[1] for row in _SIZES.rows(tx, {"ids": [base + offset for offset in offsets]})}
+    base = first_record_id(partition_id)
+    rows = _SIZES.rows(tx, {"ids": [base + offset for offset in offsets]})
+    return {record_id - base: size_bytes for record_id, size_bytes in rows}
 
 
 def fitting(sizes_: Mapping[int, int], max_bytes: int) -> list[int]:
@@ -89,12 +90,12 @@ def read_bounded(
 
 def read(tx: Tx, partition_id: int, offsets: Iterable[int]) -> dict[int, StoredRecord]:
     """Return the records at some offsets of a partition; those that are gone are missing."""
-    base = partition_id << OFFSET_BITS
+    base = first_record_id(partition_id)
     ids = [base + offset for offset in offsets]
     found: dict[int, StoredRecord] = {}
     for start in range(0, len(ids), _LONGEST_LIST):
-        for row in _RECORDS.rows(tx, {"ids": ids[start : start + _LONGEST_LIST]}):
-            found[row[0] - base] = _record((row[0] - base, *row[1:]))
+        for record_id, *columns in _RECORDS.rows(tx, {"ids": ids[start : start + _LONGEST_LIST]}):
+            found[record_id - base] = _record((record_id - base, *columns))
     return found
 
 
@@ -103,14 +104,14 @@ def keys(tx: Tx, bounds: Bounds, offset: int, limit: int) -> tuple[list[tuple[in
 
     Over gaps of compaction wider steps are taken, as a page does.
     """
-    base = bounds.partition_id << OFFSET_BITS
+    base = first_record_id(bounds.partition_id)
     found: list[tuple[int, bytes | None, bytes | None]] = []
     step = limit
     while offset < bounds.log_end_offset and len(found) < limit:
         end = min(offset + step, bounds.log_end_offset)
         span = {"base": base, "low": base + offset, "high": base + end, "at_most": limit - len(found)}
         rows = _KEYS.rows(tx, span)
-        found += [(row[0], row[1], row[2]) for row in rows]
-        offset = rows[-1][0] + 1 if len(found) == limit and rows else end
+        found += [(found_offset, key, headers) for found_offset, key, headers in rows]
+        offset = found[-1][0] + 1 if len(found) == limit and rows else end
         step = min(step * 4, _WIDEST_STEP)
     return found, offset

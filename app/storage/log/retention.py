@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, and_, bindparam, case, delete, func, select, 
 
 from app.domain.log.topic import TopicConfig
 from app.storage.db.engine import Tx
-from app.storage.db.tables import OFFSET_BITS, compacted_keys, partitions, purges, records
+from app.storage.db.tables import compacted_keys, first_record_id, partitions, purges, records
 from app.storage.log import offset_lookup, pages
 from app.storage.log.appends import size_of_record
 
@@ -94,7 +94,7 @@ def delete_before(tx: Tx, partition_id: int, offset: int) -> bool:
     bounds = pages.lock(tx, partition_id)
     if bounds is None or bounds.log_start_offset >= offset:
         return False
-    base = bounds.partition_id << OFFSET_BITS
+    base = first_record_id(bounds.partition_id)
     start, end = base + offset, base + bounds.log_end_offset
     if offset < bounds.log_end_offset:
         start_bytes = tx.connection.execute(_START_BYTES, {"low": start, "high": end}).scalar_one()
@@ -129,7 +129,7 @@ def purge(tx: Tx, limit: int) -> bool:
     if waiting is None:
         return False
     partition_id, before_offset = waiting
-    low = partition_id << OFFSET_BITS
+    low = first_record_id(partition_id)
     high = low + before_offset
     cut = tx.connection.execute(_CUT, {"low": low, "high": high, "at_most": limit}).scalar_one_or_none()
     tx.connection.execute(_REMOVE, {"low": low, "high": high if cut is None else cut})

@@ -21,7 +21,6 @@ from app.storage.db.tables import (
     purges,
     topics,
 )
-from app.storage.log.appends import forget_ends
 
 Overrides = dict[str, object]
 
@@ -91,7 +90,7 @@ def find_name(tx: Tx, topic_id: int) -> str | None:
 
 def names(tx: Tx, wanted: Sequence[str]) -> set[str]:
     """Return those of some names that topics have."""
-    return {row[0] for row in _NAMES.rows(tx, {"names": wanted})} if wanted else set()
+    return {name for (name,) in _NAMES.rows(tx, {"names": wanted})} if wanted else set()
 
 
 def find_locked(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic | None:
@@ -99,7 +98,8 @@ def find_locked(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic | None:
     found = next(iter(_load(tx, tx.connection.execute(_FIND_LOCKED, {"name": name}).all(), defaults)), None)
     if found is not None:
         tx.dialect.lock_partitions(tx, sorted(found.info.partition_ids))
-        forget_ends(tx, found.info.partition_ids)
+        if tx.log_ends is not None:
+            tx.log_ends.drop(found.info.partition_ids)
     return found
 
 
@@ -115,15 +115,15 @@ def all_(tx: Tx, defaults: TopicConfig) -> list[StoredTopic]:
 
 def create(tx: Tx, name: str, count: int, overrides: Overrides, now_ms: int) -> bool:
     """Create a topic with `count` partitions. Return False if somebody else just did."""
-    row = tx.connection.execute(
+    topic_id = tx.connection.execute(
         tx.dialect.insert(topics)
         .values(name=name, version=1, config=_encode(overrides), created_at_ms=now_ms)
         .on_conflict_do_nothing(index_elements=["name"])
         .returning(topics.c.topic_id)
-    ).one_or_none()
-    if row is None:
+    ).scalar_one_or_none()
+    if topic_id is None:
         return False
-    _add_partitions(tx, row[0], 0, count)
+    _add_partitions(tx, topic_id, 0, count)
     return True
 
 
@@ -155,7 +155,7 @@ def _add_partitions(tx: Tx, topic_id: int, present: int, count: int) -> None:
 
 
 def _load(tx: Tx, rows: Sequence[tuple[int, str, int, str, int]], defaults: TopicConfig) -> list[StoredTopic]:
-    ids: dict[int, list[int]] = {row[0]: [] for row in rows}
+    ids: dict[int, list[int]] = {topic_id: [] for topic_id, *_ in rows}
     if ids:
         for topic_id, partition_id in tx.connection.execute(_PARTITIONS, {"ids": list(ids)}):
             ids[topic_id].append(partition_id)

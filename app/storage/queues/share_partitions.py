@@ -12,9 +12,8 @@ from app.domain.queues.in_flight import InFlightRecord
 from app.domain.queues.share_partition_state import SharePartitionState
 from app.storage.db import clock
 from app.storage.db.engine import Query, Tx
-from app.storage.db.tables import OFFSET_MASK, partitions, queue_partitions, queues, topics
-from app.storage.log.appends import last_record_id
-from app.storage.log.pages import Bounds
+from app.storage.db.tables import partitions, queue_partitions, queues, topics
+from app.storage.log.pages import Bounds, bounds_columns, bounds_of
 
 _cells = queue_partitions.c
 
@@ -73,13 +72,7 @@ _LOCK = Query(_OF_IDS.with_for_update(of=queue_partitions), expanding="ids")
 _TRY_LOCK = Query(_OF_IDS.with_for_update(of=queue_partitions, skip_locked=True), expanding="ids")
 _LOG_SNAPSHOT = Query(
     select(
-        partitions.c.partition_id,
-        partitions.c.topic_id,
-        partitions.c.partition,
-        topics.c.version,
-        partitions.c.log_start_offset,
-        partitions.c.compacted_bytes,
-        last_record_id.label("last_id"),
+        *bounds_columns,
         clock.now_ms(),
     )
     .join(topics, topics.c.topic_id == partitions.c.topic_id)
@@ -162,11 +155,9 @@ def log_snapshot(tx: Tx, partition_ids: Sequence[int]) -> LogSnapshot:
     """Return the bounds of partitions and the database's time; call it after the share partitions were locked."""
     found: dict[int, Bounds] = {}
     now_ms = 0
-    rows = _LOG_SNAPSHOT.rows(tx, {"ids": list(partition_ids)})
-    for partition_id, topic_id, partition, version, start, compacted_bytes, last_id, row_now_ms in rows:
+    for partition_id, *bounds, row_now_ms in _LOG_SNAPSHOT.rows(tx, {"ids": list(partition_ids)}):
         now_ms = max(now_ms, row_now_ms)
-        end = start if last_id is None else max(start, (last_id & OFFSET_MASK) + 1)
-        found[partition_id] = Bounds(partition_id, topic_id, partition, version, start, end, compacted_bytes > 0)
+        found[partition_id] = bounds_of(partition_id, *bounds)
     return LogSnapshot(found, now_ms)
 
 
