@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter
@@ -28,7 +28,7 @@ from app.api.groups.group_wire import (
 from app.api.http.call import JSON, Call, Reply
 from app.api.http.wire import Description, WireRoute, check_bound, describe
 from app.api.log import record_encoding
-from app.api.log.fetch import FetchedHeader
+from app.api.log.record_encoding import PolledRecord
 from app.broker.groups.coordinator import Heartbeat
 from app.broker.groups.poller import PollRequest, PollResult
 from app.broker.log.page_reader import PageSize
@@ -95,20 +95,6 @@ class PollBody(Membership, forbid_unknown_fields=True, kw_only=True):
     ] = None
 
 
-class PolledRecord(msgspec.Struct, omit_defaults=True):
-    """A record of a topic; what is left out is the default."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: str | None
-    value: Any
-    headers: list[FetchedHeader] = []
-    encoding: str = "json"
-    key_encoding: str = "text"
-
-
 class NextOffset(msgspec.Struct):
     """Where the group stands in a partition, and where once the records of this poll are committed."""
 
@@ -138,19 +124,6 @@ class PollAnswer(msgspec.Struct, omit_defaults=True):
     state: MemberState
     heartbeat_interval_ms: int
     records: list[PolledRecord]
-    next_offsets: list[NextOffset]
-    skipped: list[Skipped] = []
-    missing_topics: list[str] = []
-
-
-class _PollOut(msgspec.Struct, omit_defaults=True):
-    """A poll's answer as it is encoded; the document knows it as PollAnswer."""
-
-    member_epoch: int
-    assignment: list[TopicPartitions]
-    state: MemberState
-    heartbeat_interval_ms: int
-    records: list[record_encoding.TopicRecordOut]
     next_offsets: list[NextOffset]
     skipped: list[Skipped] = []
     missing_topics: list[str] = []
@@ -336,7 +309,7 @@ async def _polled(call: Call, polled: PollResult, missing: Iterable[str]) -> Rep
     member = polled.standing.member
     assignment = await assignment_of(call, member.assigned)
     assigned = {each.topic for each in assignment}
-    answer = _PollOut(
+    answer = PollAnswer(
         member.member_epoch,
         assignment,
         member.state(polled.standing.assignment_epoch),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -14,6 +14,7 @@ from app.api.http.media import LINE_TYPES
 from app.api.http.wire import Description, WireRoute, check_bound, describe
 from app.api.log import record_encoding, streams
 from app.api.log.fetch_query import FetchQuery, FetchTopicQuery
+from app.api.log.record_encoding import FetchedRecord
 from app.broker.log.page_reader import PageSize, PartitionPage
 from app.broker.waiting.deadline import Deadline
 from app.domain.log.cursor import Cursor, PartitionCursor, decode_cursor, encode_cursor
@@ -33,27 +34,6 @@ _STREAM_HEADERS: dict[str, dict[str, Any]] = {
 }
 _DEFAULTS = FetchTopicQuery()
 _NO_DEADLINE = nullcontext()
-
-
-class FetchedHeader(msgspec.Struct, omit_defaults=True):
-    """A header; `encoding` is `base64` where the value is bytes."""
-
-    name: str
-    value: str | None
-    encoding: Literal["text", "base64"] = "text"
-
-
-class FetchedRecord(msgspec.Struct, omit_defaults=True):
-    """A record; `encoding`, `key_encoding` and `headers` are left out where they are the default."""
-
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: str | None
-    value: Any
-    headers: list[FetchedHeader] = []
-    encoding: Literal["json", "text", "base64"] = "json"
-    key_encoding: Literal["text", "base64"] = "text"
 
 
 class FetchAnswer(msgspec.Struct):
@@ -110,7 +90,7 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
     if _wants_lines(call):
         return await _page(call, record_encoding.ndjson(page.records), b"application/x-ndjson", link)
     records = [record_encoding.record_out(partition, record) for partition, record in page.records]
-    return await _page(call, record_encoding.encode(record_encoding.TopicPageOut(records, word)) + b"\n", JSON, link)
+    return await _page(call, record_encoding.encode(FetchTopicAnswer(records, word)) + b"\n", JSON, link)
 
 
 @router.get("/partitions/{partition}/records")
@@ -158,7 +138,7 @@ def _lines(page: PartitionPage) -> tuple[bytes, int]:
 
 def _json(page: PartitionPage) -> tuple[bytes, int]:
     records = record_encoding.records_out(page.partition, page.records)
-    answer = record_encoding.PartitionPageOut(records, page.next_offset, page.log_start_offset, page.log_end_offset)
+    answer = FetchAnswer(records, page.next_offset, page.log_start_offset, page.log_end_offset)
     return record_encoding.encode(answer) + b"\n", page.next_offset
 
 

@@ -1,4 +1,4 @@
-"""From stored records to the bytes of an answer, each page encoded once."""
+"""Encode stored records for answers."""
 
 from __future__ import annotations
 
@@ -6,98 +6,80 @@ import asyncio
 import zlib
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import msgspec
 import zstandard
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Raw
 
 from app.domain.log.record import KEY_BASE64, VALUE_BASE64, VALUE_JSON, VALUE_MASK, StoredRecord
 
 _MIN_COMPRESSED_BYTES = 512
-_COMPRESSED_AT_ONCE = 256 * 1024
+_MAX_BYTES_COMPRESSED_IN_LOOP = 256 * 1024
+"""Longer bodies are compressed in a worker thread."""
 _NULL = Raw(b"null")
 
 
-class RecordOut(msgspec.Struct, omit_defaults=True, gc=False):
-    """A record as it is fetched; `encoding` and `key_encoding` stand there where they are not the default."""
+class FetchedHeader(msgspec.Struct, omit_defaults=True):
+    """A header; `encoding` is `base64` if the value is bytes."""
 
+    name: str
+    value: str | None
+    encoding: Literal["text", "base64"] = "text"
+
+
+class FetchedRecord(msgspec.Struct, omit_defaults=True, gc=False):
+    """A record; `encoding`, `key_encoding` and `headers` are omitted if they have their defaults."""
+
+    # The encoder writes `value` and `headers` as they are stored: as Raw, and as UNSET without headers.
     partition: int
     offset: int
     timestamp_ms: int
     key: str | None
-    value: Raw
-    encoding: str = "json"
-    key_encoding: str = "text"
+    value: Any
+    headers: list[FetchedHeader] = []
+    encoding: Literal["json", "text", "base64"] = "json"
+    key_encoding: Literal["text", "base64"] = "text"
 
 
-class RecordWithHeadersOut(msgspec.Struct, omit_defaults=True, gc=False):
-    """A record with headers as it is fetched."""
-
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: str | None
-    value: Raw
-    headers: Raw
-    encoding: str = "json"
-    key_encoding: str = "text"
-
-
-class TopicRecordOut(msgspec.Struct, omit_defaults=True, gc=False):
-    """A record as a poll returns it, with its topic."""
+class PolledRecord(msgspec.Struct, omit_defaults=True, gc=False):
+    """A record and its topic; fields with their defaults are omitted."""
 
     topic: str
     partition: int
     offset: int
     timestamp_ms: int
     key: str | None
-    value: Raw
-    headers: Raw | UnsetType = UNSET
+    value: Any
+    headers: list[FetchedHeader] = []
     encoding: str = "json"
     key_encoding: str = "text"
-
-
-class PartitionPageOut(msgspec.Struct):
-    """A page of a partition; the document knows it as FetchAnswer."""
-
-    records: list[RecordOut | RecordWithHeadersOut]
-    next_offset: int
-    log_start_offset: int
-    log_end_offset: int
-
-
-class TopicPageOut(msgspec.Struct):
-    """A page of a topic; the document knows it as FetchTopicAnswer."""
-
-    records: list[RecordOut | RecordWithHeadersOut]
-    next_cursor: str
 
 
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 
 
-def records_out(partition: int, records: Sequence[StoredRecord]) -> list[RecordOut | RecordWithHeadersOut]:
-    """Return the records of a partition in the shape of the answer."""
+def records_out(partition: int, records: Sequence[StoredRecord]) -> list[FetchedRecord]:
+    """Return the records of a partition for an answer."""
     return [
-        RecordOut(partition, offset, timestamp_ms, None if key is None else key.decode(), Raw(value))
+        FetchedRecord(partition, offset, timestamp_ms, None if key is None else key.decode(), Raw(value), UNSET)  # type: ignore[arg-type] # encoded as no headers
         if not encoding and headers is None and value is not None
         else _record_out(partition, offset, timestamp_ms, encoding, key, value, headers)
         for offset, timestamp_ms, encoding, key, value, headers, _ in records
     ]
 
 
-def record_out(partition: int, record: StoredRecord) -> RecordOut | RecordWithHeadersOut:
-    """Return a stored record in the shape of the answer: bytes, text and JSON exactly as they were sent."""
+def record_out(partition: int, record: StoredRecord) -> FetchedRecord:
+    """Return a stored record for an answer; bytes, text and JSON are exactly those of the producer."""
     return _record_out(partition, *record[:6])
 
 
-def topic_record_out(topic: str, partition: int, record: StoredRecord) -> TopicRecordOut:
-    """Return a stored record in the shape of a poll's answer."""
+def topic_record_out(topic: str, partition: int, record: StoredRecord) -> PolledRecord:
+    """Return a stored record and its topic for an answer of a poll."""
     out = _record_out(partition, *record[:6])
-    headers = out.headers if isinstance(out, RecordWithHeadersOut) else UNSET
-    return TopicRecordOut(
-        topic, partition, out.offset, out.timestamp_ms, out.key, out.value, headers, out.encoding, out.key_encoding
+    return PolledRecord(
+        topic, partition, out.offset, out.timestamp_ms, out.key, out.value, out.headers, out.encoding, out.key_encoding
     )
 
 
@@ -109,30 +91,41 @@ def _record_out(
     key: bytes | None,
     value: bytes | None,
     headers: bytes | None,
-) -> RecordOut | RecordWithHeadersOut:
-    name = "json"
+) -> FetchedRecord:
+    value_encoding: Literal["json", "text", "base64"] = "json"
     if value is None:
         raw = _NULL
     elif not encoding & VALUE_MASK:
         raw = Raw(value)
     elif encoding & VALUE_MASK == VALUE_BASE64:
-        name, raw = "base64", Raw(b'"' + b64encode(value) + b'"')
+        value_encoding, raw = "base64", Raw(b'"' + b64encode(value) + b'"')
     else:
-        name, raw = "text", Raw(encode(value.decode()))
+        value_encoding, raw = "text", Raw(encode(value.decode()))
     text = None if key is None else key.decode() if not encoding & KEY_BASE64 else b64encode(key).decode()
-    key_name = "base64" if encoding & KEY_BASE64 else "text"
-    if headers is None:
-        return RecordOut(partition, offset, timestamp_ms, text, raw, name, key_name)
-    return RecordWithHeadersOut(partition, offset, timestamp_ms, text, raw, Raw(headers), name, key_name)
+    raw_headers: Any = UNSET if headers is None else Raw(headers)
+    return FetchedRecord(
+        partition,
+        offset,
+        timestamp_ms,
+        text,
+        raw,
+        raw_headers,
+        value_encoding,
+        "base64" if encoding & KEY_BASE64 else "text",
+    )
 
 
 def ndjson(records: Iterable[tuple[int, StoredRecord]]) -> bytes:
-    """Return one record a line; line breaks between the tokens of a value become spaces."""
+    """Return one record per line; line breaks between the tokens of a JSON value become spaces.
+
+    Args:
+        records: Each with the number of its partition.
+    """
     return _encoder.encode_lines([record_out(partition, _in_one_line(record)) for partition, record in records])
 
 
 def lines(records: Iterable[tuple[int, StoredRecord]]) -> list[bytes]:
-    """Return each record as one line without its end."""
+    """Return each record as one line without a line end; the arguments are those of `ndjson`."""
     return [encode(record_out(partition, _in_one_line(record))) for partition, record in records]
 
 
@@ -144,8 +137,13 @@ def _in_one_line(record: StoredRecord) -> StoredRecord:
 
 
 async def compressed(body: bytes, accepted: bytes | None) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-    """Return the body as the client accepts it, and the header that says so; a long one keeps nobody waiting."""
-    if len(body) < _COMPRESSED_AT_ONCE:
+    """Return the body as `compress` does, and the Content-Encoding header; the event loop does not block.
+
+    Args:
+        body: The body of an answer.
+        accepted: The request's Accept-Encoding.
+    """
+    if len(body) < _MAX_BYTES_COMPRESSED_IN_LOOP:
         body, coding = compress(body, accepted)
     else:
         body, coding = await asyncio.to_thread(compress, body, accepted)
@@ -153,7 +151,11 @@ async def compressed(body: bytes, accepted: bytes | None) -> tuple[bytes, list[t
 
 
 def compress(body: bytes, accepted: bytes | None) -> tuple[bytes, bytes | None]:
-    """Return the body and its Content-Encoding: zstd or gzip if the client accepts it and it is worth it."""
+    """Return the body and its Content-Encoding.
+
+    The body is compressed with zstd or gzip if the client accepts it, and if it is at least
+    `_MIN_COMPRESSED_BYTES` long.
+    """
     if accepted is None or len(body) < _MIN_COMPRESSED_BYTES:
         return body, None
     names = {

@@ -13,7 +13,7 @@ from app.api.http.call import Call, ClientDisconnected, Reply
 from app.api.http.media import media_type_of
 from app.api.http.wire import Description, WireRoute, check_bound, describe
 from app.api.log import record_encoding
-from app.api.log.fetch import FetchedRecord
+from app.api.log.record_encoding import FetchedRecord
 from app.broker.queues.queues import QueueRequest
 from app.domain.log.append import IdempotencyKey
 from app.domain.queues.delivery import (
@@ -60,7 +60,7 @@ class AcquireRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     ] = None
 
 
-class DeliveryAnswer(msgspec.Struct):
+class DeliveryAnswer(msgspec.Struct, gc=False):
     """A record in your hands until `locked_until_ms`; `delivery_count` is 1 the first time."""
 
     delivery_id: str
@@ -69,7 +69,7 @@ class DeliveryAnswer(msgspec.Struct):
     record: FetchedRecord
 
 
-class AcquireAnswer(msgspec.Struct):
+class AcquireAnswer(msgspec.Struct, gc=False):
     """Deliveries; none if nothing was there, or the wait ran out."""
 
     deliveries: list[DeliveryAnswer]
@@ -116,17 +116,6 @@ class OutcomeBody(msgspec.Struct, forbid_unknown_fields=True):
     """What goes with `release`, here instead of in the query; nothing goes with the other outcomes."""
 
     delay_ms: _Delay | None = None
-
-
-class _DeliveryOut(msgspec.Struct, gc=False):
-    delivery_id: str
-    delivery_count: int
-    locked_until_ms: int
-    record: record_encoding.RecordOut | record_encoding.RecordWithHeadersOut
-
-
-class _AcquireOut(msgspec.Struct, gc=False):
-    deliveries: list[_DeliveryOut]
 
 
 _HEADERS: dict[str, dict[str, Any]] = {
@@ -260,10 +249,10 @@ def _acknowledgement(index: int, given: AcknowledgementIn) -> Acknowledgement:
     return Acknowledgement(parse_delivery_id(given.delivery_id), _OUTCOMES[given.outcome], given.delay_ms)
 
 
-def _acquired(acquired: Acquired) -> _AcquireOut:
-    return _AcquireOut(
+def _acquired(acquired: Acquired) -> AcquireAnswer:
+    return AcquireAnswer(
         [
-            _DeliveryOut(
+            DeliveryAnswer(
                 str(delivery_id),
                 delivery_id.delivery_count,
                 locked_until_ms,

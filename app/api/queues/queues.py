@@ -12,7 +12,7 @@ from app.api.http.call import Call, Reply
 from app.api.http.cursors import ListQuery, cursor_after, name_after, page_of
 from app.api.http.wire import Description, WireRoute, check_bound, describe
 from app.api.log import record_encoding
-from app.api.log.fetch import FetchedRecord
+from app.api.log.record_encoding import FetchedRecord
 from app.broker.queues.browse import BrowsedRecord, browse
 from app.broker.queues.counts import QueueState
 from app.broker.queues.queues import QueueRequest
@@ -160,20 +160,6 @@ class QueueRecords(msgspec.Struct):
     next_cursor: str | None
 
 
-class _QueueRecordOut(msgspec.Struct, omit_defaults=True):
-    state: str
-    delivery_count: int
-    record: record_encoding.RecordOut | record_encoding.RecordWithHeadersOut
-    until_ms: int | None = None
-    delivery_id: str | None = None
-    reason: str | None = None
-
-
-class _QueueRecordsOut(msgspec.Struct):
-    items: list[_QueueRecordOut]
-    next_cursor: str | None
-
-
 _JOBS = {"queue": "jobs"}
 _REFUSALS = (InvalidQueueConfig, InvalidTopicName)
 
@@ -272,7 +258,7 @@ async def list_queue_records(call: Call, queue: str, query: LookQuery) -> Reply:
     info = await call.services.queues.get(queue)
     page = await call.services.storage.read(browse, info, query.state, place, query.limit)
     cursor = None if page.next_start is None else cursor_after("{}.{}".format(*page.next_start))
-    return Reply.of(_QueueRecordsOut([_seen(each) for each in page.records], cursor))
+    return Reply.of(QueueRecords([_seen(each) for each in page.records], cursor))
 
 
 @admin.post("/{queue}/purge")
@@ -331,8 +317,8 @@ def _description(info: QueueInfo, state: QueueState) -> QueueDescription:
     return msgspec.convert(whole, QueueDescription)
 
 
-def _seen(seen: BrowsedRecord) -> _QueueRecordOut:
-    return _QueueRecordOut(
+def _seen(seen: BrowsedRecord) -> QueueRecord:
+    return QueueRecord(
         seen.state,
         seen.delivery_count,
         record_encoding.record_out(seen.partition, seen.record),
