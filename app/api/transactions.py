@@ -1,4 +1,4 @@
-"""Transactions: produce and commit, all or nothing."""
+"""Transactions: produce records and commit offsets, all or nothing."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from app.api.http.call import Call, Reply
 from app.api.http.json_bodies import check_records, decode_json
 from app.api.http.media import media_type_of, require_json
 from app.api.http.wire import Description, WireRoute, describe
-from app.api.log import record_decoding
-from app.api.log.produce import RecordPlace, idempotency_key
-from app.api.log.record_decoding import RecordIn
+from app.api.log.produce import RecordPlace, idempotency_key, record_places
+from app.api.log.record_decoding import RecordIn, records_of
 from app.broker.groups.offsets import Committer, OffsetCommit
 from app.broker.log.producer import ProduceRequest
 from app.broker.transactions import TransactionRequest
-from app.domain.log.append import Appended
 from app.errors.database import DiskFull, OutcomeUnknown
 from app.errors.groups import (
     CommitAboveLogEnd,
@@ -43,14 +41,14 @@ router = APIRouter(prefix="/v1/transactions", tags=["transactions"], route_class
 
 
 class TopicRecords(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Records for a topic."""
+    """Records for one topic."""
 
     topic: str
     records: list[RecordIn]
 
 
 class MovedOffset(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A committed offset to move: only from `from_offset`, so that a repeat does nothing."""
+    """A committed offset to move. It moves only if it is `from_offset`, so a repeated request has no effect."""
 
     topic: str
     partition: PartitionNumber
@@ -59,7 +57,7 @@ class MovedOffset(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class GroupCommit(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Offsets of a group, committed as a member or, while the group has no members, as nobody."""
+    """Offsets of a group. `member_id` may be omitted only while the group has no members."""
 
     group: str
     offsets: Annotated[list[MovedOffset], Meta(max_length=MOST_OFFSETS)]
@@ -68,21 +66,21 @@ class GroupCommit(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class TransactionBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What is to be done together."""
+    """The records to append and the offsets to commit."""
 
     produce: Annotated[list[TopicRecords], Meta(max_length=1_000)] = []
     commit: Annotated[list[GroupCommit], Meta(max_length=100)] = []
 
 
 class Produced(msgspec.Struct):
-    """Where the records for a topic lie, in request order."""
+    """The appended records of one topic, in request order."""
 
     topic: str
     offsets: list[RecordPlace]
 
 
 class TransactionAnswer(msgspec.Struct):
-    """One entry per entry of `produce`. `duplicate`: answered as the first request with this Idempotency-Key was."""
+    """One entry per entry of `produce`; `duplicate` if this is the answer to an earlier, equal request."""
 
     produced: list[Produced]
     duplicate: bool
@@ -107,7 +105,7 @@ _BODIES: dict[str, dict[str, Any]] = {
 _HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {
         "schema": {"type": "string", "minLength": 1},
-        "description": "A repeat with the same key within 24 hours is answered as the first request was.",
+        "description": "A repeated request with the same key within 24 hours gets the answer of the first.",
     }
 }
 
@@ -140,49 +138,48 @@ _HEADERS: dict[str, dict[str, Any]] = {
 async def run_transaction(call: Call) -> Reply:
     """Produce to several topics and commit offsets of groups, all or nothing.
 
-    Consume, transform, produce exactly once: the offsets move only from `from_offset`, in the transaction that
-    appends the results. Sent again after a lost answer it is 409 `OFFSET_CONFLICT` and writes nothing; with an
-    Idempotency-Key it is answered as the first time.
+    Consume, transform and produce exactly once: the offsets move only from `from_offset`, in the transaction that
+    appends the results. A request repeated after a lost answer is refused with 409 `OFFSET_CONFLICT` and writes
+    nothing. With an Idempotency-Key it gets the answer of the first request.
     """
     media_type = media_type_of(call)
     require_json(media_type)
     content = await call.body()
     body: TransactionBody = decode_json(_body, content)
-    done = await call.services.transactions.run(
+    result = await call.services.transactions.run(
         TransactionRequest(
-            _produce(body, len(content), call.services.max_records),
-            [_commit(one) for one in body.commit],
+            _produce_requests(body, len(content), call.services.max_records),
+            [_commit(group) for group in body.commit],
             idempotency_key(call, media_type, content),
         )
     )
     produced = [
-        Produced(one.topic, _places(appended)) for one, appended in zip(body.produce, done.produced, strict=True)
+        Produced(topic_records.topic, record_places(appended))
+        for topic_records, appended in zip(body.produce, result.produced, strict=True)
     ]
-    return Reply.of(TransactionAnswer(produced, done.duplicate), 200 if done.duplicate else 201)
+    return Reply.of(TransactionAnswer(produced, result.duplicate), 200 if result.duplicate else 201)
 
 
-def _produce(body: TransactionBody, size_bytes: int, most: int) -> list[ProduceRequest]:
+def _produce_requests(body: TransactionBody, size_bytes: int, max_records: int) -> list[ProduceRequest]:
     if not body.produce and not body.commit:
-        raise InvalidRequest("a transaction needs something to produce or to commit")
+        raise InvalidRequest("a transaction needs records to produce or offsets to commit")
     if body.produce:
-        check_records(sum(len(one.records) for one in body.produce), most)
-    for index, one in enumerate(body.produce):
-        if not one.records:
+        check_records(sum(len(topic_records.records) for topic_records in body.produce), max_records)
+    for index, topic_records in enumerate(body.produce):
+        if not topic_records.records:
             raise InvalidRequest.at(index, None, "must have records", item="produce")
     return [
-        ProduceRequest(one.topic, None, record_decoding.records_of(one.records), size_bytes) for one in body.produce
+        ProduceRequest(topic_records.topic, None, records_of(topic_records.records), size_bytes)
+        for topic_records in body.produce
     ]
 
 
-def _commit(given: GroupCommit) -> tuple[Committer, list[OffsetCommit]]:
-    check_group(given.group)
-    if (given.member_id is None) != (given.member_epoch is None):
+def _commit(commit: GroupCommit) -> tuple[Committer, list[OffsetCommit]]:
+    check_group(commit.group)
+    if (commit.member_id is None) != (commit.member_epoch is None):
         raise InvalidRequest("send member_id and member_epoch together, or neither")
-    if given.member_id is not None:
-        check_member(given.member_id)
-    committer = Committer(given.group, given.member_id, -1 if given.member_epoch is None else given.member_epoch)
-    return committer, [OffsetCommit(one.topic, one.partition, one.offset, one.from_offset) for one in given.offsets]
-
-
-def _places(appended: Appended) -> list[RecordPlace]:
-    return list(map(RecordPlace, appended.partitions, appended.offsets, appended.timestamps_ms))
+    if commit.member_id is not None:
+        check_member(commit.member_id)
+    committer = Committer(commit.group, commit.member_id, -1 if commit.member_epoch is None else commit.member_epoch)
+    offsets = [OffsetCommit(moved.topic, moved.partition, moved.offset, moved.from_offset) for moved in commit.offsets]
+    return committer, offsets

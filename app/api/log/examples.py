@@ -1,4 +1,4 @@
-"""Bodies and headers of produce for the OpenAPI document, each an example that runs."""
+"""Bodies and headers of produce for the OpenAPI document; each example works without changes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PRODUCE_BODIES: dict[str, dict[str, Any]] = {
         },
     },
     "application/x-ndjson": {
-        "schema": {"type": "string", "description": "One record object a line."},
+        "schema": {"type": "string", "description": "One record object per line."},
         "example": _LINES,
     },
     "application/jsonl": {
-        "schema": {"type": "string", "description": "One record object a line."},
+        "schema": {"type": "string", "description": "One record object per line."},
         "example": _LINES,
     },
     "text/plain": {
@@ -39,23 +39,26 @@ PRODUCE_BODIES: dict[str, dict[str, Any]] = {
 PRODUCE_HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {
         "schema": {"type": "string", "minLength": 1},
-        "description": "A repeat with the same key within 24 hours is answered as the first request was.",
+        "description": "A repeated request with the same key within 24 hours gets the answer of the first.",
     },
     "Producer-Id": {
         "schema": {"type": "string", "pattern": "^[a-zA-Z0-9._-]{1,249}$"},
-        "description": "Idempotent producer; together with Producer-Epoch and Producer-Sequence.",
+        "description": "Id of an idempotent producer; send it with Producer-Epoch and Producer-Sequence.",
     },
     "Producer-Epoch": {
         "schema": {"type": "integer", "minimum": 0},
-        "description": "From POST /v1/producers/{producer_id}.",
+        "description": "The epoch from POST /v1/producers/{producer_id}.",
     },
     "Producer-Sequence": {
         "schema": {"type": "integer", "minimum": 0},
-        "description": "Counts the requests of the producer to the topic, from 0.",
+        "description": "Number of the request among those of the producer to the topic, from 0.",
     },
     "Prefer": {
         "schema": {"type": "string", "enum": ["return=minimal", "return=representation"]},
-        "description": "`return=minimal` answers one entry per partition.",
+        "description": "With `return=minimal`, the answer has one entry per partition.",
     },
-    "Content-Encoding": {"schema": {"type": "string", "enum": ["gzip", "identity"]}, "description": "gzip is read."},
+    "Content-Encoding": {
+        "schema": {"type": "string", "enum": ["gzip", "identity"]},
+        "description": "Compression of the body.",
+    },
 }

@@ -1,4 +1,4 @@
-"""Produce."""
+"""Produce: append records to a topic or to one partition."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from msgspec import Meta
 from app.api.http.call import JSON, Call, Reply
 from app.api.http.media import LINE_TYPES, charset_of, media_type_of, refuse_form
 from app.api.http.wire import MAX_INT64, Description, WireRoute, describe
-from app.api.log import examples, record_decoding
-from app.api.log.record_decoding import ProduceBody
+from app.api.log import examples
+from app.api.log.record_decoding import ProduceBody, decode_json_body, decode_raw, decode_record_lines
+from app.api.log.value_lines import decode_value_lines
 from app.broker.log.producer import ProduceRequest
 from app.domain.log.append import Accepted, Appended, IdempotencyKey
 from app.domain.log.producer import MAX_EPOCH, MAX_SEQUENCE, ProducerStamp
@@ -40,44 +41,44 @@ router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=Wi
 Natural = Annotated[int, Meta(ge=0, le=MAX_INT64)]
 Short = Annotated[str, Meta(max_length=512)]
 
-_POINTER_PARTS = 16
+_MAX_POINTER_PARTS = 16
 _CLOUDEVENTS = b"application/cloudevents"
 
 
 class _ProduceQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """How to read the body, and what goes with a body that is one value."""
+    """How to decode the body, and the record's fields if the body is one value."""
 
     lines: Annotated[
-        Literal["records", "values"] | None, Meta(description="The body has one record, or one value, a line.")
+        Literal["records", "values"] | None, Meta(description="The body has one record, or one value, per line.")
     ] = None
     key_from: Annotated[Short | None, Meta(description="With lines=values: JSON pointer to the key in each value.")] = (
         None
     )
     timestamp_from: Annotated[
         Short | None,
-        Meta(description="With lines=values: JSON pointer to the time (ms or RFC 3339) in each value."),
+        Meta(description="With lines=values: JSON pointer to the timestamp (ms or RFC 3339) in each value."),
     ] = None
     key: Annotated[str | None, Meta(description="Key of a body that is one value.")] = None
-    timestamp_ms: Annotated[Natural | None, Meta(description="Time of a body that is one value.")] = None
+    timestamp_ms: Annotated[Natural | None, Meta(description="Timestamp of a body that is one value.")] = None
 
 
 class ProduceQuery(_ProduceQuery, forbid_unknown_fields=True, kw_only=True):
-    """How to read the body, and what goes with a body that is one value."""
+    """How to decode the body, and the record's fields if the body is one value."""
 
     partition: Annotated[Natural | None, Meta(description="Partition of a body that is one value.")] = None
 
 
 class ProducePartitionQuery(_ProduceQuery, forbid_unknown_fields=True, kw_only=True):
-    """As for a topic, and the condition of the append."""
+    """The parameters of a produce to a topic, and the condition of the append."""
 
     expected_offset: Annotated[
         Natural | None,
-        Meta(description="Append only if log_end_offset is this; otherwise 412."),
+        Meta(description="Append only if this is the log_end_offset; otherwise 412."),
     ] = None
 
 
 class RecordPlace(msgspec.Struct, gc=False):
-    """Where a record lies."""
+    """Partition, offset and timestamp of an appended record."""
 
     partition: int
     offset: int
@@ -85,7 +86,7 @@ class RecordPlace(msgspec.Struct, gc=False):
 
 
 class PartitionPlace(msgspec.Struct, gc=False):
-    """Where the records of a request lie in one partition: contiguous, from `base_offset`."""
+    """The records of a request in one partition: their offsets are contiguous from `base_offset`."""
 
     partition: int
     base_offset: int
@@ -137,9 +138,10 @@ _PRODUCE_REFUSALS = (
 async def produce(call: Call, topic: str, query: ProduceQuery) -> Reply:
     """Append records to a topic.
 
-    All records of the request or none, on disk before the answer. A record goes to the partition it names, else
-    to that of its key (murmur2, as Kafka's default partitioner), else all of the request to one in turn.
-    An unknown topic is created while `auto_create_topics` is on. 200 and `duplicate` answer a repeat.
+    All records of the request are appended, or none; they are on disk before the answer. A record goes to its
+    `partition`, else to the partition of its key (murmur2, as in Kafka's default partitioner). All other records of
+    the request go to one partition, chosen round-robin. With `auto_create_topics`, an unknown topic is created.
+    The answer to a repeated request is 200 with `duplicate`.
     """
     return await _produce(call, topic, query)
 
@@ -159,8 +161,8 @@ async def produce(call: Call, topic: str, query: ProduceQuery) -> Reply:
 async def produce_to_partition(call: Call, topic: str, partition: int, query: ProducePartitionQuery) -> Reply:
     """Append records to one partition.
 
-    As for a topic. With `expected_offset` the records are appended only if that is the partition's
-    `log_end_offset`, else 412.
+    The same as for a topic. With `expected_offset`, the records are appended only if it is the partition's
+    `log_end_offset`; otherwise the answer is 412.
     """
     return await _produce(call, topic, query, partition)
 
@@ -171,7 +173,7 @@ async def _produce(
     media_type = media_type_of(call)
     refuse_form(media_type)
     if media_type.startswith(_CLOUDEVENTS):
-        raise UnsupportedMediaType("CloudEvents are not read yet; send application/json, or another type as one value")
+        raise UnsupportedMediaType("CloudEvents are not supported; send application/json, or one value of another type")
     body = await call.body()
     records = _decode(call, media_type, body, query)
     key, stamp = _idempotence(call, media_type, body)
@@ -190,58 +192,81 @@ async def _produce(
 
 
 def _decode(call: Call, media_type: bytes, body: bytes, query: ProduceQuery | ProducePartitionQuery) -> list[Record]:
+    """Decode a body as its media type and the query say: a JSON body, lines of JSON, or one raw value."""
+    max_records = call.services.max_records
     if media_type == JSON and not call.scope["query_string"]:
-        return record_decoding.decode_json_body(body, call.services.max_records)
-    partition = query.partition if isinstance(query, ProduceQuery) else None
+        return decode_json_body(body, max_records)
     lines = query.lines or ("records" if media_type in LINE_TYPES else None)
-    is_json = media_type == b"application/json" or media_type.endswith(b"+json") or media_type in LINE_TYPES
-    if lines is not None and not is_json:
+    if lines is not None:
+        return _decode_lines(media_type, body, lines, query, max_records)
+    _refuse_pointers(query)
+    if media_type == JSON:
+        _refuse_record_fields(query)
+        return decode_json_body(body, max_records)
+    return [
+        decode_raw(
+            body,
+            media_type,
+            charset_of(call),
+            key=query.key,
+            partition=query.partition if isinstance(query, ProduceQuery) else None,
+            timestamp_ms=query.timestamp_ms,
+        )
+    ]
+
+
+def _decode_lines(
+    media_type: bytes,
+    body: bytes,
+    lines: Literal["records", "values"],
+    query: ProduceQuery | ProducePartitionQuery,
+    max_records: int,
+) -> list[Record]:
+    if media_type != JSON and not media_type.endswith(b"+json") and media_type not in LINE_TYPES:
         raise UnsupportedMediaType("lines needs a JSON type; use: curl --json @file 'URL?lines=values'")
-    if (query.key_from is not None or query.timestamp_from is not None) and lines != "values":
-        raise InvalidRequest("key_from and timestamp_from need lines=values")
-    is_raw = not is_json or (lines is None and media_type != b"application/json")
-    if not is_raw and (query.key is not None or partition is not None or query.timestamp_ms is not None):
-        raise InvalidRequest("key, partition and timestamp_ms in the query are for a body that is one raw value")
-    if is_raw:
-        return [
-            record_decoding.decode_raw(
-                body,
-                media_type,
-                charset_of(call),
-                key=query.key,
-                partition=partition,
-                timestamp_ms=query.timestamp_ms,
-            )
-        ]
-    most = call.services.max_records
     if lines == "records":
-        return record_decoding.decode_record_lines(body, most)
-    if lines == "values":
-        return record_decoding.decode_value_lines(body, _pointer(query.key_from), _pointer(query.timestamp_from), most)
-    return record_decoding.decode_json_body(body, most)
+        _refuse_pointers(query)
+        _refuse_record_fields(query)
+        return decode_record_lines(body, max_records)
+    _refuse_record_fields(query)
+    return decode_value_lines(body, _pointer(query.key_from), _pointer(query.timestamp_from), max_records)
+
+
+def _refuse_pointers(query: ProduceQuery | ProducePartitionQuery) -> None:
+    if query.key_from is not None or query.timestamp_from is not None:
+        raise InvalidRequest("key_from and timestamp_from need lines=values")
+
+
+def _refuse_record_fields(query: ProduceQuery | ProducePartitionQuery) -> None:
+    partition = query.partition if isinstance(query, ProduceQuery) else None
+    if query.key is not None or partition is not None or query.timestamp_ms is not None:
+        raise InvalidRequest("key, partition and timestamp_ms in the query are for a body that is one raw value")
 
 
 def _pointer(text: str | None) -> str | None:
-    if text is not None and not (text.startswith("/") and text.count("/") <= _POINTER_PARTS):
+    """Check the syntax of a JSON pointer.
+
+    Raises:
+        InvalidRequest: It does not start with "/", or has too many parts.
+    """
+    if text is not None and not (text.startswith("/") and text.count("/") <= _MAX_POINTER_PARTS):
         raise InvalidRequest(
-            f"key_from and timestamp_from are JSON pointers, such as /network, of at most {_POINTER_PARTS} parts"
+            f"key_from and timestamp_from are JSON pointers, such as /network, of at most {_MAX_POINTER_PARTS} parts"
         )
     return text
 
 
 def _idempotence(call: Call, media_type: bytes, body: bytes) -> tuple[IdempotencyKey | None, ProducerStamp | None]:
-    """Return what the request's headers say of its repeats.
+    """Return the Idempotency-Key or the producer's sequence of a request; both None without such headers.
 
     Raises:
-        BadRequest: Some of the three producer headers are missing, or not integers.
-        InvalidRequest: There are both kinds of headers.
+        BadRequest: Some of the three producer headers are missing or invalid.
+        InvalidRequest: The request has an Idempotency-Key and producer headers.
     """
     key = call.header(b"idempotency-key")
-    name, epoch, sequence = (
-        call.header(b"producer-id"),
-        call.header(b"producer-epoch"),
-        call.header(b"producer-sequence"),
-    )
+    name = call.header(b"producer-id")
+    epoch = call.header(b"producer-epoch")
+    sequence = call.header(b"producer-sequence")
     stamped = name is not None or epoch is not None or sequence is not None
     if key is None and not stamped:
         return None, None
@@ -262,7 +287,7 @@ def _idempotence(call: Call, media_type: bytes, body: bytes) -> tuple[Idempotenc
 
 
 def idempotency_key(call: Call, media_type: bytes, body: bytes) -> IdempotencyKey | None:
-    """Return the request's Idempotency-Key and fingerprint, or None without one."""
+    """Return the Idempotency-Key and the fingerprint of a request, or None without the header."""
     key = call.header(b"idempotency-key")
     return None if key is None else IdempotencyKey(sha256(key).digest(), _fingerprint(call, media_type, body))
 
@@ -288,8 +313,12 @@ def _answer(call: Call, accepted: Accepted) -> Reply:
     if prefer is not None and b"return=minimal" in prefer.replace(b" ", b"").lower():
         minimal = MinimalProduceAnswer(_by_partition(appended), accepted.duplicate)
         return Reply.of(minimal, status, [(b"preference-applied", b"return=minimal")])
-    places = list(map(RecordPlace, appended.partitions, appended.offsets, appended.timestamps_ms))
-    return Reply.of(ProduceAnswer(places, accepted.duplicate), status)
+    return Reply.of(ProduceAnswer(record_places(appended), accepted.duplicate), status)
+
+
+def record_places(appended: Appended) -> list[RecordPlace]:
+    """Return partition, offset and timestamp of each appended record, in request order."""
+    return list(map(RecordPlace, appended.partitions, appended.offsets, appended.timestamps_ms))
 
 
 def _by_partition(appended: Appended) -> list[PartitionPlace]:

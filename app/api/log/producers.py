@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/producers", tags=["producers"], route_class=WireR
 
 
 class ProducerEpoch(msgspec.Struct):
-    """The epoch to send as Producer-Epoch, with sequences from 0."""
+    """The epoch to send as Producer-Epoch; sequences start at 0 in a new epoch."""
 
     producer_epoch: int
 
@@ -28,7 +28,7 @@ class TopicSequence(msgspec.Struct):
 
 
 class ProducerAnswer(msgspec.Struct):
-    """A producer's epoch, and the next sequence per topic in that epoch."""
+    """The epoch of a producer, and the next sequence of each topic in that epoch."""
 
     producer_id: str
     producer_epoch: int
@@ -40,7 +40,7 @@ class ProducerAnswer(msgspec.Struct):
     Description(answers={200: ProducerEpoch}, refusals=(InvalidTopicName,), examples={"producer_id": "checkout-1"})
 )
 async def register_producer(call: Call, producer_id: str) -> Reply:
-    """Raise a producer's epoch by one: older instances of it are fenced."""
+    """Increase a producer's epoch by one and fence its older instances."""
     check_name(producer_id, "producer")
     return Reply.of(ProducerEpoch(await call.services.producer.raise_epoch(producer_id)))
 
@@ -54,10 +54,10 @@ async def register_producer(call: Call, producer_id: str) -> Reply:
     )
 )
 async def get_producer(call: Call, producer_id: str) -> Reply:
-    """Describe a producer: its epoch and the next sequence per topic."""
+    """Show a producer's epoch and the next sequence of each topic."""
     check_name(producer_id, "producer")
-    found = await call.services.storage.read(producers.find, producer_id)
-    if found is None:
-        raise UnknownProducerId("no producer of this id is known; POST to this path registers it")
-    epoch, topics = found
+    producer = await call.services.storage.read(producers.find, producer_id)
+    if producer is None:
+        raise UnknownProducerId("there is no producer with this id; POST to this path registers it")
+    epoch, topics = producer
     return Reply.of(ProducerAnswer(producer_id, epoch, [TopicSequence(*topic) for topic in topics]))

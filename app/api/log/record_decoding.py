@@ -1,4 +1,4 @@
-"""From the body of a produce request to records. Values stay the bytes that were sent."""
+"""Decode the bodies of produce requests; values stay the bytes of the request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from app.api.http.json_bodies import check_records, decode_json, decode_lines, is_deeper
 from app.api.http.wire import MAX_INT64
-from app.domain.log.offset_spec import parse_time
 from app.domain.log.record import (
     KEY_BASE64,
     MAX_HEADER_BYTES,
@@ -27,11 +26,10 @@ from app.errors.http import BadRequest, InvalidRequest
 from app.errors.log import InvalidRecord, InvalidTimestamp
 
 MAX_VALUE_DEPTH = 500
-_LONGEST_LIST = 1_048_576
 
 
 class HeaderIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A header; names may repeat. `encoding: base64` for a value of bytes."""
+    """A header; names may repeat. `encoding: base64` is for a value of bytes."""
 
     name: str
     value: str | None
@@ -39,9 +37,9 @@ class HeaderIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class RecordIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A record to append; only `value` is required, and `null` is a tombstone.
+    """A record to append. Only `value` is required; `null` is a tombstone.
 
-    `topic` and `offset` of a fetched record are ignored, so that it can be sent as it is.
+    `topic` and `offset` are ignored, so that a fetched record can be sent unchanged.
     """
 
     value: Raw
@@ -56,7 +54,7 @@ class RecordIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class ProduceBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """`{"records": […]}`, or one record alone."""
+    """`{"records": […]}`, or the fields of a single record."""
 
     records: list[RecordIn] | UnsetType = UNSET
     value: Raw | UnsetType = UNSET
@@ -79,167 +77,150 @@ class _PlainRecords(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     records: list[_PlainRecord]
 
 
-class _Counted(msgspec.Struct, gc=False):
+class _RecordCount(msgspec.Struct, gc=False):
     records: Sequence[Raw] = ()
 
 
 _plain_record = msgspec.json.Decoder(_PlainRecord)
 _plain_records = msgspec.json.Decoder(_PlainRecords)
-_counted = msgspec.json.Decoder(_Counted)
+_record_count = msgspec.json.Decoder(_RecordCount)
 _body = msgspec.json.Decoder(ProduceBody)
 _record = msgspec.json.Decoder(RecordIn)
 _raw = msgspec.json.Decoder(Raw)
-_object = msgspec.json.Decoder(dict[str, Raw])
-_list = msgspec.json.Decoder(list[Raw])
 _string = msgspec.json.Decoder(str)
 _encode = msgspec.json.Encoder().encode
 
 
-def decode_json_body(body: bytes, most: int) -> list[Record]:
-    """Decode `{"records": […]}` or a single record; more than `most` are refused before they are built.
+def decode_json_body(body: bytes, max_records: int) -> list[Record]:
+    """Decode `{"records": […]}` or a single record.
+
+    The number of records is checked before the records are built.
 
     Raises:
-        BadRequest: It is not JSON.
-        InvalidRequest, InvalidRecord, InvalidTimestamp: With the record's index.
+        BadRequest: The body is not JSON.
+        InvalidRequest, InvalidRecord, InvalidTimestamp: With the index of the record.
     """
     if body.lstrip()[:1] == b"[":
         raise InvalidRequest('send {"records": […]} instead of a list, or one value a line with ?lines=values')
-    if body.count(b"{") > most + 1 and (found := len(decode_json(_counted, body).records)) > most:
-        check_records(found, most)
-    if (plain := _plain(body)) is not None:
-        check_records(len(plain), most)
-        return plain
+    if body.count(b"{") > max_records + 1:
+        count = len(decode_json(_record_count, body).records)
+        if count > max_records:
+            check_records(count, max_records)
+    if (records := _decode_plain(body)) is not None:
+        check_records(len(records), max_records)
+        return records
     request: ProduceBody = decode_json(_body, body)
     if request.records is UNSET:
         if request.value is UNSET:
             message = 'send {"records": […]} or one record with a value, such as {"value": "hi"}'
             raise InvalidRequest.at(None, "records", "is required", message=message)
-        return _records([request])
+        return records_of([request])
     if request != ProduceBody(records=request.records):
         raise InvalidRequest("send either records or the fields of a single record, not both")
-    check_records(len(request.records), most)
-    return _records(request.records)
+    check_records(len(request.records), max_records)
+    return records_of(request.records)
 
 
-def decode_record_lines(body: bytes, most: int) -> list[Record]:
-    """Decode one record object a line; blank lines are skipped.
+def decode_record_lines(body: bytes, max_records: int) -> list[Record]:
+    """Decode one record object per line; blank lines are skipped.
 
     Raises:
-        BadRequest: It is not JSON.
-        InvalidRequest, InvalidRecord, InvalidTimestamp: With the record's index.
+        BadRequest: A line is not JSON.
+        InvalidRequest, InvalidRecord, InvalidTimestamp: With the index of the record.
     """
     try:
-        return _of_plain(decode_lines(_plain_record, body, most))
+        return _plain_records_of(decode_lines(_plain_record, body, max_records))
     except (BadRequest, InvalidRequest):
-        return _records(decode_lines(_record, body, most))
+        return records_of(decode_lines(_record, body, max_records))
 
 
-def decode_value_lines(body: bytes, key_from: str | None, timestamp_from: str | None, most: int) -> list[Record]:
-    """Decode one value a line, taking key and time out of it where told.
-
-    Args:
-        body: JSON values, one a line; blank lines are skipped.
-        key_from: JSON pointer to the key: a string gives its characters, a number its spelling, null no key.
-        timestamp_from: JSON pointer to the time: epoch milliseconds or RFC 3339.
-        most: Records that a request may have.
+def records_of(records: Sequence[RecordIn | ProduceBody]) -> list[Record]:
+    """Return the records of decoded request structs; `value` must be set.
 
     Raises:
-        BadRequest: It is not JSON.
-        InvalidRequest, InvalidRecord, InvalidTimestamp: With the record's index.
+        BadRequest, InvalidRequest, InvalidRecord, InvalidTimestamp: With the index of the record.
     """
-    values: list[Raw] = decode_lines(_raw, body, most)
-    records = []
-    for index, raw in enumerate(values):
-        value = bytes(raw)
-        _check_depth(index, value)
-        key = None if key_from is None else _key_at(index, value, key_from)
-        timestamp_ms = -1 if timestamp_from is None else _time_at(index, value, timestamp_from)
-        records.append(Record(-1, timestamp_ms, key, None if value == b"null" else value, None, VALUE_JSON))
-    return records
-
-
-def records_of(given: Sequence[RecordIn]) -> list[Record]:
-    """Return records that were decoded as part of another body.
-
-    Raises:
-        BadRequest, InvalidRequest, InvalidRecord, InvalidTimestamp: With the record's index.
-    """
-    return _records(given)
+    return [_record_of(index, record) for index, record in enumerate(records)]
 
 
 def decode_raw(
     body: bytes, media_type: bytes, charset: str, *, key: str | None, partition: int | None, timestamp_ms: int | None
 ) -> Record:
-    """Return the one record whose value is the body, byte for byte.
+    """Return one record whose value is the whole body.
+
+    Args:
+        body: The value. Stored as JSON, text or bytes, depending on the media type.
+        media_type: Without parameters, in lower case; empty without a Content-Type.
+        charset: In lower case; empty without one.
+        key: The record's key.
+        partition: The record's partition.
+        timestamp_ms: The record's timestamp.
 
     Raises:
-        BadRequest: The type says JSON, and it is not.
-        InvalidRecord, InvalidTimestamp: Key or time break a bound.
+        BadRequest: The media type is JSON, and the body is not.
+        InvalidRecord, InvalidTimestamp: The key or the timestamp is out of bounds.
     """
     value: bytes | None = body
     encoding = VALUE_BASE64
     if media_type.endswith(b"+json"):
         value = bytes(decode_json(_raw, body))
-        _check_depth(0, value)
+        check_depth(0, value)
         encoding = VALUE_JSON
         value = None if value == b"null" else value
     elif media_type.startswith(b"text/") and charset in {"", "utf-8", "utf8"} and _is_utf8(body):
         encoding = VALUE_TEXT
     key_bytes = None if key is None else key.encode()
-    _check_key(0, key_bytes)
-    return Record(-1 if partition is None else partition, _time(0, timestamp_ms), key_bytes, value, None, encoding)
+    check_key(0, key_bytes)
+    return Record(-1 if partition is None else partition, _timestamp(0, timestamp_ms), key_bytes, value, None, encoding)
 
 
-def _plain(body: bytes) -> list[Record] | None:
-    """Return the records of a body that has just keys and JSON values, or None for any other and a faulty one.
+def _decode_plain(body: bytes) -> list[Record] | None:
+    """Return the records of a body that has only keys and JSON values, or None for all other bodies.
 
-    Most bodies are such, and decode in half the time. What is wrong with another, the full decoder says.
+    Most bodies have only keys and JSON values, and this decoder needs half the time. The full decoder reports the
+    errors.
     """
     try:
         if not body.isascii():
             body.decode()
         if not body.startswith(b'{"records"'):
-            return _of_plain([_plain_record.decode(body)])
-        return _of_plain(_plain_records.decode(body).records)
+            return _plain_records_of([_plain_record.decode(body)])
+        return _plain_records_of(_plain_records.decode(body).records)
     except (UnicodeDecodeError, RecursionError, msgspec.DecodeError):
         return None
 
 
-def _of_plain(given: list[_PlainRecord]) -> list[Record]:
+def _plain_records_of(plain_records: list[_PlainRecord]) -> list[Record]:
     records = []
-    for index, one in enumerate(given):
-        value = bytes(one.value)
+    for index, plain in enumerate(plain_records):
+        value = bytes(plain.value)
         if len(value) > MAX_VALUE_DEPTH:
-            _check_depth(index, value)
+            check_depth(index, value)
         key = None
-        if one.key is not None:
-            key = one.key.encode()
+        if plain.key is not None:
+            key = plain.key.encode()
             if len(key) > MAX_KEY_BYTES:
-                _check_key(index, key)
+                check_key(index, key)
         records.append(Record(-1, -1, key, None if value == b"null" else value, None, VALUE_JSON))
     return records
 
 
-def _records(given: Sequence[RecordIn | ProduceBody]) -> list[Record]:
-    return [_record_of(index, one) for index, one in enumerate(given)]
-
-
-def _record_of(index: int, given: RecordIn | ProduceBody) -> Record:
-    encoding, value = _value(index, bytes(given.value), given.encoding)  # type: ignore[arg-type] # the callers refuse UNSET
+def _record_of(index: int, record: RecordIn | ProduceBody) -> Record:
+    encoding, value = _value(index, bytes(record.value), record.encoding)  # type: ignore[arg-type] # the callers refuse UNSET
     if value is not None and encoding == VALUE_JSON:
-        _check_depth(index, value)
+        check_depth(index, value)
     key = None
-    if given.key is not None:
-        key = given.key.encode()
-        if given.key_encoding == "base64":
+    if record.key is not None:
+        key = record.key.encode()
+        if record.key_encoding == "base64":
             key = _base64(index, "key", key)
             encoding |= KEY_BASE64
         if len(key) > MAX_KEY_BYTES:
-            _check_key(index, key)
-    headers, header_bytes = _headers(index, given.headers) if given.headers else (None, 0)
+            check_key(index, key)
+    headers, header_bytes = _headers(index, record.headers) if record.headers else (None, 0)
     return Record(
-        -1 if given.partition is None else given.partition,
-        -1 if given.timestamp_ms is None else _time(index, given.timestamp_ms),
+        -1 if record.partition is None else record.partition,
+        -1 if record.timestamp_ms is None else _timestamp(index, record.timestamp_ms),
         key,
         value,
         headers,
@@ -259,15 +240,18 @@ def _value(index: int, raw: bytes, encoding: str) -> tuple[int, bytes | None]:
     return (VALUE_TEXT, text) if encoding == "text" else (VALUE_BASE64, _base64(index, "value", text))
 
 
-def _headers(index: int, given: list[HeaderIn] | dict[str, str | None]) -> tuple[bytes, int]:
-    """Return headers as they are stored, which is the JSON list of them as it is fetched, and their bytes."""
-    if len(given) > MAX_HEADERS:
+def _headers(index: int, headers: list[HeaderIn] | dict[str, str | None]) -> tuple[bytes, int]:
+    """Return the headers as stored, and the bytes of their names and values.
+
+    They are stored as the JSON list that a fetch returns.
+    """
+    if len(headers) > MAX_HEADERS:
         raise InvalidRecord.at(index, "headers", f"must be at most {MAX_HEADERS} headers")
-    if isinstance(given, dict):
-        given = [HeaderIn(name, value) for name, value in given.items()]
+    if isinstance(headers, dict):
+        headers = [HeaderIn(name, value) for name, value in headers.items()]
     size = 0
     stored: list[dict[str, str | None]] = []
-    for header in given:
+    for header in headers:
         entry: dict[str, str | None] = {"name": header.name, "value": header.value}
         size += len(header.name.encode())
         if header.value is not None:
@@ -289,7 +273,7 @@ def _base64(index: int, field: str, value: bytes) -> bytes:
         raise InvalidRequest.at(index, field, "must be base64") from None
 
 
-def _time(index: int, timestamp_ms: int | None) -> int:
+def _timestamp(index: int, timestamp_ms: int | None) -> int:
     if timestamp_ms is None:
         return -1
     if not 0 <= timestamp_ms <= MAX_INT64:
@@ -297,55 +281,25 @@ def _time(index: int, timestamp_ms: int | None) -> int:
     return timestamp_ms
 
 
-def _check_key(index: int, key: bytes | None) -> None:
+def check_key(index: int, key: bytes | None) -> None:
+    """Refuse a key that is too long.
+
+    Raises:
+        InvalidRecord: With the index of the record.
+    """
     if key is not None and len(key) > MAX_KEY_BYTES:
         raise InvalidRecord.at(index, "key", f"must be at most {MAX_KEY_BYTES} bytes")
 
 
-def _check_depth(index: int, value: bytes) -> None:
+def check_depth(index: int, value: bytes) -> None:
+    """Refuse a JSON value that is nested too deeply.
+
+    Raises:
+        BadRequest: With the index of the record.
+    """
     if is_deeper(value, MAX_VALUE_DEPTH):
         message = f"record {index}: the value is nested more than {MAX_VALUE_DEPTH} levels deep"
         raise BadRequest.at(index, "value", "is nested too deeply", message=message)
-
-
-def _key_at(index: int, value: bytes, pointer: str) -> bytes | None:
-    found = _find(index, "key_from", value, pointer)
-    if found == b"null":
-        return None
-    if found[:1] in b"{[":
-        raise InvalidRequest.at(index, "key_from", "points at an object or a list; point at a string or a number")
-    key = _string.decode(found).encode() if found.startswith(b'"') else found
-    _check_key(index, key)
-    return key
-
-
-def _time_at(index: int, value: bytes, pointer: str) -> int:
-    found = _find(index, "timestamp_from", value, pointer)
-    text = _string.decode(found) if found.startswith(b'"') else found.decode()
-    try:
-        return parse_time(text, "timestamp_from")
-    except InvalidRequest:
-        detail = "must point at epoch milliseconds (from 0) or RFC 3339"
-        raise InvalidTimestamp.at(index, "timestamp_from", detail) from None
-
-
-def _find(index: int, field: str, value: bytes, pointer: str) -> bytes:
-    """Return the JSON at a pointer (RFC 6901)."""
-    found = value
-    for part in pointer.split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        try:
-            if found.startswith(b"[") and len(found) > _LONGEST_LIST:
-                raise InvalidRequest.at(index, field, f"points into a list of more than {_LONGEST_LIST} bytes")
-            if found.startswith(b"["):
-                found = bytes(_list.decode(found)[int(name)]) if name.isdecimal() else b""
-            else:
-                found = bytes(_object.decode(found)[name])
-        except (msgspec.ValidationError, KeyError, IndexError, ValueError):
-            found = b""
-        if not found:
-            raise InvalidRequest.at(index, field, "points at nothing in this value")
-    return found
 
 
 def _is_utf8(body: bytes) -> bool:

@@ -28,11 +28,11 @@ from app.storage.log import offset_lookup
 
 router = APIRouter(prefix="/v1/topics", tags=["topics"], route_class=WireRoute)
 
-_Count = Annotated[int, Meta(description="From 1 to 1,000; can only grow.")]
+_PartitionCount = Annotated[int, Meta(description="From 1 to 1,000; cannot decrease.")]
 
 
 class ConfigChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Configuration values to set; `null` gives a field its default."""
+    """Configuration values to set; `null` resets a field to its default."""
 
     cleanup_policy: CleanupPolicy | UnsetType | None = UNSET
     retention_ms: int | UnsetType | None = UNSET
@@ -44,14 +44,14 @@ class ConfigChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class TopicChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a topic is to be; what is left out keeps its value or default."""
+    """The settings of a topic; an omitted field keeps its value, or has its default in a new topic."""
 
-    partitions: _Count | None = None
+    partitions: _PartitionCount | None = None
     config: ConfigChange = msgspec.field(default_factory=ConfigChange)
 
 
 class TopicAnswer(msgspec.Struct):
-    """A topic with its whole configuration."""
+    """A topic and its full configuration."""
 
     name: str
     partitions: int
@@ -60,14 +60,14 @@ class TopicAnswer(msgspec.Struct):
 
 
 class TopicList(msgspec.Struct):
-    """A page of topics in order of their names; `next_cursor` is null at the end."""
+    """A page of topics in order of name; `next_cursor` is null on the last page."""
 
     items: list[TopicAnswer]
     next_cursor: str | None
 
 
 class PartitionAnswer(msgspec.Struct):
-    """Bounds and size of a partition: bytes of keys, values and headers."""
+    """Offsets and size of a partition; the size counts the bytes of keys, values and headers."""
 
     partition: int
     log_start_offset: int
@@ -76,27 +76,27 @@ class PartitionAnswer(msgspec.Struct):
 
 
 class PartitionList(msgspec.Struct):
-    """A page of the partitions of a topic; `next_cursor` is null at the end."""
+    """A page of a topic's partitions; `next_cursor` is null on the last page."""
 
     items: list[PartitionAnswer]
     next_cursor: str | None
 
 
 class LogStart(msgspec.Struct):
-    """The first offset that is kept."""
+    """The first offset of the partition."""
 
     log_start_offset: int
 
 
 class PartitionListQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """A page of the partitions; all of them if not told otherwise."""
+    """One page of the partitions; all partitions by default."""
 
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 1_000
     cursor: Annotated[Annotated[str, Meta(max_length=512)] | None, Meta(description="next_cursor of a page.")] = None
 
 
 class DeleteRecordsQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """Up to where to delete."""
+    """The end of the records to delete."""
 
     before_offset: Annotated[
         Annotated[int, Meta(ge=0, le=MAX_INT64)] | None, Meta(description="First offset to keep; required.")
@@ -117,19 +117,19 @@ class DeleteRecordsQuery(msgspec.Struct, forbid_unknown_fields=True):
     )
 )
 async def create_topic(call: Call, topic: str, body: TopicChange) -> Reply:
-    """Create a topic, or confirm it.
+    """Create a topic, or confirm that it exists.
 
-    201 if it is new, 200 if it is there and no given field differs, else 409. The body may be left out.
+    201 if the topic is new, 200 if it exists and no field of the body differs, otherwise 409. The body is optional.
     """
-    info, made = await call.services.topics.create(topic, _request(body))
-    return Reply.of(_topic(info), 201 if made else 200)
+    info, created = await call.services.topics.create(topic, _request(body))
+    return Reply.of(_answer(info), 201 if created else 200)
 
 
 @router.get("/{topic}")
 @describe(Description(answers={200: TopicAnswer}, refusals=(UnknownTopicOrPartition,), examples={"topic": "orders"}))
 async def get_topic(call: Call, topic: str) -> Reply:
     """Describe a topic."""
-    return Reply.of(_topic(await call.services.topics.refresh(topic)))
+    return Reply.of(_answer(await call.services.topics.refresh(topic)))
 
 
 @router.patch("/{topic}")
@@ -141,11 +141,11 @@ async def get_topic(call: Call, topic: str) -> Reply:
     )
 )
 async def alter_topic(call: Call, topic: str, body: TopicChange) -> Reply:
-    """Change a topic's configuration, or let it grow.
+    """Change a topic's configuration, or add partitions.
 
-    `null` gives a field its default. Partitions can only be added; keys map to other partitions afterwards.
+    `null` resets a field to its default. After partitions are added, keys map to other partitions.
     """
-    return Reply.of(_topic(await call.services.topics.change(topic, _request(body))))
+    return Reply.of(_answer(await call.services.topics.change(topic, _request(body))))
 
 
 @router.delete("/{topic}")
@@ -159,8 +159,8 @@ async def alter_topic(call: Call, topic: str, body: TopicChange) -> Reply:
 async def delete_topic(call: Call, topic: str) -> Reply:
     """Delete a topic and its records.
 
-    It is gone at once, and the queues over it; the rows go in the background. One created again under the name inherits
-    nothing. A dead-letter topic is refused with 409 while a queue names it.
+    The topic and its queues are deleted at once; their rows are removed in the background. A new topic with the same
+    name starts empty. While a queue uses the topic as its dead-letter topic, the answer is 409.
     """
     await call.services.topics.delete(topic)
     return Reply(b"", 204)
@@ -169,26 +169,31 @@ async def delete_topic(call: Call, topic: str) -> Reply:
 @router.get("")
 @describe(Description(answers={200: TopicList}, refusals=(InvalidCursor,)))
 async def list_topics(call: Call, query: ListQuery) -> Reply:
-    """List the topics in order of their names."""
-    found = await call.services.topics.list_(name_after(query.cursor), query.limit + 1)
-    page, cursor = page_of(found, query.limit)
-    return Reply.of(TopicList([_topic(info) for info in page], cursor))
+    """List the topics in order of name."""
+    infos = await call.services.topics.list_(name_after(query.cursor), query.limit + 1)
+    page, cursor = page_of(infos, query.limit)
+    return Reply.of(TopicList([_answer(info) for info in page], cursor))
 
 
-def _number_of(cursor: str) -> int:
+def _partition_after(cursor: str) -> int:
+    """Return the number of the first partition of a page.
+
+    Raises:
+        InvalidCursor: The cursor does not belong to a list of partitions.
+    """
     number = name_after(cursor)
     if not number.isdecimal() or len(number) > 4:
-        raise InvalidCursor("the cursor is not one of this list; use next_cursor as it was given")
+        raise InvalidCursor("the cursor does not belong to this list; send next_cursor unchanged")
     return int(number)
 
 
 def _request(body: TopicChange) -> TopicRequest:
     config = {name: value for name, value in msgspec.structs.asdict(body.config).items() if value is not UNSET}
-    given = {name: value for name, value in config.items() if value is not None}
-    return TopicRequest(body.partitions, given, frozenset(config) - frozenset(given))
+    overrides = {name: value for name, value in config.items() if value is not None}
+    return TopicRequest(body.partitions, overrides, frozenset(config) - frozenset(overrides))
 
 
-def _topic(info: TopicInfo) -> TopicAnswer:
+def _answer(info: TopicInfo) -> TopicAnswer:
     return TopicAnswer(info.name, info.partitions, info.config, info.created_at_ms)
 
 
@@ -200,12 +205,12 @@ partitions = APIRouter(prefix="/v1/topics/{topic}/partitions", tags=["partitions
 async def list_partitions(call: Call, topic: str, query: PartitionListQuery) -> Reply:
     """List the partitions of a topic with their offsets and sizes."""
     info = await call.services.topics.refresh(topic)
-    first = 0 if query.cursor is None else _number_of(query.cursor)
-    after = first + query.limit
-    found = await _partitions(call, info, info.partition_ids[first:after])
-    if not found and first < info.partitions:
+    first = 0 if query.cursor is None else _partition_after(query.cursor)
+    end = first + query.limit
+    items = await _partitions(call, info, info.partition_ids[first:end])
+    if not items and first < info.partitions:
         raise UnknownTopicOrPartition("the topic was deleted")
-    return Reply.of(PartitionList(found, cursor_after(str(after)) if after < info.partitions else None))
+    return Reply.of(PartitionList(items, cursor_after(str(end)) if end < info.partitions else None))
 
 
 @partitions.get("/{partition}")
@@ -217,12 +222,12 @@ async def list_partitions(call: Call, topic: str, query: PartitionListQuery) -> 
     )
 )
 async def get_partition(call: Call, topic: str, partition: int) -> Reply:
-    """Describe a partition: first offset kept, next to be written, and size."""
+    """Describe a partition: its first offset, the offset of the next record, and its size."""
     info = await call.services.topics.refresh(topic)
-    found = await _partitions(call, info, (partition_id_of(info, partition),))
-    if not found:
+    items = await _partitions(call, info, (partition_id_of(info, partition),))
+    if not items:
         raise UnknownTopicOrPartition("the topic was deleted")
-    return Reply.of(found[0])
+    return Reply.of(items[0])
 
 
 @partitions.delete("/{partition}/records")

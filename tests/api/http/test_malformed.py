@@ -253,7 +253,8 @@ def is_json(text: bytes) -> bool:
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=JSON_VALUES, ascii_only=st.booleans(), data=st.data())
 def test_a_value_is_taken_if_and_only_if_it_is_json(value: Any, ascii_only: bool, data: st.DataObject) -> None:
-    from app.api.log.record_decoding import decode_json_body, decode_value_lines
+    from app.api.log.record_decoding import decode_json_body
+    from app.api.log.value_lines import decode_value_lines
 
     text = json.dumps(value, ensure_ascii=ascii_only).encode()
     place = data.draw(st.integers(0, len(text)))
