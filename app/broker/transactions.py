@@ -1,4 +1,4 @@
-"""Transactions: records to several topics and offsets of several groups, all or nothing, in one of the database."""
+"""Transactions: append records to several topics and commit offsets of several groups, all or nothing."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from app.broker.groups.offsets import (
     Holder,
     OffsetCommit,
     Offsets,
-    TopicGone,
     refuse_members,
     store,
     topics_change,
 )
 from app.broker.log.producer import Producer, ProduceRequest
-from app.broker.log.topics import DRAFT, Topics
+from app.broker.log.topics import DRAFT, StaleTopic, Topics
 from app.broker.waiting.signals import Signals
 from app.domain.groups.group import Group
 from app.domain.log.append import Append, Appended, IdempotencyKey, KeyId, StoredKey, TopicVersionChanged
@@ -38,12 +37,12 @@ from app.storage.log import idempotency, topics
 from app.storage.log.appends import append_all
 
 _ATTEMPTS = 5
-_NO_TOPIC = 0
-"""The scope of the Idempotency-Keys of transactions, where those of produce have a topic's id."""
+_TRANSACTIONS_SCOPE = 0
+"""Stored with the Idempotency-Keys of transactions in place of a topic id."""
 
 
 class TransactionRequest(NamedTuple):
-    """What is to be done together. In every commit `from_offset` is given."""
+    """Appends and commits of one transaction. Each commit has a `from_offset`."""
 
     produce: Sequence[ProduceRequest]
     commit: Sequence[tuple[Committer, Sequence[OffsetCommit]]]
@@ -51,19 +50,25 @@ class TransactionRequest(NamedTuple):
 
 
 class TransactionResult(NamedTuple):
-    """What was done: where the records of each topic lie, in the order of the request."""
+    """Partitions and offsets of the appended records, per entry of `produce` in request order."""
 
     produced: list[Appended]
     duplicate: bool
 
 
-class _Commits(NamedTuple):
-    place: int
+class _GroupCommit(NamedTuple):
+    """Commits of one committer.
+
+    Attributes:
+        request_index: Its index in the request.
+    """
+
+    request_index: int
     committer: Committer
     commits: Sequence[Commit]
 
     @property
-    def order(self) -> tuple[str, str]:
+    def lock_order(self) -> tuple[str, str]:
         """The order of locks: groups by name, in each the group before its members."""
         return self.committer.group, self.committer.member_id or ""
 
@@ -76,8 +81,8 @@ class Transactions:
     """Runs transactions.
 
     Args:
-        clock_ms: Wall clock in milliseconds, for the records' times.
-        max_groups: How many groups there may be.
+        clock_ms: Wall clock in milliseconds, for the timestamps of records.
+        max_groups: Most groups that may exist.
     """
 
     def __init__(
@@ -100,63 +105,83 @@ class Transactions:
         self._max_groups = max_groups
 
     async def run(self, request: TransactionRequest) -> TransactionResult:
-        """Append all records and commit all offsets, or do nothing.
+        """Append all records and commit all offsets, or write nothing.
 
         Raises:
-            BrokerError: What one part of it breaks; nothing is written.
+            BrokerError: The refusal of one part, with its index; nothing is written.
         """
-        if request.key is not None and (before := await self._storage.read(_replay, request.key, self._clock_ms())):
-            return before
+        key = request.key
+        if key is not None and (stored := await self._storage.read(_find_result, key, self._clock_ms())):
+            return stored
         if self._storage.full:
             raise DiskFull("the database has no space left; nothing was written")
         for _ in range(_ATTEMPTS):
-            appends = []
-            for index, one in enumerate(request.produce):
-                with _naming("produce", index):
-                    appends.append(await self._producer.prepare(one))
-            commits = []
-            for index, (committer, given) in enumerate(request.commit):
-                with _naming("commit", index):
-                    commits.append(_Commits(index, committer, await self._offsets.resolve(given)))
+            appends = await self._prepare_appends(request)
+            commits = await self._resolve_commits(request)
             try:
-                done = await self._storage.write(
-                    _run, appends, commits, request.key, self._clock_ms(), self._max_groups
-                )
-            except TopicGone:
-                self._topics.drop({one.topic for one in request.produce})
-                for _, given in request.commit:
-                    self._offsets.look_again(given)
+                result = await self._storage.write(_run, appends, commits, key, self._clock_ms(), self._max_groups)
+            except StaleTopic:
+                self._drop_topics(request)
                 continue
-            if not done.duplicate:
-                known = [one for one in appends if one.topic_id != DRAFT]
-                self._signals.announce({one.partition_ids[number] for one in known for number in one.partitions})
-            return done
+            if not result.duplicate:
+                self._announce(appends)
+            return result
         raise topics_change()
+
+    async def _prepare_appends(self, request: TransactionRequest) -> list[Append]:
+        appends = []
+        for index, produce in enumerate(request.produce):
+            with _adding_index("produce", index):
+                appends.append(await self._producer.prepare(produce))
+        return appends
+
+    async def _resolve_commits(self, request: TransactionRequest) -> list[_GroupCommit]:
+        resolved = []
+        for index, (committer, commits) in enumerate(request.commit):
+            with _adding_index("commit", index):
+                resolved.append(_GroupCommit(index, committer, await self._offsets.resolve(commits)))
+        return resolved
+
+    def _drop_topics(self, request: TransactionRequest) -> None:
+        self._topics.drop({produce.topic for produce in request.produce})
+        for _, commits in request.commit:
+            self._offsets.look_again(commits)
+
+    def _announce(self, appends: Sequence[Append]) -> None:
+        existing = [append for append in appends if append.topic_id != DRAFT]
+        self._signals.announce({partition_id for append in existing for partition_id in append.partition_ids_written})
 
 
 @contextmanager
-def _naming(part: Literal["produce", "commit"], index: int) -> Iterator[None]:
-    """Let a refusal say which part of the transaction it is of."""
+def _adding_index(part: Literal["produce", "commit"], index: int) -> Iterator[None]:
+    """Add the part of the transaction and its index to a refusal."""
     try:
         yield
     except BrokerError as refusal:
-        if refusal.retriable:  # it is of the database, not of a part
+        if refusal.retriable:  # it concerns the database, not a part
             raise
         raise type(refusal)(f"{part} {index}: {refusal.detail}", **refusal.facts | {part: index}) from refusal
 
 
 def _run(
-    tx: Tx, appends: Sequence[Append], commits: Sequence[_Commits], key: IdempotencyKey | None, now_ms: int, most: int
+    tx: Tx,
+    appends: Sequence[Append],
+    commits: Sequence[_GroupCommit],
+    key: IdempotencyKey | None,
+    now_ms: int,
+    max_groups: int,
 ) -> TransactionResult:
-    committers = [(one, _lock(tx, one.committer, most)) for one in sorted(commits, key=lambda one: one.order)]
-    if key is not None and (before := _claim(tx, key, now_ms)) is not None:
-        return before
-    for one, found in committers:
-        with _naming("commit", one.place):
-            _commit(tx, one, found)
-    produced = _append(tx, _created(tx, appends, now_ms), now_ms)
+    """Run a transaction. Locks: groups and members, then the Idempotency-Key, then partitions."""
+    ordered = sorted(commits, key=lambda commit: commit.lock_order)
+    locked = [(commit, _lock(tx, commit.committer, max_groups)) for commit in ordered]
+    if key is not None and (stored := _claim(tx, key, now_ms)) is not None:
+        return stored
+    for commit, found in locked:
+        with _adding_index("commit", commit.request_index):
+            _commit(tx, commit, found)
+    produced = _append(tx, _create_topics(tx, appends, now_ms), now_ms)
     if key is not None:
-        key_id = (_NO_TOPIC, key.key_hash)
+        key_id = (_TRANSACTIONS_SCOPE, key.key_hash)
         idempotency.settle(tx, [key_id], {key_id: StoredKey(key.fingerprint, _encode(produced))}, now_ms)
     return TransactionResult(produced, duplicate=False)
 
@@ -167,8 +192,8 @@ def _lock(tx: Tx, committer: Committer, max_groups: int) -> Group | MemberSnapsh
     return members.load(tx, committer.group, committer.member_id)
 
 
-def _commit(tx: Tx, one: _Commits, found: Group | MemberSnapshot | None) -> None:
-    committer, holder = one.committer, None
+def _commit(tx: Tx, commit: _GroupCommit, found: Group | MemberSnapshot | None) -> None:
+    committer, holder = commit.committer, None
     if found is None:
         raise refuse(tx, committer.group, committer.member_id or "")
     if isinstance(found, Group):
@@ -176,25 +201,29 @@ def _commit(tx: Tx, one: _Commits, found: Group | MemberSnapshot | None) -> None
         groups.touch(tx, found, clock.read(tx))
     else:
         holder = Holder(found.member, committer.member_epoch)
-    store(tx, found.group_id, holder, one.commits, repeats=False)
+    store(tx, found.group_id, holder, commit.commits, repeats=False)
 
 
-def _replay(tx: Tx, key: IdempotencyKey, now_ms: int) -> TransactionResult | None:
-    """Return what was done under a key, if it is used; before anything else is looked at.
+def _find_result(tx: Tx, key: IdempotencyKey, now_ms: int) -> TransactionResult | None:
+    """Return the stored result of a key, or None if the key is unused.
 
     Raises:
-        IdempotencyKeyReused: It was another transaction.
+        IdempotencyKeyReused: The key was used for another transaction.
     """
-    return _done(key, idempotency.find(tx, [(_NO_TOPIC, key.key_hash)], now_ms))
+    return _result(key, idempotency.find(tx, [(_TRANSACTIONS_SCOPE, key.key_hash)], now_ms))
 
 
 def _claim(tx: Tx, key: IdempotencyKey, now_ms: int) -> TransactionResult | None:
-    """Take a key, or wait for who has it, and do as `_replay`."""
-    return _done(key, idempotency.claim(tx, [(_NO_TOPIC, key.key_hash)], now_ms))
+    """Lock a key and return its stored result, or None if the key is unused.
+
+    Raises:
+        IdempotencyKeyReused: The key was used for another transaction.
+    """
+    return _result(key, idempotency.claim(tx, [(_TRANSACTIONS_SCOPE, key.key_hash)], now_ms))
 
 
-def _done(key: IdempotencyKey, used: Mapping[KeyId, StoredKey]) -> TransactionResult | None:
-    stored = used.get((_NO_TOPIC, key.key_hash))
+def _result(key: IdempotencyKey, used: Mapping[KeyId, StoredKey]) -> TransactionResult | None:
+    stored = used.get((_TRANSACTIONS_SCOPE, key.key_hash))
     if stored is None:
         return None
     if stored.fingerprint != key.fingerprint:
@@ -202,16 +231,16 @@ def _done(key: IdempotencyKey, used: Mapping[KeyId, StoredKey]) -> TransactionRe
     return TransactionResult(_decode(stored.result), duplicate=True)
 
 
-def _created(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Append]:
+def _create_topics(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Append]:
     """Create the topics that are missing, and return the appends with their ids."""
-    made: dict[str, TopicInfo] = {}
-    for one in appends:
-        if one.topic_id == DRAFT and one.topic not in made:
-            if not topics.create(tx, one.topic, len(one.partition_ids), {}, now_ms):
-                raise TopicGone
-            if (found := topics.find(tx, one.topic, TopicConfig())) is not None:
-                made[one.topic] = found.info
-    return [_with_ids(one, made[one.topic]) if one.topic_id == DRAFT else one for one in appends]
+    created: dict[str, TopicInfo] = {}
+    for append in appends:
+        if append.topic_id == DRAFT and append.topic not in created:
+            if not topics.create(tx, append.topic, len(append.partition_ids), {}, now_ms):
+                raise StaleTopic
+            if (found := topics.find(tx, append.topic, TopicConfig())) is not None:
+                created[append.topic] = found.info
+    return [_with_ids(append, created[append.topic]) if append.topic_id == DRAFT else append for append in appends]
 
 
 def _with_ids(append: Append, topic: TopicInfo) -> Append:
@@ -222,8 +251,8 @@ def _append(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Appended]:
     produced = []
     for index, outcome in enumerate(append_all(tx, appends, now_ms) if appends else ()):
         if isinstance(outcome, TopicVersionChanged | UnknownTopicOrPartition):
-            raise TopicGone
-        with _naming("produce", index):
+            raise StaleTopic
+        with _adding_index("produce", index):
             if isinstance(outcome, BrokerError):
                 raise outcome
             produced.append(outcome.appended)

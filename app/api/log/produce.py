@@ -16,7 +16,7 @@ from app.api.log import examples
 from app.api.log.record_decoding import ProduceBody, decode_json_body, decode_raw, decode_record_lines
 from app.api.log.value_lines import decode_value_lines
 from app.broker.log.producer import ProduceRequest
-from app.domain.log.append import Accepted, Appended, IdempotencyKey
+from app.domain.log.append import Accepted, Appended, IdempotencyKey, fingerprint
 from app.domain.log.producer import MAX_EPOCH, MAX_SEQUENCE, ProducerStamp
 from app.domain.log.record import Record
 from app.domain.log.topic import check_name
@@ -293,11 +293,7 @@ def idempotency_key(call: Call, media_type: bytes, body: bytes) -> IdempotencyKe
 
 
 def _fingerprint(call: Call, media_type: bytes, body: bytes) -> bytes:
-    digest = sha256()
-    for part in (call.scope["path"].encode(), call.scope["query_string"], media_type, body):
-        digest.update(b"%d:" % len(part))
-        digest.update(part)
-    return digest.digest()
+    return fingerprint(call.scope["path"].encode(), call.scope["query_string"], media_type, body)
 
 
 def _integer(name: str, value: bytes, highest: int) -> int:

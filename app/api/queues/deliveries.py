@@ -15,7 +15,7 @@ from app.api.http.wire import Description, WireRoute, check_bound, describe
 from app.api.log import record_encoding
 from app.api.log.record_encoding import FetchedRecord
 from app.broker.queues.queues import QueueRequest
-from app.domain.log.append import IdempotencyKey
+from app.domain.log.append import IdempotencyKey, fingerprint
 from app.domain.queues.delivery import (
     MAX_ACKNOWLEDGEMENTS,
     MAX_DELAY_MS,
@@ -268,8 +268,5 @@ def _key(call: Call, body: AcquireRequest | AcknowledgeRequest | Acknowledgement
     key = call.header(b"idempotency-key")
     if key is None:
         return None
-    digest = sha256()
-    for part in (call.scope["path"].encode(), media_type_of(call), record_encoding.encode(body)):
-        digest.update(b"%d:" % len(part))
-        digest.update(part)
-    return IdempotencyKey(sha256(key).digest(), digest.digest())
+    parts = (call.scope["path"].encode(), media_type_of(call), record_encoding.encode(body))
+    return IdempotencyKey(sha256(key).digest(), fingerprint(*parts))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from app.broker.groups.coordinator import load_or_create, not_found, refuse
-from app.broker.log.topics import Topics, partition_id_of
+from app.broker.log.topics import StaleTopic, Topics, partition_id_of
 from app.domain.groups import group as rules
 from app.domain.groups.group import Group, Member
 from app.domain.log.offset_spec import OffsetSpec
@@ -59,10 +59,6 @@ class PlannedOffset(NamedTuple):
     offset: int
 
 
-class TopicGone(Exception):
-    """A topic is not the one whose ids were looked up: look again."""
-
-
 class Offsets:
     """The offsets that groups have committed."""
 
@@ -83,7 +79,7 @@ class Offsets:
             try:
                 await self._storage.write(_commit, committer, found, self._max_groups)
                 return
-            except TopicGone:
+            except StaleTopic:
                 self.look_again(commits)
         raise topics_change()
 
@@ -181,11 +177,11 @@ def store(tx: Tx, group_id: int, holder: Holder | None, commits: Sequence[Commit
     Raises:
         FencedMemberEpoch, StaleMemberEpoch: The holder may not.
         CommitAboveLogEnd, OffsetConflict: With the index.
-        TopicGone: A partition is not there; first of all, since the ids may be those of another topic.
+        StaleTopic: A partition is not there; first of all, since the ids may be those of another topic.
     """
     standing = offsets.progress(tx, group_id, [one.partition_id for one in commits])
     if len(standing) < len(commits):
-        raise TopicGone
+        raise StaleTopic
     if holder is not None:
         _check_holder(holder, commits)
     if not commits:

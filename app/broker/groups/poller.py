@@ -10,9 +10,9 @@ from functools import partial
 from typing import NamedTuple
 
 from app.broker.groups.coordinator import Before, Coordinator, Gone, Heartbeat, refuse, refuse_gone, watch_id
-from app.broker.groups.offsets import Holder, OffsetCommit, Offsets, TopicGone, store, topics_change
+from app.broker.groups.offsets import Holder, OffsetCommit, Offsets, store, topics_change
 from app.broker.log.page_reader import PageSize, shares_of
-from app.broker.log.topics import Topics
+from app.broker.log.topics import StaleTopic, Topics
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals
 from app.domain.groups import group as rules
@@ -197,7 +197,7 @@ class Poller:
                     return await self._groups.step(heartbeat, found, before, gone)
                 self._groups.hear(quick)
                 return quick
-            except TopicGone:
+            except StaleTopic:
                 self._offsets.look_again(request.commits)
         raise topics_change()
 

@@ -13,12 +13,11 @@ from app.broker.log.page_reader import (
     OffsetReset,
     PageSize,
     PartitionPage,
-    StaleTopic,
     TopicPage,
     read_partition,
     read_topic,
 )
-from app.broker.log.topics import Topics, partition_id_of
+from app.broker.log.topics import StaleTopic, Topics, partition_id_of
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals
 from app.domain.log.cursor import Cursor

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heapreplace
 from typing import Literal, NamedTuple
 
+from app.broker.log.topics import StaleTopic
 from app.domain.log.cursor import Cursor
 from app.domain.log.offset_spec import At, OffsetSpec
 from app.domain.log.record import StoredRecord
@@ -64,10 +65,6 @@ class TopicPage(NamedTuple):
     info: TopicInfo
 
 
-class StaleTopic(Exception):
-    """The topic is not as it was when its partitions were looked up."""
-
-
 def read_partition(
     tx: Tx,
     info: TopicInfo,
@@ -106,7 +103,7 @@ def read_topic(
     """Return a page of all partitions, merged by time; each with unread records has a share of it.
 
     Raises:
-        TopicChanged: The topic has other partitions than `info` says, or is gone.
+        StaleTopic: The topic has other partitions than `info` says, or is gone.
         OffsetBelowLogStart, OffsetAboveLogEnd: Without `reset`, with the partition and its bounds.
         InvalidCursor: The cursor has more partitions than the topic.
     """

@@ -17,6 +17,10 @@ DRAFT = 0
 """The id of a topic that is yet to be created."""
 
 
+class StaleTopic(Exception):
+    """The stored topic is another one than that of the cache: refresh it, and try again."""
+
+
 class TopicRequest(NamedTuple):
     """What a caller wants a topic to be.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -11,6 +12,15 @@ from app.domain.log.producer import ProducerStamp, ProducerState, advance, repla
 from app.domain.log.record import Record
 from app.errors.broker_error import BrokerError
 from app.errors.log import IdempotencyKeyReused, OffsetMismatch, UnknownTopicOrPartition
+
+
+def fingerprint(*parts: bytes) -> bytes:
+    """Return the SHA-256 of the parts of a request, each with its length before it."""
+    digest = sha256()
+    for part in parts:
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    return digest.digest()
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True):
