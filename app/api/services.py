@@ -27,7 +27,7 @@ class Services:
 
     Attributes:
         clock: Returns the Unix epoch in milliseconds.
-        tasks_failing: Returns the names of the background tasks whose last run failed.
+        tasks_failing: Returns the names of the background tasks that failed several times in a row.
         answers: Number of answers by operation and status.
     """
 

@@ -5,19 +5,23 @@ The gateway finds hot operations in its own table and runs them without FastAPI'
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.exceptions import HTTPException as RouterException  # noqa: TID251 - the exception of the router
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http.call import Call, Reply, request_id, send_reply
 from app.api.http.wire import WireOperation, WireRoute
 from app.api.services import Services
 from app.errors.broker_error import BrokerError
-from app.errors.http import CrossOriginRefused, WrongHost
+from app.errors.http import CrossOriginRefused, MethodNotAllowed, NotFound, WrongHost
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _CORS: dict[str, Any] = {
@@ -29,6 +33,15 @@ _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 _CACHED_PATHS = 1_024
 _CACHED_HOSTS = 64
+
+_PATH_HINTS = {
+    re.compile(r".*/$"): "try it without the trailing slash",
+    re.compile(r"/(topics|groups|queues|transactions)(/|$)"): "paths of the API begin with /v1",
+    re.compile(r"/v1/topics(/|$)"): "records are at /v1/topics/{topic}/records; /docs shows all paths",
+    re.compile(
+        r"/v1/queues/[^/]+/(pause|resume)$"
+    ): 'PATCH /v1/queues/{queue} with {"paused":true} pauses, false resumes',
+}
 
 _HotRoute = tuple[tuple[tuple[int, str], ...], tuple[tuple[int, str], ...], WireOperation]
 """The literal parts of a path and its parameters, each with its index in the path, and the operation."""
@@ -169,3 +182,22 @@ def _with_headers(send: Send, identity: str) -> Send:
         await send(message)
 
     return wrapped
+
+
+async def answer_unmatched(request: Request, error: Exception) -> Response:
+    """Answer a request that no route matches with 404 or 405."""
+    if isinstance(error, MethodNotAllowed):
+        refusal: BrokerError = error
+    elif isinstance(error, RouterException) and error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        refusal = MethodNotAllowed(f"this path allows {allow}", allow=allow)
+    else:
+        refusal = NotFound(f"there is nothing at this path; {_path_hint(request.url.path)}")
+    reply = Reply.problem(refusal, request_id(request.scope))
+    headers = {name.decode(): value.decode() for name, value in reply.headers}
+    return Response(reply.body, reply.status, headers, reply.content_type.decode())
+
+
+def _path_hint(path: str) -> str:
+    """Return a hint for an unknown path."""
+    return next((hint for pattern, hint in _PATH_HINTS.items() if pattern.match(path)), "/docs shows all paths")
