@@ -1,1 +1,1 @@
-"""The benchmarks: every figure is a ratio to a bare or raw twin, measured in the same run. See README.md."""
+"""The benchmarks: most figures are a ratio to a baseline that is measured in the same run. See README.md."""

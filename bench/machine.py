@@ -1,4 +1,4 @@
-"""The machine and the versions that the figures belong to."""
+"""The machine and the versions of the software with which the figures were measured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SYNCS = 300
 
 
 def describe(postgres_url: str | None) -> list[tuple[str, str]]:
-    """Return facts about the machine and the software, in words."""
+    """Return facts about the machine and the software, as name and text."""
     facts = [
         ("Date", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
         ("CPU", f"{os.cpu_count()} × {_cpu_model()}"),

@@ -1,4 +1,4 @@
-"""What was measured, and whether it is what DESIGN.md asks for."""
+"""The figures of a run and their targets."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure must be, and what we aim at.
+    """The required and the desired value of a figure.
 
     Attributes:
-        higher: Whether more is better.
-        unit: Written behind the figures.
+        higher: Whether a higher value is better.
+        unit: The unit of the values.
     """
 
     must: float
@@ -21,49 +21,49 @@ class Target:
     higher: bool = True
     unit: str = "×"
 
-    def verdict(self, figure: float) -> str:
-        """Say which of the two a figure meets."""
+    def verdict(self, value: float) -> str:
+        """Return which of the two a value meets."""
         sign = 1 if self.higher else -1
-        if figure * sign >= self.aim * sign:
+        if value * sign >= self.aim * sign:
             return "aim met"
-        return "must met" if figure * sign >= self.must * sign else "**missed**"
+        return "must met" if value * sign >= self.must * sign else "**missed**"
 
-    def show(self, figure: float) -> str:
-        """Write a figure with its unit."""
-        return f"{figure:.3g} {self.unit}" if self.unit != "×" else f"{figure:.2f} ×"
+    def show(self, value: float) -> str:
+        """Return a value with its unit."""
+        return f"{value:.3g} {self.unit}" if self.unit != "×" else f"{value:.2f} ×"
 
 
 @dataclass(frozen=True)
-class Line:
+class Figure:
     """One figure of the report.
 
     Attributes:
-        name: P1 … P6, start, memory.
-        what: What is measured, beside what.
-        spread: Smallest and largest figure of the rounds.
-        detail: The absolute numbers behind it, and how they were had.
+        name: P1 … P6, G1 …, Q1 …, start, memory.
+        what: What is measured, and after the colon its baseline.
+        spread: Smallest and largest value of the rounds.
+        detail: The absolute numbers, and how they were measured.
     """
 
     name: str
     what: str
     database: str
-    figure: float
+    value: float
     target: Target
     spread: tuple[float, float] | None = None
     detail: str = ""
 
     @property
     def verdict(self) -> str:
-        """Say which target is met."""
-        return self.target.verdict(self.figure)
+        """Which target is met."""
+        return self.target.verdict(self.value)
 
     def summary(self) -> str:
-        """Return the line for a terminal."""
+        """Return the figure as a line for a terminal."""
         verdict = self.verdict.strip("*")
-        return f"{self.what}: {self.target.show(self.figure)} ({verdict}) {self.detail}"
+        return f"{self.what}: {self.target.show(self.value)} ({verdict}) {self.detail}"
 
     def row(self) -> str:
-        """Return the line of the table."""
+        """Return the figure as a row of the table."""
         target = self.target
         spread = "" if self.spread is None else f"{self.spread[0]:.3g}–{self.spread[1]:.3g}"
         sign = "≥" if target.higher else "≤"
@@ -71,7 +71,7 @@ class Line:
             self.name,
             self.what,
             self.database,
-            target.show(self.figure),
+            target.show(self.value),
             spread,
             f"{sign} {target.show(target.must)}",
             f"{sign} {target.show(target.aim)}",
@@ -84,20 +84,20 @@ class Line:
 HEAD = "| | What | Database | Figure | Rounds | Must | Aim | | How |\n|---|---|---|---|---|---|---|---|---|"
 
 
-def ratio_line(
+def ratio_figure(
     name: str,
     what: str,
     database: str,
     subject: Sequence[float],
-    twin: Sequence[float],
+    baseline: Sequence[float],
     target: Target,
     detail: str,
-) -> Line:
-    """Return the line for the median ratio of interleaved rounds."""
-    ratios = [mine / other for mine, other in zip(subject, twin, strict=True)]
-    return Line(name, what, database, statistics.median(ratios), target, (min(ratios), max(ratios)), detail)
+) -> Figure:
+    """Return the figure for the median ratio of alternating rounds."""
+    ratios = [one / other for one, other in zip(subject, baseline, strict=True)]
+    return Figure(name, what, database, statistics.median(ratios), target, (min(ratios), max(ratios)), detail)
 
 
 def per_s(rates: Sequence[float]) -> str:
-    """Write the median of some rates."""
+    """Return the median of some rates as text."""
     return f"{statistics.median(rates):,.0f}/s"

@@ -1,4 +1,4 @@
-"""Starting what is measured: Millrace, the bare twin, databases; and asking the system about them."""
+"""Start the measured servers, the bare server and databases, and read their resource use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _POLL_S = 0.002
 
 
 class Process:
-    """A server process of ours on a port of its own; it has answered `path` with 200 once it is made.
+    """A server process on a free port; the constructor returns once it answers `path` with 200.
 
     Attributes:
         start_s: Time from spawn to the first 200.
@@ -49,17 +49,17 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     @property
     def state(self) -> str:
-        """Say whether it runs."""
+        """Whether it runs, as text."""
         code = self._process.poll()
         return f"server {self.pid} on port {self.port} " + ("runs" if code is None else f"ended with {code}")
 
     def log(self) -> str:
-        """Return what it has printed."""
+        """Return its output."""
         self._log.seek(0)
         return self._log.read().decode(errors="replace")
 
@@ -68,12 +68,12 @@ class Process:
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def cpu_s(self) -> float:
-        """Return the CPU time that it has used, of all threads."""
+        """Return the CPU time of all its threads."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
-        """Stop it by SIGTERM, and by force if it does not obey."""
+        """Stop it by SIGTERM, and by SIGKILL if it does not stop in time."""
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(15)
@@ -95,7 +95,7 @@ class Process:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port: int = listening.getsockname()[1]
@@ -104,33 +104,33 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(process: Process) -> Iterator[Process]:
-    """Stop a process at the end; where something fails meanwhile, print what it has said."""
+    """Stop a process at the end; print its output if the block fails."""
     try:
         yield process
     except Exception:
-        print(f"{process.state}; it said:\n{process.log()[-4_000:]}", file=sys.stderr)
+        print(f"{process.state}; its output:\n{process.log()[-4_000:]}", file=sys.stderr)
         raise
     finally:
         process.stop()
 
 
 def bare(*, plain: bool = False) -> Process:
-    """Start the bare twin; `plain` on uvicorn's own protocol class."""
+    """Start the bare server; `plain` with uvicorn's own protocol class."""
     return _bare("plain" if plain else "")
 
 
 def bare_streams() -> Process:
-    """Start the bare twin that writes what it is sent to all streams."""
+    """Start the bare server that writes each request body to all streams."""
     return _bare("streams")
 
 
 def _bare(kind: str) -> Process:
     port = free_port()
-    return Process([sys.executable, "-m", "bench.bare", str(port), *filter(None, [kind])], port, "/")
+    return Process([sys.executable, "-m", "bench.bare_server", str(port), *filter(None, [kind])], port, "/")
 
 
 def millrace(database_url: str) -> Process:
-    """Start Millrace on a database whose tables are there."""
+    """Start Millrace on a database."""
     port = free_port()
     program = str(Path(sys.executable).with_name("millrace"))
     options = ["serve", "--host", "127.0.0.1", "--port", str(port), "--database-url", database_url]
@@ -138,7 +138,7 @@ def millrace(database_url: str) -> Process:
 
 
 class Databases:
-    """Makes empty databases with Millrace's tables, of one kind, and takes them away again."""
+    """Creates databases of one kind, and removes them at the end."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -180,16 +180,16 @@ class Databases:
             path.unlink()
 
     def connections(self, url: str) -> int | None:
-        """Return how many connections to a PostgreSQL database its server holds; None on SQLite."""
+        """Return the number of connections to a PostgreSQL database; None on SQLite."""
         if self._server is None:
             return None
-        import psycopg  # noqa: PLC0415 - only where there is PostgreSQL
+        import psycopg  # noqa: PLC0415 - for PostgreSQL only
 
         name = url.rpartition("/")[2]
         with psycopg.connect(self._server.url, autocommit=True) as connection:
             query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
             row = connection.execute(query, (name,)).fetchone()
-        return row[0] if row else None
+        return int(row[0]) if row else None
 
 
 def _postgres() -> PostgresServer:
@@ -206,14 +206,14 @@ def migrate(url: str) -> None:
 
 
 def partition_ids(url: str, topic: str) -> list[int]:
-    """Return the ids that the database gave to a topic's partitions, in order."""
+    """Return the ids of a topic's partitions, in order."""
     query = (
         select(partitions.c.partition_id)
         .join(topics, topics.c.topic_id == partitions.c.topic_id)
         .where(topics.c.name == topic)
         .order_by(partitions.c.partition)
     )
-    # Not by the storage: on SQLite a server may have the file, and only one process may write.
+    # Read-only: on SQLite a running server holds the write lock of the file.
     driver_url = url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true" if "sqlite" in url else url
     engine = create_engine(driver_url)
     try:

@@ -1,40 +1,75 @@
-"""Rules of the house that no linter knows."""
+"""Rules for the layout of the code and the tests that no linter checks."""
 
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "app").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "bench").rglob("*.py"))
+TEXTS = [
+    path
+    for pattern in ("*", "app/**/*.py", "bench/**/*", "docs/**/*", "examples/*", "migrations/**/*.py", "tests/**/*.py")
+    for path in sorted(ROOT.glob(pattern))
+    if path.suffix in {".py", ".md", ".toml", ".yaml", ".sh", ""} and path.is_file()
+]
+LAYERS = {"api", "broker", "cli", "domain", "errors", "server", "storage", "tasks"}
 MAX_LINES = 400
-NAMELESS = {"utils.py", "helpers.py", "common.py", "misc.py", "base.py"}
-EMPTY_SUFFIXES = ("Manager", "Helper", "Service", "Impl", "Base")
+MAX_MODULES = 14
+IMPORT_OF_TEST = re.compile(r"^from tests\.\S*\btest_\w+ import", re.MULTILINE)
+VAGUE_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py", "base.py"}
+VAGUE_SUFFIXES = ("Manager", "Helper", "Service", "Impl", "Base")
+SLEEPERS = {"tests/waiting.py", "tests/postgres.py", "tests/e2e/support/consumer_process.py"}
 
 
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_can_be_read_in_one_sitting(path: Path) -> None:
+def nodes_of(path: Path) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("path", MODULES + BENCHMARKS, ids=name_of)
+def test_a_module_has_at_most_400_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
-def test_a_module_is_named_after_what_it_holds() -> None:
-    assert [name_of(path) for path in MODULES if path.name in NAMELESS] == []
+def test_a_folder_has_at_most_14_modules() -> None:
+    modules = Counter(name_of(path.parent) for path in MODULES + TESTS + BENCHMARKS if path.name != "__init__.py")
+
+    assert {folder: number for folder, number in modules.items() if number > MAX_MODULES} == {}
+
+
+def test_no_module_has_a_vague_name() -> None:
+    assert [name_of(path) for path in MODULES + TESTS + BENCHMARKS if path.name in VAGUE_NAMES] == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_class_is_named_after_what_it_is(path: Path) -> None:
-    classes = [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+def test_no_class_has_a_vague_name(path: Path) -> None:
+    classes = [node.name for node in nodes_of(path) if isinstance(node, ast.ClassDef)]
 
-    assert [name for name in classes if name.endswith(EMPTY_SUFFIXES) or name.startswith("Abstract")] == []
+    assert [name for name in classes if name.endswith(VAGUE_SUFFIXES) or name.startswith("Abstract")] == []
 
 
-def test_only_the_dialect_knows_which_database_it_is() -> None:
-    found = [name_of(path) for path in MODULES if ".dialect.name ==" in path.read_text()]
+def test_only_the_dialect_asks_which_database_it_is() -> None:
+    assert [name_of(path) for path in MODULES if ".dialect.name ==" in path.read_text()] == []
 
-    assert found == []
+
+def test_the_folders_of_the_tests_mirror_those_of_the_code() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests") for path in TESTS}
+    of_layers = {folder for folder in folders if folder.parts and folder.parts[0] in LAYERS}
+
+    assert {path.name for path in (ROOT / "app").iterdir() if path.is_dir() and path.name[0] != "_"} == LAYERS
+    assert [folder.as_posix() for folder in of_layers if not (ROOT / "app" / folder).is_dir()] == []
+    assert {folder.parts[0] for folder in folders - of_layers if folder.parts} == {"e2e", "fuzz"}

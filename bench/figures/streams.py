@@ -1,4 +1,4 @@
-"""Streams: one writer, 1,000 readers of one partition: how soon each record is with each reader."""
+"""P6, streams: the time from a produce to its event, with one writer and 1,000 readers of one partition."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from bench import rows, servers
-from bench.load import BadAnswer, Connection
-from bench.report import Line, Target
+from bench import servers, workload
+from bench.load_generator import BadAnswer, Connection
+from bench.report import Figure, Target
 from bench.servers import Databases, Process
 
 DELIVERY = Target(2.0, 1.5, higher=False)
@@ -27,17 +27,17 @@ _PATH = f"/v1/topics/{_TOPIC}/partitions/0/records"
 
 @dataclass
 class _Side:
-    """One of the two servers, and what its readers saw, a list of milliseconds a round."""
+    """One of the two servers: its producer, and the latencies of its readers by round."""
 
     producer: Connection
     rounds_ms: list[list[float]] = field(default_factory=list)
     sent: int = 0
 
 
-def delivery(databases: Databases, rounds: int, seconds: float) -> Line:
-    """Measure produce sent → event read, beside a bare application that writes the same bytes to as many streams.
+def delivery(databases: Databases, rounds: int, seconds: float) -> Figure:
+    """Measure produce sent → event read, compared with a bare server that writes the same bytes to as many streams.
 
-    Rounds alternate; all streams stay open. Each reader must get each record once and in order.
+    Rounds alternate, and all streams stay open. Each reader must receive each record once and in order.
     """
     with (
         servers.running(servers.millrace(databases.new())) as server,
@@ -45,36 +45,42 @@ def delivery(databases: Databases, rounds: int, seconds: float) -> Line:
     ):
         servers.create_topic(server.port, _TOPIC, 1)
         buffer = bytearray(1 << 16)
-        mine, twin = _Side(Connection(server.port, buffer)), _Side(Connection(bare.port, buffer))
-        busy: list[float] = []
+        millrace, baseline = _Side(Connection(server.port, buffer)), _Side(Connection(bare.port, buffer))
+        cpu_shares: list[float] = []
         with _readers(server, bare) as readers:
-            for side, make in ((mine, _produce), (twin, _event)):
-                _send(side, make, 5, readers, busy)
+            for side, make in ((millrace, _produce), (baseline, _event)):
+                _send(side, make, 5, readers, cpu_shares)
                 side.rounds_ms.clear()
-            busy.clear()
+            cpu_shares.clear()
             for _ in range(rounds):
-                _send(mine, _produce, round(seconds * _RATE), readers, busy)
-                _send(twin, _event, round(seconds * _RATE), readers, busy)
-    return _line(databases.kind, mine, twin, max(busy))
+                _send(millrace, _produce, round(seconds * _RATE), readers, cpu_shares)
+                _send(baseline, _event, round(seconds * _RATE), readers, cpu_shares)
+    return _line(databases.kind, millrace, baseline, max(cpu_shares))
 
 
-def _line(kind: str, mine: _Side, twin: _Side, busy: float) -> Line:
-    pairs = zip(mine.rounds_ms, twin.rounds_ms, strict=True)
+def _line(kind: str, millrace: _Side, baseline: _Side, cpu_share: float) -> Figure:
+    pairs = zip(millrace.rounds_ms, baseline.rounds_ms, strict=True)
     ratios = [statistics.median(one) / statistics.median(other) for one, other in pairs]
-    ours, bare = (sorted(latency for each in side.rounds_ms for latency in each) for side in (mine, twin))
+    ours, bare = (sorted(latency for each in side.rounds_ms for latency in each) for side in (millrace, baseline))
     detail = (
         f"median {statistics.median(ours):.2f} ms (99 %: {ours[len(ours) * 99 // 100]:.2f} ms), "
         f"bare {statistics.median(bare):.2f} ms; {_RATE} records/s, each to {_READERS:,} readers, once and in order; "
-        f"the readers' process used {busy:.0%} of a core"
+        f"the readers' process used {cpu_share:.0%} of a core"
     )
     what = "1,000 streams: delivery : bare"
-    return Line("P6", what, kind, statistics.median(ratios), DELIVERY, (min(ratios), max(ratios)), detail)
+    return Figure("P6", what, kind, statistics.median(ratios), DELIVERY, (min(ratios), max(ratios)), detail)
 
 
 @contextlib.contextmanager
-def _readers(*of: Process) -> Iterator[subprocess.Popen[str]]:
-    """Run the process of the readers."""
-    command = [sys.executable, "-m", "bench.readers", str(_READERS), *(f"{server.port}={_PATH}" for server in of)]
+def _readers(*servers_read: Process) -> Iterator[subprocess.Popen[str]]:
+    """Run the process with the readers of some servers."""
+    command = [
+        sys.executable,
+        "-m",
+        "bench.stream_readers",
+        str(_READERS),
+        *(f"{server.port}={_PATH}" for server in servers_read),
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -86,13 +92,13 @@ def _readers(*of: Process) -> Iterator[subprocess.Popen[str]]:
 
 
 def _send(
-    side: _Side, make: Callable[[int], bytes], number: int, readers: subprocess.Popen[str], busy: list[float]
+    side: _Side, make: Callable[[int], bytes], number: int, readers: subprocess.Popen[str], cpu_shares: list[float]
 ) -> None:
-    """Send records at the rate, and take down what the readers saw of them."""
+    """Send records at the rate, and note the latencies that the readers report."""
     began = time.perf_counter()
     for turn in range(number):
         time.sleep(max(0.0, began + turn / _RATE - time.perf_counter()))
-        side.producer.ask(make(side.sent))
+        side.producer.call(make(side.sent))
         side.sent += 1
     time.sleep(_SETTLE_S)
     assert readers.stdin is not None
@@ -104,20 +110,20 @@ def _send(
     delivered = sum(len(each["latencies_ns"]) for each in found)
     if len(found) != 1 or delivered != number * _READERS or any(each["faults"] for each in report["servers"]):
         raise BadAnswer(f"{number} records to {_READERS} readers: {delivered} were delivered, or not in order")
-    busy.append(report["cpu_s"] / (time.perf_counter() - began))
+    cpu_shares.append(report["cpu_s"] / (time.perf_counter() - began))
     side.rounds_ms.append([latency / 1e6 for latency in found[0]["latencies_ns"]])
 
 
 def _value(number: int) -> bytes:
-    value = rows.samples()[number % 1000].value
+    value = workload.samples()[number % 1000].value
     return b'{"n":%d,"sent":%d,%b' % (number, time.perf_counter_ns(), value[1:])
 
 
 def _produce(number: int) -> bytes:
-    return rows.post(_PATH, b'{"key":"UA1","value":%b}' % _value(number))
+    return workload.post(_PATH, b'{"key":"UA1","value":%b}' % _value(number))
 
 
 def _event(number: int) -> bytes:
-    """Return a request that makes the bare twin write what Millrace would."""
+    """Return a request on which the bare server writes the same event as Millrace."""
     event = b'id: kwEAAppN\ndata: {"partition":0,"offset":%d,"timestamp_ms":%d,"key":"UA1","value":%b}\n\n'
-    return rows.post("/", event % (number, time.time_ns() // 1_000_000, _value(number)))
+    return workload.post("/", event % (number, time.time_ns() // 1_000_000, _value(number)))

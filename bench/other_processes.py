@@ -1,4 +1,4 @@
-"""How much of the machine others used meanwhile: a ratio measured beside strangers is worth little."""
+"""CPU time of other processes during a measurement: a ratio measured on a busy machine is unreliable."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ _STAT = Path("/proc/stat")
 _TOLERATED = 0.10
 
 
-class Others:
-    """CPU time of processes that are neither this one nor its descendants, from now on."""
+class OtherProcesses:
+    """CPU time of processes other than this one and its descendants, since the construction."""
 
     def __init__(self) -> None:
-        self._busy, self._all = _machine()
-        self._ours = _ours()
+        self._busy, self._total = _machine_ticks()
+        self._own = _own_ticks()
 
     def share(self) -> float:
-        """Return which share of all cores others have used since the start, from 0 to 1."""
-        busy, whole = _machine()
-        foreign = (busy - self._busy) - (_ours() - self._ours)
-        return max(0.0, foreign / max(1, whole - self._all))
+        """Return the share of all cores that other processes used, from 0 to 1."""
+        busy, total = _machine_ticks()
+        others = (busy - self._busy) - (_own_ticks() - self._own)
+        return max(0.0, others / max(1, total - self._total))
 
 
-def remark(share: float) -> str:
-    """Return what to say of a share: nothing if it is small."""
+def note(share: float) -> str:
+    """Return the note for the detail of a figure; empty for a small share."""
     return f"; NOISY: others used {share:.0%} of the machine" if share > _TOLERATED else ""
 
 
-def _machine() -> tuple[int, int]:
-    """Return ticks that all cores were busy (time that the host took away is busy too), and all ticks."""
+def _machine_ticks() -> tuple[int, int]:
+    """Return the busy ticks of all cores, time stolen by the host included, and all ticks."""
     user, nice, system, idle, iowait, irq, softirq, steal = map(int, _STAT.read_text().split()[1:9])
     busy = user + nice + system + irq + softirq + steal
     return busy, busy + idle + iowait
 
 
-def _ours() -> int:
-    """Return ticks of this process and its descendants, those that have ended included."""
+def _own_ticks() -> int:
+    """Return the ticks of this process and its descendants, ended ones included."""
     parents: dict[int, int] = {}
     ticks: dict[int, int] = {}
     for path in _STAT.parent.glob("[0-9]*/stat"):

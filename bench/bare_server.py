@@ -1,6 +1,7 @@
-"""The bare twins: a few lines of ASGI on the uvicorn settings of Millrace. `python -m bench.bare PORT [plain|streams]`.
+"""The bare baseline: a few lines of ASGI with the uvicorn settings of Millrace.
 
-One answers a constant; the other writes what is posted to all who have opened a stream.
+`python -m bench.bare_server PORT [plain|streams]`. One application answers a constant; the other writes each posted
+body to all open streams.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ async def streams(
     receive: Callable[[], Awaitable[dict[str, Any]]],
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
-    """Open a stream for GET on another path than /; write the body of a POST to all streams."""
+    """Open a stream for each GET but `/`; write the body of each POST to all streams."""
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
         return

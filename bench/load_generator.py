@@ -1,4 +1,4 @@
-"""The load generator: one process, raw sockets, requests built beforehand, answers parsed as little as possible."""
+"""The load generator: one process, raw sockets, prepared requests, and only the heads of answers are parsed."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class BadAnswer(Exception):
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What one round of load saw.
+class LoadResult:
+    """The result of one round of load.
 
     Attributes:
         rate: Answers per second within the measured window.
-        acknowledged: 2xx answers in all, with warm-up and drain.
-        latencies_s: Of the answers within the window.
-        busy: Share of one core that the generator itself used.
+        acknowledged: Number of 2xx answers, including warm-up and drain.
+        latencies_s: Latencies of the answers within the window.
+        cpu_share: Share of one core that the generator used.
     """
 
     rate: float = 0.0
     acknowledged: int = 0
     latencies_s: list[float] = field(default_factory=list)
-    busy: float = 0.0
+    cpu_share: float = 0.0
 
     @property
     def median_ms(self) -> float:
@@ -43,7 +43,7 @@ class Outcome:
 
 
 class Connection:
-    """One keep-alive connection with at most one request under way."""
+    """One keep-alive connection with at most one request in flight."""
 
     __slots__ = ("_buffer", "_missing", "_out", "_view", "body", "sent_at", "sock")
 
@@ -59,7 +59,7 @@ class Connection:
         self.body = b""
 
     def send(self, request: bytes) -> bool:
-        """Start a request. Return whether all of it is on its way; else call `go_on` when writable."""
+        """Start a request. Return whether it is sent completely; if not, call `send_rest` when writable."""
         self.sent_at = time.perf_counter()
         try:
             sent = self.sock.send(request)
@@ -70,8 +70,8 @@ class Connection:
         self._out = memoryview(request)[sent:]
         return False
 
-    def go_on(self) -> bool:
-        """Send more of a request. Return whether all of it is on its way."""
+    def send_rest(self) -> bool:
+        """Send more of a request. Return whether it is sent completely."""
         assert self._out is not None
         try:
             self._out = self._out[self.sock.send(self._out) :]
@@ -80,10 +80,10 @@ class Connection:
         return not self._out
 
     def receive(self, *, keep: bool = False) -> bool:
-        """Read. Return whether an answer is complete; `keep` leaves its bytes in `body`.
+        """Read. Return whether the answer is complete; `keep` appends its bytes to `body`.
 
         Raises:
-            BadAnswer: It is not 2xx, or the connection is closed.
+            BadAnswer: The answer is not 2xx, or the connection is closed.
         """
         try:
             count = self.sock.recv_into(self._view)
@@ -109,7 +109,7 @@ class Connection:
         self._missing = -1
         return True
 
-    def ask(self, request: bytes) -> bytes:
+    def call(self, request: bytes) -> bytes:
         """Send a request, wait for its answer and return its body."""
         self.sock.settimeout(_DRAIN_S)
         self.body = b""
@@ -127,8 +127,10 @@ def _content_length(head: bytes) -> int:
     return int(head[at + 15 :].split(b"\r\n", 1)[0])
 
 
-def drive(port: int, requests: Sequence[bytes], *, connections: int, seconds: float, warm_up: float = 0.5) -> Outcome:
-    """Keep `connections` requests under way, warm up, measure for `seconds`, wait for the last answers.
+def generate_load(
+    port: int, requests: Sequence[bytes], *, connections: int, seconds: float, warm_up: float = 0.5
+) -> LoadResult:
+    """Keep `connections` requests in flight, warm up, measure for `seconds`, and wait for the last answers.
 
     Raises:
         BadAnswer: An answer was not 2xx.
@@ -145,20 +147,20 @@ def drive(port: int, requests: Sequence[bytes], *, connections: int, seconds: fl
             client.sock.close()
 
 
-def _drive(clients: list[Connection], requests: Iterator[bytes], seconds: float, warm_up: float) -> Outcome:
-    outcome = Outcome()
+def _drive(clients: list[Connection], requests: Iterator[bytes], seconds: float, warm_up: float) -> LoadResult:
+    result = LoadResult()
     begin = time.perf_counter() + warm_up
     end = begin + seconds
     with selectors.DefaultSelector() as selector:
         for client in clients:
             selector.register(client.sock, _READ if client.send(next(requests)) else _WRITE, client)
-        _answers(selector, requests, begin, None, outcome)
+        _answers(selector, requests, begin, None, result)
         cpu_began = time.process_time()
-        _answers(selector, requests, end, outcome.latencies_s, outcome)
-        outcome.busy = (time.process_time() - cpu_began) / seconds
-        _drain(selector, len(clients), outcome)
-    outcome.rate = len(outcome.latencies_s) / seconds
-    return outcome
+        _answers(selector, requests, end, result.latencies_s, result)
+        result.cpu_share = (time.process_time() - cpu_began) / seconds
+        _drain(selector, len(clients), result)
+    result.rate = len(result.latencies_s) / seconds
+    return result
 
 
 def _answers(
@@ -166,34 +168,34 @@ def _answers(
     requests: Iterator[bytes],
     end: float,
     latencies_s: list[float] | None,
-    outcome: Outcome,
+    result: LoadResult,
 ) -> None:
-    """Take answers until `end`, and answer each with the next request."""
+    """Receive answers until `end`, and send the next request after each."""
     clock = time.perf_counter
     while (now := clock()) < end:
         for key, _ in selector.select(end - now):
             client: Connection = key.data
             if key.events == _WRITE:
-                if client.go_on():
+                if client.send_rest():
                     selector.modify(client.sock, _READ, client)
             elif client.receive():
-                outcome.acknowledged += 1
+                result.acknowledged += 1
                 if latencies_s is not None:
                     latencies_s.append(clock() - client.sent_at)
                 if not client.send(next(requests)):
                     selector.modify(client.sock, _WRITE, client)
 
 
-def _drain(selector: selectors.BaseSelector, under_way: int, outcome: Outcome) -> None:
-    """Take the last answers and send no more."""
-    while under_way:
+def _drain(selector: selectors.BaseSelector, in_flight: int, result: LoadResult) -> None:
+    """Receive the last answers without new requests."""
+    while in_flight:
         if not (ready := selector.select(_DRAIN_S)):
-            raise BadAnswer(f"{under_way} requests had no answer within {_DRAIN_S} s")
+            raise BadAnswer(f"{in_flight} requests had no answer within {_DRAIN_S} s")
         for key, _ in ready:
             client: Connection = key.data
             if key.events == _WRITE:
-                if client.go_on():
+                if client.send_rest():
                     selector.modify(client.sock, _READ, client)
             elif client.receive():
-                outcome.acknowledged += 1
-                under_way -= 1
+                result.acknowledged += 1
+                in_flight -= 1

@@ -1,6 +1,7 @@
-"""A process of a thousand readers for each of some servers: `python -m bench.readers NUMBER PORT=PATH …`.
+"""A process with many stream readers of each server: `python -m bench.stream_readers NUMBER PORT=PATH …`.
 
-It says `ready` when all streams are open, and at each line on standard input what was delivered since the last one.
+It prints `ready` when all streams are open. For each line on standard input it prints a report of the events since the
+previous one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from bench import rows
+from bench import workload
 
 _EVENT = re.compile(rb'"n":(\d+),"sent":(\d+)')
 _READ_BYTES = 1 << 18
@@ -22,23 +23,23 @@ _READ_BYTES = 1 << 18
 
 @dataclass(slots=True)
 class Reader:
-    """One open stream of the server with this number, and the event that must come next."""
+    """One open stream: the number of its server, and the number of the next event."""
 
     server: int
     sock: socket.socket
-    following: int = 0
+    next_number: int = 0
 
 
 @dataclass
-class Seen:
-    """What the readers of one server have had since the last report."""
+class Deliveries:
+    """The events that the readers of one server received since the last report."""
 
     latencies_ns: list[int] = field(default_factory=list)
     faults: int = 0
 
 
 def main() -> None:
-    """Open the streams, then read and report until standard input ends."""
+    """Open the streams, and read and report until standard input ends."""
     readers: dict[int, Reader] = {}
     targets = [target.split("=", 1) for target in sys.argv[2:]]
     for server, (port, path) in enumerate(targets):
@@ -47,12 +48,12 @@ def main() -> None:
             readers[reader.sock.fileno()] = reader
     gc.collect()
     gc.disable()
-    _read(readers, [Seen() for _ in targets])
+    _read(readers, [Deliveries() for _ in targets])
 
 
 def _open(server: int, port: int, path: str) -> Reader:
     sock = socket.create_connection(("127.0.0.1", port), 30)
-    sock.sendall(rows.get(path, "text/event-stream"))
+    sock.sendall(workload.get(path, "text/event-stream"))
     head = b""
     while b"id: " not in head:
         head += (part := sock.recv(4096))
@@ -62,7 +63,7 @@ def _open(server: int, port: int, path: str) -> Reader:
     return Reader(server, sock)
 
 
-def _read(readers: dict[int, Reader], seen: list[Seen]) -> None:
+def _read(readers: dict[int, Reader], deliveries: list[Deliveries]) -> None:
     poll = select.epoll()
     for descriptor in (0, *readers):
         poll.register(descriptor, select.EPOLLIN)
@@ -76,28 +77,28 @@ def _read(readers: dict[int, Reader], seen: list[Seen]) -> None:
             if descriptor == 0:
                 if not sys.stdin.readline():
                     return
-                cpu_began = _report(seen, cpu_began)
+                cpu_began = _report(deliveries, cpu_began)
                 continue
             reader = readers[descriptor]
             count = reader.sock.recv_into(view)
             now = clock()
-            mine = seen[reader.server]
+            delivered = deliveries[reader.server]
             if not count:
-                mine.faults += 1
+                delivered.faults += 1
                 poll.unregister(descriptor)
             for match in _EVENT.finditer(buffer, 0, count):
                 number, sent = match.groups()
-                if int(number) != reader.following:
-                    mine.faults += 1
-                reader.following += 1
-                mine.latencies_ns.append(now - int(sent))
+                if int(number) != reader.next_number:
+                    delivered.faults += 1
+                reader.next_number += 1
+                delivered.latencies_ns.append(now - int(sent))
 
 
-def _report(seen: list[Seen], cpu_began: float) -> float:
+def _report(deliveries: list[Deliveries], cpu_began: float) -> float:
     cpu = time.process_time()
-    report = [{"latencies_ns": sorted(each.latencies_ns), "faults": each.faults} for each in seen]
+    report = [{"latencies_ns": sorted(each.latencies_ns), "faults": each.faults} for each in deliveries]
     print(json.dumps({"servers": report, "cpu_s": cpu - cpu_began}), flush=True)
-    for each in seen:
+    for each in deliveries:
         each.latencies_ns.clear()
     return time.process_time()
 

@@ -1,4 +1,4 @@
-"""The records that all benchmarks send: flights, 200 to 400 bytes of JSON each, the same in every run."""
+"""The records and requests of all benchmarks: flights of 200 to 400 bytes of JSON, the same in every run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _AIRPORTS = ("EWR", "LGA", "JFK", "IAH", "MIA", "BQN", "ATL", "ORD", "FLL", "IAD
 
 
 class Sample(NamedTuple):
-    """A record to send: its key, its value as JSON, and the partition that the key names."""
+    """A record to send: its key, its value as JSON, and the partition of the key."""
 
     key: bytes
     value: bytes
@@ -28,31 +28,31 @@ class Sample(NamedTuple):
 
 @cache
 def samples() -> list[Sample]:
-    """Return the pool that requests and raw rows are made of."""
-    chance = random.Random(20130101)
-    return [_sample(chance) for _ in range(_SAMPLES)]
+    """Return the records of which requests and raw rows are built."""
+    rng = random.Random(20130101)
+    return [_sample(rng) for _ in range(_SAMPLES)]
 
 
-def _sample(chance: random.Random) -> Sample:
-    carrier, number = chance.choice(_CARRIERS), chance.randint(1, 400)
+def _sample(rng: random.Random) -> Sample:
+    carrier, number = rng.choice(_CARRIERS), rng.randint(1, 400)
     flight = {
         "year": 2013,
-        "month": chance.randint(1, 12),
-        "day": chance.randint(1, 28),
-        "dep_time": chance.randint(500, 2359),
-        "sched_dep_time": chance.randint(500, 2359),
-        "dep_delay": chance.randint(-20, 300),
-        "arr_time": chance.randint(1, 2359),
-        "sched_arr_time": chance.randint(1, 2359),
-        "arr_delay": chance.choice([None, chance.randint(-40, 300)]),
+        "month": rng.randint(1, 12),
+        "day": rng.randint(1, 28),
+        "dep_time": rng.randint(500, 2359),
+        "sched_dep_time": rng.randint(500, 2359),
+        "dep_delay": rng.randint(-20, 300),
+        "arr_time": rng.randint(1, 2359),
+        "sched_arr_time": rng.randint(1, 2359),
+        "arr_delay": rng.choice([None, rng.randint(-40, 300)]),
         "carrier": carrier,
         "flight": number,
-        "tailnum": f"N{chance.randint(10000, 99999)}",
-        "origin": chance.choice(_AIRPORTS),
-        "dest": chance.choice(_AIRPORTS),
-        "air_time": chance.randint(20, 600),
-        "distance": chance.randint(80, 4983),
-        "time_hour": f"2013-{chance.randint(1, 12):02}-{chance.randint(1, 28):02}T05:00:00Z",
+        "tailnum": f"N{rng.randint(10000, 99999)}",
+        "origin": rng.choice(_AIRPORTS),
+        "dest": rng.choice(_AIRPORTS),
+        "air_time": rng.randint(20, 600),
+        "distance": rng.randint(80, 4983),
+        "time_hour": f"2013-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}T05:00:00Z",
     }
     key = f"{carrier}{number}".encode()
     return Sample(key, json.dumps(flight, separators=(",", ":")).encode(), partition_for_key(key, PARTITIONS))
@@ -60,13 +60,13 @@ def _sample(chance: random.Random) -> Sample:
 
 @cache
 def batches() -> list[list[Sample]]:
-    """Return the pool in batches of BATCH."""
+    """Return the records in batches of BATCH."""
     pool = iter(samples())
     return [list(islice(pool, BATCH)) for _ in range(_SAMPLES // BATCH)]
 
 
 def record_json(sample: Sample) -> bytes:
-    """Return a record as a produce request spells it."""
+    """Return a record as JSON of a produce request."""
     return b'{"key":"%b","value":%b}' % (sample.key, sample.value)
 
 
@@ -96,15 +96,15 @@ def batch_produces() -> list[bytes]:
     ]
 
 
-def page_fetches(log_end_offsets: list[int], count: int = 400) -> list[tuple[int, int]]:
-    """Return (partition, offset) of full pages spread over the log."""
-    chance = random.Random(42)
+def page_starts(log_end_offsets: list[int], count: int = 400) -> list[tuple[int, int]]:
+    """Return partition and offset of full pages at random offsets."""
+    rng = random.Random(42)
     full = [partition for partition, end in enumerate(log_end_offsets) if end >= BATCH]
-    places = (chance.choice(full) for _ in range(count))
-    return [(partition, chance.randint(0, log_end_offsets[partition] - BATCH)) for partition in places]
+    chosen = [rng.choice(full) for _ in range(count)]
+    return [(partition, rng.randint(0, log_end_offsets[partition] - BATCH)) for partition in chosen]
 
 
-def fetch_request(place: tuple[int, int]) -> bytes:
+def fetch_request(page_start: tuple[int, int]) -> bytes:
     """Return the request for one page."""
-    partition, offset = place
+    partition, offset = page_start
     return get(f"/v1/topics/{TOPIC}/partitions/{partition}/records?offset={offset}&max_records={BATCH}")

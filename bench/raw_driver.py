@@ -1,4 +1,4 @@
-"""The raw twins: the same rows through the database driver alone, one connection, one thread, no HTTP."""
+"""The raw baseline: the same rows through the database driver alone, one connection, one thread, no HTTP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 import psycopg
 
 from app.storage.db.tables import OFFSET_BITS
-from bench.rows import PARTITIONS, batches
+from bench.workload import PARTITIONS, batches
 
 _COLUMNS = "record_id, timestamp_ms, encoding, key, value, headers, start_bytes, max_timestamp_ms"
 _TYPES = ("int8", "int8", "int2", "bytea", "bytea", "bytea", "int8", "int8")
@@ -28,7 +28,7 @@ _Insert = Callable[[Sequence[RecordRow]], None]
 
 
 class RowMaker:
-    """Makes rows of `records` as an append would: dense offsets per partition, running sizes and times."""
+    """Builds rows of `records` as an append does: dense offsets, cumulative sizes and times of each partition."""
 
     def __init__(self, partition_ids: Sequence[int]) -> None:
         self._ids = [partition_id << OFFSET_BITS for partition_id in partition_ids]
@@ -48,7 +48,7 @@ class RowMaker:
 
 
 def _timed(insert: _Insert, rows: RowMaker, seconds: float) -> float:
-    """Insert batch after batch and return rows per second; making the rows is not counted."""
+    """Insert batch after batch and return rows per second, without the time to build the rows."""
     spent = inserted = 0.0
     while spent < seconds:
         batch = rows.batch()
@@ -60,10 +60,10 @@ def _timed(insert: _Insert, rows: RowMaker, seconds: float) -> float:
 
 
 class Raw(Protocol):
-    """The raw twin on one kind of database.
+    """The raw baseline on one kind of database.
 
     Attributes:
-        method: How it inserts.
+        method: Description of the insert.
     """
 
     method: str
@@ -71,23 +71,23 @@ class Raw(Protocol):
     def insert(self, seconds: float) -> float:
         """Insert one batch a transaction and return rows per second."""
 
-    def fetch(self, places: Sequence[tuple[int, int]], seconds: float) -> float:
+    def fetch(self, page_starts: Sequence[tuple[int, int]], seconds: float) -> float:
         """Select and encode one page a transaction and return rows per second."""
 
-    def page(self, place: tuple[int, int]) -> bytes:
-        """Return the JSON of one page, as Millrace answers it."""
+    def page(self, page_start: tuple[int, int]) -> bytes:
+        """Return one page as the JSON of a fetch answer."""
 
     def close(self) -> None:
         """Close its connections."""
 
 
 def open_raw(scratch_url: str, log_url: str, partition_ids: Sequence[int]) -> Raw:
-    """Open the twin.
+    """Open the baseline.
 
     Args:
-        scratch_url: A database with empty tables, to insert into.
-        log_url: The database of the server that is measured, to read from.
-        partition_ids: Of the topic's partitions there.
+        scratch_url: A database with empty tables, for inserts.
+        log_url: The database of the measured server, for fetches.
+        partition_ids: The ids of the topic's partitions in that database.
     """
     if scratch_url.startswith("sqlite"):
         return RawSqlite(scratch_url, log_url, partition_ids)
@@ -100,7 +100,7 @@ def sqlite_path(url: str) -> Path:
 
 
 class RawSqlite:
-    """executemany, one commit a batch, with the pragmas of Millrace's own writer and readers."""
+    """executemany, one commit a batch, with the pragmas of Millrace's connections."""
 
     method = "sqlite3 executemany, WAL, synchronous=FULL"
 
@@ -117,13 +117,13 @@ class RawSqlite:
         """Insert one batch a transaction and return rows per second."""
         return _timed(self._insert, self._rows, seconds)
 
-    def fetch(self, places: Sequence[tuple[int, int]], seconds: float) -> float:
+    def fetch(self, page_starts: Sequence[tuple[int, int]], seconds: float) -> float:
         """Select and encode one page a transaction and return rows per second."""
-        return self._pages.timed(self._select, places, seconds)
+        return self._pages.timed(self._select, page_starts, seconds)
 
-    def page(self, place: tuple[int, int]) -> bytes:
-        """Return the JSON of one page, as Millrace answers it."""
-        return self._pages.encode(place, self._select)
+    def page(self, page_start: tuple[int, int]) -> bytes:
+        """Return one page as the JSON of a fetch answer."""
+        return self._pages.encode(page_start, self._select)
 
     def close(self) -> None:
         """Close its connections."""
@@ -140,17 +140,17 @@ class RawSqlite:
 
 
 class RawPostgres:
-    """COPY (text or binary) or unnest, one commit a batch: the fastest of them, found before the first round."""
+    """COPY, binary COPY or unnest, one commit a batch: the fastest of the three, tried before the first round."""
 
     def __init__(self, scratch_url: str, log_url: str, partition_ids: Sequence[int]) -> None:
         self._writer = psycopg.connect(scratch_url)
         self._reader = psycopg.connect(log_url, autocommit=True)
         self._rows = RowMaker(_ids())
         self._pages = _Pages(partition_ids)
-        ways = {"COPY": self._copy, "COPY binary": self._copy_binary, "unnest": self._unnest}
-        rates = {name: _timed(way, self._rows, 0.7) for name, way in ways.items()}
+        inserts = {"COPY": self._copy, "COPY binary": self._copy_binary, "unnest": self._unnest}
+        rates = {name: _timed(insert, self._rows, 0.7) for name, insert in inserts.items()}
         best = max(rates, key=lambda name: rates[name])
-        self._insert = ways[best]
+        self._insert = inserts[best]
         tried = ", ".join(f"{name} {rate / 1000:.0f} k/s" for name, rate in rates.items())
         self.method = f"psycopg {best} (tried {tried})"
 
@@ -158,13 +158,13 @@ class RawPostgres:
         """Insert one batch a transaction and return rows per second."""
         return _timed(self._insert, self._rows, seconds)
 
-    def fetch(self, places: Sequence[tuple[int, int]], seconds: float) -> float:
+    def fetch(self, page_starts: Sequence[tuple[int, int]], seconds: float) -> float:
         """Select and encode one page a transaction and return rows per second."""
-        return self._pages.timed(self._select, places, seconds)
+        return self._pages.timed(self._select, page_starts, seconds)
 
-    def page(self, place: tuple[int, int]) -> bytes:
-        """Return the JSON of one page, as Millrace answers it."""
-        return self._pages.encode(place, self._select)
+    def page(self, page_start: tuple[int, int]) -> bytes:
+        """Return one page as the JSON of a fetch answer."""
+        return self._pages.encode(page_start, self._select)
 
     def close(self) -> None:
         """Close its connections."""
@@ -214,15 +214,15 @@ class _Page(msgspec.Struct):
 
 
 class _Pages:
-    """Turns selected rows into the JSON of a page."""
+    """Encodes selected rows as the JSON of a page."""
 
     def __init__(self, partition_ids: Sequence[int]) -> None:
         self._partition_ids = partition_ids
         self._encode = msgspec.json.Encoder().encode
 
-    def encode(self, place: tuple[int, int], select: Callable[[int, int], list[_Row]]) -> bytes:
-        """Select the 500 rows of a place and encode them."""
-        partition, offset = place
+    def encode(self, page_start: tuple[int, int], select: Callable[[int, int], list[_Row]]) -> bytes:
+        """Select and encode the 500 rows from a partition and offset."""
+        partition, offset = page_start
         base = self._partition_ids[partition] << OFFSET_BITS
         records = [
             _Record(partition, record_id - base, timestamp_ms, key.decode(), msgspec.Raw(value))
@@ -231,14 +231,14 @@ class _Pages:
         return self._encode(_Page(records))
 
     def timed(
-        self, select: Callable[[int, int], list[_Row]], places: Sequence[tuple[int, int]], seconds: float
+        self, select: Callable[[int, int], list[_Row]], page_starts: Sequence[tuple[int, int]], seconds: float
     ) -> float:
         """Encode page after page and return rows per second."""
-        turns = cycle(places)
+        starts = cycle(page_starts)
         pages = 0
         began = time.perf_counter()
         while (spent := time.perf_counter() - began) < seconds:
-            self.encode(next(turns), select)
+            self.encode(next(starts), select)
             pages += 1
         return pages * 500 / spent
 
@@ -248,7 +248,7 @@ def _ids() -> list[int]:
 
 
 def fill(url: str, partition_ids: Sequence[int], records: int) -> None:
-    """Put records into a log by the driver, quickly: not durable until the end, in large transactions."""
+    """Fill a log through the driver, in large transactions that are durable only at the end."""
     rows = RowMaker(partition_ids)
     if url.startswith("sqlite"):
         _fill_sqlite(sqlite_path(url), rows, records)
@@ -261,11 +261,11 @@ def _fill_sqlite(path: Path, rows: RowMaker, records: int) -> None:
     connection.execute("PRAGMA synchronous=OFF")
     while records > 0:
         connection.execute("BEGIN IMMEDIATE")
-        some = list(chain.from_iterable(rows.batch() for _ in range(40)))
-        some.sort()
-        connection.executemany(f"INSERT INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", some)
+        batch = list(chain.from_iterable(rows.batch() for _ in range(40)))
+        batch.sort()
+        connection.executemany(f"INSERT INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", batch)
         connection.execute("COMMIT")
-        records -= len(some)
+        records -= len(batch)
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
