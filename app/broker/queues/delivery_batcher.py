@@ -1,4 +1,4 @@
-"""Acquire and acknowledge: requests of a node for one queue that arrive while a transaction runs share the next."""
+"""Acquire and acknowledge records; requests of a queue that arrive while a transaction runs share the next one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from app.domain.queues.delivery import (
     Acknowledgement,
     Acquire,
     Acquired,
-    Again,
     Answer,
     Request,
+    Retry,
 )
 from app.domain.queues.in_flight import AcknowledgeType
 from app.domain.queues.queue import QueueInfo
@@ -31,15 +31,16 @@ from app.storage.db.engine import Storage, Tx
 from app.storage.queues.queues import scope_id
 
 _ATTEMPTS = 5
-_MAX_BATCH = 200
-_MAX_BATCH_RECORDS = 10_000
+_MAX_REQUESTS = 200
+_MAX_RECORDS = 10_000
 
 
 class _Waiting:
     """A request that waits for its answer.
 
     Attributes:
-        deadline: Of an acquire: nothing is acquired after its client has disconnected.
+        deadline: Deadline of an acquire; nothing is acquired after its client has disconnected.
+        wait_for_locks: Whether its transaction waits for share partitions that other nodes have locked.
     """
 
     __slots__ = ("answer", "deadline", "queue", "request", "topic", "wait_for_locks")
@@ -53,18 +54,18 @@ class _Waiting:
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     @property
-    def weight(self) -> int:
-        """How many records it may concern."""
+    def max_records(self) -> int:
+        """How many records it acquires or acknowledges at most."""
         return self.request.max_records if isinstance(self.request, Acquire) else len(self.request.items)
 
 
 class DeliveryBatcher(GroupCommit[_Waiting, DeliveryResult]):
-    """Hands records of queues out, and takes what their holders say of them.
+    """Acquires and acknowledges records of queues.
 
     Args:
-        recheck_ms: How long a waiting acquire relies on announcements alone, where other nodes make them too.
-        to_archive: Called when there is something to archive.
-        time: The database's clock, or another.
+        recheck_ms: Interval at which a waiting acquire searches without an announcement if nodes share the database.
+        to_archive: Called when there is a record to archive.
+        time: Clock; the default is the database's.
     """
 
     operation = "delivery"
@@ -87,19 +88,19 @@ class DeliveryBatcher(GroupCommit[_Waiting, DeliveryResult]):
         self._recheck_ms = recheck_ms if storage.dialect.shared else None
         self._to_archive = to_archive
         self._time = time
-        self._turn = 0
+        self._rotation = 0
         self.requests = 0
         self.transactions = 0
 
     async def acquire(self, name: str, request: Acquire, deadline: Deadline | None = None) -> Acquired:
-        """Acquire records for a client, waiting for some if it wants to.
+        """Acquire records, and wait for the first one until the deadline.
 
-        Nothing is acquired for a client that has gone, and what it did not live to see is given back; but not what has
-        an Idempotency-Key: the client may have sent the same again, and hold it by that answer.
+        If the client disconnects before it is answered, its records are released. Records of a request with an
+        Idempotency-Key stay acquired, because the client may have repeated the request and received them.
 
         Raises:
-            UnknownQueue: There is none, or it was deleted during the wait.
-            IdempotencyKeyReused: The key stands for another request.
+            UnknownQueue: There is no such queue, or it was deleted during the wait.
+            IdempotencyKeyReused: The key was used for another request.
         """
         acquired = await self._acquired(name, request, deadline)
         if acquired.deliveries and request.key is None and deadline is not None and deadline.disconnected:
@@ -108,11 +109,11 @@ class DeliveryBatcher(GroupCommit[_Waiting, DeliveryResult]):
         return acquired
 
     async def acknowledge(self, name: str, request: Acknowledge) -> Acknowledged:
-        """Settle deliveries, each for itself.
+        """Settle deliveries, independently of each other.
 
         Raises:
-            UnknownQueue: There is none.
-            IdempotencyKeyReused: The key stands for another request.
+            UnknownQueue: There is no such queue.
+            IdempotencyKeyReused: The key was used for another request.
         """
         for attempt in range(_ATTEMPTS):
             queue, topic = await self._queues.route(name, anew=attempt > 0)
@@ -137,17 +138,17 @@ class DeliveryBatcher(GroupCommit[_Waiting, DeliveryResult]):
                         assert isinstance(answer, Acquired)  # noqa: S101 - the answer to its request
                         if answer.deliveries or deadline is None or last:
                             return answer
-                        watch.log_end_offsets.update(answer.ends or {})
+                        watch.log_end_offsets.update(answer.log_end_offsets or {})
                         await deadline.wait(watch, self._pause_ms(answer))
                 except QueueChanged:
                     continue
         raise ServiceUnavailable("the queue or its topic changes too often; try again")
 
     def _pause_ms(self, answer: Acquired) -> int | None:
-        """Return after how long to look again although nothing was announced, or None."""
+        """Return after how long to search again without an announcement, or None."""
         pauses = [self._recheck_ms] if self._recheck_ms is not None else []
-        if answer.free_at_ms is not None:
-            pauses.append(max(1, answer.free_at_ms - answer.now_ms))
+        if answer.available_at_ms is not None:
+            pauses.append(max(1, answer.available_at_ms - answer.now_ms))
         return min(pauses, default=None)
 
     async def _answer_to(self, waiting: _Waiting) -> Answer:
@@ -160,38 +161,38 @@ class DeliveryBatcher(GroupCommit[_Waiting, DeliveryResult]):
     def _take(self, waiting: deque[_Waiting]) -> list[_Waiting]:
         """Take the requests of the next transaction: those that were routed by the same queue and topic objects."""
         batch: list[_Waiting] = []
-        weight = 0
-        while waiting and len(batch) < _MAX_BATCH and weight < _MAX_BATCH_RECORDS:
+        records = 0
+        while waiting and len(batch) < _MAX_REQUESTS and records < _MAX_RECORDS:
             request = waiting[0]
-            if _is_over(request):
+            if _is_abandoned(request):
                 waiting.popleft()
                 continue
             if batch and (request.queue is not batch[0].queue or request.topic is not batch[0].topic):
                 break
             batch.append(waiting.popleft())
-            weight += request.weight
+            records += request.max_records
         return batch
 
     def _submit(self, _: Lane[_Waiting], batch: list[_Waiting]) -> asyncio.Future[DeliveryResult]:
         first = batch[0]
         wait = any(each.wait_for_locks for each in batch)
-        work = DeliveryBatch(first.queue, first.topic, [each.request for each in batch], self._turn, wait)
-        self._turn += any(isinstance(each.request, Acquire) for each in batch)
+        work = DeliveryBatch(first.queue, first.topic, [each.request for each in batch], self._rotation, wait)
+        self._rotation += any(isinstance(each.request, Acquire) for each in batch)
         self.transactions += 1
         self.requests += len(batch)
         return self._storage.submit(deliver, work, self._time)
 
     def _requeue(self, lane: Lane[_Waiting], batch: list[_Waiting], result: DeliveryResult) -> None:
-        again: list[_Waiting] = []
+        retried: list[_Waiting] = []
         for waiting, answer in zip(batch, result.answers, strict=True):
-            if isinstance(answer, Again):
+            if isinstance(answer, Retry):
                 waiting.wait_for_locks = answer.wait
-                again.append(waiting)
-        lane.waiting.extendleft(reversed(again))
+                retried.append(waiting)
+        lane.waiting.extendleft(reversed(retried))
 
     def _settle(self, lane: Lane[_Waiting], batch: list[_Waiting], result: DeliveryResult) -> None:
         for waiting, answer in zip(batch, result.answers, strict=True):
-            if not isinstance(answer, Again) and not waiting.answer.done():
+            if not isinstance(answer, Retry) and not waiting.answer.done():
                 waiting.answer.set_result(answer)
         if result.freed:
             self._signals.announce([scope_id(lane.key)])
@@ -208,8 +209,8 @@ class DeliveryBatcher(GroupCommit[_Waiting, DeliveryResult]):
                 waiting.answer.set_exception(QueueChanged())
 
 
-def _is_over(waiting: _Waiting) -> bool:
-    """Return whether nobody waits for the answer any more, and give an acquire an empty one."""
+def _is_abandoned(waiting: _Waiting) -> bool:
+    """Return whether no client waits for the answer any more; set the empty answer of an acquire."""
     if waiting.answer.done():
         return isinstance(waiting.request, Acquire)
     if waiting.deadline is not None and waiting.deadline.disconnected:

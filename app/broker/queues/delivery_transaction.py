@@ -18,10 +18,10 @@ from app.domain.queues.delivery import (
     Acknowledgement,
     Acquire,
     Acquired,
-    Again,
     Answer,
     Delivery,
     Request,
+    Retry,
     Settled,
     response_bytes,
 )
@@ -233,7 +233,7 @@ class DeliveryTransaction:
             if key is None:
                 acquires[number] = request
             elif key.key_hash in new_keys:
-                answers[number] = Again()
+                answers[number] = Retry()
             elif (answer := self._repeated(request)) is not None:
                 answers[number] = answer
             else:
@@ -255,7 +255,7 @@ class DeliveryTransaction:
         found: list[Delivery] = []
         for partition, offset, delivery_count in stored:
             if (share_partition := self._share_partitions.get(ids[partition])) is None:
-                return Again(wait=True)
+                return Retry(wait=True)
             share_partition.load_delayed([offset])
             entry, record = share_partition.find(offset), share_partition.records([offset]).get(offset)
             if entry is None or record is None or entry.delivery_count != delivery_count:
@@ -325,7 +325,7 @@ class DeliveryTransaction:
         if self._config.paused and self._share_partitions:
             return Acquired([], self._now_ms, None, {})
         if self._is_incomplete():
-            return Again(wait=self._skipped_locked)
+            return Retry(wait=self._skipped_locked)
         return self._nothing()
 
     def _is_incomplete(self) -> bool:
@@ -336,6 +336,9 @@ class DeliveryTransaction:
 
     def _nothing(self) -> Acquired:
         times = [share_partition.available_at_ms() for share_partition in self._share_partitions.values()]
-        free_at_ms = min((time for time in times if time is not None), default=None)
-        ends = {each: share_partition.bounds.log_end_offset for each, share_partition in self._share_partitions.items()}
-        return Acquired([], self._now_ms, free_at_ms, ends)
+        available_at_ms = min((time for time in times if time is not None), default=None)
+        log_end_offsets = {
+            partition_id: share_partition.bounds.log_end_offset
+            for partition_id, share_partition in self._share_partitions.items()
+        }
+        return Acquired([], self._now_ms, available_at_ms, log_end_offsets)

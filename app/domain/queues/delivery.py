@@ -63,14 +63,14 @@ class Acquired(NamedTuple):
 
     Attributes:
         now_ms: Time of the transaction, by the database's clock.
-        free_at_ms: When another acquire may find a record without an announcement, by the same clock; None if never.
-        ends: Log end offset of each partition that was searched, by its id.
+        available_at_ms: When a lock expires or a delay ends next, by the same clock; None if there is none.
+        log_end_offsets: Log end offset of each partition that was searched, by its id.
     """
 
     deliveries: list[Delivery]
     now_ms: int = 0
-    free_at_ms: int | None = None
-    ends: dict[int, int] | None = None
+    available_at_ms: int | None = None
+    log_end_offsets: dict[int, int] | None = None
 
 
 class Settled(msgspec.Struct, frozen=True, array_like=True):
@@ -87,7 +87,7 @@ class Acknowledged(NamedTuple):
     results: list[Settled]
 
 
-class Again(NamedTuple):
+class Retry(NamedTuple):
     """The transaction did not search everything: submit the request again.
 
     Attributes:
@@ -98,7 +98,7 @@ class Again(NamedTuple):
 
 
 Request = Acquire | Acknowledge
-Answer = Acquired | Acknowledged | Again | BrokerError
+Answer = Acquired | Acknowledged | Retry | BrokerError
 
 
 def response_bytes(record: StoredRecord) -> int:

@@ -22,7 +22,7 @@ from app.broker.queues.archiver import archive
 from app.broker.queues.counts import QueueState, describe
 from app.broker.queues.delivery_transaction import DeliveryBatch, deliver
 from app.domain.queues.dead_letter import origin_of
-from app.domain.queues.delivery import Acknowledge, Acknowledged, Acknowledgement, Acquire, Acquired, Again
+from app.domain.queues.delivery import Acknowledge, Acknowledged, Acknowledgement, Acquire, Acquired, Retry
 from app.domain.queues.delivery_id import DeliveryId
 from app.domain.queues.in_flight import AcknowledgeType
 from app.domain.queues.queue import QueueConfig, QueueInfo
@@ -190,8 +190,8 @@ class Machine(RuleBasedStateMachine):
 
     def take(self, wanted: int, lock_ms: int | None) -> list[DeliveryId]:
         """Acquire, and check each delivery against the model."""
-        answer: object = Again()
-        while isinstance(answer, Again):
+        answer: object = Retry()
+        while isinstance(answer, Retry):
             answer = self.deliver(Acquire(wanted, 1 << 25, lock_ms))
         assert isinstance(answer, Acquired)
         assert len(answer.deliveries) <= wanted
