@@ -1,4 +1,4 @@
-"""Acquire and acknowledge within a node: sharing transactions, clients that vanish, nodes that meet."""
+"""Acquire and acknowledge within a node: shared transactions, disconnected clients, concurrent nodes."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app.broker.log.producer import ProduceRequest
 from app.broker.log.topics import TopicRequest
 from app.broker.queues.delivery_batcher import DeliveryBatcher
 from app.broker.queues.delivery_transaction import DeliveryBatch, deliver
 from app.broker.queues.queues import QueueRequest
 from app.broker.waiting.deadline import Deadline
+from app.domain.log.append import IdempotencyKey
 from app.domain.log.record import Record
 from app.domain.queues.delivery import Acknowledge, Acknowledgement, Acquire, Acquired
 from app.domain.queues.in_flight import AcknowledgeType
 from app.errors.database import ServiceUnavailable
 from app.storage.db.opening import open_storage
 from app.storage.queues import share_partitions
+from tests.broker.queues.jobs import acquire, create, offsets, produce_keyed, settle
 from tests.storage.lock_waits import await_lock_waits
 
 if TYPE_CHECKING:
     from app.api.services import Services
     from app.storage.db.engine import Tx
+    from tests.broker.node import Node
     from tests.serving import Serve
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +37,7 @@ ONE = Acquire(1, 1 << 20)
 
 @pytest.fixture
 async def services(migrated_url: str, serve: Serve) -> Services:
-    """The parts of an application with a queue over a topic of two partitions, on either engine."""
+    """The services of an application with a queue over a topic of two partitions, on either database."""
     application, _ = await serve(database_url=migrated_url)
     services = application.services
     await services.topics.create("orders", TopicRequest(2, {}))
@@ -42,8 +46,6 @@ async def services(migrated_url: str, serve: Serve) -> Services:
 
 
 async def produce(services: Services, number: int) -> None:
-    from app.broker.log.producer import ProduceRequest
-
     records = [Record(index % 2, -1, None, b"%d" % index, None, 0) for index in range(number)]
     await services.producer.produce(ProduceRequest("orders", None, records, number))
 
@@ -61,41 +63,40 @@ async def test_requests_that_arrive_while_a_transaction_runs_share_the_next_one(
     assert {result.code for answer in settled for result in answer.results} == {None}
 
 
-async def test_nothing_is_acquired_for_a_client_that_has_gone(services: Services) -> None:
+async def test_nothing_is_acquired_for_a_disconnected_client(services: Services) -> None:
     await produce(services, 1)
-    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    gone.set_result(None)
+    disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    disconnected.set_result(None)
 
-    assert (await services.deliveries.acquire("jobs", ONE, Deadline(0, gone))).deliveries == []
+    assert (await services.deliveries.acquire("jobs", ONE, Deadline(0, disconnected))).deliveries == []
 
     (found,) = (await services.deliveries.acquire("jobs", ONE)).deliveries
     assert found.delivery_id.delivery_count == 1
 
 
-async def test_what_a_client_did_not_live_to_see_is_given_back_at_once(services: Services) -> None:
+async def test_records_are_released_if_their_client_disconnects_before_the_answer(services: Services) -> None:
     await services.queues.create("once", QueueRequest("orders", {"max_delivery_count": 1}))
     await produce(services, 1)
-    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     await services.queues.route("once", anew=False)
-    acquiring = asyncio.create_task(services.deliveries.acquire("once", ONE, Deadline(0, gone)))
-    await asyncio.sleep(0)
-    gone.set_result(None)
+    acquiring = asyncio.create_task(services.deliveries.acquire("once", ONE, Deadline(0, disconnected)))
+    asyncio.get_running_loop().call_soon(disconnected.set_result, None)
     assert len((await acquiring).deliveries) == 1
 
     (found,) = (await services.deliveries.acquire("once", ONE)).deliveries
 
-    assert found.delivery_id.delivery_count == 2, "it was not archived, though it was its last delivery"
+    assert found.delivery_id.delivery_count == 2, "the withdrawn delivery does not count as the last one"
 
 
-async def test_a_request_that_fails_leaves_its_neighbours_alone(
+async def test_a_failing_request_does_not_fail_the_others_of_its_batch(
     services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     await produce(services, 4)
-    impossible = Acquire(1, 1 << 20, 2**70)
+    failing = Acquire(1, 1 << 20, 2**70)
 
     answers = await asyncio.gather(
-        *(services.deliveries.acquire("jobs", each) for each in (ONE, ONE, impossible, ONE)), return_exceptions=True
+        *(services.deliveries.acquire("jobs", each) for each in (ONE, ONE, failing, ONE)), return_exceptions=True
     )
 
     assert [isinstance(each, BaseException) for each in answers] == [False, False, True, False]
@@ -103,7 +104,7 @@ async def test_a_request_that_fails_leaves_its_neighbours_alone(
 
 
 @pytest.mark.postgres
-async def test_an_acquire_takes_what_is_free_and_waits_for_the_rest_if_nothing_is(
+async def test_an_acquire_skips_locked_share_partitions_and_waits_if_it_finds_nothing_else(
     migrated_postgres_url: str, serve: Serve
 ) -> None:
     application, _ = await serve(database_url=migrated_postgres_url)
@@ -133,33 +134,50 @@ async def test_an_acquire_takes_what_is_free_and_waits_for_the_rest_if_nothing_i
         other.close()
 
 
-async def test_a_queue_that_always_changes_is_given_up(services: Services) -> None:
-    class Restless:
+async def test_an_acquire_is_refused_after_five_changes_of_the_queue(services: Services) -> None:
+    class ChangingQueues:
         async def route(self, name: str, *, anew: bool) -> Any:
             queue, topic = await services.queues.route(name, anew=anew)
             return queue, type(topic)(topic.topic_id, topic.name, 99, 0, topic.config, topic.partition_ids)
 
-    restless: Any = Restless()
+    changing: Any = ChangingQueues()
     deliveries = DeliveryBatcher(
-        services.storage, restless, services.signals, recheck_ms=1_000, to_archive=lambda: None
+        services.storage, changing, services.signals, recheck_ms=1_000, to_archive=lambda: None
     )
 
     with pytest.raises(ServiceUnavailable, match="changes too often"):
         await deliveries.acquire("jobs", ONE)
 
 
-async def test_an_acquire_beside_an_acknowledgement_takes_from_the_partition_whose_turn_it_is(
-    services: Services,
-) -> None:
+async def test_an_acquire_in_a_batch_with_acknowledges_searches_each_partition_in_turn(services: Services) -> None:
     await produce(services, 12)
     queue, topic = await services.queues.route("jobs", anew=True)
     held: list[Acknowledgement] = []
-    seen = []
-    for turn in range(6):
-        batch = DeliveryBatch(queue, topic, [Acknowledge(held), ONE], turn, wait=False)
+    partitions = []
+    for rotation in range(6):
+        batch = DeliveryBatch(queue, topic, [Acknowledge(held), ONE], rotation, wait=False)
         _, acquired = (await services.storage.write(deliver, batch)).answers
         assert isinstance(acquired, Acquired)
         held = [Acknowledgement(each.delivery_id, AcknowledgeType.ACCEPT) for each in acquired.deliveries]
-        seen += [each.delivery_id.partition for each in acquired.deliveries]
+        partitions += [each.delivery_id.partition for each in acquired.deliveries]
 
-    assert seen == [0, 1, 0, 1, 0, 1]
+    assert partitions == [0, 1, 0, 1, 0, 1]
+
+
+async def test_records_of_a_request_with_a_key_stay_acquired_if_its_client_disconnects(node: Node) -> None:
+    await create(node)
+    await produce_keyed(node, b"a")
+    await node.services.queues.route("jobs", anew=False)
+    request = Acquire(1, 1 << 20, key=IdempotencyKey(b"k" * 32, b"f" * 32))
+    loop = asyncio.get_running_loop()
+    disconnected: asyncio.Future[None] = loop.create_future()
+
+    first = asyncio.create_task(node.services.deliveries.acquire("jobs", request, Deadline(0, disconnected)))
+    loop.call_soon(disconnected.set_result, None)
+    repeated = asyncio.create_task(node.services.deliveries.acquire("jobs", request))
+    await first
+
+    deliveries = (await repeated).deliveries
+    assert offsets(deliveries) == [0]
+    assert await acquire(node) == []
+    await settle(node, deliveries, AcknowledgeType.ACCEPT)

@@ -1,4 +1,4 @@
-"""A queue against a model of it, whatever workers, clocks, retention and archiving do."""
+"""A queue compared with a model under random acquires, acknowledgements, clocks, retention and archiving."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from app.domain.queues.in_flight import AcknowledgeType
 from app.domain.queues.queue import QueueConfig, QueueInfo
 from app.storage.queues import queues
 from app.storage.queues.share_partitions import SharePartitionKey
-from tests.storage.scribe import DEFAULTS, NOW_MS, Row, Scribe, request
+from tests.storage.scribe import DEFAULTS, NOW_MS, Row, Scribe
+from tests.storage.scribe import request as append_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,12 +44,12 @@ KEYS = st.sampled_from([None, b"a", b"b", b"c"])
 
 @dataclass
 class Job:
-    """A record as the model sees it.
+    """A record in the model.
 
     Attributes:
         until_ms: End of its lock or delay.
-        copied: Whether it was delayed into a row of its own, so that retention cannot take it any more; None for one
-            with a time of delivery, of which the model does not know when it is looked at.
+        delayed: Whether it was delayed in a row of its own, so that retention cannot delete it any more; None for a
+            record with a delivery time, because the model does not track when it is admitted.
         end: How it ended, or "".
     """
 
@@ -56,9 +57,9 @@ class Job:
     offset: int
     key: bytes | None
     until_ms: int = 0
-    held: bool = False
+    acquired: bool = False
     count: int = 0
-    copied: bool | None = False
+    delayed: bool | None = False
     end: str = ""
     to_archive: bool = False
 
@@ -75,7 +76,7 @@ class Machine(RuleBasedStateMachine):
         self.jobs: dict[tuple[int, int], Job] = {}
         self.deliveries: list[DeliveryId] = []
         self.starts = [0] * PARTITIONS
-        self.turn = 0
+        self.rotation = 0
 
     @initialize(by_key=st.booleans())
     def create(self, by_key: bool) -> None:
@@ -100,22 +101,22 @@ class Machine(RuleBasedStateMachine):
         at_ms = self.now_ms + delay_ms
         headers = json.dumps([{"name": "deliver_at_ms", "value": str(at_ms)}]).encode() if delay_ms else None
         for key in keys:
-            (accepted,) = self.scribe.apply(request(self.topic, [Row(NOW_MS, key, b"x", headers)], partition))
-            offset: int = accepted.appended.offsets[0]  # type: ignore[union-attr] # no duplicate: it was appended
-            job = Job(partition, offset, key, at_ms if delay_ms else 0, copied=None if delay_ms else False)
+            (accepted,) = self.scribe.apply(append_request(self.topic, [Row(NOW_MS, key, b"x", headers)], partition))
+            offset: int = accepted.appended.offsets[0]  # type: ignore[union-attr] # appended, no duplicate
+            job = Job(partition, offset, key, at_ms if delay_ms else 0, delayed=None if delay_ms else False)
             self.jobs[partition, offset] = job
 
     @rule(wanted=st.integers(1, 6), lock_ms=st.sampled_from([None, 3_000]))
     def acquire(self, wanted: int, lock_ms: int | None) -> None:
-        taken = self.take(wanted, lock_ms)
-        if len(taken) < wanted:
-            left = [job for job in self.jobs.values() if self.takeable(job)]
-            assert left == []
+        acquired = self.acquire_checked(wanted, lock_ms)
+        if len(acquired) < wanted:
+            missed = [job for job in self.jobs.values() if self.available(job)]
+            assert missed == []
 
     @precondition(lambda self: self.deliveries)
     @rule(
         data=st.data(),
-        outcome=st.sampled_from(
+        acknowledge_type=st.sampled_from(
             [
                 AcknowledgeType.ACCEPT,
                 AcknowledgeType.RELEASE,
@@ -126,10 +127,10 @@ class Machine(RuleBasedStateMachine):
         ),
         delay_ms=st.sampled_from([0, 0, 400, 4_000]),
     )
-    def acknowledge(self, data: Any, outcome: AcknowledgeType, delay_ms: int) -> None:
+    def acknowledge(self, data: Any, acknowledge_type: AcknowledgeType, delay_ms: int) -> None:
         delivery_id = data.draw(st.sampled_from(self.deliveries))
-        delay_ms = delay_ms if outcome is AcknowledgeType.RELEASE else 0
-        self.settle(delivery_id, outcome, delay_ms)
+        delay_ms = delay_ms if acknowledge_type is AcknowledgeType.RELEASE else 0
+        self.settle(delivery_id, acknowledge_type, delay_ms)
 
     @rule(milliseconds=st.sampled_from([1, 300, 999, 1_000, 6_000]))
     def wait(self, milliseconds: int) -> None:
@@ -141,39 +142,39 @@ class Machine(RuleBasedStateMachine):
             while self.write(archive, SharePartitionKey(self.queue.queue_id, partition_id), DEFAULTS, self.time).more:
                 pass
         for job in self.jobs.values():
-            self.note_archived(job)
+            self.model_archived(job)
 
-    @rule(partition=st.integers(0, PARTITIONS - 1), share=st.floats(0, 1))
-    def retain(self, partition: int, share: float) -> None:
+    @rule(partition=st.integers(0, PARTITIONS - 1), fraction=st.floats(0, 1))
+    def retain(self, partition: int, fraction: float) -> None:
         of_partition = [job for job in self.jobs.values() if job.partition == partition]
-        unknown = [job.offset for job in of_partition if job.copied is None and not job.end]
+        unknown = [job.offset for job in of_partition if job.delayed is None and not job.end]
         end = min(unknown, default=len(of_partition))
-        start = self.starts[partition] + int(share * (end - self.starts[partition]))
+        start = self.starts[partition] + int(fraction * (end - self.starts[partition]))
         if start > self.starts[partition]:
             assert self.scribe.delete_before(self.topic, start, partition)
             self.starts[partition] = start
 
     @invariant()
-    def nothing_is_lost(self) -> None:
+    def every_record_is_counted_once(self) -> None:
         if not hasattr(self, "queue"):
             return
         state = self.state()
-        held = [job for job in self.jobs.values() if job.held and job.until_ms > self.now_ms and not job.end]
+        acquired = [job for job in self.jobs.values() if job.acquired and job.until_ms > self.now_ms and not job.end]
         accepted = [job for job in self.jobs.values() if job.end == "accepted"]
         assert sum(state[:6]) == len(self.jobs)
-        assert (state.acquired, state.accepted) == (len(held), len(accepted))
+        assert (state.acquired, state.accepted) == (len(acquired), len(accepted))
 
     def teardown(self) -> None:
-        """Let everything come to its end, and compare the ends."""
+        """End all records, and compare how they ended."""
         if not hasattr(self, "queue"):
             return
         for _ in range(200):
             self.now_ms += 10_000
             self.archive()
-            taken = self.take(50, None)
-            for delivery_id in taken:
+            acquired = self.acquire_checked(50, None)
+            for delivery_id in acquired:
                 self.settle(delivery_id, AcknowledgeType.ACCEPT, 0)
-            if not taken:
+            if not acquired:
                 break
         state = self.state()
         assert (state.available, state.acquired, state.delayed, state.blocked) == (0, 0, 0, False)
@@ -188,7 +189,7 @@ class Machine(RuleBasedStateMachine):
         archived = sorted((job.partition, job.offset) for job in self.jobs.values() if job.end == "archived")
         assert letters == archived
 
-    def take(self, wanted: int, lock_ms: int | None) -> list[DeliveryId]:
+    def acquire_checked(self, wanted: int, lock_ms: int | None) -> list[DeliveryId]:
         """Acquire, and check each delivery against the model."""
         answer: object = Retry()
         while isinstance(answer, Retry):
@@ -198,46 +199,50 @@ class Machine(RuleBasedStateMachine):
         for delivery_id, record, until_ms in answer.deliveries:
             job = self.jobs[delivery_id.partition, delivery_id.offset]
             assert record.key == job.key
-            assert self.takeable(job), (job, self.now_ms)
+            assert self.available(job), (job, self.now_ms)
             assert delivery_id.delivery_count == job.count + 1
             assert until_ms == self.now_ms + (lock_ms or LOCK_MS)
-            job.held, job.count, job.until_ms = True, delivery_id.delivery_count, until_ms
+            job.acquired, job.count, job.until_ms = True, delivery_id.delivery_count, until_ms
             self.deliveries.append(delivery_id)
         return [each.delivery_id for each in answer.deliveries]
 
-    def settle(self, delivery_id: DeliveryId, outcome: AcknowledgeType, delay_ms: int) -> None:
-        answer = self.deliver(Acknowledge([Acknowledgement(delivery_id, outcome, delay_ms)]))
+    def settle(self, delivery_id: DeliveryId, acknowledge_type: AcknowledgeType, delay_ms: int) -> None:
+        answer = self.deliver(Acknowledge([Acknowledgement(delivery_id, acknowledge_type, delay_ms)]))
         assert isinstance(answer, Acknowledged)
         job = self.jobs[delivery_id.partition, delivery_id.offset]
-        live = job.held and job.until_ms > self.now_ms and job.count == delivery_id.delivery_count and not job.end
-        assert [each.code for each in answer.results] == [None if live else "INVALID_RECORD_STATE"]
-        if live:
-            self.note_settled(job, outcome, delay_ms)
+        is_current = (
+            job.acquired and job.until_ms > self.now_ms and job.count == delivery_id.delivery_count and not job.end
+        )
+        assert [each.code for each in answer.results] == [None if is_current else "INVALID_RECORD_STATE"]
+        if is_current:
+            self.model_settled(job, acknowledge_type, delay_ms)
 
-    def note_settled(self, job: Job, outcome: AcknowledgeType, delay_ms: int) -> None:
-        if outcome is AcknowledgeType.RENEW:
+    def model_settled(self, job: Job, acknowledge_type: AcknowledgeType, delay_ms: int) -> None:
+        if acknowledge_type is AcknowledgeType.RENEW:
             job.until_ms = max(job.until_ms, self.now_ms + LOCK_MS)
             return
-        job.held = False
-        if outcome is AcknowledgeType.ACCEPT:
+        job.acquired = False
+        if acknowledge_type is AcknowledgeType.ACCEPT:
             job.end = "accepted"
-        elif outcome is AcknowledgeType.REJECT or (outcome is AcknowledgeType.RELEASE and job.count >= LIMIT):
+        elif acknowledge_type is AcknowledgeType.REJECT or (
+            acknowledge_type is AcknowledgeType.RELEASE and job.count >= LIMIT
+        ):
             job.to_archive = True
         else:
             job.until_ms = self.now_ms + delay_ms
-            if delay_ms and job.copied is False:
-                job.copied = job.offset >= self.starts[job.partition]
+            if delay_ms and job.delayed is False:
+                job.delayed = job.offset >= self.starts[job.partition]
 
-    def note_archived(self, job: Job) -> None:
-        expired = job.held and job.until_ms <= self.now_ms and job.count >= LIMIT
+    def model_archived(self, job: Job) -> None:
+        expired = job.acquired and job.until_ms <= self.now_ms and job.count >= LIMIT
         if not job.end and (job.to_archive or (expired and not self.gone(job))):
             job.end = "archived"
 
     def gone(self, job: Job) -> bool:
-        """Whether retention has taken a record that nobody holds."""
-        return job.copied is False and job.offset < self.starts[job.partition]
+        """Return whether retention has deleted the record from the log."""
+        return job.delayed is False and job.offset < self.starts[job.partition]
 
-    def takeable(self, job: Job) -> bool:
+    def available(self, job: Job) -> bool:
         if not self.is_free(job):
             return False
         if not self.by_key or job.key is None:
@@ -250,13 +255,13 @@ class Machine(RuleBasedStateMachine):
         return all(other.end or self.lost(other) for other in earlier)
 
     def is_free(self, job: Job) -> bool:
-        if job.end or job.to_archive or job.until_ms > self.now_ms or (job.held and job.count >= LIMIT):
+        if job.end or job.to_archive or job.until_ms > self.now_ms or (job.acquired and job.count >= LIMIT):
             return False
         return not self.lost(job)
 
     def lost(self, job: Job) -> bool:
-        held = job.held and job.until_ms > self.now_ms
-        return job.copied is False and not held and not job.to_archive and job.offset < self.starts[job.partition]
+        acquired = job.acquired and job.until_ms > self.now_ms
+        return job.delayed is False and not acquired and not job.to_archive and job.offset < self.starts[job.partition]
 
     def state(self) -> QueueState:
         return self.scribe.storage.read_now(describe, self.queue, self.time)
@@ -268,9 +273,10 @@ class Machine(RuleBasedStateMachine):
             assert (origin.topic, origin.queue) == (self.topic.name, self.queue.name)
             yield origin.partition, origin.offset
 
-    def deliver(self, asked: Acquire | Acknowledge) -> object:
-        self.turn += 1
-        done = self.write(deliver, DeliveryBatch(self.queue, self.topic, [asked], self.turn, wait=False), self.time)
+    def deliver(self, request: Acquire | Acknowledge) -> object:
+        self.rotation += 1
+        batch = DeliveryBatch(self.queue, self.topic, [request], self.rotation, wait=False)
+        done = self.write(deliver, batch, self.time)
         return done.answers[0]
 
     def write(self, query: Any, *args: Any) -> Any:
@@ -281,15 +287,15 @@ class Machine(RuleBasedStateMachine):
 
 
 def run(storage: Storage, examples: int, steps: int) -> None:
-    machine: Any = lambda: Machine(storage)  # noqa: E731 - hypothesis wants a class or what makes one
+    machine: Any = lambda: Machine(storage)  # noqa: E731 - hypothesis expects a class or a factory
     rules = settings(max_examples=examples, stateful_step_count=steps, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(machine, settings=rules)
 
 
-def test_a_queue_does_what_its_model_does(storage: Storage) -> None:
+def test_a_queue_behaves_as_its_model(storage: Storage) -> None:
     run(storage, 20 if storage.dialect.lanes == 1 else 6, 30)
 
 
 @pytest.mark.slow
-def test_a_queue_does_what_its_model_does_for_long(storage: Storage) -> None:
+def test_a_queue_behaves_as_its_model_in_long_runs(storage: Storage) -> None:
     run(storage, 300 if storage.dialect.lanes == 1 else 100, 60)

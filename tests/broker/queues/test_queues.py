@@ -1,4 +1,4 @@
-"""Queues within a node: what is created at once, and what is known of them."""
+"""Creating and caching queues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.broker.queues.jobs import acquire, create
 pytestmark = pytest.mark.anyio
 
 
-async def test_of_two_queues_of_a_name_that_are_created_at_once_one_is_new(node: Node) -> None:
+async def test_of_two_different_queues_created_at_once_under_one_name_one_is_refused(node: Node) -> None:
     for name in ("orders", "other"):
         await node.create(name, 1)
     wanted = [QueueRequest("orders", {"max_delivery_count": 3}), QueueRequest("other", {"ordering": "key"})]
@@ -29,7 +29,7 @@ async def test_of_two_queues_of_a_name_that_are_created_at_once_one_is_new(node:
     assert "differs in topic" in refused.detail
 
 
-async def test_of_two_equal_queues_that_are_created_at_once_one_is_confirmed(node: Node) -> None:
+async def test_of_equal_queues_created_at_once_one_is_created_and_the_others_are_confirmed(node: Node) -> None:
     await node.create()
 
     answers = await asyncio.gather(*(node.services.queues.create("jobs", QueueRequest("orders", {})) for _ in range(5)))
@@ -38,7 +38,7 @@ async def test_of_two_equal_queues_that_are_created_at_once_one_is_confirmed(nod
     assert len({info.queue_id for info, _ in answers}) == 1
 
 
-async def test_acquires_share_a_transaction_although_each_confirms_the_queue(node: Node) -> None:
+async def test_acquires_share_transactions_although_each_confirms_the_queue(node: Node) -> None:
     await create(node)
     await node.produce(*(b"%d" % number for number in range(50)))
     known = await node.services.queues.get("jobs")
@@ -54,7 +54,7 @@ async def test_acquires_share_a_transaction_although_each_confirms_the_queue(nod
     assert deliveries.transactions < 40
 
 
-async def test_a_queue_that_was_changed_elsewhere_is_known_anew(node: Node) -> None:
+async def test_get_returns_a_queue_as_another_node_changed_it(node: Node) -> None:
     await create(node)
     known = await node.services.queues.get("jobs")
     other = Queues(node.storage, node.services.topics, node.services.signals)

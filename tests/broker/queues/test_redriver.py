@@ -1,0 +1,35 @@
+"""Redriving dead letters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app.broker.queues.redriver import Redriver
+from app.domain.queues.in_flight import AcknowledgeType
+from app.errors.database import DiskFull
+from tests.broker.queues.full_storage import FullStorage
+from tests.broker.queues.jobs import acquire, archive, create, end_of, settle
+
+if TYPE_CHECKING:
+    from tests.broker.node import Node
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_on_a_full_disk_redrive_is_refused_and_a_plan_is_not(node: Node) -> None:
+    await create(node, "dead")
+    await node.produce(b"1", b"2")
+    await settle(node, await acquire(node, 2), AcknowledgeType.REJECT)
+    await archive(node)
+    storage: Any = FullStorage(node.storage)
+    redriver = Redriver(storage, node.services.topics, node.services.queues, node.services.signals)
+
+    with pytest.raises(DiskFull):
+        await redriver.redrive("jobs", None, 100, dry_run=False)
+
+    assert await end_of(node, "orders") == 2
+    assert (await redriver.redrive("jobs", None, 100, dry_run=True)).partitions == {0: 2}
+    storage.full = False
+    assert (await redriver.redrive("jobs", None, 100, dry_run=False)).partitions == {0: 2}
