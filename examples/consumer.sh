@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A correct consumer with curl and jq: it joins, reads, prints, and commits only what it has printed.
+# A consumer with curl and jq: it joins a group, polls, prints the records, and commits only printed records.
 #
 #     examples/consumer.sh GROUP TOPIC [MEMBER]
 #
-# SESSION_TIMEOUT_MS says after which silence the others take over, such as 5000; the server's default if not set.
-# Start it in several terminals: they share the partitions. Kill one: the others take over. Its rules are those of
-# every consumer: commit after the work is done, send again what had no answer, join again when told to (409).
+# SESSION_TIMEOUT_MS, such as 5000, is the time without a poll after which the other members take over; by default the
+# server's. Start it in several terminals, and they share the partitions. Kill one, and the others take over. It follows
+# the rules of every consumer: commit after the work, repeat a request without an answer, join again after a 409.
 set -uo pipefail
 
 group=${1:?group} topic=${2:?topic} member=${3:-$(hostname)-$$}
@@ -27,17 +27,17 @@ until join; do sleep 1; done
 epoch=$(jq .member_epoch "$body")
 commit='[]'
 while true; do
-    # Without `owned` a poll says that nothing is in work any more, so revoked partitions are free at once.
+    # A poll without `owned` confirms that no record is in work: revoked partitions are free at once.
     if call "/$member/poll" "{\"member_epoch\":$epoch,\"commit\":$commit,\"max_wait_ms\":5000}"; then
         epoch=$(jq .member_epoch "$body")
         jq -c '.records[]' "$body" # the work
         commit=$(jq -c .next_offsets "$body")
     elif [[ $status == 409 ]]; then
-        # Stale, fenced or expired: what was not committed is read again by whoever has the partition now.
+        # Stale, fenced or expired: uncommitted records are delivered again to the new owner of the partition.
         commit='[]'
         until join; do sleep 1; done
         epoch=$(jq .member_epoch "$body")
     else
-        sleep 1 # no answer, or a server in trouble: the same again
+        sleep 1 # no answer or a server error: repeat the request
     fi
 done

@@ -1,6 +1,6 @@
-"""A tour with a week of earthquakes: produce them, then read them back by partition, by time and as a whole.
+"""A tour with a week of earthquakes: produce them, and read them back by partition, by time and by cursor.
 
-Start a server (`make run`), then: .venv/bin/python examples/earthquake_tour.py [http://127.0.0.1:8400]
+Start a server (`make run`), and run .venv/bin/python examples/earthquake_tour.py [http://127.0.0.1:8400]
 """
 
 from __future__ import annotations
@@ -25,49 +25,49 @@ def main() -> None:
         try:
             create(client)
         except httpx2.TransportError as error:
-            sys.exit(f"no server answers at {url}: {error}; start one with make run, or give another URL")
+            sys.exit(f"no server answers at {url}: {error}; start one with make run, or pass another URL")
         produce(client)
         by_partition(client, lines)
         by_time(client)
-        as_a_whole(client, lines)
+        by_cursor(client, lines)
 
 
 def create(client: httpx2.Client) -> None:
-    """Make the topic anew, kept for ever: the records bring their own times, which are old."""
+    """Delete and create the topic, without retention by time: the timestamps of the records are old."""
     client.delete(f"/{TOPIC}")
     answer = client.put(f"/{TOPIC}", json={"partitions": 4, "config": {"retention_ms": -1}}).raise_for_status()
-    print(f"made the topic {TOPIC} anew, with {answer.json()['partitions']} partitions")
+    print(f"created the topic {TOPIC} with {answer.json()['partitions']} partitions")
 
 
 def produce(client: httpx2.Client) -> None:
-    """Send the file as it is: each line a value, its key and time taken out of it by pointers."""
+    """Send the file unchanged: each line is a value, and JSON pointers name its key and its timestamp."""
     answer = client.post(
         f"/{TOPIC}/records",
         params={"lines": "values", "key_from": "/network", "timestamp_from": "/time"},
         content=QUAKES.read_bytes(),
         headers={"content-type": "application/json", "prefer": "return=minimal"},
     ).raise_for_status()
-    places = answer.json()["partitions"]
-    print(f"produced {sum(place['count'] for place in places)} records into {len(places)} partitions:")
-    for place in sorted(places, key=lambda place: place["partition"]):
-        print(f"  partition {place['partition']}: {place['count']} records from offset {place['base_offset']}")
+    partitions = answer.json()["partitions"]
+    print(f"produced {sum(one['count'] for one in partitions)} records into {len(partitions)} partitions:")
+    for one in sorted(partitions, key=lambda one: one["partition"]):
+        print(f"  partition {one['partition']}: {one['count']} records from offset {one['base_offset']}")
 
 
 def by_partition(client: httpx2.Client, lines: list[bytes]) -> None:
     """Read each partition page by page, by `next_offset`."""
-    seen = 0
+    number = 0
     for partition in client.get(f"/{TOPIC}/partitions").raise_for_status().json()["items"]:
         offset = partition["log_start_offset"]
         while offset < partition["log_end_offset"]:
             path = f"/{TOPIC}/partitions/{partition['partition']}/records"
             page = client.get(path, params={"offset": offset, "max_records": 500}).raise_for_status().json()
-            seen += len(page["records"])
+            number += len(page["records"])
             offset = page["next_offset"]
-    print(f"read {seen} of {len(lines)} records back by partition")
+    print(f"read {number} of {len(lines)} records back by partition")
 
 
 def by_time(client: httpx2.Client) -> None:
-    """Find the first record of each partition at or after a time, and look at the one before it."""
+    """Find the first record of each partition at or after a time, and read the record before it."""
     partitions = client.get(f"/{TOPIC}/partitions").raise_for_status().json()["items"]
     for partition in partitions:
         path = f"/{TOPIC}/partitions/{partition['partition']}/records"
@@ -78,15 +78,15 @@ def by_time(client: httpx2.Client) -> None:
         before = ""
         if found["offset"] > partition["log_start_offset"]:
             earlier = client.get(path, params={"offset": found["offset"] - 1, "max_records": 1}).raise_for_status()
-            before = f", its predecessor at {earlier.json()['records'][0]['timestamp_ms']}"
+            before = f", the record before it at {earlier.json()['records'][0]['timestamp_ms']}"
         print(
             f"partition {partition['partition']} since {SINCE}: offset {found['offset']} at "
             f"{found['timestamp_ms']}{before}"
         )
 
 
-def as_a_whole(client: httpx2.Client, lines: list[bytes]) -> None:
-    """Read the topic by cursor, merged by time, and compare every value byte by byte."""
+def by_cursor(client: httpx2.Client, lines: list[bytes]) -> None:
+    """Read the topic by cursor, merged by time, and compare every value byte for byte."""
     values: list[bytes] = []
     cursor = None
     while True:
@@ -98,13 +98,13 @@ def as_a_whole(client: httpx2.Client, lines: list[bytes]) -> None:
         values += values_of(answer.content)
         cursor = page["next_cursor"]
     same = sorted(values) == sorted(lines)
-    print(f"read {len(values)} records by cursor; byte for byte what was sent, each once: {same}")
+    print(f"read {len(values)} records by cursor; each once and equal byte for byte: {same}")
     if not same:
         sys.exit(1)
 
 
 def values_of(page: bytes) -> list[bytes]:
-    """Cut the values out of a page as they stand in it."""
+    """Return the values of a page as their bytes in it."""
     decoder = json.JSONDecoder()
     text = page.decode()
     values, mark = [], '"value":'
