@@ -19,7 +19,8 @@ from app.api.http import docs, openapi, problem_pages
 from app.api.http.gateway import Gateway, allowed_hosts, answer_unmatched
 from app.api.routers import ROUTERS
 from app.api.services import Services
-from app.broker.groups.coordinator import Coordinator, Limits
+from app.broker.groups.coordinator import Coordinator
+from app.broker.groups.group_steps import Limits
 from app.broker.groups.offsets import Offsets
 from app.broker.groups.poller import Poller
 from app.broker.log.appender import Appender

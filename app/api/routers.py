@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.api import transactions
-from app.api.groups import groups, members, offsets
+from app.api.groups import groups, members, offsets, poll
 from app.api.http import operations
 from app.api.log import fetch, produce, producers, topics
 from app.api.queues import deliveries, queues
@@ -15,6 +15,7 @@ ROUTERS = (
     topics.partitions,
     producers.router,
     members.router,
+    poll.router,
     offsets.router,
     transactions.router,
     members.details,

@@ -9,15 +9,15 @@ from typing import Literal, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from app.broker.groups.coordinator import load_or_create, refuse
+from app.broker.groups.group_steps import load_or_create, member_not_found
 from app.broker.groups.offsets import (
     Committer,
-    Holder,
+    CommittingMember,
     OffsetCommit,
     Offsets,
+    commit_offsets,
     refuse_members,
-    store,
-    topics_change,
+    topic_changes_too_often,
 )
 from app.broker.log.producer import Producer, ProduceRequest
 from app.broker.log.topics import DRAFT, StaleTopic, Topics
@@ -126,7 +126,7 @@ class Transactions:
             if not result.duplicate:
                 self._announce(appends)
             return result
-        raise topics_change()
+        raise topic_changes_too_often()
 
     async def _prepare_appends(self, request: TransactionRequest) -> list[Append]:
         appends = []
@@ -145,7 +145,7 @@ class Transactions:
     def _drop_topics(self, request: TransactionRequest) -> None:
         self._topics.drop({produce.topic for produce in request.produce})
         for _, commits in request.commit:
-            self._offsets.look_again(commits)
+            self._offsets.drop_topics(commits)
 
     def _announce(self, appends: Sequence[Append]) -> None:
         existing = [append for append in appends if append.topic_id != DRAFT]
@@ -195,13 +195,13 @@ def _lock(tx: Tx, committer: Committer, max_groups: int) -> Group | MemberSnapsh
 def _commit(tx: Tx, commit: _GroupCommit, found: Group | MemberSnapshot | None) -> None:
     committer, holder = commit.committer, None
     if found is None:
-        raise refuse(tx, committer.group, committer.member_id or "")
+        raise member_not_found(tx, committer.group, committer.member_id or "")
     if isinstance(found, Group):
         refuse_members(found)
         groups.touch(tx, found, clock.read(tx))
     else:
-        holder = Holder(found.member, committer.member_epoch)
-    store(tx, found.group_id, holder, commit.commits, repeats=False)
+        holder = CommittingMember(found.member, committer.member_epoch)
+    commit_offsets(tx, found.group_id, holder, commit.commits, repeats=False)
 
 
 def _find_result(tx: Tx, key: IdempotencyKey, now_ms: int) -> TransactionResult | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from app.broker.groups.coordinator import Heartbeat
+from app.broker.groups.group_steps import Heartbeat
 from app.broker.groups.offsets import Committer, OffsetCommit
-from app.broker.groups.poller import PollRequest, PollResult
+from app.broker.groups.poll_page import PollResult
+from app.broker.groups.poller import PollRequest
 from app.broker.log.page_reader import PageSize
 from app.broker.log.producer import ProduceRequest
 from app.broker.log.topics import TopicRequest
@@ -48,7 +49,7 @@ class Node:
         self.groups = self.services.groups
         self.writes = self.reads = 0
         self._passed_ms = 0
-        self.groups._standings._clock_ms = self.groups._leases._clock_ms = lambda: monotonic_ms() + self._passed_ms
+        self.groups.member_cache._clock_ms = self.groups.sessions._clock_ms = lambda: monotonic_ms() + self._passed_ms
         self._count()
 
     def _count(self) -> None:
@@ -157,7 +158,7 @@ def seen(page: PollResult) -> list[Seen]:
 
 def commits_of(page: PollResult) -> list[OffsetCommit]:
     """Return what a consumer commits that has processed a page."""
-    return [OffsetCommit(one.topic, one.partition, one.offset, one.from_offset) for one in page.spans.values()]
+    return [OffsetCommit(one.topic, one.partition, one.offset, one.from_offset) for one in page.ranges.values()]
 
 
 def numbers(standing: MemberSnapshot) -> list[int]:

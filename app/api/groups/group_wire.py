@@ -1,4 +1,4 @@
-"""What join, heartbeat and poll have in common: names, wishes and assignments on the wire."""
+"""Structs and checks that join, heartbeat, poll and commit share: names, join requests, assignments, offsets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TopicPartitions(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Membership(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a member joins with."""
+    """The settings with which a member joins."""
 
     topics: Annotated[
         Annotated[list[str], Meta(max_length=_MOST_TOPICS)] | None,
@@ -46,33 +46,34 @@ class Membership(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     ] = None
     topic_pattern: Annotated[
         Annotated[str, Meta(min_length=1, max_length=249)] | None,
-        Meta(description="Topics to read, by a glob such as `orders.*`; those created later too."),
+        Meta(description="Topics to read, by a glob such as `orders.*`; topics created later are included."),
     ] = None
-    client_id: Annotated[str, Meta(max_length=249, description="What this client calls itself, for people.")] = ""
+    client_id: Annotated[str, Meta(max_length=249, description="A name of the client, to be shown.")] = ""
     instance_id: Annotated[
         Annotated[str, Meta(min_length=1, max_length=249)] | None,
-        Meta(description="Static membership: who joins with it again takes the place of who had it."),
+        Meta(description="Static membership: a member that joins with it replaces the member that had it."),
     ] = None
     auto_offset_reset: Annotated[
         str,
         Meta(
             max_length=64,
-            description="Where a group begins in a partition: `earliest`, `latest`, `none` or `by_duration:PT1H`.",
+            description="Where a group starts in a partition: `earliest`, `latest`, `none` or `by_duration:PT1H`.",
         ),
     ] = "earliest"
     session_timeout_ms: Annotated[
-        int, Meta(ge=1_000, le=1_800_000, description="A member silent for so long is removed.")
+        int, Meta(ge=1_000, le=1_800_000, description="A member without a heartbeat for this time is removed.")
     ] = 45_000
     rebalance_timeout_ms: Annotated[
-        int, Meta(ge=1_000, le=1_800_000, description="A member that keeps a revoked partition for so long is removed.")
+        int,
+        Meta(ge=1_000, le=1_800_000, description="A member that keeps a revoked partition for this time is removed."),
     ] = 300_000
     assignor: Literal["uniform", "range"] = "uniform"
 
 
 class AssignmentAnswer(msgspec.Struct, omit_defaults=True):
-    """What a member may read now. Where it shrank: stop, commit, and confirm by `owned` in the next heartbeat.
+    """The partitions that a member may read. If it has shrunk: stop, commit, and send `owned` in the next heartbeat.
 
-    `missing_topics` of a join names those of its `topics` that do not exist; they are assigned once they do.
+    `missing_topics` of a join names its `topics` that do not exist; they are assigned once they are created.
     """
 
     member_id: str
@@ -91,13 +92,14 @@ class CommittedOffset(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     partition: PartitionNumber
     offset: Offset
     from_offset: Annotated[
-        Offset | None, Meta(description="Commit only if this is the committed offset; `offset` already is success.")
+        Offset | None,
+        Meta(description="Commit only if this is the committed offset; success too if it is already `offset`."),
     ] = None
     metadata: str = ""
 
 
 def check_group(name: str) -> None:
-    """Refuse what is no name of a group.
+    """Refuse an invalid name of a group.
 
     Raises:
         InvalidGroupId: With the rule.
@@ -106,7 +108,7 @@ def check_group(name: str) -> None:
 
 
 def check_member(name: str) -> None:
-    """Refuse what is no name of a member.
+    """Refuse an invalid name of a member.
 
     Raises:
         InvalidRequest: With the rule.
@@ -115,15 +117,15 @@ def check_member(name: str) -> None:
 
 
 def new_member_id() -> str:
-    """Return a name for a member that has none."""
+    """Return a generated name of a member."""
     return str(uuid4())
 
 
 def join_request_of(member_id: str, body: Membership) -> JoinRequest:
-    """Return what a member wants.
+    """Return the join request of a body.
 
     Raises:
-        InvalidRequest, InvalidTopicName: It is not allowed, or names no topics.
+        InvalidRequest, InvalidTopicName: A field is invalid, or no topics are given.
     """
     check_member(member_id)
     if not body.topics and body.topic_pattern is None:
@@ -145,7 +147,7 @@ def join_request_of(member_id: str, body: Membership) -> JoinRequest:
 
 
 def owned_of(given: Sequence[TopicPartitions] | None) -> frozenset[tuple[str, int]] | None:
-    """Return topic and partition of what a member says it works on."""
+    """Return topic and partition of what a member owns, or None if that is not given."""
     return None if given is None else frozenset((one.topic, number) for one in given for number in one.partitions)
 
 
@@ -168,7 +170,7 @@ def _bad_metadata(kind: type[BrokerError], index: int, detail: str) -> BrokerErr
 
 
 async def assignment_of(call: Call, partitions: Iterable[Partition]) -> list[TopicPartitions]:
-    """Return partitions by topic, in order of names; those of deleted topics are left out."""
+    """Return partitions by topic, in the order of names; those of deleted topics are left out."""
     topics = call.services.topics
     partitions = sorted(partitions)
     await topics.learn(partitions)
@@ -179,14 +181,14 @@ async def assignment_of(call: Call, partitions: Iterable[Partition]) -> list[Top
     return [TopicPartitions(name, numbers) for name, numbers in sorted(found.items())]
 
 
-async def answer_of(call: Call, standing: MemberSnapshot) -> AssignmentAnswer:
-    """Return how a member stands."""
-    member = standing.member
+async def assignment_answer(call: Call, snapshot: MemberSnapshot) -> AssignmentAnswer:
+    """Return the answer to a join or a heartbeat."""
+    member = snapshot.member
     return AssignmentAnswer(
         member.join_request.member_id,
         member.member_epoch,
         await assignment_of(call, member.assigned),
-        member.state(standing.assignment_epoch),
+        member.state(snapshot.assignment_epoch),
         member.join_request.session_timeout_ms,
         member.heartbeat_interval_ms,
     )

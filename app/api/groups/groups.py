@@ -21,10 +21,10 @@ router = APIRouter(prefix="/v1/groups", tags=["groups"], route_class=WireRoute)
 
 
 class GroupListQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Which page of the list."""
+    """The page of the list."""
 
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
-    cursor: Annotated[str | None, Meta(description="next_cursor of the page before.")] = None
+    cursor: Annotated[str | None, Meta(description="next_cursor of the previous page.")] = None
 
 
 class GroupSummaryAnswer(msgspec.Struct):
@@ -38,14 +38,14 @@ class GroupSummaryAnswer(msgspec.Struct):
 
 
 class GroupList(msgspec.Struct):
-    """A page of groups in order of their names; `next_cursor` is null at the end."""
+    """A page of groups in the order of their names; `next_cursor` is null at the end."""
 
     items: list[GroupSummaryAnswer]
     next_cursor: str | None
 
 
 class GroupAnswer(msgspec.Struct):
-    """A group with its members in order of their names."""
+    """A group with its members in the order of their names."""
 
     name: str
     state: GroupState
@@ -55,7 +55,7 @@ class GroupAnswer(msgspec.Struct):
 
 
 class Holding(msgspec.Struct):
-    """What a member was to hold before and after a rebalance."""
+    """The target assignment of a member before and after a rebalance."""
 
     member_id: str
     before: list[TopicPartitions]
@@ -63,7 +63,7 @@ class Holding(msgspec.Struct):
 
 
 class RebalanceAnswer(msgspec.Struct):
-    """One rebalance: when, why, and who was to hold what."""
+    """One rebalance: its time, its reasons, and the target assignments."""
 
     group_epoch: int
     at_ms: int
@@ -81,7 +81,7 @@ class RebalanceList(msgspec.Struct):
 @router.get("")
 @describe(Description(answers={200: GroupList}, refusals=(InvalidCursor,)))
 async def list_groups(call: Call, query: GroupListQuery) -> Reply:
-    """List the groups in order of their names."""
+    """List the groups in the order of their names."""
     found = await call.services.groups.list_(name_after(query.cursor), query.limit + 1)
     page, cursor = page_of(found, query.limit)
     return Reply.of(GroupList([GroupSummaryAnswer(*group) for group in page], cursor))
@@ -90,7 +90,7 @@ async def list_groups(call: Call, query: GroupListQuery) -> Reply:
 @router.get("/{group}/rebalances")
 @describe(Description(answers={200: RebalanceList}, refusals=(GroupIdNotFound,), examples={"group": "billing"}))
 async def list_rebalances(call: Call, group: str) -> Reply:
-    """List the last rebalances of a group: when, why, who held what before and after."""
+    """List the last rebalances of a group: times, reasons, and target assignments before and after."""
     check_group(group)
     found = await call.services.groups.rebalances(group)
     return Reply.of(
@@ -115,7 +115,7 @@ async def list_rebalances(call: Call, group: str) -> Reply:
 @router.get("/{group}")
 @describe(Description(answers={200: GroupAnswer}, refusals=(GroupIdNotFound,), examples={"group": "billing"}))
 async def get_group(call: Call, group: str) -> Reply:
-    """Describe a group: its state, epochs, and members with what they hold."""
+    """Describe a group: its state, epochs, and members with their partitions."""
     check_group(group)
     found = await call.services.groups.get(group)
     members = [await member_answer(call, member, found.assignment_epoch) for _, member in sorted(found.members.items())]
@@ -139,6 +139,6 @@ def _by_topic(partitions: list[tuple[str, int]]) -> list[TopicPartitions]:
 
 
 def _moved(before: dict[str, list[tuple[str, int]]], after: dict[str, list[tuple[str, int]]]) -> int:
-    """Return how many partitions went from one member to another."""
+    """Return the number of partitions that moved from one member to another."""
     held = {partition: name for name, partitions in before.items() for partition in partitions}
     return sum(held.get(partition, name) != name for name, partitions in after.items() for partition in partitions)

@@ -39,7 +39,7 @@ router = APIRouter(prefix="/v1/groups/{group}/offsets", tags=["groups"], route_c
 
 
 class CommitBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Offsets to commit, as a member or, while the group has no members, as nobody."""
+    """Offsets to commit, as a member; or without one, while the group has no members."""
 
     offsets: Annotated[list[CommittedOffset], Meta(max_length=MOST_OFFSETS)] = []
     member_id: str | None = None
@@ -47,13 +47,13 @@ class CommitBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class CommitAnswer(msgspec.Struct):
-    """How many offsets were committed."""
+    """The number of offsets that were committed."""
 
     committed: int
 
 
 class GroupOffset(msgspec.Struct):
-    """How far a group is in a partition. Without a committed offset all records there count as lag."""
+    """The lag of a group in a partition. Without a committed offset all its records count."""
 
     topic: str
     partition: int
@@ -65,13 +65,13 @@ class GroupOffset(msgspec.Struct):
 
 
 class GroupOffsets(msgspec.Struct):
-    """Every partition of every topic that the group subscribes to or has committed."""
+    """All partitions of the topics that the group subscribes to or has committed."""
 
     offsets: list[GroupOffset]
 
 
 class ResetBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Where a group is to go on; a plan, unless `dry_run` is false."""
+    """Where a group is to go on; only a plan, unless `dry_run` is false."""
 
     topic: str
     to: Annotated[
@@ -79,13 +79,13 @@ class ResetBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Meta(description="`earliest`, `latest`, an offset, `-N` (the last N), or `@` and epoch ms or RFC 3339."),
     ]
     partitions: Annotated[
-        Annotated[list[PartitionNumber], Meta(min_length=1)] | None, Meta(description="All of them if null.")
+        Annotated[list[PartitionNumber], Meta(min_length=1)] | None, Meta(description="All partitions if null.")
     ] = None
-    dry_run: Annotated[bool, Meta(description="Whether to answer the plan alone.")] = True
+    dry_run: Annotated[bool, Meta(description="Whether to return only the plan.")] = True
 
 
 class PlannedReset(msgspec.Struct):
-    """Where a group stands in a partition, and where it would go on."""
+    """The committed offset of a partition, and the offset after the reset."""
 
     topic: str
     partition: int
@@ -94,7 +94,7 @@ class PlannedReset(msgspec.Struct):
 
 
 class ResetAnswer(msgspec.Struct):
-    """The plan, and whether it was carried out."""
+    """The plan, and whether it was applied."""
 
     offsets: list[PlannedReset]
     applied: bool
@@ -128,8 +128,8 @@ class ResetAnswer(msgspec.Struct):
 async def commit_offsets(call: Call, group: str, body: CommitBody) -> Reply:
     """Commit offsets: all of the request or none.
 
-    An offset is that of the next record to read. A member may commit the partitions it holds; without a member the
-    group must have none.
+    An offset is that of the next record to read. A member may commit the partitions that it holds; a commit without a
+    member needs a group without members.
     """
     check_group(group)
     if not body.offsets:
@@ -146,7 +146,7 @@ async def commit_offsets(call: Call, group: str, body: CommitBody) -> Reply:
 @router.get("")
 @describe(Description(answers={200: GroupOffsets}, refusals=(GroupIdNotFound,), examples={"group": "billing"}))
 async def list_offsets(call: Call, group: str) -> Reply:
-    """List where a group stands in each partition, and how far behind in records and in time."""
+    """List the committed offset of a group in each partition, and its lag in records and in time."""
     check_group(group)
     return Reply.of(GroupOffsets([GroupOffset(*one) for one in await call.services.offsets.lags(group)]))
 
@@ -160,11 +160,11 @@ async def list_offsets(call: Call, group: str) -> Reply:
     )
 )
 async def reset_offsets(call: Call, group: str, body: ResetBody) -> Reply:
-    """Move a group in a topic: first the plan, then with `dry_run: false` the move.
+    """Reset the offsets of a group in a topic: first plan, then apply with `dry_run: false`.
 
-    The group must have no members when it is moved.
+    The group must have no members when the plan is applied.
     """
     check_group(group)
-    position = parse_offset_spec(str(body.to), "to")
-    plan = await call.services.offsets.reset(group, body.topic, body.partitions, position, dry_run=body.dry_run)
+    to = parse_offset_spec(str(body.to), "to")
+    plan = await call.services.offsets.reset(group, body.topic, body.partitions, to, dry_run=body.dry_run)
     return Reply.of(ResetAnswer([PlannedReset(body.topic, *one) for one in plan], not body.dry_run))

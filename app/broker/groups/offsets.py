@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from app.broker.groups.coordinator import load_or_create, not_found, refuse
+from app.broker.groups.group_steps import group_not_found, load_or_create, member_not_found
 from app.broker.log.topics import StaleTopic, Topics, partition_id_of
-from app.domain.groups import group as rules
-from app.domain.groups.group import Group, Member
+from app.domain.groups.assignor import Partition
+from app.domain.groups.group import Group, Member, check_commit
 from app.domain.log.offset_spec import OffsetSpec
 from app.domain.log.topic import TopicInfo
 from app.errors.database import ServiceUnavailable
@@ -18,16 +18,17 @@ from app.errors.log import UnknownPartitionInRecord, UnknownTopicOrPartition
 from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
 from app.storage.groups import groups, members, offsets
+from app.storage.groups.members import LastPoll
 from app.storage.groups.offsets import Commit, Lag
 from app.storage.log import offset_lookup
 from app.storage.log.pages import Bounds
 
 _ATTEMPTS = 3
-_EXPIRED_AT_ONCE = 500
+_MAX_EXPIRED = 500
 
 
 class OffsetCommit(NamedTuple):
-    """An offset to commit, with its topic by name; see `storage.offsets.Commit`."""
+    """An offset to commit, with its topic by name; see `storage.groups.offsets.Commit`."""
 
     topic: str
     partition: int
@@ -37,22 +38,22 @@ class OffsetCommit(NamedTuple):
 
 
 class Committer(NamedTuple):
-    """Who commits: a member at an epoch, or nobody, which is allowed while the group has no members."""
+    """A member at an epoch; or, with `member_id` None, a client outside the group, while it has no members."""
 
     group: str
     member_id: str | None
     member_epoch: int = -1
 
 
-class Holder(NamedTuple):
-    """A member that commits, as it stands under its lock, and the epoch that it knows."""
+class CommittingMember(NamedTuple):
+    """A locked member, and the epoch at which its client commits."""
 
     member: Member
     member_epoch: int
 
 
 class PlannedOffset(NamedTuple):
-    """Where a reset moves a group in a partition."""
+    """The offset of a partition before and after a reset."""
 
     partition: int
     committed_offset: int | None
@@ -71,7 +72,8 @@ class Offsets:
         """Commit all offsets or none.
 
         Raises:
-            UnknownMemberId, FencedMemberEpoch, FencedInstanceId, StaleMemberEpoch, NonEmptyGroup: By its committer.
+            UnknownMemberId, FencedMemberEpoch, FencedInstanceId, StaleMemberEpoch, NonEmptyGroup: The committer may
+                not commit.
             OffsetConflict, CommitAboveLogEnd, UnknownPartitionInRecord: With the index.
         """
         for _ in range(_ATTEMPTS):
@@ -80,11 +82,11 @@ class Offsets:
                 await self._storage.write(_commit, committer, found, self._max_groups)
                 return
             except StaleTopic:
-                self.look_again(commits)
-        raise topics_change()
+                self.drop_topics(commits)
+        raise topic_changes_too_often()
 
     async def resolve(self, commits: Sequence[OffsetCommit]) -> list[Commit]:
-        """Return commits with the ids of their partitions, as this node knows them.
+        """Return commits with the ids of their partitions from this node's cache.
 
         Raises:
             UnknownPartitionInRecord, InvalidRequest: With the index.
@@ -109,32 +111,32 @@ class Offsets:
             )
         return list(resolved.values())
 
-    def look_again(self, commits: Sequence[OffsetCommit]) -> None:
-        """Forget what this node knows of the topics of commits."""
+    def drop_topics(self, commits: Sequence[OffsetCommit]) -> None:
+        """Drop the topics of commits from this node's cache."""
         self._topics.drop({one.topic for one in commits})
 
     async def lags(self, group: str) -> list[Lag]:
-        """Return where a group stands in all partitions that it subscribes to or has committed.
+        """Return the lag of a group in all partitions that it subscribes to or has committed.
 
         Raises:
-            GroupIdNotFound: There is none of this name.
+            GroupIdNotFound: There is no group of this name.
         """
         return await self._storage.read(_lags, group)
 
     async def reset(
         self, group: str, topic: str, partitions: Sequence[int] | None, to: OffsetSpec, *, dry_run: bool
     ) -> list[PlannedOffset]:
-        """Plan where a group without members is to go on in a topic and, unless it is a dry run, commit that.
+        """Plan the offsets at which a group goes on in a topic and, unless it is a dry run, commit them.
 
         Args:
-            group: Its name; one that does not exist is created when the plan is applied.
-            topic: Its name.
-            partitions: Their numbers, or None for all.
-            to: A position; a time after the last record is the log's end.
-            dry_run: Whether to return the plan alone.
+            group: The group's name; the group is created when the plan is applied.
+            topic: The topic's name.
+            partitions: Numbers of partitions, or None for all.
+            to: Where to go on; a time after the last record means the log end.
+            dry_run: Whether to return the plan without committing it.
 
         Raises:
-            NonEmptyGroup: It is no dry run, and the group has members.
+            NonEmptyGroup: It is not a dry run, and the group has members.
             UnknownTopicOrPartition, InvalidRequest
         """
         info = await self._topics.refresh(topic)
@@ -145,12 +147,16 @@ class Offsets:
         return await self._storage.write(_reset, group, info, ids, to, self._max_groups)
 
     async def expire(self) -> bool:
-        """Delete some offsets of deleted topics, and groups that had no members for the retention of offsets."""
-        gone = await self._storage.write(offsets.forget_deleted_topics, _EXPIRED_AT_ONCE)
-        names = await self._storage.read(offsets.expired_groups, _EXPIRED_AT_ONCE)
+        """Delete some offsets of deleted topics, and some groups that were empty longer than offsets are retained.
+
+        Returns:
+            Whether there may be more to delete.
+        """
+        deleted = await self._storage.write(offsets.delete_of_deleted_topics, _MAX_EXPIRED)
+        names = await self._storage.read(offsets.expired_groups, _MAX_EXPIRED)
         for name in names:
             await self._storage.write(_expire, name)
-        return max(gone, len(names)) == _EXPIRED_AT_ONCE
+        return max(deleted, len(names)) == _MAX_EXPIRED
 
     async def _topic(self, index: int, name: str) -> TopicInfo:
         try:
@@ -159,42 +165,78 @@ class Offsets:
             raise _unknown(index, "topic", "is unknown") from None
 
 
-def topics_change() -> ServiceUnavailable:
-    """Return the refusal of a request whose topics are replaced faster than it runs."""
+def topic_changes_too_often() -> ServiceUnavailable:
+    """Return the refusal of a request whose topics were replaced during each attempt."""
     return ServiceUnavailable("the topic changes too often; try again")
 
 
-def store(tx: Tx, group_id: int, holder: Holder | None, commits: Sequence[Commit], *, repeats: bool = True) -> None:
-    """Check offsets against who commits them, the log and `from_offset`, and store them.
+def commit_offsets(
+    tx: Tx, group_id: int, committing: CommittingMember | None, commits: Sequence[Commit], *, repeats: bool = True
+) -> None:
+    """Check offsets against the member, the log and `from_offset`, and store them.
 
     Args:
-        tx: Has locked the member, or the group.
-        group_id: Whose they are.
-        holder: Who commits, or None where the group has no members.
-        commits: No partition twice.
-        repeats: Whether a `from_offset` is satisfied when `offset` is committed already.
+        tx: A transaction that has locked the member, or the group.
+        group_id: The group.
+        committing: The member, or None if the group has no members.
+        commits: At most one per partition.
+        repeats: Whether `from_offset` is also satisfied if `offset` is already the committed offset.
 
     Raises:
-        FencedMemberEpoch, StaleMemberEpoch: The holder may not.
+        FencedMemberEpoch, StaleMemberEpoch: The member may not commit these partitions.
         CommitAboveLogEnd, OffsetConflict: With the index.
-        StaleTopic: A partition is not there; first of all, since the ids may be those of another topic.
+        StaleTopic: A partition does not exist. Checked first, since the ids may be those of a deleted topic.
     """
-    standing = offsets.progress(tx, group_id, [one.partition_id for one in commits])
-    if len(standing) < len(commits):
+    progress = offsets.progress(tx, group_id, [one.partition_id for one in commits])
+    if len(progress) < len(commits):
         raise StaleTopic
-    if holder is not None:
-        _check_holder(holder, commits)
+    if committing is not None:
+        _check_member(committing, commits)
     if not commits:
         return
-    for index, (one, found) in enumerate(zip(commits, standing, strict=True)):
-        _check(index, one, found.committed_offset, found.bounds.log_end_offset, repeats=repeats)
+    for index, (one, found) in enumerate(zip(commits, progress, strict=True)):
+        _check_offset(index, one, found.committed_offset, found.bounds.log_end_offset, repeats=repeats)
     offsets.commit(tx, group_id, commits, clock.read(tx))
 
 
-def _check_holder(holder: Holder, commits: Sequence[Commit]) -> None:
-    """Refuse commits of partitions that a member does not hold at an epoch, naming them."""
-    member, member_epoch = holder
-    stale = set(rules.check_commit(member, member_epoch, [(one.topic_id, one.partition) for one in commits]))
+def commits_of_last_poll(
+    member: Member, last_poll: LastPoll | None, committed: Mapping[Partition, int]
+) -> dict[Partition, int]:
+    """Return the end offsets of the last poll, in the partitions in which the member may commit them.
+
+    A partition is left out if the member has lost it since, or if another offset has been committed since.
+
+    Args:
+        member: The member.
+        last_poll: What its last poll returned.
+        committed: Committed offsets of the partitions of the last poll.
+    """
+    if last_poll is None or last_poll.member_epoch > member.member_epoch:
+        return {}
+    lost = set(check_commit(member, last_poll.member_epoch, last_poll.ranges))
+    return {
+        partition: end
+        for partition, (start, end) in last_poll.ranges.items()
+        if partition not in lost and committed.get(partition, start) == start
+    }
+
+
+def commit_last_poll(tx: Tx, group_id: int, member: Member, last_poll: LastPoll | None) -> dict[Partition, int]:
+    """Commit what the last poll of a locked member returned. Return the new committed offsets."""
+    if last_poll is None or not last_poll.ranges:
+        return {}
+    committed = offsets.committed(tx, group_id, last_poll.ranges)
+    ends = commits_of_last_poll(member, last_poll, committed)
+    if ends:
+        commits = [Commit("", topic_id, number, 0, end) for (topic_id, number), end in ends.items()]
+        offsets.commit(tx, group_id, commits, clock.read(tx))
+    return ends
+
+
+def _check_member(committing: CommittingMember, commits: Sequence[Commit]) -> None:
+    """Refuse commits of partitions that a member does not hold at its epoch, and name the partitions."""
+    member, member_epoch = committing
+    stale = set(check_commit(member, member_epoch, [(one.topic_id, one.partition) for one in commits]))
     if stale:
         named = [one for one in commits if (one.topic_id, one.partition) in stale]
         raise StaleMemberEpoch(
@@ -205,7 +247,7 @@ def _check_holder(holder: Holder, commits: Sequence[Commit]) -> None:
 
 
 def refuse_members(group: Group) -> None:
-    """Refuse to set offsets of a group from outside while it has members.
+    """Refuse a commit from outside the group while the group has members.
 
     Raises:
         NonEmptyGroup
@@ -222,15 +264,15 @@ def _commit(tx: Tx, committer: Committer, commits: Sequence[Commit], max_groups:
         group = load_or_create(tx, committer.group, max_groups)
         refuse_members(group)
         groups.touch(tx, group, clock.read(tx))
-        store(tx, group.group_id, None, commits)
+        commit_offsets(tx, group.group_id, None, commits)
         return
     found = members.load(tx, committer.group, committer.member_id)
     if found is None:
-        raise refuse(tx, committer.group, committer.member_id)
-    store(tx, found.group_id, Holder(found.member, committer.member_epoch), commits)
+        raise member_not_found(tx, committer.group, committer.member_id)
+    commit_offsets(tx, found.group_id, CommittingMember(found.member, committer.member_epoch), commits)
 
 
-def _check(index: int, one: Commit, committed: int | None, end: int, *, repeats: bool) -> None:
+def _check_offset(index: int, one: Commit, committed: int | None, end: int, *, repeats: bool) -> None:
     if one.offset > end:
         detail = f"must be at most log_end_offset, {end}"
         message = f"offset {index} {detail}"
@@ -245,7 +287,7 @@ def _check(index: int, one: Commit, committed: int | None, end: int, *, repeats:
 def _lags(tx: Tx, name: str) -> list[Lag]:
     group = groups.find(tx, name)
     if group is None:
-        raise not_found()
+        raise group_not_found()
     return offsets.lags(tx, group.group_id, group.topics)
 
 

@@ -1,31 +1,39 @@
-"""Poll: the whole loop of a consumer in one call. Commits, beats, and reads from the partitions that are assigned.
+"""Poll: the whole loop of a consumer in one call. It commits, counts as a heartbeat, and reads assigned partitions.
 
-A poll is a fetch from the committed offsets, on a snapshot in which the membership is checked again.
+A poll that neither joins, reconciles nor waits runs at most two transactions: a read of the member and its page on one
+snapshot and, only if there is something to write, a write. The write commits, renews the session and saves what the
+page returns, under the member's lock. Explicit commits go first, in a write of their own, and the page is read after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from app.broker.groups.coordinator import Before, Coordinator, Gone, Heartbeat, refuse, refuse_gone, watch_id
-from app.broker.groups.offsets import Holder, OffsetCommit, Offsets, store, topics_change
-from app.broker.log.page_reader import PageSize, shares_of
+from app.broker.groups import group_steps, poll_page
+from app.broker.groups.coordinator import Coordinator, HasGone, refuse_gone, watch_id
+from app.broker.groups.group_steps import GroupChange, Heartbeat, member_not_found
+from app.broker.groups.offsets import (
+    CommittingMember,
+    OffsetCommit,
+    Offsets,
+    commit_last_poll,
+    commit_offsets,
+    topic_changes_too_often,
+)
+from app.broker.groups.poll_page import PlaceOf, PolledRange, PollResult, named_partitions
+from app.broker.log.page_reader import PageSize
 from app.broker.log.topics import StaleTopic, Topics
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals
-from app.domain.groups import group as rules
 from app.domain.groups.assignor import Partition
 from app.domain.groups.group import JoinRequest, Member
-from app.domain.log.record import StoredRecord
 from app.errors.groups import NoOffsetForPartition
 from app.errors.log import ConcurrentRequest
-from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
-from app.storage.groups import members, offsets
+from app.storage.groups import members
 from app.storage.groups.members import LastPoll, MemberSnapshot
-from app.storage.groups.offsets import Commit, PartitionProgress
+from app.storage.groups.offsets import Commit
 
 _ATTEMPTS = 5
 
@@ -35,9 +43,10 @@ class PollRequest(NamedTuple):
 
     Attributes:
         heartbeat: Its heartbeat.
-        join_request: What to join with if the member is not in the group; None if it is to be refused then.
+        join_request: What to join with if the member is not in the group; None refuses the poll in that case.
         commits: Offsets to commit first.
-        auto_commit: Commit first what this membership's previous poll returned.
+        auto_commit: Whether to commit first what the last poll of this membership returned.
+        size: Bounds of the page.
     """
 
     heartbeat: Heartbeat
@@ -47,325 +56,289 @@ class PollRequest(NamedTuple):
     size: PageSize
 
 
-class OffsetRange(NamedTuple):
-    """What a poll returns of a partition: where the group stood, and where it stands once that is committed."""
-
-    topic: str
-    partition: int
-    from_offset: int
-    offset: int
-
-
-class PollResult(NamedTuple):
-    """The answer to a poll.
+class _Begun(NamedTuple):
+    """A poll after its join, commits and heartbeat.
 
     Attributes:
-        records: Each with its topic and partition, in order within each partition.
-        spans: What was read or passed over.
-        skipped: What retention had removed: from where the group stood to where it goes on.
-        ends: The log end of each partition, by the storage's id.
+        member: The member after them.
+        assigned_before: What it was assigned before the poll: nothing, if it has just joined.
+        poll_epoch: The poll epoch under which the poll saves what it returns, or None if it saves nothing.
+        page: The page, if it was read in the same snapshot as the member.
+        saved: Whether the page is saved, so that it may be returned.
     """
 
-    standing: MemberSnapshot
-    records: list[tuple[str, int, StoredRecord]]
-    spans: dict[Partition, OffsetRange]
-    skipped: list[OffsetRange]
-    ends: dict[int, int]
-
-
-class _NamedPartition(NamedTuple):
-    """A partition of a topic by name."""
-
-    topic: str
-    id: Partition
+    member: MemberSnapshot
+    assigned_before: Collection[Partition]
+    poll_epoch: int | None
+    page: PollResult | None = None
+    saved: bool = False
 
 
 class Poller:
-    """Runs polls, waiting for records where asked."""
+    """Runs polls, and waits for records if asked."""
 
     def __init__(
-        self, storage: Storage, topics: Topics, signals: Signals, consumer_groups: Coordinator, commits: Offsets
+        self, storage: Storage, topics: Topics, signals: Signals, coordinator: Coordinator, offsets: Offsets
     ) -> None:
         self._storage = storage
         self._topics = topics
         self._signals = signals
-        self._groups = consumer_groups
-        self._offsets = commits
+        self._coordinator = coordinator
+        self._offsets = offsets
 
     async def poll(self, request: PollRequest, deadline: Deadline) -> PollResult:
-        """Commit, beat and read; wait for records or another assignment until the deadline is over.
+        """Commit, heartbeat and read; wait for records or for another assignment until the deadline.
 
-        The deadline is cut to the member's heartbeat interval. A member that had nothing to read waits for a
-        partition, and then for records in it.
+        The deadline is cut to the member's heartbeat interval. A member without partitions waits for a partition, and
+        then for records in it.
 
         Raises:
             UnknownMemberId, FencedMemberEpoch, FencedInstanceId, StaleMemberEpoch: Nothing was changed.
-            NoOffsetForPartition: auto_offset_reset is none, and there is nowhere to go on from.
+            NoOffsetForPartition: auto_offset_reset is none, and a partition has no valid committed offset.
+            ConcurrentRequest: A later poll of the member has begun.
+            ServiceUnavailable: The client has disconnected; nothing was changed.
         """
-        standing, had, poll_epoch = await self._begin(request, deadline.check_disconnected)
-        deadline.shorten_to(standing.member.heartbeat_interval_ms)
-        beaten = standing.assignment_epoch
-        while True:
-            heartbeat = request.heartbeat._replace(member_epoch=standing.member.member_epoch)
-            if not standing.settled and standing.assignment_epoch != beaten:
-                standing = await self._groups.step(heartbeat, standing, gone=deadline.check_disconnected)
-                beaten = standing.assignment_epoch
-                continue
-            page = await self._read_or_wait(request, heartbeat, standing, had, poll_epoch, deadline)
-            if page.spans or deadline.expired or self._signals.closed or _changed(page, had):
+        begun = await self._begin(request, deadline.check_disconnected)
+        member, page = begun.member, begun.page
+        deadline.shorten_to(member.member.heartbeat_interval_ms)
+        if page is not None and self._is_final(page, begun, deadline):
+            page = page if begun.saved or await self._save(page, begun.poll_epoch, deadline) else None
+            if page is not None:
                 return page
-            standing = page.standing
+        heartbeat_epoch = member.assignment_epoch
+        while True:
+            heartbeat = request.heartbeat._replace(member_epoch=member.member.member_epoch)
+            if not member.reconciled and member.assignment_epoch != heartbeat_epoch:
+                member = await self._coordinator.step(heartbeat, member, deadline.check_disconnected)
+                heartbeat_epoch = member.assignment_epoch
+                continue
+            page = await self._read_or_wait(request, heartbeat, member, begun, deadline)
+            if self._is_final(page, begun, deadline):
+                return page
+            member = page.member
 
-    async def _read_or_wait(
-        self,
-        request: PollRequest,
-        heartbeat: Heartbeat,
-        known: MemberSnapshot,
-        had: Collection[Partition],
-        poll_epoch: int | None,
-        deadline: Deadline,
-    ) -> PollResult:
-        """Read what a member is assigned; wait until there are records, it stands differently, or deadline is over."""
-        await self._topics.learn(known.member.assigned)
-        ids = self._ids(known.member.assigned)
-        with self._signals.watch([watch_id(known.group_id), *ids]) as watch:
-            while True:
-                watch.clear()
-                page = await self._storage.read(_read, heartbeat, ids, request.size)
-                if page.spans:
-                    if poll_epoch is None or deadline.disconnected or await self._save_last_poll(page, poll_epoch):
-                        return page
-                    continue
-                if deadline.expired or self._signals.closed or _changed(page, had) or _moved(known, page.standing):
-                    return page
-                watch.log_end_offsets = page.ends
-                await deadline.wait(watch)
-
-    def _ids(self, partitions: Iterable[Partition]) -> dict[int, _NamedPartition]:
-        """Return partitions by the storage's ids, those of deleted topics left out."""
-        known = ((partition, self._topics.place(*partition)) for partition in partitions)
-        return {place[1]: _NamedPartition(place[0], partition) for partition, place in known if place is not None}
-
-    async def _begin(
-        self, request: PollRequest, gone: Gone
-    ) -> tuple[MemberSnapshot, Collection[Partition], int | None]:
-        """Join if the member is not there, else commit and heartbeat.
-
-        Returns:
-            The member after that; what it was assigned before: nothing, if it has just joined; and the poll epoch under
-            which it saves what it returns, or None.
-        """
-        heartbeat, join_request = request.heartbeat, request.join_request
-        found = await self._storage.read(members.find, heartbeat.group, heartbeat.member_id)
-        if join_request is not None and (found is None or found.member.join_request != join_request):
-            standing, _ = await self._groups.join(heartbeat.group, join_request, by_poll=True)
-            poll_epoch = 0 if found is None else found.poll_epoch
-            if request.auto_commit:
-                await self._storage.write(members.begin_poll, standing.group_id, heartbeat.member_id, poll_epoch)
-                poll_epoch += 1
-            return standing, (), poll_epoch if request.auto_commit else None
-        if found is None:
-            raise await self._storage.read(refuse, heartbeat.group, heartbeat.member_id)
+    async def _begin(self, request: PollRequest, gone: HasGone) -> _Begun:
+        """Join if the member is not in the group, else commit and take the heartbeat."""
+        if request.commits and request.join_request is None:
+            return await self._commit(request, gone)
+        found, page = await self._storage.read(_find, request, self._topics.place)
+        if found is None or (request.join_request is not None and found.member.join_request != request.join_request):
+            return await self._join(request, found)
+        heartbeat = request.heartbeat
         if heartbeat.member_epoch is None:
             heartbeat = heartbeat._replace(member_epoch=found.member.member_epoch)
-        had = found.member.assigned.keys()
-        if _begins_turn(request, found):
-            return (
-                await self._commit_and_beat(request, heartbeat, gone, found, found.poll_epoch),
-                had,
-                found.poll_epoch + 1,
-            )
-        standing = (
-            await self._commit_and_beat(request, heartbeat, gone, found, None)
-            if request.commits
-            else await self._groups.heartbeat(heartbeat, found, gone)
-        )
-        return standing, had, found.poll_epoch if request.auto_commit else None
+            request = request._replace(heartbeat=heartbeat)
+        if request.commits or _begins_poll_epoch(request, found.last_poll):
+            return await self._commit(request, gone, found, page)
+        member = await self._coordinator.heartbeat(heartbeat, found, gone)
+        poll_epoch = found.poll_epoch if request.auto_commit else None
+        return _Begun(member, found.member.assigned.keys(), poll_epoch, page if member is found else None)
 
-    async def _commit_and_beat(
-        self, request: PollRequest, heartbeat: Heartbeat, gone: Gone, found: MemberSnapshot, poll_epoch: int | None
-    ) -> MemberSnapshot:
+    async def _join(self, request: PollRequest, found: MemberSnapshot | None) -> _Begun:
+        heartbeat, join_request = request.heartbeat, request.join_request
+        if join_request is None:
+            raise await self._storage.read(member_not_found, heartbeat.group, heartbeat.member_id)
+        member, _ = await self._coordinator.join(heartbeat.group, join_request, by_poll=True)
+        if not request.auto_commit:
+            return _Begun(member, (), None)
+        poll_epoch = 0 if found is None else found.poll_epoch
+        await self._storage.write(members.begin_poll, member.group_id, heartbeat.member_id, poll_epoch)
+        return _Begun(member, (), poll_epoch + 1)
+
+    async def _commit(
+        self,
+        request: PollRequest,
+        gone: HasGone,
+        found: MemberSnapshot | None = None,
+        page: PollResult | None = None,
+    ) -> _Begun:
+        """Commit and take the heartbeat in one transaction; save the page in it if it begins after what is committed.
+
+        The group's lock is taken only for a heartbeat that may change more than the session.
+        """
+        heartbeat = request.heartbeat
         for _ in range(_ATTEMPTS):
             commits = await self._offsets.resolve(request.commits)
-            before = partial(
-                _commit, heartbeat=heartbeat, commits=commits, poll_epoch=poll_epoch, auto=request.auto_commit
-            )
             await refuse_gone(gone)
             try:
-                quick = await self._storage.write(_commit_and_renew, heartbeat, before)
-                if quick is None:
-                    return await self._groups.step(heartbeat, found, before, gone)
-                self._groups.hear(quick)
-                return quick
+                begun = await self._storage.write(_commit_for_member, request, commits, found, page)
+                if isinstance(begun, _Begun):
+                    self._coordinator.note_heartbeat(begun.member)
+                    return begun
+                owned = await self._coordinator.owned_ids(heartbeat.owned, begun)
+                await refuse_gone(gone)
+                changed, poll_epoch = await self._storage.write(_commit_for_group, request, commits, found, owned)
+                self._coordinator.announce(changed, heartbeat.member_id)
+                member = changed.member(heartbeat.member_id)
+                self._coordinator.note_heartbeat(member)
+                return _Begun(member, begun.member.assigned.keys(), poll_epoch)
             except StaleTopic:
-                self._offsets.look_again(request.commits)
-        raise topics_change()
+                self._offsets.drop_topics(request.commits)
+        raise topic_changes_too_often()
 
-    async def _save_last_poll(self, page: PollResult, poll_epoch: int) -> bool:
-        """Note what is returned, for the next poll to commit it. Return False if the member moved meanwhile.
+    async def _read_or_wait(
+        self, request: PollRequest, heartbeat: Heartbeat, known: MemberSnapshot, begun: _Begun, deadline: Deadline
+    ) -> PollResult:
+        """Read a page; wait until there are records, the member has changed, or the deadline is over."""
+        await self._topics.learn(known.member.assigned)
+        partition_ids = named_partitions(known.member, self._topics.place)
+        with self._signals.watch([watch_id(known.group_id), *partition_ids]) as watch:
+            while True:
+                watch.clear()
+                page = await self._storage.read(poll_page.read, heartbeat, self._topics.place, request.size)
+                if self._is_final(page, begun, deadline):
+                    if await self._save(page, begun.poll_epoch, deadline):
+                        return page
+                    continue
+                if _has_moved(known, page.member):
+                    return page
+                watch.log_end_offsets = page.log_end_offsets
+                await deadline.wait(watch)
+
+    def _is_final(self, page: PollResult, begun: _Begun, deadline: Deadline) -> bool:
+        """Return whether a page answers the poll: it has something, it may not wait, or the assignment has changed."""
+        if page.ranges or deadline.expired or self._signals.closed:
+            return True
+        before = begun.assigned_before
+        return bool(before) and page.member.member.assigned.keys() != set(before)
+
+    async def _save(self, page: PollResult, poll_epoch: int | None, deadline: Deadline) -> bool:
+        """Save what a page returns, for the next poll to commit it. Return False if the member has changed meanwhile.
 
         Raises:
-            ConcurrentRequest: A later poll has begun; its client has perhaps given up on this one.
+            ConcurrentRequest: A later poll has begun; the client may have given up on this one.
         """
-        spans = {partition: (span.from_offset, span.offset) for partition, span in page.spans.items()}
-        if await self._storage.write(members.save_last_poll, page.standing, poll_epoch, spans):
+        if not page.ranges or poll_epoch is None or deadline.disconnected:
             return True
-        now = await self._storage.read(members.find_poll_epoch, page.standing)
-        if now is not None and now != poll_epoch:
-            raise _overtaken()
+        if await self._storage.write(members.save_last_poll, page.member, poll_epoch, _offsets(page.ranges)):
+            return True
+        current = await self._storage.read(members.find_poll_epoch, page.member)
+        if current is not None and current != poll_epoch:
+            raise _later_poll()
         return False
 
 
-def _begins_turn(request: PollRequest, found: MemberSnapshot) -> bool:
-    """Return whether a poll commits what was handed out, or does without it: an older one then hands out nothing.
+def _find(tx: Tx, request: PollRequest, place_of: PlaceOf) -> tuple[MemberSnapshot | None, PollResult | None]:
+    """Return the member and, if its heartbeat changes no assignment, its page in the same snapshot."""
+    heartbeat, join_request = request.heartbeat, request.join_request
+    found = members.find(tx, heartbeat.group, heartbeat.member_id)
+    if found is None or request.commits or not found.reconciled:
+        return found, None
+    member = found.member
+    if (join_request is not None and member.join_request != join_request) or (
+        heartbeat.member_epoch not in {None, member.member_epoch}
+    ):
+        return found, None
+    if any(place_of(*partition) is None for partition in member.assigned):  # its topic has to be loaded first
+        return found, None
+    try:
+        return found, poll_page.read_for(tx, found, place_of, request.size, commits_last_poll=request.auto_commit)
+    except NoOffsetForPartition:  # refused by the next read, after the heartbeat and the commits
+        return found, None
 
-    The first with auto_commit begins one too: those that do without it can tell that there may be something to end.
+
+def _commit_for_member(
+    tx: Tx, request: PollRequest, commits: Sequence[Commit], found: MemberSnapshot | None, page: PollResult | None
+) -> _Begun | MemberSnapshot:
+    """Commit and take the heartbeat under the member's lock.
+
+    Args:
+        tx: A transaction.
+        request: The poll.
+        commits: Its explicit commits.
+        found: The member as it was last read, or None if it was not read yet.
+        page: The page that was read with it.
+
+    Returns:
+        The poll as it begins; or the member alone, and nothing is written, if the heartbeat may change more than the
+        session: it needs the group's lock.
     """
-    handed = found.last_poll
+    heartbeat = request.heartbeat
+    locked = members.load(tx, heartbeat.group, heartbeat.member_id)
+    if locked is None:
+        raise member_not_found(tx, heartbeat.group, heartbeat.member_id)
+    if not locked.reconciled or locked.member.member_epoch != heartbeat.member_epoch:
+        return locked
+    _commit_explicit(tx, locked.group_id, locked.member, heartbeat, commits)
+    poll_epoch, saved = _begin_poll(tx, request, locked.group_id, locked.member, locked.last_poll, found, page)
+    if not locked.member.session_is_fresh(locked.now_ms):
+        members.renew_session(tx, locked)
+    assigned_before = (locked if found is None else found).member.assigned.keys()
+    return _Begun(locked, assigned_before, poll_epoch, page if saved else None, saved)
+
+
+def _commit_for_group(
+    tx: Tx,
+    request: PollRequest,
+    commits: Sequence[Commit],
+    found: MemberSnapshot | None,
+    owned: Collection[Partition] | None,
+) -> tuple[GroupChange, int | None]:
+    """Commit and take the heartbeat under the group's lock. Return the change and the poll epoch."""
+    heartbeat = request.heartbeat
+    before, now_ms = group_steps.load(tx, heartbeat.group)
+    stepped = group_steps.with_heartbeat(before, heartbeat, owned, now_ms)
+    member = before.members[heartbeat.member_id]
+    _commit_explicit(tx, before.group_id, member, heartbeat, commits)
+    last_poll = members.find_last_poll(tx, before.group_id, heartbeat.member_id)
+    poll_epoch, _ = _begin_poll(tx, request, before.group_id, member, last_poll, found, None)
+    return group_steps.save(tx, before, group_steps.assign_if_due(tx, stepped, now_ms), now_ms), poll_epoch
+
+
+def _commit_explicit(tx: Tx, group_id: int, member: Member, heartbeat: Heartbeat, commits: Sequence[Commit]) -> None:
+    if commits and heartbeat.member_epoch is not None:
+        commit_offsets(tx, group_id, CommittingMember(member, heartbeat.member_epoch), commits)
+
+
+def _begin_poll(
+    tx: Tx,
+    request: PollRequest,
+    group_id: int,
+    member: Member,
+    last_poll: LastPoll | None,
+    found: MemberSnapshot | None,
+    page: PollResult | None,
+) -> tuple[int | None, bool]:
+    """Commit or discard what the last poll of a locked member returned, and begin a new poll epoch.
+
+    Returns:
+        The poll epoch under which this poll saves what it returns, or None; and whether its page is saved already.
+
+    Raises:
+        ConcurrentRequest: Another poll has begun since the member was read.
+    """
+    current = 0 if last_poll is None else last_poll.poll_epoch
+    if found is not None and found.poll_epoch != current:
+        raise _later_poll()
+    if not _begins_poll_epoch(request, last_poll):
+        return current if request.auto_commit else None, False
+    committed = commit_last_poll(tx, group_id, member, last_poll) if request.auto_commit else {}
+    saves = page is not None and page.commits == committed
+    next_poll = LastPoll(current + 1, member.member_epoch, _offsets(page.ranges) if page is not None and saves else {})
+    members.store_last_poll(tx, group_id, member.join_request.member_id, next_poll)
+    return current + 1, saves
+
+
+def _begins_poll_epoch(request: PollRequest, last_poll: LastPoll | None) -> bool:
+    """Return whether a poll commits or discards what the last one returned; earlier polls then return nothing.
+
+    The first poll with auto_commit also begins a poll epoch: `last_poll` then tells polls without auto_commit that
+    there may be something to discard.
+    """
     if request.auto_commit:
-        return handed is None or bool(handed.spans)
-    return handed is not None
+        return last_poll is None or bool(last_poll.ranges)
+    return last_poll is not None
 
 
-def _overtaken() -> ConcurrentRequest:
+def _offsets(ranges: dict[Partition, PolledRange]) -> dict[Partition, tuple[int, int]]:
+    return {partition: (one.from_offset, one.offset) for partition, one in ranges.items()}
+
+
+def _later_poll() -> ConcurrentRequest:
     return ConcurrentRequest("a later poll of this member has begun; poll one at a time, each after the last's answer")
 
 
-def _changed(page: PollResult, had: Collection[Partition]) -> bool:
-    """Return whether a member that had something is to learn of another assignment."""
-    return bool(had) and page.standing.member.assigned.keys() != set(had)
-
-
-def _moved(known: MemberSnapshot, now: MemberSnapshot) -> bool:
-    """Return whether a member has to read elsewhere, or to heartbeat."""
-    beats = not now.settled and now.assignment_epoch != known.assignment_epoch
-    return beats or now.member.assigned.keys() != known.member.assigned.keys()
-
-
-def _commit_and_renew(tx: Tx, heartbeat: Heartbeat, before: Before) -> MemberSnapshot | None:
-    """Commit and beat under the member's lock alone. Return None where the beat may change more than the lease."""
-    found = members.load(tx, heartbeat.group, heartbeat.member_id)
-    if found is None or not found.settled or found.member.member_epoch != heartbeat.member_epoch:
-        return None
-    before(tx, found.group_id, found.member)
-    if not found.member.lease_is_fresh(found.now_ms):
-        members.renew_one(tx, found)
-    return found
-
-
-def _commit(
-    tx: Tx,
-    group_id: int,
-    member: Member,
-    *,
-    heartbeat: Heartbeat,
-    commits: Sequence[Commit],
-    poll_epoch: int | None,
-    auto: bool,
-) -> None:
-    if commits and heartbeat.member_epoch is not None:
-        store(tx, group_id, Holder(member, heartbeat.member_epoch), commits)
-    if poll_epoch is not None:
-        handed = members.begin_poll(tx, group_id, member.join_request.member_id, poll_epoch)
-        if handed is None:
-            raise _overtaken()
-        if auto and handed.member_epoch <= member.member_epoch:
-            _commit_handed_out(tx, group_id, member, handed)
-
-
-def _commit_handed_out(tx: Tx, group_id: int, member: Member, handed: LastPoll) -> None:
-    """Commit what the previous poll returned, where the member still holds it and nobody committed otherwise."""
-    lost = set(rules.check_commit(member, handed.member_epoch, handed.spans))
-    committed = offsets.committed(tx, group_id, handed.spans)
-    moves = {
-        partition: end
-        for partition, (start, end) in handed.spans.items()
-        if partition not in lost and committed.get(partition, start) == start
-    }
-    if moves:
-        commits = [Commit("", topic_id, number, 0, end) for (topic_id, number), end in moves.items()]
-        offsets.commit(tx, group_id, commits, clock.read(tx))
-
-
-def _read(tx: Tx, heartbeat: Heartbeat, ids: Mapping[int, _NamedPartition], size: PageSize) -> PollResult:
-    """Read a page for a member, if it is in the group and its assignment is the one known; else none of it."""
-    standing = members.find(tx, heartbeat.group, heartbeat.member_id)
-    if standing is None:
-        raise refuse(tx, heartbeat.group, heartbeat.member_id)
-    member = standing.member
-    rules.check_epoch(member, -1 if heartbeat.member_epoch is None else heartbeat.member_epoch, None)
-    found = [
-        one
-        for one in offsets.progress(tx, standing.group_id, sorted(ids))
-        if ids[one.bounds.partition_id].id in member.assigned
-    ]
-    starts = [_start(one, member, ids[one.bounds.partition_id]) for one in found]
-    records: list[tuple[str, int, StoredRecord]] = []
-    spans: dict[Partition, OffsetRange] = {}
-    for one, start in zip(found, starts, strict=True):
-        place = ids[one.bounds.partition_id]
-        if one.committed_offset is not None and start != one.committed_offset:
-            spans[place.id] = OffsetRange(place.topic, place.id[1], one.committed_offset, start)
-    skipped = list(spans.values())
-    for number, taken in _shares(tx, found, starts, size).items():
-        place = ids[found[number].bounds.partition_id]
-        records += [(place.topic, place.id[1], record) for record in taken]
-        at = found[number].committed_offset
-        spans[place.id] = OffsetRange(
-            place.topic, place.id[1], starts[number] if at is None else at, taken[-1].offset + 1
-        )
-    return PollResult(
-        standing, records, spans, skipped, {one.bounds.partition_id: one.bounds.log_end_offset for one in found}
-    )
-
-
-def _shares(
-    tx: Tx, found: Sequence[PartitionProgress], starts: Sequence[int], size: PageSize
-) -> dict[int, list[StoredRecord]]:
-    """Read what each partition gives to the page, exactly within its bounds.
-
-    The partition whose offset was committed longest ago is the first: none is passed over for ever, however large
-    the records of others are.
-    """
-    unread = [number for number, one in enumerate(found) if starts[number] < one.bounds.log_end_offset]
-    unread.sort(key=lambda number: found[number].committed_at_ms or 0)
-    turns = unread[: size.max_records]
-    read = shares_of(tx, [found[n].bounds for n in turns], [starts[n] for n in turns], size, in_order=True)
-    left_records, left_bytes = size.max_records, size.max_bytes
-    shares: dict[int, list[StoredRecord]] = {}
-    for turn, share in read.items():
-        if taken := _within(share, left_records, left_bytes, first=not shares):
-            shares[turns[turn]] = taken
-            left_records -= len(taken)
-            left_bytes -= sum(record.size_bytes for record in taken)
-    return shares
-
-
-def _start(found: PartitionProgress, member: Member, place: _NamedPartition) -> int:
-    """Return where a member reads on in a partition: where its group stands, or where the log begins by now."""
-    at, first = found.committed_offset, found.bounds.log_start_offset
-    if at is not None and at >= first:
-        return at
-    if member.join_request.auto_offset_reset == "none":
-        where = f"partition {place.id[1]} of {place.topic}"
-        raise NoOffsetForPartition(
-            f"there is no committed offset in {where}"
-            if at is None
-            else f"retention has removed the records of {where} from the committed offset, {at}, to {first}",
-            topic=place.topic,
-            partition=place.id[1],
-            committed_offset=at,
-            log_start_offset=first,
-        )
-    return first
-
-
-def _within(records: Sequence[StoredRecord], most: int, max_bytes: int, *, first: bool) -> list[StoredRecord]:
-    """Return the records that fit into what is left of a page; the first of a page always does."""
-    taken: list[StoredRecord] = []
-    for record in records[: max(most, 0)]:
-        max_bytes -= record.size_bytes
-        if max_bytes < 0 and not (first and not taken):
-            break
-        taken.append(record)
-    return taken
+def _has_moved(known: MemberSnapshot, now: MemberSnapshot) -> bool:
+    """Return whether a member has other partitions to read, or has to reconcile."""
+    reconciles = not now.reconciled and now.assignment_epoch != known.assignment_epoch
+    return reconciles or now.member.assigned.keys() != known.member.assigned.keys()

@@ -1,4 +1,4 @@
-"""The target assignment of a group: when its topics call for a new one, and computing it. Pure."""
+"""The target assignment of a group: when changed topics call for a new one, and computing it. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from collections.abc import Mapping
 import msgspec
 from msgspec.structs import replace
 
-from app.domain.groups.assignor import ASSIGNORS, Partition, Subscriber
-from app.domain.groups.group import AssignorName, Group, Member, Reason, due, give
+from app.domain.groups.assignor import ASSIGNORS, Assignment, Partition, Subscriber
+from app.domain.groups.group import (
+    AssignorName,
+    Group,
+    Member,
+    Reason,
+    Subscription,
+    assign_free_partitions,
+    schedule_assignment,
+)
 
 
-class Shape(msgspec.Struct, frozen=True):
+class TopicMetadata(msgspec.Struct, frozen=True):
     """A topic as the assignors see it."""
 
     topic_id: int
@@ -20,7 +28,7 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 class Rebalance(msgspec.Struct, frozen=True):
-    """One assignment: when, why, and what each member is to hold."""
+    """One assignment: its time, its reasons, and the target assignment of each member."""
 
     group_epoch: int
     at_ms: int
@@ -28,19 +36,19 @@ class Rebalance(msgspec.Struct, frozen=True):
     targets: dict[str, tuple[Partition, ...]]
 
 
-def notice_topics(group: Group, shapes: Mapping[str, Shape], now_ms: int) -> Group:
-    """Note that the subscribed topics are not those of the last assignment, unless the next is due anyway.
+def notice_topics(group: Group, topics: Mapping[str, TopicMetadata], now_ms: int) -> Group:
+    """Schedule an assignment if the subscribed topics have changed since the last one, unless one is scheduled.
 
     Args:
         group: The group.
-        shapes: The topics there are, by name.
+        topics: The existing topics by name.
         now_ms: Time of the database.
     """
-    subscriptions = {member.join_request.subscription for member in group.members.values()}
+    subscriptions = group.subscriptions
     found = {
-        shape.topic_id: shape.partitions
-        for name, shape in shapes.items()
-        if any(subscription.covers(name) for subscription in subscriptions)
+        topic.topic_id: topic.partitions
+        for name, topic in topics.items()
+        if any(subscription.matches(name) for subscription in subscriptions)
     }
     if found == group.topics or group.assign_at_ms is not None:
         return group
@@ -51,56 +59,70 @@ def notice_topics(group: Group, shapes: Mapping[str, Shape], now_ms: int) -> Gro
         reasons.add("topic_deleted")
     if any(found.get(topic_id, 0) > partitions for topic_id, partitions in group.topics.items()):
         reasons.add("partitions_added")
-    return due(replace(group, group_epoch=group.group_epoch + 1), now_ms, *sorted(reasons))
+    return schedule_assignment(replace(group, group_epoch=group.group_epoch + 1), now_ms, *sorted(reasons))
 
 
-def retarget(group: Group, shapes: Mapping[str, Shape], now_ms: int) -> tuple[Group, Rebalance]:
-    """Compute the members' targets anew, and give them what is free.
+def update_target_assignment(group: Group, topics: Mapping[str, TopicMetadata], now_ms: int) -> tuple[Group, Rebalance]:
+    """Compute a new target assignment, and assign the free partitions.
 
     Args:
         group: The group.
-        shapes: The topics there are, by name.
+        topics: The existing topics by name.
         now_ms: Time of the database.
     """
-    by_subscription = {
-        subscription: frozenset(shape.topic_id for name, shape in shapes.items() if subscription.covers(name))
-        for subscription in {member.join_request.subscription for member in group.members.values()}
+    topic_ids = {
+        subscription: frozenset(topic.topic_id for name, topic in topics.items() if subscription.matches(name))
+        for subscription in group.subscriptions
     }
-    subscribed = frozenset[int]().union(*by_subscription.values())
-    topics = {shape.topic_id: shape.partitions for shape in shapes.values() if shape.topic_id in subscribed}
-    subscribers = {
-        name: Subscriber(
-            by_subscription[member.join_request.subscription], member.target, member.join_request.instance_id
-        )
-        for name, member in group.members.items()
-    }
-    targets = ASSIGNORS[_assignor(group)](subscribers, topics)
+    subscribed_ids = frozenset[int]().union(*topic_ids.values())
+    subscribed = {topic.topic_id: topic.partitions for topic in topics.values() if topic.topic_id in subscribed_ids}
+    targets = ASSIGNORS[_assignor(group)](_subscribers(group, topic_ids), subscribed)
     assigned = replace(
         group,
         assignment_epoch=group.group_epoch,
         assigned_at_ms=now_ms,
         assign_at_ms=None,
         reasons=(),
-        topics=topics,
-        members={
-            name: replace(_without_deleted(member, topics), target=targets[name])
-            for name, member in group.members.items()
-        },
+        topics=subscribed,
+        members=_with_targets(group.members, targets, subscribed),
     )
     if group.members:
-        first = {
-            shape.topic_id: 0 if any(before.covers(name) for before in group.covered) else shape.partitions
-            for name, shape in shapes.items()
-            if shape.topic_id in subscribed
-        }
-        covered = tuple(sorted(by_subscription, key=lambda one: (one.topics, one.topic_pattern or "")))
-        assigned = replace(assigned, first_partitions=first | group.first_partitions, covered=covered)
-    to_hold = {name: tuple(sorted(target)) for name, target in targets.items()}
-    return give(assigned), Rebalance(group.group_epoch, now_ms, group.reasons, to_hold)
+        assigned = _with_subscriptions(assigned, topics)
+    sorted_targets = {name: tuple(sorted(target)) for name, target in targets.items()}
+    rebalance = Rebalance(group.group_epoch, now_ms, group.reasons, sorted_targets)
+    return assign_free_partitions(assigned), rebalance
+
+
+def _subscribers(group: Group, topic_ids: Mapping[Subscription, frozenset[int]]) -> dict[str, Subscriber]:
+    """Return the members as the assignors see them."""
+    return {
+        name: Subscriber(topic_ids[member.join_request.subscription], member.target, member.join_request.instance_id)
+        for name, member in group.members.items()
+    }
+
+
+def _with_targets(members: Mapping[str, Member], targets: Assignment, topics: Mapping[int, int]) -> dict[str, Member]:
+    """Return the members with their new target assignment, without partitions of deleted topics."""
+    return {name: replace(_without_deleted(member, topics), target=targets[name]) for name, member in members.items()}
+
+
+def _with_subscriptions(group: Group, topics: Mapping[str, TopicMetadata]) -> Group:
+    """Return the group with its subscriptions as of this assignment.
+
+    A new topic that a subscription of the last assignment matches has been created since: all of it is read from its
+    start.
+    """
+    initial = {
+        topic.topic_id: 0 if any(before.matches(name) for before in group.assigned_subscriptions) else topic.partitions
+        for name, topic in topics.items()
+        if topic.topic_id in group.topics
+    }
+    subscriptions = tuple(sorted(group.subscriptions, key=lambda one: (one.topics, one.topic_pattern or "")))
+    return replace(group, initial_partitions=initial | group.initial_partitions, assigned_subscriptions=subscriptions)
 
 
 def _without_deleted(member: Member, topics: Mapping[int, int]) -> Member:
-    """Take from a member the partitions of topics that are gone: its own subscription covers all that it holds."""
+    """Return a member without its partitions of topics that are deleted or no longer subscribed."""
     assigned = {p: since for p, since in member.assigned.items() if p[0] in topics}
     revoking = {p: since for p, since in member.revoking.items() if p[0] in topics}
     deadline_ms = member.revoke_deadline_ms if revoking else None
@@ -108,6 +130,6 @@ def _without_deleted(member: Member, topics: Mapping[int, int]) -> Member:
 
 
 def _assignor(group: Group) -> AssignorName:
-    """Return the assignor that most members want."""
+    """Return the assignor that most members ask for."""
     votes = Counter(member.join_request.assignor for member in group.members.values())
     return max(votes, key=lambda name: (votes[name], name), default="uniform")

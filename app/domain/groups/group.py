@@ -1,8 +1,8 @@
-"""A consumer group by KIP-848: who may read which partition, in pure steps from one state to the next.
+"""A consumer group by KIP-848: the assignment of partitions to members, in pure steps from one state to the next.
 
-A member holds what it is `assigned` and what it is `revoking`: nobody else is given a partition before its holder
-has confirmed that it stopped, has left, joined again or was removed. A step that frees a partition gives it at once
-to the member that waits for it; a member's epoch moves only on its own heartbeat.
+A member holds the partitions that it is `assigned` and those that it is `revoking`. A partition is assigned to another
+member only after its holder has confirmed the revocation, left, joined again or was removed. A step that frees a
+partition assigns it at once to the member that waits for it. A member's epoch rises only on its own heartbeat.
 
 Source: KIP-848; Kafka's `GroupMetadataManager`, `ConsumerGroupMember`, `CurrentAssignmentBuilder`.
 """
@@ -20,11 +20,11 @@ from app.domain.groups.assignor import Partition
 from app.errors.groups import FencedInstanceId, FencedMemberEpoch, GroupMaxSizeReached, UnknownMemberId
 
 ASSIGNMENT_INTERVAL_MS = 1_000
-"""A group is assigned at most so often: a storm of joins is one rebalance."""
+"""Shortest time between two assignments of a group, so that many joins at once cause one rebalance."""
 
-LONGEST_HEARTBEAT_INTERVAL_MS = 5_000
+MAX_HEARTBEAT_INTERVAL_MS = 5_000
 
-_AMPLE_MS = 1_000
+_MIN_AMPLE_MS = 1_000
 
 AssignorName = Literal["uniform", "range"]
 Reason = Literal[
@@ -41,7 +41,7 @@ GroupState = Literal["EMPTY", "ASSIGNING", "RECONCILING", "STABLE"]
 
 
 class Subscription(msgspec.Struct, frozen=True):
-    """The topics of a member: by name, in order and each once, whether they exist or not; and by glob."""
+    """The topics that a member reads: by name, sorted and unique, whether they exist or not; and by a glob."""
 
     topics: tuple[str, ...] = ()
     topic_pattern: str | None = None
@@ -49,8 +49,8 @@ class Subscription(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         force_setattr(self, "topics", tuple(sorted(set(self.topics))))
 
-    def covers(self, name: str) -> bool:
-        """Return whether a topic of this name belongs to it. Names that begin with __ need to be named."""
+    def matches(self, name: str) -> bool:
+        """Return whether it includes a topic. The glob does not match names that begin with __."""
         if name in self.topics:
             return True
         pattern = self.topic_pattern
@@ -58,7 +58,7 @@ class Subscription(msgspec.Struct, frozen=True):
 
 
 class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a member joins with.
+    """The settings with which a member joins.
 
     Attributes:
         instance_id: Name of a static member, or None.
@@ -78,13 +78,13 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """A member of a group.
 
     Attributes:
-        replaced_member_id: Whose place it took as the next holder of its instance_id.
-        previous_epoch: What it last knew, if `member_epoch` moved from there by reconciliation; else -1.
-        assigned: What it may read, each with the epoch at which it got it.
-        revoking: What it may no longer read and has not yet confirmed, likewise.
-        target: What it is to hold in the end.
-        deadline_ms: When its session ends.
-        revoke_deadline_ms: When it must have confirmed, or None.
+        replaced_member_id: The member that had its instance_id before, or None.
+        previous_epoch: Its epoch before, if `member_epoch` rose by reconciliation; else -1.
+        assigned: Partitions that it may read, each with the epoch at which it was assigned.
+        revoking: Partitions that it must give up and has not yet confirmed, likewise.
+        target: Its target assignment.
+        deadline_ms: End of its session.
+        revoke_deadline_ms: Time by which it must have confirmed the revocation, or None.
     """
 
     join_request: JoinRequest
@@ -99,27 +99,27 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     joined_at_ms: int
 
     def state(self, assignment_epoch: int) -> MemberState:
-        """Return what the member has to do, or waits for."""
+        """Return its state: `UNREVOKED_PARTITIONS` has to revoke, `UNRELEASED_PARTITIONS` waits for other members."""
         if self.revoking:
             return "UNREVOKED_PARTITIONS"
         arrived = self.member_epoch == assignment_epoch and self.assigned.keys() == self.target
         return "STABLE" if arrived else "UNRELEASED_PARTITIONS"
 
-    def settled(self, assignment_epoch: int) -> bool:
-        """Return whether a beat changes nothing but its lease: at most, it waits for partitions of others."""
+    def is_reconciled(self, assignment_epoch: int) -> bool:
+        """Return whether its heartbeat changes only its session: it may still wait for partitions of others."""
         return self.member_epoch >= assignment_epoch and not self.revoking and self.assigned.keys() <= self.target
 
     @property
     def heartbeat_interval_ms(self) -> int:
-        """How often it should heartbeat."""
-        return min(LONGEST_HEARTBEAT_INTERVAL_MS, self.join_request.session_timeout_ms // 6)
+        """Recommended interval of its heartbeats."""
+        return min(MAX_HEARTBEAT_INTERVAL_MS, self.join_request.session_timeout_ms // 6)
 
-    def lease_is_ample(self, now_ms: int) -> bool:
-        """Return whether two heartbeats remain, and a second for the write: nobody need wait for its renewal."""
-        return self.deadline_ms - now_ms >= max(self.join_request.session_timeout_ms // 3, _AMPLE_MS)
+    def session_is_ample(self, now_ms: int) -> bool:
+        """Return whether two heartbeats and at least a second remain, so that its renewal need not be awaited."""
+        return self.deadline_ms - now_ms >= max(self.join_request.session_timeout_ms // 3, _MIN_AMPLE_MS)
 
-    def lease_is_fresh(self, now_ms: int) -> bool:
-        """Return whether two thirds of the session remain, so that a beat need not be written."""
+    def session_is_fresh(self, now_ms: int) -> bool:
+        """Return whether two thirds of the session remain, so that a heartbeat need not be written."""
         return 3 * (self.deadline_ms - now_ms) >= 2 * self.join_request.session_timeout_ms
 
 
@@ -128,14 +128,15 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         group_epoch: Rises with every change of members, subscriptions or topics.
-        assignment_epoch: The group_epoch that the members' targets were computed for.
-        assigned_at_ms: When that was.
-        assign_at_ms: When they are to be computed next, or None.
-        topics: Partitions of each subscribed topic as of the last assignment.
-        first_partitions: Partitions of each topic when it was first subscribed; those added later begin at their start.
-        covered: The subscriptions as of the last assignment.
-        reasons: Why the next assignment is due.
-        empty_since_ms: Since when it has had no members, or None.
+        assignment_epoch: The group_epoch for which the target assignment was computed.
+        assigned_at_ms: Time of the last assignment.
+        assign_at_ms: Time of the next assignment, or None.
+        topics: Number of partitions of each subscribed topic as of the last assignment.
+        initial_partitions: Number of partitions of each topic when it was first subscribed; partitions added later are
+            read from their start.
+        assigned_subscriptions: The subscriptions as of the last assignment.
+        reasons: Causes of the next assignment.
+        empty_since_ms: Time at which the last member left, or None.
     """
 
     group_id: int
@@ -145,33 +146,38 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     assigned_at_ms: int = 0
     assign_at_ms: int | None = None
     topics: dict[int, int] = msgspec.field(default_factory=dict)
-    first_partitions: dict[int, int] = msgspec.field(default_factory=dict)
-    covered: tuple[Subscription, ...] = ()
+    initial_partitions: dict[int, int] = msgspec.field(default_factory=dict)
+    assigned_subscriptions: tuple[Subscription, ...] = ()
     reasons: tuple[Reason, ...] = ()
     empty_since_ms: int | None = None
     members: dict[str, Member] = msgspec.field(default_factory=dict)
 
     @property
     def state(self) -> GroupState:
-        """Where the group is on the way to its targets."""
+        """The state of the group."""
         if not self.members:
             return "EMPTY"
         if self.assignment_epoch < self.group_epoch:
             return "ASSIGNING"
-        settled = all(member.state(self.assignment_epoch) == "STABLE" for member in self.members.values())
-        return "STABLE" if settled else "RECONCILING"
+        stable = all(member.state(self.assignment_epoch) == "STABLE" for member in self.members.values())
+        return "STABLE" if stable else "RECONCILING"
+
+    @property
+    def subscriptions(self) -> set[Subscription]:
+        """The different subscriptions of its members."""
+        return {member.join_request.subscription for member in self.members.values()}
 
 
-def join(group: Group, join_request: JoinRequest, now_ms: int, max_members: int) -> Group:
-    """Add a member, or take one in again with a new epoch; its old one is fenced.
+def join_group(group: Group, join_request: JoinRequest, now_ms: int, max_members: int) -> Group:
+    """Add a member, or let it join again with a new epoch; its old epoch is fenced.
 
-    Who joins again works on nothing: it keeps what it was assigned and is to keep, all else is free at once. With
-    another subscription it waits for the next assignment, which gives it back what is still its own.
+    A member that joins again works on no partition: it keeps the assigned partitions of its target, and all others are
+    free at once. With another subscription it keeps none until the next assignment.
 
     Raises:
         GroupMaxSizeReached: The group is full.
     """
-    before = _holder(group, join_request)
+    before = _replaced_member(group, join_request)
     if before is None and len(group.members) >= max_members:
         raise GroupMaxSizeReached(f"the group has its {max_members} members; wait until one leaves")
     epoch = group.group_epoch + 1
@@ -182,41 +188,44 @@ def join(group: Group, join_request: JoinRequest, now_ms: int, max_members: int)
         joined_at_ms=now_ms,
     )
     if before is not None:
-        renamed = before.join_request.member_id != join_request.member_id
-        kept = (
-            before.target & before.assigned.keys()
-            if before.join_request.subscription == join_request.subscription
-            else ()
-        )
-        member = replace(
-            member,
-            replaced_member_id=before.join_request.member_id if renamed else before.replaced_member_id,
-            assigned=dict.fromkeys(kept, epoch),
-            target=before.target,
-            joined_at_ms=before.joined_at_ms,
-        )
+        member = _joined_again(member, before)
     others = {name: one for name, one in group.members.items() if one is not before and name != join_request.member_id}
     joined = replace(group, group_epoch=epoch, members=others | {join_request.member_id: member}, empty_since_ms=None)
     if before is None:
-        joined = due(joined, now_ms, "member_joined")
-    elif (before.join_request.subscription, before.join_request.assignor) != (
-        join_request.subscription,
-        join_request.assignor,
-    ):
-        joined = due(joined, now_ms, "subscription_changed")
-    elif len(joined.members) < len(group.members):  # it had two places, by its instance_id and by its name
-        joined = due(joined, now_ms, "member_left")
+        joined = schedule_assignment(joined, now_ms, "member_joined")
+    elif _assignment_inputs(before.join_request) != _assignment_inputs(join_request):
+        joined = schedule_assignment(joined, now_ms, "subscription_changed")
+    elif len(joined.members) < len(group.members):  # its instance_id and its member_id belonged to two members
+        joined = schedule_assignment(joined, now_ms, "member_left")
     elif group.assignment_epoch == group.group_epoch:
         joined = replace(joined, assignment_epoch=epoch)
-    return give(joined)
+    return assign_free_partitions(joined)
 
 
-def find(group: Group, member_id: str) -> Member:
+def _joined_again(member: Member, before: Member) -> Member:
+    """Return a member that joins, with what it keeps of the member that it replaces."""
+    same_subscription = before.join_request.subscription == member.join_request.subscription
+    kept = before.target & before.assigned.keys() if same_subscription else ()
+    renamed = before.join_request.member_id != member.join_request.member_id
+    return replace(
+        member,
+        replaced_member_id=before.join_request.member_id if renamed else before.replaced_member_id,
+        assigned=dict.fromkeys(kept, member.member_epoch),
+        target=before.target,
+        joined_at_ms=before.joined_at_ms,
+    )
+
+
+def _assignment_inputs(join_request: JoinRequest) -> tuple[Subscription, AssignorName]:
+    return join_request.subscription, join_request.assignor
+
+
+def find_member(group: Group, member_id: str) -> Member:
     """Return a member.
 
     Raises:
-        FencedInstanceId: Another process took its place.
-        UnknownMemberId: There is none of this name.
+        FencedInstanceId: Another member has taken over its instance_id.
+        UnknownMemberId: The group has no such member.
     """
     if found := group.members.get(member_id):
         return found
@@ -226,10 +235,10 @@ def find(group: Group, member_id: str) -> Member:
 
 
 def check_epoch(member: Member, member_epoch: int, owned: Collection[Partition] | None) -> None:
-    """Refuse a beat of an epoch that is not the member's own.
+    """Refuse a heartbeat with an epoch other than the member's.
 
-    The previous one is taken where it moved by reconciliation and the member owns nothing that it does not hold: the
-    answer that told of the move was lost.
+    The previous epoch is accepted if the epoch rose by reconciliation and the member owns only partitions that it
+    holds: the answer with the new epoch was lost.
 
     Raises:
         FencedMemberEpoch: With the member's epoch.
@@ -241,7 +250,7 @@ def check_epoch(member: Member, member_epoch: int, owned: Collection[Partition] 
         raise _fenced(member, member_epoch)
 
 
-def heartbeat(
+def take_heartbeat(
     group: Group,
     member_id: str,
     member_epoch: int,
@@ -250,73 +259,81 @@ def heartbeat(
     *,
     released: bool = False,
 ) -> Group:
-    """Take a heartbeat: confirm what it no longer owns, move it towards its target, renew its session.
+    """Take a heartbeat: confirm revocations, move the member towards its target assignment, renew its session.
 
     Args:
         group: The group.
-        member_id: Who beats.
-        member_epoch: The epoch it knows.
-        owned: What it still works on, or None where it does not say; that confirms nothing.
+        member_id: The member.
+        member_epoch: The epoch that the client has.
+        owned: Partitions that the member still works on; None confirms no revocation.
         now_ms: Time of the database.
-        released: It works on nothing, so that all it is to give up is free at once.
+        released: Whether the member works on no partition, so that all its revoked partitions are free at once.
 
     Raises:
-        UnknownMemberId, FencedInstanceId, FencedMemberEpoch: The group is as it was.
+        UnknownMemberId, FencedInstanceId, FencedMemberEpoch: The group is unchanged.
     """
-    member = find(group, member_id)
+    member = find_member(group, member_id)
     check_epoch(member, member_epoch, owned)
-    still = () if released else owned
+    reconciled = _revoke(member, member_epoch, () if released else owned, now_ms)
+    if not reconciled.revoking and group.assignment_epoch > member.member_epoch:
+        reconciled = replace(reconciled, member_epoch=group.assignment_epoch, previous_epoch=member_epoch)
+    if reconciled != member or not member.session_is_fresh(now_ms):
+        session_end_ms = now_ms + member.join_request.session_timeout_ms
+        reconciled = replace(reconciled, deadline_ms=max(member.deadline_ms, session_end_ms))
+    if reconciled == member:
+        return group
+    return assign_free_partitions(replace(group, members=group.members | {member_id: reconciled}))
+
+
+def _revoke(member: Member, member_epoch: int, owned: Collection[Partition] | None, now_ms: int) -> Member:
+    """Divide what a member holds into assigned and revoking; partitions that it no longer owns are dropped."""
     held = member.assigned | member.revoking
     assigned = {p: since for p, since in held.items() if p in member.target}
     revoking = {
         p: since
         for p, since in held.items()
-        # An epoch says nothing of what was given at a later one.
-        if p not in member.target and (still is None or p in still or member_epoch < since)
+        # A partition assigned at a later epoch than the client's is missing from `owned` without being revoked.
+        if p not in member.target and (owned is None or p in owned or member_epoch < since)
     }
-    moved = replace(member, assigned=assigned, revoking=revoking)
+    revoke_deadline_ms = member.revoke_deadline_ms
     if not revoking:
-        moved = replace(moved, revoke_deadline_ms=None)
-        if group.assignment_epoch > member.member_epoch:
-            moved = replace(moved, member_epoch=group.assignment_epoch, previous_epoch=member_epoch)
+        revoke_deadline_ms = None
     elif revoking.keys() - member.revoking.keys():
-        moved = replace(moved, revoke_deadline_ms=now_ms + member.join_request.rebalance_timeout_ms)
-    if moved != member or not member.lease_is_fresh(now_ms):
-        moved = replace(moved, deadline_ms=max(member.deadline_ms, now_ms + member.join_request.session_timeout_ms))
-    return group if moved == member else give(replace(group, members=group.members | {member_id: moved}))
+        revoke_deadline_ms = now_ms + member.join_request.rebalance_timeout_ms
+    return replace(member, assigned=assigned, revoking=revoking, revoke_deadline_ms=revoke_deadline_ms)
 
 
-def leave(group: Group, member_id: str, now_ms: int) -> Group:
+def leave_group(group: Group, member_id: str, now_ms: int) -> Group:
     """Remove a member; its partitions are free at once.
 
     Raises:
-        UnknownMemberId, FencedInstanceId: The group is as it was.
+        UnknownMemberId, FencedInstanceId: The group is unchanged.
     """
-    find(group, member_id)
+    find_member(group, member_id)
     return _without(group, {member_id}, now_ms, "member_left")
 
 
-def expire(group: Group, now_ms: int) -> Group:
-    """Remove the members whose session is over, or who did not give up partitions in time."""
-    late = {
+def expire_members(group: Group, now_ms: int) -> Group:
+    """Remove the members whose session is over, or that have not confirmed a revocation in time."""
+    expired = {
         name
         for name, member in group.members.items()
         if member.deadline_ms <= now_ms
         or (member.revoke_deadline_ms is not None and member.revoke_deadline_ms <= now_ms)
     }
-    return _without(group, late, now_ms, "member_expired") if late else group
+    return _without(group, expired, now_ms, "member_expired") if expired else group
 
 
-def due(group: Group, now_ms: int, *reasons: Reason) -> Group:
-    """Let the group be assigned: now, or when the interval since the last time is over."""
+def schedule_assignment(group: Group, now_ms: int, *reasons: Reason) -> Group:
+    """Schedule the next assignment: now, or when the interval since the last one is over."""
     assign_at_ms = group.assign_at_ms
     if assign_at_ms is None:
         assign_at_ms = max(now_ms, group.assigned_at_ms + ASSIGNMENT_INTERVAL_MS)
     return replace(group, assign_at_ms=assign_at_ms, reasons=tuple(dict.fromkeys(group.reasons + reasons)))
 
 
-def give(group: Group) -> Group:
-    """Give free partitions to the members at the current epoch that wait for them."""
+def assign_free_partitions(group: Group) -> Group:
+    """Assign free partitions to the members at the current epoch that wait for them."""
     waiting = {
         name: member
         for name, member in group.members.items()
@@ -327,19 +344,19 @@ def give(group: Group) -> Group:
     if not waiting:
         return group
     held = {p for member in group.members.values() for p in (*member.assigned, *member.revoking)}
-    given = {
+    assigned = {
         name: replace(member, assigned=member.assigned | dict.fromkeys(gained, member.member_epoch))
         for name, member in waiting.items()
         if (gained := member.target - held)
     }
-    return replace(group, members=group.members | given) if given else group
+    return replace(group, members=group.members | assigned) if assigned else group
 
 
 def check_commit(member: Member, member_epoch: int, partitions: Iterable[Partition]) -> list[Partition]:
-    """Return the partitions that a member may not commit at an epoch: not held, or got at a later epoch.
+    """Return the partitions that a member may not commit at an epoch: not held, or assigned at a later epoch.
 
     Raises:
-        FencedMemberEpoch: The epoch is none that the member ever had.
+        FencedMemberEpoch: The epoch is above the member's.
     """
     if member_epoch > member.member_epoch:
         raise _fenced(member, member_epoch)
@@ -354,8 +371,8 @@ def _fenced(member: Member, member_epoch: int) -> FencedMemberEpoch:
     )
 
 
-def _holder(group: Group, join_request: JoinRequest) -> Member | None:
-    """Return the member whose place one that joins takes: of its instance_id, else of its name."""
+def _replaced_member(group: Group, join_request: JoinRequest) -> Member | None:
+    """Return the member that a join replaces: the one with its instance_id, else the one with its member_id."""
     members = group.members.values() if join_request.instance_id is not None else ()
     same = (member for member in members if member.join_request.instance_id == join_request.instance_id)
     return next(same, group.members.get(join_request.member_id))
@@ -369,4 +386,4 @@ def _without(group: Group, names: Collection[str], now_ms: int, reason: Reason) 
         members=members,
         empty_since_ms=None if members else now_ms,
     )
-    return give(due(left, now_ms, reason))
+    return assign_free_partitions(schedule_assignment(left, now_ms, reason))

@@ -1,4 +1,4 @@
-"""Where a group begins in a partition in which it has no committed offset."""
+"""auto_offset_reset: where a group starts in a partition without a committed offset."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _DURATION = re.compile(
 
 
 def check_offset_reset(text: str) -> None:
-    """Refuse what is no auto_offset_reset.
+    """Refuse an invalid auto_offset_reset.
 
     Raises:
-        InvalidRequest: Naming those there are.
+        InvalidRequest: With the valid values.
     """
     if text not in {"earliest", "latest", "none"} and duration_ms(text) is None:
         detail = "must be earliest, latest, none or by_duration:P…, such as by_duration:PT1H"
@@ -26,7 +26,7 @@ def check_offset_reset(text: str) -> None:
 
 
 def duration_ms(text: str) -> int | None:
-    """Return how far back `by_duration:` and an ISO 8601 duration begin, or None for another reset.
+    """Return the duration of `by_duration:` with an ISO 8601 duration, or None for any other value.
 
     Source: KIP-1106.
     """

@@ -1,4 +1,4 @@
-"""Consumer groups and their members: load under a lock, save what a step changed, find a member without a lock."""
+"""Consumer groups with their members: found, loaded under a lock, and saved after a step."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _groups, _members = consumer_groups.c, group_members.c
 
 
 class GroupDetails(msgspec.Struct, frozen=True, array_like=True):
-    """What is only read together with a group's members."""
+    """Fields of a group that are stored as MessagePack; see `Group`."""
 
     topics: dict[int, int]
-    first_partitions: dict[int, int]
-    covered: tuple[Subscription, ...]
+    initial_partitions: dict[int, int]
+    assigned_subscriptions: tuple[Subscription, ...]
     reasons: tuple[Reason, ...]
 
 
@@ -108,7 +108,7 @@ def load(tx: Tx, name: str) -> Group | None:
 
 
 def create(tx: Tx, name: str, at_ms: int) -> None:
-    """Create a group without members, if there is none of this name."""
+    """Create a group without members, if no group has this name."""
     tx.connection.execute(
         tx.dialect.insert(consumer_groups)
         .values(_group_row(Group(group_id=0, name=name, empty_since_ms=at_ms)) | {"name": name})
@@ -117,7 +117,7 @@ def create(tx: Tx, name: str, at_ms: int) -> None:
 
 
 def count(tx: Tx) -> int:
-    """Return how many groups there are."""
+    """Return the number of groups."""
     return int(tx.connection.execute(_COUNT).scalar_one())
 
 
@@ -143,7 +143,7 @@ def save(tx: Tx, before: Group, after: Group) -> None:
 
 
 def touch(tx: Tx, group: Group, at_ms: int) -> None:
-    """Let the retention of the offsets of a locked group without members begin anew."""
+    """Restart the retention of the offsets of a locked group without members."""
     save(tx, group, replace(group, empty_since_ms=at_ms))
 
 
@@ -154,7 +154,7 @@ def delete_(tx: Tx, group: Group) -> None:
 
 
 def list_(tx: Tx, after: str, limit: int) -> list[GroupSummary]:
-    """Return up to `limit` groups in order of their names, from the first name above `after`."""
+    """Return up to `limit` groups in the order of their names, from the first name above `after`."""
     rows = tx.connection.execute(_LIST, {"after": after, "at_most": limit})
     return [
         GroupSummary(name, _state(epoch, assignment_epoch, members, unsettled), epoch, assignment_epoch, members)
@@ -170,13 +170,13 @@ def _state(group_epoch: int, assignment_epoch: int, members: int, unsettled: int
     return "RECONCILING" if unsettled else "STABLE"
 
 
-def _load(tx: Tx, group: Query, rows: Query, name: str) -> Group | None:
-    found = group.rows(tx, {"name": name})
+def _load(tx: Tx, group_query: Query, members_query: Query, name: str) -> Group | None:
+    found = group_query.rows(tx, {"name": name})
     if not found:
         return None
     group_id, name, group_epoch, assignment_epoch, assigned_at_ms, assign_at_ms, empty_since_ms, encoded = found[0]
     details = decode_group_details(encoded)
-    loaded = [members.decode(*row) for row in rows.rows(tx, {"group_id": group_id})]
+    loaded = [members.decode(*row) for row in members_query.rows(tx, {"group_id": group_id})]
     return Group(
         group_id=group_id,
         name=name,
@@ -186,15 +186,15 @@ def _load(tx: Tx, group: Query, rows: Query, name: str) -> Group | None:
         assign_at_ms=assign_at_ms,
         empty_since_ms=empty_since_ms,
         topics=details.topics,
-        first_partitions=details.first_partitions,
-        covered=details.covered,
+        initial_partitions=details.initial_partitions,
+        assigned_subscriptions=details.assigned_subscriptions,
         reasons=details.reasons,
         members={member.join_request.member_id: member for member in loaded},
     )
 
 
 def _group_row(group: Group) -> dict[str, object]:
-    details = GroupDetails(group.topics, group.first_partitions, group.covered, group.reasons)
+    details = GroupDetails(group.topics, group.initial_partitions, group.assigned_subscriptions, group.reasons)
     return {
         "group_epoch": group.group_epoch,
         "assignment_epoch": group.assignment_epoch,

@@ -1,4 +1,4 @@
-"""Where a group begins to read a partition that it never committed."""
+"""Initial offsets: where a group starts in a partition without a committed offset."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from app.storage.groups import offsets
 from app.storage.log import offset_lookup, pages
 from app.storage.log.pages import Bounds
 
-_AT_ONCE = 8_192
+_CHUNK = 8_192
 
 
 def resolve(tx: Tx, before: Group, after: Group, now_ms: int) -> None:
-    """Commit a start for each partition that a step gave to a member and that has no committed offset.
+    """Commit an initial offset for each partition that a step assigned and that has no committed offset.
 
-    It is resolved once, by the member's auto_offset_reset; partitions that were added after the group began are
-    read from their start, so that nothing of them is missed.
+    The member's auto_offset_reset decides, once. A partition that was added to a topic after the group subscribed is
+    read from its start, so that no record of it is missed.
     """
     gained = _gained(before, after)
     if not gained:
         return
-    known = offsets.committed(tx, after.group_id, gained)
-    unknown = {partition: reset for partition, reset in gained.items() if partition not in known}
-    ids = offsets.partition_ids(tx, unknown)
+    committed = offsets.committed(tx, after.group_id, gained)
+    uncommitted = {partition: reset for partition, reset in gained.items() if partition not in committed}
+    ids = offsets.partition_ids(tx, uncommitted)
     bounds: dict[int, Bounds] = {}
-    for some in offsets.parts(sorted(ids.values()), _AT_ONCE):
+    for some in offsets.chunks(sorted(ids.values()), _CHUNK):
         bounds |= pages.bounds(tx, some)
     starts: dict[Partition, int] = {}
     for partition, partition_id in ids.items():
-        added = partition[1] >= after.first_partitions.get(partition[0], 0)
-        reset = "earliest" if added else unknown[partition]
+        added = partition[1] >= after.initial_partitions.get(partition[0], 0)
+        reset = "earliest" if added else uncommitted[partition]
         if reset != "none" and partition_id in bounds:
             starts[partition] = offset_lookup.resolve(tx, bounds[partition_id], _spec(reset, now_ms))
     if starts:
@@ -40,7 +40,7 @@ def resolve(tx: Tx, before: Group, after: Group, now_ms: int) -> None:
 
 
 def _gained(before: Group, after: Group) -> dict[Partition, str]:
-    """Return the partitions that members got by a step, each with the member's auto_offset_reset."""
+    """Return the partitions that a step assigned to members, each with the member's auto_offset_reset."""
     gained: dict[Partition, str] = {}
     for name, member in after.members.items():
         old = before.members.get(name)

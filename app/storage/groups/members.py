@@ -1,4 +1,4 @@
-"""Members of groups one by one: found or locked without their group, their leases, and what a poll handed out."""
+"""Single members of groups: found or locked without their group, their sessions, and what their last poll returned."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ class _MemberDetails(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LastPoll(msgspec.Struct, frozen=True, array_like=True):
-    """What a member's polls hand out, to be committed by the next.
+    """What the last poll of a member returned, to be committed by the next.
 
     Attributes:
-        poll_epoch: Rises when a poll begins that commits, or that discards what the last one returned. A poll of an
-            earlier poll epoch, whose client may have given up on it, returns nothing.
-        spans: Per partition where the records begin, and the offset after the last.
+        poll_epoch: Rises when a poll begins that commits or discards what the last one returned. A poll of an earlier
+            poll epoch returns nothing: its client may have given up on it.
+        member_epoch: The member's epoch at that poll.
+        ranges: By partition: the committed offset before the records, and the offset after the last record.
     """
 
     poll_epoch: int = 0
     member_epoch: int = 0
-    spans: dict[Partition, tuple[int, int]] = {}
+    ranges: dict[Partition, tuple[int, int]] = {}
 
 
 class SessionKey(NamedTuple):
-    """A member at an epoch, whose session runs."""
+    """A member at an epoch: a session lasts at most as long as the epoch."""
 
     group_id: int
     member_id: str
@@ -51,23 +52,23 @@ class SessionKey(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """What became of leases that were to be renewed.
+    """The result of renewing sessions.
 
     Attributes:
-        settled: They were, and the members are where their groups are: all others have to change.
-        busy: They were not, since somebody was changing the members.
+        renewed: Sessions that were renewed, of members at their group's assignment epoch; all others must reconcile.
+        locked: Sessions that were not renewed, since another transaction holds the member's lock.
     """
 
-    settled: set[SessionKey]
-    busy: set[SessionKey]
+    renewed: set[SessionKey]
+    locked: set[SessionKey]
 
 
 class MemberSnapshot(NamedTuple):
-    """A member as it stands in its group.
+    """A member and the epochs of its group, as of one read.
 
     Attributes:
-        now_ms: The database's time when it was read.
-        last_poll: What its last poll returned; None if its polls commit otherwise.
+        now_ms: Time of the database at the read.
+        last_poll: What its last poll returned; None if it has never polled with auto_commit.
     """
 
     group_id: int
@@ -79,23 +80,23 @@ class MemberSnapshot(NamedTuple):
 
     @property
     def poll_epoch(self) -> int:
-        """The epoch of its polls."""
+        """The current epoch of its polls."""
         return 0 if self.last_poll is None else self.last_poll.poll_epoch
 
     @property
-    def lease(self) -> SessionKey:
-        """What is renewed when it beats."""
+    def session_key(self) -> SessionKey:
+        """The session that its heartbeat renews."""
         return SessionKey(self.group_id, self.member.join_request.member_id, self.member.member_epoch)
 
     @property
     def full_session_ms(self) -> int:
-        """When its session ends that beat at `now_ms`."""
+        """End of its session after a heartbeat at `now_ms`."""
         return self.now_ms + self.member.join_request.session_timeout_ms
 
     @property
-    def settled(self) -> bool:
-        """Whether a beat would change nothing but its lease."""
-        return self.member.settled(self.assignment_epoch)
+    def reconciled(self) -> bool:
+        """Whether its heartbeat changes only its session."""
+        return self.member.is_reconciled(self.assignment_epoch)
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -115,7 +116,7 @@ columns = (
     _members.revoke_deadline_ms,
     _members.details,
 )
-_standing = (
+_snapshot = (
     select(
         _groups.group_id,
         _groups.group_epoch,
@@ -127,16 +128,16 @@ _standing = (
     .join(group_members, _members.group_id == _groups.group_id)
     .where(_groups.name == bindparam("name"), _members.member_id == bindparam("member_id"))
 )
-_STANDING = Query(_standing)
-_STANDING_LOCKED = Query(_standing.with_for_update(of=group_members))
+_SNAPSHOT = Query(_snapshot)
+_SNAPSHOT_LOCKED = Query(_snapshot.with_for_update(of=group_members))
 _ids = tuple_(_members.group_id, _members.member_id, _members.member_epoch)
-_LEASES = (
+_SESSIONS = (
     select(_members.group_id, _members.member_id, _members.member_epoch, _groups.assignment_epoch)
     .join(consumer_groups, _groups.group_id == _members.group_id)
     .where(_ids.in_(bindparam("ids", expanding=True)))
     .order_by(_members.group_id, _members.member_id)
 )
-_LOCK_LEASES = _LEASES.with_for_update(of=group_members, skip_locked=True)
+_LOCK_SESSIONS = _SESSIONS.with_for_update(of=group_members, skip_locked=True)
 _of_member = (_members.group_id == bindparam("id"), _members.member_id == bindparam("name"))
 _deadline_ms = now_ms() - bindparam("ago_ms", type_=BigInteger()) + _members.session_timeout_ms
 _RENEW = update(group_members).where(*_of_member, _members.deadline_ms < _deadline_ms).values(deadline_ms=_deadline_ms)
@@ -147,49 +148,60 @@ _SAVE_LAST_POLL = update(group_members).where(*_of_member).values(last_poll=bind
 
 
 def find(tx: Tx, name: str, member_id: str) -> MemberSnapshot | None:
-    """Return a member, without a lock, or None."""
-    return _stand(_STANDING.rows(tx, {"name": name, "member_id": member_id}))
+    """Return a member without locking it, or None."""
+    return _snapshot_of(_SNAPSHOT.rows(tx, {"name": name, "member_id": member_id}))
 
 
 def load(tx: Tx, name: str, member_id: str) -> MemberSnapshot | None:
-    """Lock a member until the transaction ends, against every step of its group, and return it, or None."""
-    return _stand(_STANDING_LOCKED.rows(tx, {"name": name, "member_id": member_id}))
+    """Lock a member until the transaction ends, which also blocks every step of its group. Return it, or None."""
+    return _snapshot_of(_SNAPSHOT_LOCKED.rows(tx, {"name": name, "member_id": member_id}))
 
 
-def renew(tx: Tx, heard_ago_ms: Mapping[SessionKey, int]) -> Renewal:
-    """Write the last beats of members, but of those alone that nobody changes at this moment.
+def renew_sessions(tx: Tx, heartbeat_ages_ms: Mapping[SessionKey, int]) -> Renewal:
+    """Write the last heartbeats of members; members that another transaction has locked are skipped.
 
     Args:
         tx: A transaction of its own.
-        heard_ago_ms: How long ago each heartbeat.
+        heartbeat_ages_ms: How long ago each heartbeat was.
     """
-    asked = sorted(heard_ago_ms)
-    found = {SessionKey(*row[:3]): row[3] for row in tx.connection.execute(_LOCK_LEASES, {"ids": asked})}
+    asked = sorted(heartbeat_ages_ms)
+    found = {
+        SessionKey(group_id, member_id, member_epoch): assignment_epoch
+        for group_id, member_id, member_epoch, assignment_epoch in tx.connection.execute(_LOCK_SESSIONS, {"ids": asked})
+    }
     if found:
-        beats = [{"id": one.group_id, "name": one.member_id, "ago_ms": heard_ago_ms[one]} for one in found]
-        tx.connection.execute(_RENEW, beats)
-    left = [lease for lease in asked if lease not in found]
-    busy = {SessionKey(*row[:3]) for row in tx.connection.execute(_LEASES, {"ids": left})} if left else set()
-    return Renewal({lease for lease, epoch in found.items() if lease.member_epoch >= epoch}, busy)
+        tx.connection.execute(
+            _RENEW,
+            [{"id": one.group_id, "name": one.member_id, "ago_ms": heartbeat_ages_ms[one]} for one in found],
+        )
+    missed = [session for session in asked if session not in found]
+    locked = {
+        SessionKey(group_id, member_id, member_epoch)
+        for group_id, member_id, member_epoch, _ in (
+            tx.connection.execute(_SESSIONS, {"ids": missed}) if missed else ()
+        )
+    }
+    renewed = {session for session, assignment_epoch in found.items() if session.member_epoch >= assignment_epoch}
+    return Renewal(renewed, locked)
 
 
-def renew_one(tx: Tx, found: MemberSnapshot) -> None:
+def renew_session(tx: Tx, found: MemberSnapshot) -> None:
     """Give a locked member a full session."""
     tx.connection.execute(_RENEW_ONE, {"id": found.group_id, "name": found.member.join_request.member_id})
 
 
-def save_last_poll(tx: Tx, found: MemberSnapshot, poll_epoch: int, spans: Mapping[Partition, tuple[int, int]]) -> bool:
+def save_last_poll(tx: Tx, found: MemberSnapshot, poll_epoch: int, ranges: Mapping[Partition, tuple[int, int]]) -> bool:
     """Save what a poll returns. Return False if the member is at another epoch, or a later poll has begun."""
     epoch, name = found.member.member_epoch, found.member.join_request.member_id
     row = tx.connection.execute(_LAST_POLL_LOCKED, {"id": found.group_id, "name": name}).one_or_none()
     if row is None or row.member_epoch != epoch or _decoded(row.last_poll).poll_epoch != poll_epoch:
         return False
-    _note(tx, found.group_id, name, LastPoll(poll_epoch, epoch, dict(spans)))
+    store_last_poll(tx, found.group_id, name, LastPoll(poll_epoch, epoch, dict(ranges)))
     return True
 
 
 def find_poll_epoch(tx: Tx, found: MemberSnapshot) -> int | None:
-    """Return the poll epoch of a member now, or None if it is gone."""
+    """Return the poll epoch of a member now, or None if the member is gone."""
     row = tx.connection.execute(
         _LAST_POLL, {"id": found.group_id, "name": found.member.join_request.member_id}
     ).one_or_none()
@@ -197,28 +209,35 @@ def find_poll_epoch(tx: Tx, found: MemberSnapshot) -> int | None:
 
 
 def begin_poll(tx: Tx, group_id: int, member_id: str, poll_epoch: int) -> LastPoll | None:
-    """Return the last poll of a locked member and raise its poll epoch; None if another poll has raised it before."""
+    """Raise the poll epoch of a member and discard its last poll. Return it; None if another poll raised the epoch."""
     row = tx.connection.execute(_LAST_POLL_LOCKED, {"id": group_id, "name": member_id}).one_or_none()
-    if row is None or (handed := _decoded(row.last_poll)).poll_epoch != poll_epoch:
+    if row is None or (last_poll := _decoded(row.last_poll)).poll_epoch != poll_epoch:
         return None
-    _note(tx, group_id, member_id, LastPoll(poll_epoch + 1))
-    return handed
+    store_last_poll(tx, group_id, member_id, LastPoll(poll_epoch + 1))
+    return last_poll
 
 
-def _note(tx: Tx, group_id: int, member_id: str, handed: LastPoll) -> None:
-    tx.connection.execute(_SAVE_LAST_POLL, {"id": group_id, "name": member_id, "new_last_poll": _encode(handed)})
+def find_last_poll(tx: Tx, group_id: int, member_id: str) -> LastPoll | None:
+    """Return what the last poll of a locked member returned, or None."""
+    row = tx.connection.execute(_LAST_POLL, {"id": group_id, "name": member_id}).one_or_none()
+    return None if row is None or row.last_poll is None else _last_poll.decode(row.last_poll)
+
+
+def store_last_poll(tx: Tx, group_id: int, member_id: str, last_poll: LastPoll) -> None:
+    """Store what a poll of a locked member returns."""
+    tx.connection.execute(_SAVE_LAST_POLL, {"id": group_id, "name": member_id, "new_last_poll": _encode(last_poll)})
 
 
 def _decoded(encoded: bytes | None) -> LastPoll:
     return LastPoll() if encoded is None else _last_poll.decode(encoded)
 
 
-def _stand(rows: Sequence[tuple[Any, ...]]) -> MemberSnapshot | None:
+def _snapshot_of(rows: Sequence[tuple[Any, ...]]) -> MemberSnapshot | None:
     if not rows:
         return None
     group_id, group_epoch, assignment_epoch, at_ms, last_poll, *member = rows[0]
-    handed = None if last_poll is None else _last_poll.decode(last_poll)
-    return MemberSnapshot(group_id, group_epoch, assignment_epoch, decode(*member), at_ms, handed)
+    decoded = None if last_poll is None else _last_poll.decode(last_poll)
+    return MemberSnapshot(group_id, group_epoch, assignment_epoch, decode(*member), at_ms, decoded)
 
 
 def decode(member_epoch: int, deadline_ms: int, revoke_deadline_ms: int | None, encoded: bytes) -> Member:

@@ -21,13 +21,13 @@ T = TypeVar("T")
 RETENTION_MS = 7 * 86_400_000
 """Kafka's offsets.retention.minutes."""
 
-_POSITIONS_AT_ONCE = 8_192
-_OFFSETS_AT_ONCE = 500
+_PROGRESS_CHUNK = 8_192
+_OFFSETS_CHUNK = 500
 
 _offsets = group_offsets.c
 _of_partition = and_(_offsets.topic_id == partitions.c.topic_id, _offsets.partition == partitions.c.partition)
 
-_POSITIONS = Query(
+_PROGRESS = Query(
     select(
         *bounds_columns,
         _offsets.committed_offset,
@@ -79,7 +79,7 @@ _COMMITTED = select(_offsets.topic_id, _offsets.partition, _offsets.committed_of
 _IDS = select(partitions.c.topic_id, partitions.c.partition, partitions.c.partition_id).where(
     partitions.c.topic_id.in_(bindparam("ids", expanding=True))
 )
-_FORGET_DELETED = delete(group_offsets).where(
+_DELETE_OF_DELETED_TOPICS = delete(group_offsets).where(
     tuple_(_offsets.group_id, _offsets.topic_id, _offsets.partition).in_(
         select(_offsets.group_id, _offsets.topic_id, _offsets.partition)
         .where(_offsets.topic_id.not_in(select(topics.c.topic_id)))
@@ -94,19 +94,24 @@ _EXPIRED = (
 
 
 class PartitionProgress(NamedTuple):
-    """Where a group stands in a partition, since when, and the partition's bounds."""
+    """A partition's bounds, the group's committed offset in it, and the time of that commit."""
 
     bounds: Bounds
     committed_offset: int | None
     committed_at_ms: int | None
 
+    @property
+    def partition(self) -> Partition:
+        """The partition."""
+        return self.bounds.topic_id, self.bounds.partition
+
 
 class Lag(NamedTuple):
-    """How far a group is behind in a partition.
+    """The lag of a group in a partition.
 
     Attributes:
-        lag: Records not yet committed; without a committed offset, all that are there.
-        lag_ms: Age of the oldest of them, 0 if there is none.
+        lag: Number of records that are not committed; without a committed offset, all records.
+        lag_ms: Age of the oldest of them, 0 without such records.
     """
 
     topic: str
@@ -119,10 +124,10 @@ class Lag(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """An offset to be committed: that of the next record to read.
+    """An offset to commit: that of the next record to read.
 
     Attributes:
-        from_offset: Where the committed offset must stand, or None.
+        from_offset: The committed offset before the commit, or None for any.
     """
 
     topic: str
@@ -135,11 +140,11 @@ class Commit(NamedTuple):
 
 
 def progress(tx: Tx, group_id: int, partition_ids: Sequence[int]) -> list[PartitionProgress]:
-    """Return where a group stands in partitions, in the order given; deleted ones are missing."""
+    """Return the bounds and committed offsets of partitions, in the order given; deleted partitions are left out."""
     found = {
         partition_id: PartitionProgress(bounds_of(partition_id, *bounds), committed_offset, committed_at_ms)
-        for some in parts(partition_ids, _POSITIONS_AT_ONCE)
-        for partition_id, *bounds, committed_offset, committed_at_ms in _POSITIONS.rows(
+        for some in chunks(partition_ids, _PROGRESS_CHUNK)
+        for partition_id, *bounds, committed_offset, committed_at_ms in _PROGRESS.rows(
             tx, {"ids": some, "group_id": group_id}
         )
     }
@@ -147,20 +152,20 @@ def progress(tx: Tx, group_id: int, partition_ids: Sequence[int]) -> list[Partit
 
 
 def committed(tx: Tx, group_id: int, ids: Iterable[Partition]) -> dict[Partition, int]:
-    """Return the committed offsets of partitions; those without one are missing."""
+    """Return the committed offsets of partitions; those without one are left out."""
     return {
         (topic_id, partition): offset
-        for some in parts(list(ids), _OFFSETS_AT_ONCE)
+        for some in chunks(list(ids), _OFFSETS_CHUNK)
         for topic_id, partition, offset in tx.connection.execute(_COMMITTED, {"group_id": group_id, "ids": some})
     }
 
 
 def partition_ids(tx: Tx, ids: Collection[Partition]) -> dict[Partition, int]:
-    """Return the storage's ids of partitions; deleted ones are missing."""
+    """Return the storage's ids of partitions; deleted partitions are left out."""
     topic_ids = sorted({topic_id for topic_id, _ in ids})
     return {
         (topic_id, partition): partition_id
-        for some in parts(topic_ids, _OFFSETS_AT_ONCE)
+        for some in chunks(topic_ids, _OFFSETS_CHUNK)
         for topic_id, partition, partition_id in tx.connection.execute(_IDS, {"ids": some})
         if (topic_id, partition) in ids
     }
@@ -189,7 +194,7 @@ def commit(tx: Tx, group_id: int, commits: Sequence[Commit], at_ms: int) -> None
 
 
 def begin(tx: Tx, group_id: int, starts: Mapping[Partition, int], at_ms: int) -> None:
-    """Store where a group begins in partitions in which it has no committed offset yet."""
+    """Store initial offsets of partitions in which a group has no committed offset yet."""
     rows = [
         {
             "group_id": group_id,
@@ -205,7 +210,7 @@ def begin(tx: Tx, group_id: int, starts: Mapping[Partition, int], at_ms: int) ->
 
 
 def lags(tx: Tx, group_id: int, subscribed: Iterable[int]) -> list[Lag]:
-    """Return every partition of the topics that a group subscribes to or has committed, by topic and partition."""
+    """Return the lag in all partitions of the topics that a group subscribes to or has committed, in their order."""
     found = []
     rows = tx.connection.execute(_LAGS, {"group_id": group_id, "subscribed": sorted(subscribed)})
     for topic, partition, at, start, last_id, oldest_ms, metadata, read_at_ms in rows:
@@ -216,23 +221,23 @@ def lags(tx: Tx, group_id: int, subscribed: Iterable[int]) -> list[Lag]:
     return found
 
 
-def forget_deleted_topics(tx: Tx, limit: int) -> int:
-    """Delete up to `limit` offsets of topics that are gone. Return how many."""
-    return tx.connection.execute(_FORGET_DELETED, {"at_most": limit}).rowcount
+def delete_of_deleted_topics(tx: Tx, limit: int) -> int:
+    """Delete up to `limit` offsets of deleted topics. Return how many were deleted."""
+    return tx.connection.execute(_DELETE_OF_DELETED_TOPICS, {"at_most": limit}).rowcount
 
 
 def expired_groups(tx: Tx, limit: int) -> list[str]:
-    """Return names of groups that had no members for the retention of offsets."""
+    """Return names of groups that have been empty for longer than offsets are retained."""
     before_ms = clock.read(tx) - RETENTION_MS
     return list(tx.connection.execute(_EXPIRED, {"before_ms": before_ms, "at_most": limit}).scalars())
 
 
-def parts(ids: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Yield ids in parts that a statement can take: databases bound the number of parameters."""
+def chunks(ids: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield ids in chunks: databases bound the number of parameters of a statement."""
     for start in range(0, len(ids), size):
         yield ids[start : start + size]
 
 
 def is_expired(group: Group, at_ms: int) -> bool:
-    """Return whether a group had no members for the retention of offsets."""
+    """Return whether a group has been empty for longer than offsets are retained."""
     return group.empty_since_ms is not None and group.empty_since_ms < at_ms - RETENTION_MS

@@ -1,4 +1,4 @@
-"""What the rebalancer asks: which groups are due, whether silence counts, what there is to assign; and the history."""
+"""Rebalances: which groups are due, whether members may expire, the topics to assign; and the history."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy import bindparam, delete, exists, func, select, update
 
-from app.domain.groups.assignment import Rebalance, Shape
+from app.domain.groups.assignment import Rebalance, TopicMetadata
 from app.domain.groups.group import Group, Subscription
 from app.storage.db import clock
 from app.storage.db.engine import Query, Tx
@@ -16,8 +16,8 @@ from app.storage.db.tables import consumer_groups, group_members, group_rebalanc
 from app.storage.groups.groups import decode_group_details
 
 KEPT_REBALANCES = 20
-SILENCE_MS = 5_000
-"""Where no node ticked for so long, silence of the members proves nothing."""
+MAX_TICK_AGE_MS = 5_000
+"""If no node has ticked for longer, members do not expire: they had no node to send heartbeats to."""
 
 _groups, _members = consumer_groups.c, group_members.c
 
@@ -40,14 +40,14 @@ _TICK = update(group_ticks).values(ticked_at_ms=bindparam("now"))
 _ANY_MEMBER = select(exists().select_from(group_members))
 _FULL_SESSIONS = update(group_members).values(
     deadline_ms=bindparam("now") + _members.session_timeout_ms,
-    revoke_deadline_ms=_members.revoke_deadline_ms + bindparam("silence"),
+    revoke_deadline_ms=_members.revoke_deadline_ms + bindparam("outage"),
 )
-_SHAPES = (
+_TOPICS = (
     select(topics.c.name, topics.c.topic_id, func.count(partitions.c.partition_id))
     .join(partitions, partitions.c.topic_id == topics.c.topic_id)
     .group_by(topics.c.name, topics.c.topic_id)
 )
-_SHAPES_NAMED = _SHAPES.where(topics.c.name.in_(bindparam("names", expanding=True)))
+_TOPICS_NAMED = _TOPICS.where(topics.c.name.in_(bindparam("names", expanding=True)))
 _DROP_OLD = (
     delete(group_rebalances)
     .where(group_rebalances.c.group_id == bindparam("id"))
@@ -61,7 +61,7 @@ _DROP_OLD = (
         .scalar_subquery()
     )
 )
-"""One more is kept than shown: the oldest shown begins from it."""
+"""Keeps one more than is shown: the assignment before the oldest one shown."""
 
 _REBALANCES = (
     select(
@@ -90,8 +90,8 @@ class PastRebalance(NamedTuple):
     """One assignment of a group's history.
 
     Attributes:
-        before: Topic and partition of what each member was to hold before it.
-        after: The same after it.
+        before: Topic and partition of each member's target assignment before.
+        after: The same after.
     """
 
     group_epoch: int
@@ -101,46 +101,47 @@ class PastRebalance(NamedTuple):
     after: dict[str, list[tuple[str, int]]]
 
 
-def shapes(tx: Tx, subscriptions: Iterable[Subscription]) -> dict[str, Shape]:
-    """Return the topics that subscriptions may cover, by name: all of them if there is a pattern."""
+def topic_metadata(tx: Tx, subscriptions: Iterable[Subscription]) -> dict[str, TopicMetadata]:
+    """Return the topics that subscriptions may match, by name: all topics if one has a pattern."""
     subscriptions = tuple(subscriptions)
     if any(one.topic_pattern is not None for one in subscriptions):
-        rows = tx.connection.execute(_SHAPES).all()
+        rows = tx.connection.execute(_TOPICS).all()
     else:
         names = sorted({name for one in subscriptions for name in one.topics})
-        rows = tx.connection.execute(_SHAPES_NAMED, {"names": names}).all() if names else []
-    return {name: Shape(topic_id, partitions) for name, topic_id, partitions in rows}
+        rows = tx.connection.execute(_TOPICS_NAMED, {"names": names}).all() if names else []
+    return {name: TopicMetadata(topic_id, partitions) for name, topic_id, partitions in rows}
 
 
 def due(tx: Tx, limit: int) -> list[str]:
-    """Return names of groups that are to be assigned, or of which a member's time is over."""
+    """Return names of groups of which an assignment, or the expiry of a member, is due."""
     at_ms = clock.read(tx)
-    return [row[0] for row in _DUE.rows(tx, {"at_ms": at_ms, "at_most": limit})]
+    return [name for (name,) in _DUE.rows(tx, {"at_ms": at_ms, "at_most": limit})]
 
 
 def ticking(tx: Tx, at_ms: int) -> bool:
-    """Return whether some node looked after the groups within the last seconds, so that silence counts."""
-    return abs(at_ms - int(_TICKED.rows(tx, {})[0][0])) <= SILENCE_MS
+    """Return whether a node has ticked within the last seconds, so that members may expire."""
+    ((ticked_at_ms,),) = _TICKED.rows(tx, {})
+    return abs(at_ms - int(ticked_at_ms)) <= MAX_TICK_AGE_MS
 
 
 def tick(tx: Tx, *, first: bool = False) -> None:
-    """Note that a node looks after the groups; after a time in which none did, give every member a full session.
+    """Record that a node runs the rebalances. After an outage of all nodes, give every member a full session.
 
     Args:
         tx: A transaction of its own.
-        first: Whether the node has just started. Where it alone has the database, nobody looked before.
+        first: Whether the node has just started. If no other node shares the database, there was an outage before.
     """
     if not tx.connection.execute(_ANY_MEMBER).scalar_one():
         return
-    ticked_at_ms = int(_TICKED_LOCKED.rows(tx, {})[0][0])
+    ((ticked_at_ms,),) = _TICKED_LOCKED.rows(tx, {})
     at_ms = clock.read(tx)
-    if abs(at_ms - ticked_at_ms) > SILENCE_MS or (first and not tx.dialect.shared):
-        tx.connection.execute(_FULL_SESSIONS, {"now": at_ms, "silence": max(0, at_ms - ticked_at_ms)})
+    if abs(at_ms - ticked_at_ms) > MAX_TICK_AGE_MS or (first and not tx.dialect.shared):
+        tx.connection.execute(_FULL_SESSIONS, {"now": at_ms, "outage": max(0, at_ms - ticked_at_ms)})
     tx.connection.execute(_TICK, {"now": at_ms})
 
 
 def add_rebalance(tx: Tx, group: Group, rebalance: Rebalance, names: Mapping[int, str]) -> None:
-    """Add an assignment to the group's history and drop the oldest."""
+    """Add an assignment to the group's history, and delete the oldest."""
     targets = {
         member: [(names[topic_id], partition) for topic_id, partition in target]
         for member, target in rebalance.targets.items()
@@ -158,7 +159,7 @@ def add_rebalance(tx: Tx, group: Group, rebalance: Rebalance, names: Mapping[int
 
 
 def rebalances(tx: Tx, name: str) -> list[PastRebalance] | None:
-    """Return the last assignments of a group, the newest first, or None if there is no such group."""
+    """Return the last assignments of a group, the newest first, or None if the group does not exist."""
     if tx.connection.execute(_GROUP_ID, {"name": name}).one_or_none() is None:
         return None
     rows = tx.connection.execute(_REBALANCES, {"name": name}).all()
@@ -170,26 +171,27 @@ def rebalances(tx: Tx, name: str) -> list[PastRebalance] | None:
 
 
 def fingerprint(tx: Tx) -> tuple[int, ...]:
-    """Return what differs after any change of topics: who has seen it need not look at the topics."""
-    return tuple(int(value) for value in _FINGERPRINT.rows(tx, {})[0])
+    """Return values of which at least one differs after any change of topics."""
+    (values,) = _FINGERPRINT.rows(tx, {})
+    return tuple(map(int, values))
 
 
 def outdated(tx: Tx) -> list[str]:
-    """Return names of groups whose subscribed topics are not those of their last assignment."""
-    present = {name: Shape(topic_id, count) for name, topic_id, count in tx.connection.execute(_SHAPES)}
+    """Return names of groups whose subscribed topics have changed since their last assignment."""
+    present = {name: TopicMetadata(topic_id, count) for name, topic_id, count in tx.connection.execute(_TOPICS)}
     found = []
     for name, encoded in tx.connection.execute(_WITH_MEMBERS):
         details = decode_group_details(encoded)
-        if _partitions_of(details.covered, present) != details.topics:
+        if _partitions_of(details.assigned_subscriptions, present) != details.topics:
             found.append(name)
     return found
 
 
-def _partitions_of(subscriptions: Iterable[Subscription], present: Mapping[str, Shape]) -> dict[int, int]:
-    """Return the number of partitions of each topic that subscriptions cover."""
-    covered: set[str] = set()
+def _partitions_of(subscriptions: Iterable[Subscription], present: Mapping[str, TopicMetadata]) -> dict[int, int]:
+    """Return the number of partitions of each topic that subscriptions match."""
+    matched: set[str] = set()
     for subscription in subscriptions:
-        covered.update(subscription.topics)
+        matched.update(subscription.topics)
         if subscription.topic_pattern is not None:
-            covered.update(name for name in present if subscription.covers(name))
-    return {present[name].topic_id: present[name].partitions for name in covered & present.keys()}
+            matched.update(name for name in present if subscription.matches(name))
+    return {present[name].topic_id: present[name].partitions for name in matched & present.keys()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.broker.groups.coordinator import Heartbeat
+from app.broker.groups.group_steps import Heartbeat
 from app.broker.groups.offsets import OffsetCommit
 from app.broker.log.topics import TopicRequest
 from app.errors.database import ServiceUnavailable
@@ -45,7 +45,7 @@ async def test_a_beat_that_changes_nothing_writes_nothing(node: Node) -> None:
     assert await node.group() == before
 
 
-async def test_a_lease_is_renewed_when_less_than_two_thirds_of_the_session_remain(node: Node) -> None:
+async def test_a_session_is_renewed_when_less_than_two_thirds_of_the_session_remain(node: Node) -> None:
     await node.create()
     await node.join("alice")
     await node.pass_time(16_000)
@@ -105,13 +105,13 @@ async def test_a_renewal_waits_no_longer_than_its_session_allows(node: Node) -> 
     await node.pass_time(400_000)
     quick = await node.join("alice", group="quick", session_timeout_ms=3_000)
     await node.pass_time(1_200)
-    loop, leases = asyncio.get_running_loop(), node.groups._leases
+    loop, sessions = asyncio.get_running_loop(), node.groups.sessions
 
     await node.heartbeat("alice", slow.member.member_epoch, group="slow")
-    assert leases._timer is not None
-    assert leases._timer.when() - loop.time() > 0.5
+    assert sessions.next_batch_at is not None
+    assert sessions.next_batch_at - loop.time() > 0.5
     await node.heartbeat("alice", quick.member.member_epoch, group="quick")
-    assert leases._timer.when() - loop.time() < 0.5
+    assert sessions.next_batch_at - loop.time() < 0.5
     await node.groups.drain()
 
 
@@ -368,7 +368,7 @@ async def test_topics_that_come_grow_and_go_are_noticed(node: Node) -> None:
 async def test_a_topic_that_was_overlooked_is_found_in_the_end(node: Node) -> None:
     await node.join("alice")
     await node.create()
-    node.groups._topics_seen = await node.storage.read(rebalances.fingerprint)
+    node.groups._topics_fingerprint = await node.storage.read(rebalances.fingerprint)
 
     for _ in range(201):
         await node.groups.rebalance()

@@ -65,7 +65,7 @@ async def test_a_beat_of_a_stable_member_reads_nothing(node: Node) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_lease_is_renewed_again_and_again_without_a_read(node: Node) -> None:
+async def test_a_session_is_renewed_again_and_again_without_a_read(node: Node) -> None:
     connect([node])
     epoch = await stable(node)
     node.reads = node.writes = 0
@@ -238,13 +238,10 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def what_is_remembered_is_true(self) -> None:
         for node in self.nodes:
-            for name, page in node.groups._standings._pages.items():
-                for member_id, known in page.known.items():
-                    remembered = node.groups._standings.recall(name, member_id, known.standing.member.member_epoch)
-                    found = self.run(node.storage.read(members.find, name, member_id))
-                    assert remembered is not None
-                    assert found is not None
-                    check(remembered, found)
+            for name, cached in node.groups.member_cache:
+                found = self.run(node.storage.read(members.find, name, cached.member.join_request.member_id))
+                assert found is not None
+                check(cached, found)
 
     async def beaten(self, name: str, epoch: int, at: int, *, confirms: bool) -> None:
         """Beat, and check that nobody who was answered is about to lose its session."""

@@ -353,7 +353,7 @@ async def test_a_member_of_very_many_partitions_joins_reads_and_commits(node: No
     assert seen(page) == [("t17", 999, 0)]
 
     assert seen(await node.poll(pattern="*", topics=(), auto_commit=True, assignor="range")) == []
-    assert len(page.standing.member.assigned) == 18_000
+    assert len(page.member.member.assigned) == 18_000
 
 
 def _count_offsets(tx: Tx) -> int:

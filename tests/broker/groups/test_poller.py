@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -46,8 +46,8 @@ async def test_the_first_poll_joins_and_reads_from_the_start(node: Node) -> None
     page = await node.poll()
 
     assert sorted(seen(page)) == [*orders(0, 0, 1), *orders(1, 0)]
-    assert sorted(page.spans.values()) == [("orders", 0, 0, 2), ("orders", 1, 0, 1)]
-    assert (page.standing.member.member_epoch, page.standing.member.state(1)) == (1, "STABLE")
+    assert sorted(page.ranges.values()) == [("orders", 0, 0, 2), ("orders", 1, 0, 1)]
+    assert (page.member.member.member_epoch, page.member.member.state(1)) == (1, "STABLE")
 
 
 async def test_without_auto_commit_nothing_is_committed_and_nothing_is_written(node: Node) -> None:
@@ -82,6 +82,54 @@ async def test_a_poll_that_commits_its_page_and_reads_on_writes_once(node: Node)
 
     assert (seen(page), node.writes) == (orders(0, 1, 2), 1)
     assert await node.committed() == {("orders", 0): 1, ("orders", 1): 0}
+
+
+@pytest.mark.parametrize(
+    ("auto_commit", "values", "reads", "writes"),
+    [(False, [b"c"], 1, 0), (False, [], 1, 0), (True, [b"c"], 1, 1), (True, [], 1, 1)],
+)
+async def test_a_poll_that_does_not_wait_runs_at_most_two_transactions(
+    node: Node, auto_commit: bool, values: list[bytes], reads: int, writes: int
+) -> None:
+    await node.create(partitions=1)
+    await node.produce(b"a", b"b")
+    await node.poll(auto_commit=auto_commit)
+    for value in values:
+        await node.produce(value)
+    node.reads = node.writes = 0
+
+    page = await node.poll(auto_commit=auto_commit)
+
+    assert seen(page) == orders(0, *range(2 if auto_commit else 0, 2 + len(values)))
+    assert (node.reads, node.writes) == (reads, writes)
+
+
+async def test_a_poll_with_auto_commit_and_nothing_to_commit_or_read_writes_nothing(node: Node) -> None:
+    await node.create()
+    await node.poll(auto_commit=True)
+    node.reads = node.writes = 0
+
+    assert seen(await node.poll(auto_commit=True)) == []
+    assert (node.reads, node.writes) == (1, 0)
+
+
+async def test_a_page_read_before_another_commit_is_read_again(node: Node) -> None:
+    await node.create(partitions=1)
+    await node.produce(b"a", b"b", b"c")
+    await node.poll(auto_commit=True, size=PageSize(1, MIB, 1))
+    read = node.storage.read
+
+    async def read_then_commit(query: Any, *args: Any, **kwargs: Any) -> Any:
+        found = await read(query, *args, **kwargs)
+        node.storage.read = read  # type: ignore[method-assign] # only the first read
+        await node.commit("alice", 1, OffsetCommit("orders", 0, 2))
+        return found
+
+    node.storage.read = read_then_commit  # type: ignore[method-assign] # commits between the read and the write
+    page = await node.poll(auto_commit=True)
+
+    assert seen(page) == orders(0, 2)
+    assert (await node.committed())["orders", 0] == 2
 
 
 async def test_after_a_lost_answer_a_poll_without_auto_commit_returns_the_same_page(node: Node) -> None:
@@ -236,7 +284,7 @@ async def test_a_group_that_retention_overtook_goes_on_and_says_what_it_missed(n
 
     assert seen(page) == orders(0, 2)
     assert page.skipped == [("orders", 0, 0, 2)]
-    assert list(page.spans.values()) == [("orders", 0, 0, 3)]
+    assert list(page.ranges.values()) == [("orders", 0, 0, 3)]
     assert (await node.poll(auto_commit=True)).skipped == []
     assert await node.committed() == {("orders", 0): 3, ("orders", 1): 0}
 
@@ -316,7 +364,7 @@ async def test_a_poll_waits_no_longer_than_a_heartbeat_interval(node: Node) -> N
 
     page = await node.poll(wait_ms=LONG_MS, session_timeout_ms=1_000)
 
-    assert page.standing.member.heartbeat_interval_ms == 166
+    assert page.member.member.heartbeat_interval_ms == 166
     assert 0.15 < asyncio.get_running_loop().time() - started < 3
 
 
@@ -333,7 +381,7 @@ async def test_the_first_poll_waits_for_a_partition_and_then_for_its_records(nod
     await node.groups.rebalance()
 
     page = await polling
-    assert (seen(page), numbers(page.standing)) == (orders(0, 0), [0])
+    assert (seen(page), numbers(page.member)) == (orders(0, 0), [0])
 
 
 async def test_a_poll_that_joins_with_other_topics_waits_for_their_records(node: Node) -> None:
@@ -359,7 +407,7 @@ async def test_a_waiting_poll_is_answered_when_it_is_to_read_something_else(node
     await node.settle()
 
     page = await polling
-    assert (seen(page), len(page.standing.member.assigned)) == ([], 1)
+    assert (seen(page), len(page.member.member.assigned)) == ([], 1)
     assert len((await node.group()).members["bob"].assigned) == 1
 
 
@@ -374,7 +422,7 @@ async def test_a_poll_without_owned_gives_up_what_is_revoked_after_its_commits(n
     page = await node.poll(epoch=1, commits=commits_of(page))
 
     bob = (await node.group()).members["bob"]
-    assert len(page.standing.member.assigned) == len(bob.assigned) == 1
+    assert len(page.member.member.assigned) == len(bob.assigned) == 1
     assert await node.committed() == {("orders", 0): 1, ("orders", 1): 1}
 
 
@@ -385,12 +433,12 @@ async def test_a_poll_that_still_owns_what_is_revoked_keeps_it_and_waits_in_peac
     await node.join("bob")
     await node.settle()
     first = await node.poll(epoch=1, owned=owned, wait_ms=LONG_MS)
-    assert (first.standing.member.member_epoch, first.standing.member.state(2)) == (1, "UNREVOKED_PARTITIONS")
+    assert (first.member.member.member_epoch, first.member.member.state(2)) == (1, "UNREVOKED_PARTITIONS")
 
     polling = node.polling(epoch=1, owned=owned)
     await node.parked()
     node.reads = node.writes = 0
-    kept = numbers(first.standing)[0]
+    kept = numbers(first.member)[0]
     await node.produce(b"a", partition=kept)
 
     assert seen(await polling) == orders(kept, 0)
@@ -411,7 +459,7 @@ async def test_a_topic_deleted_while_a_poll_waits_does_not_make_it_run_in_circle
     assert node.reads < 10
     await node.settle()
 
-    assert numbers((await polling).standing) == [0, 1]
+    assert numbers((await polling).member) == [0, 1]
 
 
 async def test_a_topic_created_again_behind_the_cache_is_read(node: Node) -> None:
@@ -430,7 +478,7 @@ async def test_a_topic_created_again_behind_the_cache_is_read(node: Node) -> Non
     await node.storage.write(replace)
     await node.settle()
     page = await node.poll(auto_commit=True)
-    assert (seen(page), numbers(page.standing)) == ([], [0])
+    assert (seen(page), numbers(page.member)) == ([], [0])
     await node.produce(b"new")
 
     assert seen(await node.poll(auto_commit=True)) == orders(0, 0)
@@ -508,11 +556,11 @@ async def test_the_previous_epoch_is_taken_after_a_lost_answer(node: Node) -> No
     await node.join("bob")
     await node.settle()
     lost = await node.poll(epoch=1, commits=commits_of(page))
-    assert lost.standing.member.member_epoch == 2
+    assert lost.member.member.member_epoch == 2
 
     again = await node.poll(epoch=1, commits=commits_of(page))
 
-    assert again.standing.member.member_epoch == 2
+    assert again.member.member.member_epoch == 2
     assert (await node.committed())["orders", 0] == 1
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.groups import group as rules
-from app.domain.groups.assignment import Rebalance, Shape, notice_topics, retarget
-from app.domain.groups.group import AssignorName, Group, JoinRequest, Subscription
+from app.domain.groups.assignment import Rebalance, TopicMetadata, notice_topics, update_target_assignment
+from app.domain.groups.group import (
+    AssignorName,
+    Group,
+    JoinRequest,
+    Subscription,
+    join_group,
+    leave_group,
+    take_heartbeat,
+)
 
 NOW_MS = 1_700_000_000_000
 LATER_MS = NOW_MS + 60_000
 EMPTY = Group(group_id=1, name="g", empty_since_ms=NOW_MS)
-ORDERS = {"orders": Shape(1, 2)}
+ORDERS = {"orders": TopicMetadata(1, 2)}
 
 
 def join(
@@ -26,18 +33,18 @@ def join(
     join_request = JoinRequest(
         member_id=member_id, subscription=subscription, assignor=assignor, instance_id=instance_id
     )
-    return rules.join(group, join_request, NOW_MS, 10)
+    return join_group(group, join_request, NOW_MS, 10)
 
 
-def assign(group: Group, shapes: dict[str, Shape], now_ms: int = NOW_MS) -> Group:
-    return retarget(group, shapes, now_ms)[0]
+def assign(group: Group, shapes: dict[str, TopicMetadata], now_ms: int = NOW_MS) -> Group:
+    return update_target_assignment(group, shapes, now_ms)[0]
 
 
-def notice(group: Group, shapes: dict[str, Shape]) -> Group:
+def notice(group: Group, shapes: dict[str, TopicMetadata]) -> Group:
     return notice_topics(group, shapes, LATER_MS)
 
 
-def alice(shapes: dict[str, Shape], *topics: str, pattern: str | None = None) -> Group:
+def alice(shapes: dict[str, TopicMetadata], *topics: str, pattern: str | None = None) -> Group:
     return assign(join(EMPTY, "alice", *topics, pattern=pattern), shapes)
 
 
@@ -47,11 +54,11 @@ def alice(shapes: dict[str, Shape], *topics: str, pattern: str | None = None) ->
 def test_the_same_topics_call_for_nothing() -> None:
     group = alice(ORDERS, "orders")
 
-    assert notice(group, ORDERS | {"audit": Shape(2, 5)}) is group
+    assert notice(group, ORDERS | {"audit": TopicMetadata(2, 5)}) is group
 
 
 def test_added_partitions_call_for_an_assignment() -> None:
-    group = notice(alice(ORDERS, "orders"), {"orders": Shape(1, 3)})
+    group = notice(alice(ORDERS, "orders"), {"orders": TopicMetadata(1, 3)})
 
     assert (group.reasons, group.assign_at_ms, group.group_epoch) == (("partitions_added",), LATER_MS, 2)
 
@@ -65,45 +72,45 @@ def test_a_topic_that_was_named_before_it_was_there_calls_for_an_assignment() ->
 def test_a_created_topic_that_matches_a_pattern_calls_for_an_assignment() -> None:
     group = alice({}, pattern="orders.*")
 
-    assert notice(group, {"orders.eu": Shape(1, 1)}).reasons == ("topic_created",)
-    assert notice(group, {"orders": Shape(1, 1)}) is group
+    assert notice(group, {"orders.eu": TopicMetadata(1, 1)}).reasons == ("topic_created",)
+    assert notice(group, {"orders": TopicMetadata(1, 1)}) is group
 
 
 def test_a_topic_deleted_and_made_again_is_another() -> None:
     group = alice(ORDERS, "orders")
 
     assert notice(group, {}).reasons == ("topic_deleted",)
-    assert notice(group, {"orders": Shape(7, 2)}).reasons == ("topic_created", "topic_deleted")
+    assert notice(group, {"orders": TopicMetadata(7, 2)}).reasons == ("topic_created", "topic_deleted")
 
 
 def test_what_is_due_anyway_is_not_called_for_again() -> None:
     once = notice(alice({}, "orders"), ORDERS)
 
     assert notice(once, ORDERS) is once
-    assert notice(once, ORDERS | {"audit": Shape(2, 1)}) is once
+    assert notice(once, ORDERS | {"audit": TopicMetadata(2, 1)}) is once
 
 
 def test_a_topic_that_a_newcomer_brings_was_not_created() -> None:
-    shapes = ORDERS | {"audit": Shape(2, 1)}
+    shapes = ORDERS | {"audit": TopicMetadata(2, 1)}
     group = notice(join(alice(shapes, "orders"), "bob", "audit"), shapes)
 
     assert group.reasons == ("member_joined",)
 
 
 def test_an_empty_group_has_no_topics_to_notice() -> None:
-    left = assign(rules.leave(alice(ORDERS, "orders"), "alice", NOW_MS), ORDERS)
+    left = assign(leave_group(alice(ORDERS, "orders"), "alice", NOW_MS), ORDERS)
 
     assert left.topics == {}
     assert notice(left, ORDERS) is left
 
 
-# ── retarget ──
+# ── update_target_assignment ──
 
 
 def test_an_assignment_tells_when_and_why_and_who_is_to_hold_what() -> None:
     group = join(alice(ORDERS, "orders"), "bob", "orders")
 
-    assigned, rebalance = retarget(group, ORDERS, LATER_MS)
+    assigned, rebalance = update_target_assignment(group, ORDERS, LATER_MS)
 
     assert rebalance == Rebalance(2, LATER_MS, ("member_joined",), {"alice": ((1, 0),), "bob": ((1, 1),)})
     assert (assigned.assignment_epoch, assigned.assigned_at_ms) == (2, LATER_MS)
@@ -112,9 +119,9 @@ def test_an_assignment_tells_when_and_why_and_who_is_to_hold_what() -> None:
 
 
 def test_partitions_of_a_deleted_topic_are_held_by_nobody_and_waited_for_by_nobody() -> None:
-    shapes = ORDERS | {"audit": Shape(2, 2)}
+    shapes = ORDERS | {"audit": TopicMetadata(2, 2)}
     group = assign(join(alice(shapes, "orders", "audit"), "bob", "orders", "audit"), shapes)
-    told = rules.heartbeat(group, "alice", 1, None, NOW_MS)
+    told = take_heartbeat(group, "alice", 1, None, NOW_MS)
 
     after = assign(notice(told, ORDERS), ORDERS, LATER_MS)
 
@@ -127,11 +134,11 @@ def test_partitions_of_a_deleted_topic_are_held_by_nobody_and_waited_for_by_nobo
 
 
 def test_a_member_has_no_deadline_for_what_was_deleted() -> None:
-    shapes = ORDERS | {"audit": Shape(2, 2)}
+    shapes = ORDERS | {"audit": TopicMetadata(2, 2)}
     group = assign(join(alice(shapes, "orders", "audit"), "bob", "orders", "audit"), shapes)
-    told = rules.heartbeat(group, "alice", 1, None, NOW_MS)
+    told = take_heartbeat(group, "alice", 1, None, NOW_MS)
 
-    after = assign(notice(told, {"audit": Shape(2, 2)}), {"audit": Shape(2, 2)}, LATER_MS)
+    after = assign(notice(told, {"audit": TopicMetadata(2, 2)}), {"audit": TopicMetadata(2, 2)}, LATER_MS)
 
     assert told.members["alice"].revoke_deadline_ms == NOW_MS + 300_000
     assert (after.members["alice"].revoking, after.members["alice"].revoke_deadline_ms) == ({}, None)
@@ -140,16 +147,18 @@ def test_a_member_has_no_deadline_for_what_was_deleted() -> None:
 
 def test_a_member_that_waited_gets_the_topic_made_again() -> None:
     group = alice(ORDERS, "orders")
-    again = {"orders": Shape(7, 1)}
+    again = {"orders": TopicMetadata(7, 1)}
     after = assign(notice(group, again), again, LATER_MS)
 
-    assert rules.heartbeat(after, "alice", 1, None, LATER_MS).members["alice"].assigned == {(7, 0): 2}
+    assert take_heartbeat(after, "alice", 1, None, LATER_MS).members["alice"].assigned == {(7, 0): 2}
 
 
 def test_an_assignment_without_need_keeps_the_targets() -> None:
-    group = assign(join(alice({"orders": Shape(1, 5)}, "orders"), "bob", "orders"), {"orders": Shape(1, 5)})
+    group = assign(
+        join(alice({"orders": TopicMetadata(1, 5)}, "orders"), "bob", "orders"), {"orders": TopicMetadata(1, 5)}
+    )
 
-    after = assign(group, {"orders": Shape(1, 5)}, LATER_MS)
+    after = assign(group, {"orders": TopicMetadata(1, 5)}, LATER_MS)
 
     assert {name: member.target for name, member in after.members.items()} == {
         "alice": frozenset({(1, 0), (1, 1), (1, 2)}),
@@ -158,7 +167,7 @@ def test_an_assignment_without_need_keeps_the_targets() -> None:
 
 
 def test_the_assignor_is_the_one_that_most_members_want() -> None:
-    shapes = {"orders": Shape(1, 4)}
+    shapes = {"orders": TopicMetadata(1, 4)}
     group = alice(shapes, "orders")
     for name in ("bob", "carol"):
         group = join(group, name, "orders", assignor="range")
@@ -182,27 +191,27 @@ def test_under_range_a_static_member_keeps_its_place_by_another_name() -> None:
 
 def test_partitions_count_as_there_from_the_first_when_the_topic_was_there() -> None:
     group = alice(ORDERS, "orders")
-    grown = assign(group, {"orders": Shape(1, 5)}, LATER_MS)
+    grown = assign(group, {"orders": TopicMetadata(1, 5)}, LATER_MS)
 
-    assert group.first_partitions == {1: 2}
-    assert grown.first_partitions == {1: 2}
+    assert group.initial_partitions == {1: 2}
+    assert grown.initial_partitions == {1: 2}
 
 
 @pytest.mark.parametrize("group", [alice({}, "orders"), alice({}, pattern="ord*")])
 def test_all_partitions_of_a_topic_made_later_are_added_ones(group: Group) -> None:
-    assert assign(group, ORDERS, LATER_MS).first_partitions == {1: 0}
+    assert assign(group, ORDERS, LATER_MS).initial_partitions == {1: 0}
 
 
 def test_a_topic_subscribed_later_was_there_from_the_first() -> None:
-    shapes = ORDERS | {"audit": Shape(2, 3)}
+    shapes = ORDERS | {"audit": TopicMetadata(2, 3)}
     group = assign(join(alice(shapes, "orders"), "bob", "audit"), shapes)
 
-    assert group.first_partitions == {1: 2, 2: 3}
-    assert group.covered == (Subscription(("audit",)), Subscription(("orders",)))
+    assert group.initial_partitions == {1: 2, 2: 3}
+    assert group.assigned_subscriptions == (Subscription(("audit",)), Subscription(("orders",)))
 
 
 def test_an_emptied_group_remembers_what_it_began_with() -> None:
-    left = assign(rules.leave(alice(ORDERS, "orders"), "alice", NOW_MS), ORDERS)
-    back = assign(join(left, "alice", "orders"), {"orders": Shape(1, 5)})
+    left = assign(leave_group(alice(ORDERS, "orders"), "alice", NOW_MS), ORDERS)
+    back = assign(join(left, "alice", "orders"), {"orders": TopicMetadata(1, 5)})
 
-    assert back.first_partitions == {1: 2}
+    assert back.initial_partitions == {1: 2}

@@ -7,9 +7,19 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from app.domain.groups import group as rules
-from app.domain.groups.assignment import Shape, retarget
-from app.domain.groups.group import Group, JoinRequest, Member, Subscription
+from app.domain.groups.assignment import TopicMetadata, update_target_assignment
+from app.domain.groups.group import (
+    Group,
+    JoinRequest,
+    Member,
+    Subscription,
+    check_commit,
+    expire_members,
+    find_member,
+    join_group,
+    leave_group,
+    take_heartbeat,
+)
 from app.errors.groups import FencedInstanceId, FencedMemberEpoch, GroupMaxSizeReached, UnknownMemberId
 
 NOW_MS = 1_700_000_000_000
@@ -22,23 +32,23 @@ def join_request(member_id: str, **options: Any) -> JoinRequest:
     return JoinRequest(**values)
 
 
-def orders(partitions: int) -> dict[str, Shape]:
-    return {"orders": Shape(1, partitions)}
+def orders(partitions: int) -> dict[str, TopicMetadata]:
+    return {"orders": TopicMetadata(1, partitions)}
 
 
 def join(group: Group, member_id: str, now_ms: int = NOW_MS, **options: Any) -> Group:
-    return rules.join(group, join_request(member_id, **options), now_ms, 10)
+    return join_group(group, join_request(member_id, **options), now_ms, 10)
 
 
 def assign(group: Group, partitions: int = 4, now_ms: int = NOW_MS) -> Group:
-    return retarget(group, orders(partitions), now_ms)[0]
+    return update_target_assignment(group, orders(partitions), now_ms)[0]
 
 
 def heartbeat(group: Group, member_id: str, owned: str | None = None, now_ms: int = NOW_MS, **options: Any) -> Group:
     """Beat at the epoch the group knows, or at another."""
     epoch = options.pop("epoch", None) or group.members[member_id].member_epoch
     partitions = None if owned is None else {(1, int(n)) for n in owned}
-    return rules.heartbeat(group, member_id, epoch, partitions, now_ms, **options)
+    return take_heartbeat(group, member_id, epoch, partitions, now_ms, **options)
 
 
 def assigned(group: Group, member_id: str) -> str:
@@ -117,7 +127,7 @@ def test_joins_in_a_storm_are_assigned_at_most_once_a_second_after_the_first() -
 
 
 def test_who_joins_alone_within_the_interval_is_given_its_partitions_by_the_assignment() -> None:
-    group = join(rules.leave(alone(), "alice", NOW_MS), "bob")
+    group = join(leave_group(alone(), "alice", NOW_MS), "bob")
 
     assert assigned(group, "bob") == ""
     assert assigned(assign(group), "bob") == "0123"
@@ -154,14 +164,14 @@ def test_what_a_member_was_to_give_up_is_free_when_it_joins_again() -> None:
 
 
 def test_epochs_do_not_repeat_when_a_member_leaves_and_comes_again() -> None:
-    group = join(rules.leave(alone(), "alice", NOW_MS), "alice")
+    group = join(leave_group(alone(), "alice", NOW_MS), "alice")
 
     assert group.members["alice"].member_epoch == 3
 
 
 def test_a_member_with_another_subscription_reads_nothing_until_the_next_assignment() -> None:
     group = join(settled(), "alice", subscription=Subscription(("audit", "orders")))
-    audited = retarget(group, orders(4) | {"audit": Shape(2, 2)}, NOW_MS)[0]
+    audited = update_target_assignment(group, orders(4) | {"audit": TopicMetadata(2, 2)}, NOW_MS)[0]
 
     assert (assigned(group, "alice"), group.reasons) == ("", ("subscription_changed",))
     assert assigned(heartbeat(group, "bob"), "bob") == "23"
@@ -185,10 +195,10 @@ def test_the_order_of_topics_makes_no_other_subscription() -> None:
 def test_a_full_group_takes_its_own_members_again_but_no_other() -> None:
     group = settled(instance_id="one")
 
-    assert rules.join(group, join_request("alice"), NOW_MS, 2).members.keys() == {"alice", "bob"}
-    assert rules.join(group, join_request("carol", instance_id="one"), NOW_MS, 2).members.keys() == {"alice", "carol"}
+    assert join_group(group, join_request("alice"), NOW_MS, 2).members.keys() == {"alice", "bob"}
+    assert join_group(group, join_request("carol", instance_id="one"), NOW_MS, 2).members.keys() == {"alice", "carol"}
     with pytest.raises(GroupMaxSizeReached):
-        rules.join(group, join_request("carol"), NOW_MS, 2)
+        join_group(group, join_request("carol"), NOW_MS, 2)
 
 
 # ── static members ──
@@ -206,15 +216,15 @@ def test_the_second_holder_of_an_instance_fences_the_first() -> None:
     group = join(settled(instance_id="one"), "robert", instance_id="one")
 
     with pytest.raises(FencedInstanceId):
-        rules.find(group, "bob")
+        find_member(group, "bob")
     with pytest.raises(FencedInstanceId):
-        rules.heartbeat(group, "bob", 2, None, NOW_MS)
+        take_heartbeat(group, "bob", 2, None, NOW_MS)
     with pytest.raises(FencedInstanceId):
-        rules.leave(group, "bob", NOW_MS)
+        leave_group(group, "bob", NOW_MS)
 
 
 def test_a_static_member_that_leaves_is_gone() -> None:
-    left = rules.leave(settled(instance_id="one"), "bob", NOW_MS)
+    left = leave_group(settled(instance_id="one"), "bob", NOW_MS)
     back = join(left, "robert", instance_id="one")
 
     assert left.reasons == ("member_left",)
@@ -269,7 +279,7 @@ def test_one_beat_confirms_and_gains() -> None:
 
 def test_what_the_target_gives_back_before_it_was_given_up_is_read_on() -> None:
     told = heartbeat(with_bob(), "alice", "0123")
-    group = heartbeat(assign(rules.leave(told, "bob", NOW_MS)), "alice", "0123")
+    group = heartbeat(assign(leave_group(told, "bob", NOW_MS)), "alice", "0123")
 
     assert group.members["alice"].assigned == {(1, 0): 1, (1, 1): 1, (1, 2): 1, (1, 3): 1}
     assert (group.members["alice"].revoke_deadline_ms, state(group, "alice")) == (None, "STABLE")
@@ -310,7 +320,7 @@ def test_every_other_epoch_is_fenced(epoch: int) -> None:
 
 
 def test_a_beat_of_an_earlier_epoch_does_not_confirm_what_was_given_later() -> None:
-    grown = heartbeat(assign(rules.leave(settled(), "bob", NOW_MS)), "alice")
+    grown = heartbeat(assign(leave_group(settled(), "bob", NOW_MS)), "alice")
     shrunk = assign(join(grown, "carol"))
 
     late = heartbeat(shrunk, "alice", "01", epoch=2)
@@ -322,24 +332,24 @@ def test_a_beat_of_an_earlier_epoch_does_not_confirm_what_was_given_later() -> N
 
 def test_a_member_that_is_not_there_is_unknown() -> None:
     with pytest.raises(UnknownMemberId):
-        rules.heartbeat(alone(), "bob", 1, None, NOW_MS)
+        take_heartbeat(alone(), "bob", 1, None, NOW_MS)
 
 
 def test_a_member_is_settled_when_its_beat_would_only_renew_its_lease() -> None:
     waiting = with_bob()
     told = heartbeat(waiting, "alice")
 
-    assert waiting.members["bob"].settled(2)
-    assert not waiting.members["alice"].settled(2)
-    assert not told.members["alice"].settled(2)
-    assert heartbeat(told, "alice", "01").members["alice"].settled(2)
+    assert waiting.members["bob"].is_reconciled(2)
+    assert not waiting.members["alice"].is_reconciled(2)
+    assert not told.members["alice"].is_reconciled(2)
+    assert heartbeat(told, "alice", "01").members["alice"].is_reconciled(2)
 
 
 def test_a_member_at_the_latest_epoch_that_has_too_much_is_not_settled() -> None:
     shrunk = assign(join(join(alone(), "bob"), "alice"))
 
     assert (shrunk.members["alice"].member_epoch, shrunk.assignment_epoch) == (3, 3)
-    assert not shrunk.members["alice"].settled(3)
+    assert not shrunk.members["alice"].is_reconciled(3)
 
 
 # ── sessions ──
@@ -366,15 +376,15 @@ def test_a_member_beats_six_times_in_a_session_and_at_least_every_five_seconds(
 def test_a_silent_member_is_removed_when_its_session_is_over_and_not_before() -> None:
     group = heartbeat(with_bob(), "bob", now_ms=NOW_MS + 20_000)
 
-    assert rules.expire(group, NOW_MS + 44_999) is group
-    expired = rules.expire(group, NOW_MS + 45_000)
+    assert expire_members(group, NOW_MS + 44_999) is group
+    expired = expire_members(group, NOW_MS + 45_000)
     assert (sorted(expired.members), expired.reasons) == (["bob"], ("member_expired",))
     assert assigned(expired, "bob") == "23"
     assert assigned(heartbeat(assign(expired), "bob"), "bob") == "0123"
 
 
 def test_the_last_member_leaves_an_empty_group() -> None:
-    group = rules.expire(alone(), NOW_MS + 45_000)
+    group = expire_members(alone(), NOW_MS + 45_000)
 
     assert (group.state, group.empty_since_ms) == ("EMPTY", NOW_MS + 45_000)
     assert (assign(group).state, assign(group).assign_at_ms) == ("EMPTY", None)
@@ -383,8 +393,8 @@ def test_the_last_member_leaves_an_empty_group() -> None:
 def test_a_member_that_does_not_give_up_in_time_is_removed() -> None:
     told = heartbeat(assign(join(alone(rebalance_timeout_ms=10_000), "bob")), "alice", now_ms=NOW_MS + 5_000)
 
-    assert rules.expire(told, NOW_MS + 14_999) is told
-    removed = rules.expire(told, NOW_MS + 15_000)
+    assert expire_members(told, NOW_MS + 14_999) is told
+    removed = expire_members(told, NOW_MS + 15_000)
     assert (sorted(removed.members), assigned(removed, "bob")) == (["bob"], "23")
 
 
@@ -401,7 +411,7 @@ def test_a_member_has_the_whole_time_for_what_it_was_told_last() -> None:
 
 
 def test_what_a_leaver_had_is_free_at_once_for_who_waits_for_it() -> None:
-    group = rules.leave(with_bob(), "alice", NOW_MS)
+    group = leave_group(with_bob(), "alice", NOW_MS)
 
     assert (assigned(group, "bob"), group.reasons) == ("23", ("member_left",))
     assert group.assign_at_ms == NOW_MS + 1_000
@@ -412,7 +422,7 @@ def test_what_a_leaver_had_is_free_at_once_for_who_waits_for_it() -> None:
 
 def commit(member: Member, epoch: int, numbers: str) -> str:
     """Return the partitions that may not be committed."""
-    return "".join(str(n) for _, n in rules.check_commit(member, epoch, [(1, int(n)) for n in numbers]))
+    return "".join(str(n) for _, n in check_commit(member, epoch, [(1, int(n)) for n in numbers]))
 
 
 def test_a_commit_counts_for_what_the_member_holds_even_while_it_gives_it_up() -> None:
@@ -424,7 +434,7 @@ def test_a_commit_counts_for_what_the_member_holds_even_while_it_gives_it_up() -
 
 
 def test_a_commit_is_stale_at_an_epoch_before_it_got_the_partition() -> None:
-    group = heartbeat(assign(rules.leave(settled(), "bob", NOW_MS)), "alice")
+    group = heartbeat(assign(leave_group(settled(), "bob", NOW_MS)), "alice")
 
     assert group.members["alice"].assigned == {(1, 0): 1, (1, 1): 1, (1, 2): 3, (1, 3): 3}
     assert commit(group.members["alice"], 2, "0123") == "23"
@@ -466,11 +476,11 @@ def test_a_commit_at_an_epoch_the_member_never_had_is_fenced() -> None:
 def test_a_pattern_is_a_glob_that_minds_case_and_passes_over_internal_topics(
     pattern: str, name: str, covered: bool
 ) -> None:
-    assert Subscription((), pattern).covers(name) is covered
+    assert Subscription((), pattern).matches(name) is covered
 
 
 def test_an_internal_topic_is_read_by_who_names_it() -> None:
-    assert Subscription(("__internal",)).covers("__internal")
+    assert Subscription(("__internal",)).matches("__internal")
 
 
 @pytest.mark.parametrize(
@@ -482,4 +492,4 @@ def test_a_renewal_may_be_late_while_two_heartbeats_and_a_second_remain(
 ) -> None:
     member = join(EMPTY, "alice", session_timeout_ms=session_ms).members["alice"]
 
-    assert member.lease_is_ample(member.deadline_ms - left_ms) is ample
+    assert member.session_is_ample(member.deadline_ms - left_ms) is ample

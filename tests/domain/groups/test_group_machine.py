@@ -19,10 +19,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from msgspec.structs import replace
 
 from app.domain.groups import assignment
-from app.domain.groups import group as rules
-from app.domain.groups.assignment import Shape
+from app.domain.groups.assignment import TopicMetadata
 from app.domain.groups.assignor import Partition
-from app.domain.groups.group import Group, JoinRequest, Member, Subscription
+from app.domain.groups.group import (
+    Group,
+    JoinRequest,
+    Member,
+    Subscription,
+    check_commit,
+    expire_members,
+    find_member,
+    join_group,
+    leave_group,
+    take_heartbeat,
+)
 from app.errors.broker_error import BrokerError
 from app.errors.groups import FencedInstanceId, FencedMemberEpoch, GroupMaxSizeReached, UnknownMemberId
 
@@ -94,7 +104,7 @@ class ConsumerGroup(RuleBasedStateMachine):
         super().__init__()
         self.now_ms = 1_700_000_000_000
         self.group = Group(group_id=1, name="g", empty_since_ms=self.now_ms)
-        self.shapes: dict[str, Shape] = {}
+        self.shapes: dict[str, TopicMetadata] = {}
         self.topics_made = 0
         self.clients: list[Client] = []
         self.epochs: dict[str, int] = {}
@@ -113,10 +123,10 @@ class ConsumerGroup(RuleBasedStateMachine):
             assert self.group == before, "a step changes nothing of the group that it is given"
         self.follow(after)
         if after.assign_at_ms is not None and after.assign_at_ms <= self.now_ms:
-            self.follow(self.retarget(after))
+            self.follow(self.update_target_assignment(after))
 
-    def retarget(self, group: Group) -> Group:
-        after, rebalance = assignment.retarget(group, self.shapes, self.now_ms)
+    def update_target_assignment(self, group: Group) -> Group:
+        after, rebalance = assignment.update_target_assignment(group, self.shapes, self.now_ms)
         holders = Counter(p for target in rebalance.targets.values() for p in target)
         assert holders == dict.fromkeys(self.subscribed(group), 1)
         had = {name: member.target for name, member in group.members.items()}
@@ -153,23 +163,23 @@ class ConsumerGroup(RuleBasedStateMachine):
         return [
             (shape.topic_id, n)
             for name, shape in self.shapes.items()
-            if any(member.join_request.subscription.covers(name) for member in group.members.values())
+            if any(member.join_request.subscription.matches(name) for member in group.members.values())
             for n in range(shape.partitions)
         ]
 
     def take_beat(self, member_id: str, epoch: int, owned: Collection[Partition] | None, *, released: bool) -> None:
         member = self.group.members.get(member_id)
         step = partial(
-            rules.heartbeat,
+            take_heartbeat,
             member_id=member_id,
             member_epoch=epoch,
             owned=owned,
             now_ms=self.now_ms,
             released=released,
         )
-        if member is not None and member.member_epoch == epoch and member.settled(self.group.assignment_epoch):
+        if member is not None and member.member_epoch == epoch and member.is_reconciled(self.group.assignment_epoch):
             deadline_ms = member.deadline_ms
-            if not member.lease_is_fresh(self.now_ms):
+            if not member.session_is_fresh(self.now_ms):
                 deadline_ms = max(deadline_ms, self.now_ms + member.join_request.session_timeout_ms)
             renewed = self.group.members | {member_id: replace(member, deadline_ms=deadline_ms)}
             assert step(self.group) == replace(self.group, members=renewed), "a settled member's beat renews its lease"
@@ -204,7 +214,7 @@ class ConsumerGroup(RuleBasedStateMachine):
             )
         ]
         try:
-            self.change(partial(rules.join, join_request=join_request, now_ms=self.now_ms, max_members=MAX_MEMBERS))
+            self.change(partial(join_group, join_request=join_request, now_ms=self.now_ms, max_members=MAX_MEMBERS))
         except GroupMaxSizeReached:
             assert len(self.group.members) >= MAX_MEMBERS
             return
@@ -301,24 +311,24 @@ class ConsumerGroup(RuleBasedStateMachine):
         if client is None or client.epoch is None:
             return
         try:
-            member = rules.find(self.group, client.join_request.member_id)
+            member = find_member(self.group, client.join_request.member_id)
         except BrokerError:
             return
         alive = {(shape.topic_id, n) for shape in self.shapes.values() for n in range(shape.partitions)}
         working = sorted(client.working & alive)
         if client.fenced:
-            assert rules.check_commit(member, client.epoch, working) == working
+            assert check_commit(member, client.epoch, working) == working
         elif client.honest:
-            assert rules.check_commit(member, client.epoch, sorted(client.believes(self.now_ms) & alive)) == []
+            assert check_commit(member, client.epoch, sorted(client.believes(self.now_ms) & alive)) == []
         with pytest.raises(FencedMemberEpoch):
-            rules.check_commit(member, member.member_epoch + 1, working)
+            check_commit(member, member.member_epoch + 1, working)
 
     @rule(who=WHO, killed=st.booleans())
     def a_process_ends(self, who: int, killed: bool) -> None:
         if client := self.client(who):
             self.clients.remove(client)
             if not killed and not client.fenced and client.join_request.member_id in self.group.members:
-                self.change(partial(rules.leave, member_id=client.join_request.member_id, now_ms=self.now_ms))
+                self.change(partial(leave_group, member_id=client.join_request.member_id, now_ms=self.now_ms))
 
     # ── topics, time and the rebalancer ──
 
@@ -334,7 +344,7 @@ class ConsumerGroup(RuleBasedStateMachine):
         if shape is None:
             self.create(name, 2)
         elif event == "grown":
-            self.shapes[name] = Shape(shape.topic_id, shape.partitions + 1)
+            self.shapes[name] = TopicMetadata(shape.topic_id, shape.partitions + 1)
         elif event != "created":
             del self.shapes[name]
             if event == "made again":
@@ -342,7 +352,7 @@ class ConsumerGroup(RuleBasedStateMachine):
 
     def create(self, name: str, partitions: int) -> None:
         self.topics_made += 1
-        self.shapes[name] = Shape(self.topics_made, partitions)
+        self.shapes[name] = TopicMetadata(self.topics_made, partitions)
 
     @rule(
         ms=st.sampled_from([1, 400, 1_000, 1_000, 2_500, 2_500, 4_000, 4_000, 10_000, 30_000, 400_000]),
@@ -355,7 +365,7 @@ class ConsumerGroup(RuleBasedStateMachine):
 
     def the_rebalancer_runs(self) -> None:
         before = self.group.members
-        self.change(partial(rules.expire, now_ms=self.now_ms))
+        self.change(partial(expire_members, now_ms=self.now_ms))
         for name in before.keys() - self.group.members.keys():
             join_request = before[name].join_request
             silent = self.now_ms - self.heard_ms[name] >= join_request.session_timeout_ms * 2 / 3
@@ -363,7 +373,7 @@ class ConsumerGroup(RuleBasedStateMachine):
             assert silent or self.now_ms - asked_ms >= join_request.rebalance_timeout_ms
         for name, member in self.group.members.items():
             assert self.now_ms - self.heard_ms[name] < member.join_request.session_timeout_ms
-        self.change(partial(assignment.notice_topics, shapes=self.shapes, now_ms=self.now_ms))
+        self.change(partial(assignment.notice_topics, topics=self.shapes, now_ms=self.now_ms))
 
     def all_behave_until_it_is_quiet(self) -> None:
         for _ in range(40):

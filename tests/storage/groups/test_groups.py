@@ -9,9 +9,8 @@ import pytest
 from sqlalchemy import event
 
 from app.domain.groups import assignment
-from app.domain.groups import group as rules
 from app.domain.groups.assignment import Rebalance
-from app.domain.groups.group import Group, JoinRequest, Subscription
+from app.domain.groups.group import Group, JoinRequest, Subscription, join_group, leave_group
 from app.storage.db import clock
 from app.storage.db.opening import open_storage
 from app.storage.groups import groups, members, rebalances
@@ -38,9 +37,9 @@ def create(storage: Storage, name: str = "billing", *member_ids: str) -> Group:
         assert before is not None
         after = before
         for member_id in member_ids:
-            after = rules.join(after, join_request(member_id), clock.read(tx), 10)
+            after = join_group(after, join_request(member_id), clock.read(tx), 10)
         if member_ids:
-            after, _ = assignment.retarget(after, {"orders": assignment.Shape(7, 2)}, NOW_MS)
+            after, _ = assignment.update_target_assignment(after, {"orders": assignment.TopicMetadata(7, 2)}, NOW_MS)
         groups.save(tx, before, after)
 
     storage.write_now(run)
@@ -67,9 +66,9 @@ def step(storage: Storage, take: Callable[[Group], Group], name: str = "billing"
 def test_a_group_is_loaded_as_it_was_saved(storage: Storage) -> None:
     create(storage, "billing", "alice", "bob")
 
-    after = step(storage, lambda group: rules.join(group, join_request("zoe", pattern="or*"), NOW_MS, 9))
+    after = step(storage, lambda group: join_group(group, join_request("zoe", pattern="or*"), NOW_MS, 9))
     assert find(storage) == after
-    after = step(storage, lambda group: rules.leave(group, "alice", NOW_MS))
+    after = step(storage, lambda group: leave_group(group, "alice", NOW_MS))
 
     assert find(storage) == after
     assert list(find(storage).members) == ["bob", "zoe"]
@@ -116,19 +115,19 @@ def recorded(engine: Any) -> list[str]:
     return statements
 
 
-def test_a_lease_is_renewed_for_the_epoch_it_was_asked_for(storage: Storage) -> None:
+def test_a_session_is_renewed_for_the_epoch_it_was_asked_for(storage: Storage) -> None:
     group = create(storage, "billing", "alice", "bob")
     storage.write_now(_let_pass, 20_000)
     storage.write_now(_assign_at, 1)
     alice, bob = (SessionKey(group.group_id, name, group.members[name].member_epoch) for name in ("alice", "bob"))
     stale, gone = SessionKey(group.group_id, "bob", 9), SessionKey(group.group_id, "zoe", 1)
 
-    assert storage.write_now(members.renew, dict.fromkeys([alice, stale, gone], 0)) == ({alice}, set())
+    assert storage.write_now(members.renew_sessions, dict.fromkeys([alice, stale, gone], 0)) == ({alice}, set())
 
     deadlines = {name: member.deadline_ms for name, member in find(storage).members.items()}
     assert 19_000 < deadlines["alice"] - deadlines["bob"] < 25_000
-    assert storage.write_now(members.renew, {gone: 0}) == (set(), set())
-    assert storage.write_now(members.renew, {alice: 0, bob: 0}) == ({alice, bob}, set())
+    assert storage.write_now(members.renew_sessions, {gone: 0}) == (set(), set())
+    assert storage.write_now(members.renew_sessions, {alice: 0, bob: 0}) == ({alice, bob}, set())
 
 
 def test_a_session_lasts_from_the_beat_and_is_never_shortened(storage: Storage) -> None:
@@ -138,7 +137,7 @@ def test_a_session_lasts_from_the_beat_and_is_never_shortened(storage: Storage) 
     alice, bob = (SessionKey(group.group_id, name, group.members[name].member_epoch) for name in ("alice", "bob"))
     before = {name: member.deadline_ms for name, member in find(storage).members.items()}
 
-    assert storage.write_now(members.renew, {alice: 5_000, bob: 30_000}) == ({alice, bob}, set())
+    assert storage.write_now(members.renew_sessions, {alice: 5_000, bob: 30_000}) == ({alice, bob}, set())
 
     after = {name: member.deadline_ms for name, member in find(storage).members.items()}
     assert 14_000 < after["alice"] - before["alice"] < 20_000
@@ -150,7 +149,7 @@ def test_a_member_whose_group_has_another_assignment_is_renewed_and_named_as_beh
     storage.write_now(_let_pass, 20_000)
     storage.write_now(_assign_at, 9)
 
-    assert storage.write_now(members.renew, {SessionKey(group.group_id, "alice", 1): 0}) == (set(), set())
+    assert storage.write_now(members.renew_sessions, {SessionKey(group.group_id, "alice", 1): 0}) == (set(), set())
 
     assert find(storage).members["alice"].deadline_ms > group.members["alice"].deadline_ms - 5_000
 
@@ -170,11 +169,11 @@ def test_what_was_handed_out_is_taken_once_and_only_noted_at_the_epoch(storage: 
     spans = {(7, 0): (3, 5), (7, 1): (0, 1)}
 
     assert storage.write_now(members.save_last_poll, found, 0, spans)
-    step(storage, lambda group: rules.join(group, join_request("alice"), NOW_MS, 9))
+    step(storage, lambda group: join_group(group, join_request("alice"), NOW_MS, 9))
     assert not storage.write_now(members.save_last_poll, found, 0, {})
 
     taken = storage.write_now(members.begin_poll, found.group_id, "alice", 0)
-    assert (taken and taken.member_epoch, taken and taken.spans) == (1, spans)
+    assert (taken and taken.member_epoch, taken and taken.ranges) == (1, spans)
     assert storage.write_now(members.begin_poll, found.group_id, "alice", 0) is None
     assert storage.write_now(members.begin_poll, found.group_id, "zoe", 0) is None
 
@@ -193,7 +192,7 @@ def test_a_poll_of_an_earlier_turn_hands_out_nothing(storage: Storage) -> None:
 
 def test_a_group_created_again_has_another_id_and_no_past(storage: Storage) -> None:
     first = create(storage, "billing", "alice")
-    step(storage, lambda group: rules.leave(group, "alice", NOW_MS))
+    step(storage, lambda group: leave_group(group, "alice", NOW_MS))
     storage.write_now(
         lambda tx: rebalances.add_rebalance(tx, first, Rebalance(1, NOW_MS, (), {"alice": ((7, 0),)}), {7: "orders"})
     )
@@ -223,10 +222,10 @@ def test_a_lease_in_the_hands_of_a_step_is_not_waited_for(nodes: tuple[Storage, 
 
     def hold(tx: Tx) -> Renewal:
         groups.load(tx, "billing")
-        return second.write_now(members.renew, {lease: 0})
+        return second.write_now(members.renew_sessions, {lease: 0})
 
     assert first.write_now(hold) == (set(), {lease})
-    assert second.write_now(members.renew, {lease: 0}) == ({lease}, set())
+    assert second.write_now(members.renew_sessions, {lease: 0}) == ({lease}, set())
 
 
 @pytest.mark.postgres
@@ -237,7 +236,7 @@ def test_a_member_locked_after_a_step_stands_as_the_step_left_it(nodes: tuple[St
     def hold(tx: Tx) -> Any:
         before = groups.load(tx, "billing")
         assert before is not None
-        groups.save(tx, before, rules.join(before, join_request("alice"), NOW_MS, 9))
+        groups.save(tx, before, join_group(before, join_request("alice"), NOW_MS, 9))
         waiting = pool.submit(second.write_now, members.load, "billing", "alice")
         _until_somebody_waits(tx)
         return waiting

@@ -88,7 +88,7 @@ def test_offsets_of_deleted_topics_are_forgotten_in_steps(storage: Storage) -> N
     commit(scribe, kept, 0, 0)
     scribe.delete(gone)
 
-    assert [storage.write_now(offsets.forget_deleted_topics, 2) for _ in range(3)] == [2, 1, 0]
+    assert [storage.write_now(offsets.delete_of_deleted_topics, 2) for _ in range(3)] == [2, 1, 0]
     assert storage.read_now(offsets.committed, GROUP_ID, [(kept.topic_id, 0)]) == {(kept.topic_id, 0): 0}
 
 
