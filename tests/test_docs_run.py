@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from app.settings import Settings
+from tests.checkout import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parent.parent
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent
 DEADLINE_S = 60

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.checkout import ROOT
 from tests.e2e.support.api_calls import create_topic, produce
-from tests.e2e.support.server_process import ROOT, ServerProcess
+from tests.e2e.support.server_process import ServerProcess
 from tests.waiting import until
 
 if TYPE_CHECKING:

@@ -1,32 +1,21 @@
-"""The distributed files: wheel, image, compose file, lock files."""
+"""The distributed files but the wheel: image, compose file, lock files."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
-import subprocess
-import sys
-import zipfile
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.checkout import ROOT, tracked_files
+
 LOCKS = ["requirements.lock", "requirements-dev.lock"]
 LOCK_LINE = re.compile(r"[a-z0-9][a-z0-9-]*==[A-Za-z0-9.!+]+( ; [a-z_]+ [^/@]+)?")
 # Written in parts, so that this file does not contain the names.
 REGISTRY_HOSTS = ["py" + "pi.org", "python" + "hosted.org", "npmjs" + ".org", "artifact" + "ory"]
-
-
-def tracked_files() -> list[Path]:
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if result.returncode:
-        pytest.skip("not a git checkout")
-    return [ROOT / name for name in result.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
 def dockerfile() -> list[tuple[str, str]]:
@@ -71,31 +60,6 @@ def test_no_file_names_a_package_registry() -> None:
         if host.encode() in path.read_bytes()
     ]
     assert found == []
-
-
-def test_the_wheel_contains_the_migrations(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(tmp_path),
-        str(ROOT),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-
-    expected = {
-        path.relative_to(ROOT).as_posix().replace("migrations/", "app/_migrations/", 1)
-        for path in tracked_files()
-        if path.relative_to(ROOT).parts[0] in {"app", "migrations"} and path.name != ".gitkeep"
-    }
-    assert expected <= names
-    assert {name.split("/")[0] for name in names} == {"app", "millrace-0.1.0.dist-info"}
 
 
 def test_the_image_runs_as_a_fixed_user_other_than_root() -> None:

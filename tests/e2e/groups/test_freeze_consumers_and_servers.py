@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
+from tests.checkout import ROOT
 from tests.e2e.support.api_calls import await_ready, await_waiting_reads, create_topic, produce
 from tests.e2e.support.group_member import GroupMember, await_assignment, describe, partitions_in
 from tests.e2e.support.raw_http import parse, send, send_and_close
-from tests.e2e.support.server_process import ROOT, ServerProcess, frozen, running
+from tests.e2e.support.server_process import ServerProcess, frozen, running
 from tests.waiting import pause, until
 
 if TYPE_CHECKING:

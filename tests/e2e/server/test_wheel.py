@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from tests.checkout import ROOT, tracked_files
 from tests.e2e.support.api_calls import produce
-from tests.e2e.support.server_process import ROOT, ServerProcess
+from tests.e2e.support.server_process import ServerProcess
 
 BUILD_SECONDS = 120
 
@@ -27,12 +29,19 @@ def run(*command: str | Path, directory: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel; its dependencies come from the environment of the tests."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the checkout."""
     directory = tmp_path_factory.mktemp("wheel")
     build = ("-m", "build", "--wheel", "--no-isolation", "--outdir", str(directory), str(ROOT))
     run(sys.executable, *build, directory=directory)
-    (wheel,) = directory.glob("*.whl")
+    (built,) = directory.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> Path:
+    """An environment with the wheel; its dependencies come from the environment of the tests."""
+    directory = wheel.parent
     environment = directory / "venv"
     run(sys.executable, "-m", "venv", "--without-pip", environment, directory=directory)
     python = environment / "bin" / "python"
@@ -42,6 +51,19 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", directory=directory).strip()
     (Path(site) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return environment
+
+
+def test_the_wheel_contains_the_code_and_the_migrations_of_the_checkout(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+
+    expected = {
+        path.relative_to(ROOT).as_posix().replace("migrations/", "app/_migrations/", 1)
+        for path in tracked_files()
+        if path.relative_to(ROOT).parts[0] in {"app", "migrations"} and path.name != ".gitkeep"
+    }
+    assert expected <= names
+    assert {name.split("/")[0] for name in names} == {"app", "millrace-0.1.0.dist-info"}
 
 
 @pytest.mark.anyio

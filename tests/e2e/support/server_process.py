@@ -8,18 +8,18 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.checkout import ROOT
 from tests.e2e.support.api_calls import client_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
     from typing import Self
 
     import httpx2
 
-ROOT = Path(__file__).resolve().parents[3]
 DEADLINE_S = 30.0
 PROGRAM = (sys.executable, "-m", "app.cli")
 NOTICES_ONLY = {"poll_interval_ms": 60_000}
