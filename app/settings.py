@@ -1,4 +1,4 @@
-"""Everything an operator may set: `MILLRACE_` and the field's name, or a line in `.env`."""
+"""The settings of a server: `MILLRACE_` and the field's name, or a line in `.env`."""
 
 from __future__ import annotations
 
@@ -28,40 +28,47 @@ class Settings(BaseSettings):
         (), description="Comma-separated origins whose web pages may call the API."
     )
     auto_create_topics: bool = Field(default=True, description="Whether producing to an unknown topic creates it.")
-    default_partitions: int = Field(4, ge=1, le=1_000, description="Partitions of a topic that names none.")
-    max_body_bytes: int = Field(33_554_432, ge=1_024, le=33_554_432, description="Request body, compressed or not.")
+    default_partitions: int = Field(
+        4, ge=1, le=1_000, description="Partitions of a topic that is created without a number."
+    )
+    max_body_bytes: int = Field(
+        33_554_432, ge=1_024, le=33_554_432, description="Largest request body, compressed or not."
+    )
     max_message_bytes: int = Field(
         1_048_576, ge=1, le=33_554_432, description="Default of the topics' `max_message_bytes`."
     )
-    max_records: int = Field(10_000, ge=1, le=10_000, description="Records in a request and in a page.")
+    max_records: int = Field(10_000, ge=1, le=10_000, description="Maximum number of records in a request or a page.")
     max_wait_ms: int = Field(60_000, ge=0, le=60_000, description="Longest wait of a read.")
     stream_comment_interval_ms: int = Field(
-        15_000, ge=10, le=600_000, description="How often a stream of events says that it lives."
+        15_000, ge=10, le=600_000, description="Interval of the comments that keep an idle event stream open."
     )
     poll_interval_ms: int = Field(
         500,
         ge=10,
         le=600_000,
-        description="PostgreSQL: how often a node looks for appends whose notice was lost.",
+        description="PostgreSQL: interval at which a node checks for appends whose notice was lost.",
     )
     notify_interval_ms: int = Field(
-        10, ge=1, le=1_000, description="PostgreSQL: least time between two notices to the other nodes."
+        10, ge=1, le=1_000, description="PostgreSQL: shortest time between two notices to the other nodes."
     )
-    retention_interval_ms: int = Field(
-        30_000, ge=10, le=3_600_000, description="Time between two looks at retention and compaction."
-    )
+    retention_interval_ms: int = Field(30_000, ge=10, le=3_600_000, description="Interval of retention and compaction.")
     rebalance_interval_ms: int = Field(
-        250, ge=10, le=1_000, description="Time between two looks at the consumer groups: who is silent, what is new."
+        250,
+        ge=10,
+        le=1_000,
+        description="Interval at which groups with expired members or changed topics are rebalanced.",
     )
-    max_groups: int = Field(100_000, ge=1, le=10_000_000, description="Consumer groups there may be.")
-    max_group_members: int = Field(1_000, ge=1, le=10_000, description="Members of a consumer group.")
+    max_groups: int = Field(100_000, ge=1, le=10_000_000, description="Maximum number of consumer groups.")
+    max_group_members: int = Field(1_000, ge=1, le=10_000, description="Maximum number of members in a consumer group.")
     ballast_bytes: int = Field(
         16_777_216,
         ge=0,
         le=1_073_741_824,
-        description="SQLite: file kept beside the database for deletions on a full disk.",
+        description="SQLite: size of the file that is reserved for deletions on a full disk.",
     )
-    max_pending_bytes: int = Field(268_435_456, ge=1_048_576, description="Bodies of appends that may wait before 503.")
+    max_pending_bytes: int = Field(
+        268_435_456, ge=1_048_576, description="Bytes of waiting appends above which an append is refused with 503."
+    )
 
     @field_validator("allowed_hosts", "cors_origins", mode="before")
     @classmethod

@@ -37,6 +37,7 @@ _VARIABLE = [
     (re.compile(r"cursor=[\w-]+"), "cursor=<cursor>"),
     (re.compile(r"^date: .*$", re.MULTILINE | re.IGNORECASE), "date: <now>"),
     (re.compile(r"^x-request-id: .*$", re.MULTILINE | re.IGNORECASE), "x-request-id: <id>"),
+    (re.compile(r"in \d+ requests, "), "in <n> requests, "),
     (re.compile(r"[\d,.]+ records/s"), "<rate> records/s"),
     (re.compile(r"\b2\d{3}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?"), "<time>"),
 ]
