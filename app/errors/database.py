@@ -19,15 +19,9 @@ class LockTimeout(ServiceUnavailable):
 
 class OutcomeUnknown(BrokerError):
     code = "REQUEST_TIMED_OUT"
-    title = "Request timed out"
-    cause = (
-        "504: the connection to the database was lost during the commit, so the data may or may not be written. "
-        "408: the request did not arrive completely in time, and nothing was written."
-    )
-    cure = (
-        "Send the request again. After a 504, send the same Idempotency-Key or Producer-Sequence, which prevents "
-        "a second write."
-    )
+    title = "Outcome unknown"
+    cause = "504: the connection to the database was lost during the commit. The data may or may not be written."
+    cure = "After a 504, send the same Idempotency-Key or Producer-Sequence, which prevents a second write."
 
 
 class DiskFull(BrokerError):

@@ -40,6 +40,13 @@ class HeaderFieldsTooLarge(BrokerError):
     cure = "Send fewer or shorter headers. Send record headers in the body."
 
 
+class RequestTimedOut(BrokerError):
+    code = "REQUEST_TIMED_OUT"
+    title = "Request timed out"
+    cause = "408: the request did not arrive completely in time. Nothing was written."
+    cure = "Send the request again."
+
+
 class MethodNotAllowed(BrokerError):
     code = "METHOD_NOT_ALLOWED"
     title = "Method not allowed"

@@ -1,1 +1,1 @@
-"""The HTTP server that `millrace serve` runs: uvicorn with limits of its own."""
+"""The HTTP server of `millrace serve`: uvicorn with limits for each connection."""

@@ -1,4 +1,4 @@
-"""Answers and chunks in one write to the socket."""
+"""Write answers and chunks to the socket directly, without ASGI messages."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
-def answer_at_once(cycle: RequestResponseCycle, status: int, head: bytes, body: bytes) -> bool:
-    """Write a whole answer in one piece, where ASGI's two messages would be two writes to the socket.
+def write_answer(cycle: RequestResponseCycle, status: int, head: bytes, body: bytes) -> bool:
+    """Write a whole answer in one write; ASGI's two messages would need two.
 
     Args:
         cycle: The request.
         status: HTTP status.
-        head: Header fields as they go over the wire, content-length among them, each with its line end.
+        head: Encoded header fields with their line ends; they include content-length.
         body: The whole body.
 
     Returns:
-        False if the answer must go the ordinary way.
+        False if the answer must be sent as ASGI messages.
     """
     if cycle.disconnected or cycle.response_started or cycle.flow.write_paused:
         return False
@@ -42,15 +42,15 @@ def answer_at_once(cycle: RequestResponseCycle, status: int, head: bytes, body: 
     return True
 
 
-def chunk_at_once(cycle: RequestResponseCycle, chunk: bytes) -> bool:
-    """Write a chunk of a response under way, which many responses may share.
+def write_chunk(cycle: RequestResponseCycle, chunk: bytes) -> bool:
+    """Write a chunk of a response that has begun; several responses may share the same bytes.
 
     Args:
         cycle: The request.
-        chunk: With its length and line ends, as it goes over the wire.
+        chunk: The encoded chunk, with its length and line ends.
 
     Returns:
-        False if it must go the ordinary way: the client is behind, or gone.
+        False if the chunk must be sent as an ASGI message: the socket's buffer is full, or the client disconnected.
     """
     if cycle.disconnected or cycle.flow.write_paused or not cycle.chunked_encoding or cycle.response_complete:
         return False

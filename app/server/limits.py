@@ -1,4 +1,4 @@
-"""What one connection may ask of the server."""
+"""Limits of a connection."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ProtocolLimits:
-    """The bounds of a connection: beyond them a request is refused and the connection closed.
+    """The limits of a connection. A request that exceeds one is rejected, and the connection is closed.
 
     Args:
-        header_bytes: Names and values of the header fields of a request, and 4 more for each field.
+        header_bytes: Names and values of the header fields of a request, plus 4 bytes per field.
         header_count: Header fields of a request.
         url_bytes: The request target with its query.
-        header_timeout_ms: From the first byte of a request to the end of its head; also from connecting to
-            the first byte.
-        body_timeout_ms: Without a byte of the body. While the application does not read, it is not counted.
-        body_bytes_per_s: The least average speed of a body after its first `body_timeout_ms`, so that it
-            cannot drip for ever.
-        keep_alive_ms: Idle after a response. Longer than the 60 s after which common load balancers close an
-            idle connection, so that none sends into one that is being closed.
-        linger_ms: Reading on after a refusal: closing at once would reset the connection before a client that
-            is still sending has read the answer.
-        pipelined_requests: Requests that wait for the answer of the one before them.
+        header_timeout_ms: From the first byte of a request to the end of its head, and from connecting to the
+            first byte.
+        body_timeout_ms: Longest pause within a body. Time in which the application does not read is not counted.
+        body_bytes_per_s: Lowest average rate of a body after its first `body_timeout_ms`.
+        keep_alive_ms: Longest idle time after a response. Longer than the 60 s after which common load balancers
+            close an idle connection, so that none sends a request while the server closes the connection.
+        linger_ms: Time before the close after a rejection. An immediate close would reset the connection before a
+            client that is still sending has read the answer.
+        pipelined_requests: Requests that wait for the answer to an earlier request.
     """
 
     header_bytes: int = 32 * 1024

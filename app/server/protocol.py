@@ -1,6 +1,6 @@
-"""HTTP/1.1 as Millrace accepts it: uvicorn's httptools protocol, with limits and deadlines.
+"""uvicorn's httptools protocol with limits and deadlines for each connection.
 
-ASGI middleware cannot hold them: it runs when a request has been parsed.
+ASGI middleware cannot enforce them, because it runs after the request is parsed.
 """
 
 from __future__ import annotations
@@ -14,18 +14,12 @@ from typing_extensions import override
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.server.direct_write import answer_at_once, chunk_at_once
+from app.errors.broker_error import BrokerError
+from app.errors.http import BadRequest, RequestTimedOut
+from app.server.direct_write import write_answer, write_chunk
+from app.server.head_checks import check_fields, check_head, check_target
 from app.server.limits import ProtocolLimits
-from app.server.rejections import (
-    CHUNKS,
-    TARGET,
-    HeaderFieldsTooLargeError,
-    RefusedError,
-    TimedOutError,
-    UriTooLongError,
-    malformed,
-    problem_response,
-)
+from app.server.rejections import CHUNKS_CURE, TARGET_CURE, malformed_head, problem_response
 
 if TYPE_CHECKING:
     import asyncio
@@ -35,17 +29,17 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
 
-_READ_BYTES = 256 * 1024
-"""The most that the event loop hands over in one piece."""
-_CLOCK_S = 0.001
+_MAX_READ_BYTES = 256 * 1024
+"""The most bytes that the event loop passes in one call."""
+_CLOCK_RESOLUTION_S = 0.001
 """The resolution of uvloop's clock."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection, held to `limits`.
+    """One connection that enforces `limits`.
 
-    A request that arrives in one piece costs no timer. The connection has a single one, which looks at the
-    deadline when it fires and sleeps again until then; it stands in for uvicorn's timer per response as well.
+    The connection has one timer. When it fires before the deadline, it is set again. A request that arrives in one
+    read sets no timer. The timer also replaces uvicorn's keep-alive timer for each response.
     """
 
     limits: ClassVar[ProtocolLimits] = ProtocolLimits()
@@ -63,24 +57,24 @@ class LimitedProtocol(HttpToolsProtocol):
         self._deadline = math.inf
         self._newest: RequestResponseCycle | None = None
         self._running: RequestResponseCycle | None = None
-        self._refused: RefusedError | None = None
+        self._rejection: BrokerError | None = None
         self._read_bytes = 0
         self._unsent_bytes = math.inf
         self._head_bytes = 0
         self._body_bytes = 0
         self._body_start = 0.0
-        self._bodiless_bytes = 0
+        self._bytes_since_body = 0
 
     # ── the connection ───────────────────────────────────────────────────────────────────────
 
     @override
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn too narrows it
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # narrowed, as in uvicorn
         super().connection_made(transport)
         self._expect_within(self.limits.header_timeout_ms)
 
     @override
     def data_received(self, data: bytes) -> None:
-        if self._refused is not None:
+        if self._rejection is not None:
             return
         self._read_bytes = len(data)
         rest = None
@@ -92,7 +86,7 @@ class LimitedProtocol(HttpToolsProtocol):
             if rest is not None:
                 self._ignore_upgrade(rest)
         except httptools.HttpParserError as error:
-            self._refuse(self._explain(error))
+            self._reject(self._rejection_of(error))
             return
         newest = self._newest
         if newest is None or newest.scope is not self.scope or newest.more_body:
@@ -105,7 +99,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        # uvicorn tells only the newest of pipelined requests, not the one that runs.
+        # uvicorn sends the disconnect only to the newest of pipelined requests, not to the running one.
         if self._running is not None and not self._running.response_complete:
             self._disconnect(self._running)
         self.pipeline.clear()
@@ -134,21 +128,21 @@ class LimitedProtocol(HttpToolsProtocol):
             or len(self.pipeline) >= limits.pipelined_requests
             or not self.url.startswith(b"/")
         ):
-            self._examine_head(names)
+            check_head(self.parser, self.url, self.headers, len(self.pipeline), limits)
         if self.parser.should_upgrade():
             return
         super().on_headers_complete()
         if self.pipeline:
-            # uvicorn stops reading here, and would not see that the client leaves; the pipeline has its bound.
+            # uvicorn pauses reading here and would not detect a disconnect; `pipelined_requests` bounds the pipeline.
             self.flow.resume_reading()
         self._newest = self.cycle
-        self._head_bytes = self._body_bytes = self._bodiless_bytes = 0
-        # Trailers come through on_header too; they must not join the headers that the application reads.
+        self._head_bytes = self._body_bytes = self._bytes_since_body = 0
+        # on_header also receives the trailers, which must not change the headers of the application.
         self.headers = []
 
     @override
     def on_body(self, body: bytes) -> None:
-        self._bodiless_bytes = 0
+        self._bytes_since_body = 0
         cycle = self.cycle
         if cycle.response_complete:
             return
@@ -168,69 +162,42 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
         if self._running is not None:
-            # The scope refers to the request and the request to the scope: only a garbage collection would free them.
-            self._running.scope.pop("millrace.answer", None)  # type: ignore[typeddict-item] # ours
-            self._running.scope.pop("millrace.chunk", None)  # type: ignore[typeddict-item] # ours
+            # Break the cycle of references between scope and request; only a garbage collection would free it.
+            self._running.scope.pop("millrace.answer", None)  # type: ignore[typeddict-item] # not a key of ASGI
+            self._running.scope.pop("millrace.chunk", None)  # type: ignore[typeddict-item] # not a key of ASGI
         self._unsent_bytes = math.inf
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif self._refused is not None:
-            self._answer(self._refused)
+        elif self._rejection is not None:
+            self._answer(self._rejection)
         elif (current := self._current()) is not None:
-            # After an answer before the end of the body (a 413, say) the rest is dropped, but not for ever.
+            # After an answer before the end of the body, such as a 413, the rest of the body is discarded.
             limits = self.limits
             self._expect_within(limits.body_timeout_ms if current.more_body else limits.keep_alive_ms)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        cycle.scope["millrace.answer"] = partial(answer_at_once, cycle)  # type: ignore[typeddict-unknown-key] # ours
-        cycle.scope["millrace.chunk"] = partial(chunk_at_once, cycle)  # type: ignore[typeddict-unknown-key] # ours
+        cycle.scope["millrace.answer"] = partial(write_answer, cycle)  # type: ignore[typeddict-unknown-key] # not a key of ASGI
+        cycle.scope["millrace.chunk"] = partial(write_chunk, cycle)  # type: ignore[typeddict-unknown-key] # not a key of ASGI
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
     # ── bounds in bytes ──────────────────────────────────────────────────────────────────────
 
-    def _examine_head(self, names: list[bytes]) -> None:
-        self._check_target()
-        self._check_fields(sum(len(name) + len(value) + 4 for name, value in self.headers))
-        hosts = names.count(b"host")
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() != "1.0"):
-            raise RefusedError("Use HTTP/1.1 and send exactly one Host header field.")
-        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
-        if codings and codings != [b"chunked"]:
-            raise RefusedError("Use no Transfer-Encoding but chunked; compress with Content-Encoding.")
-        if self.parser.get_method() == b"CONNECT" or httptools.parse_url(self.url).path is None:
-            raise RefusedError(TARGET)
-        bound = self.limits.pipelined_requests
-        if len(self.pipeline) >= bound:
-            raise RefusedError(f"Send no more than {bound} requests ahead of their answers.")
-
-    def _check_target(self) -> None:
-        bound = self.limits.url_bytes
-        if len(self.url) > bound:
-            raise UriTooLongError(f"Send a target of at most {bound} bytes; large values go into the body.")
-
-    def _check_fields(self, header_bytes: int) -> None:
-        limits = self.limits
-        if header_bytes > limits.header_bytes:
-            raise HeaderFieldsTooLargeError(f"Send at most {limits.header_bytes} bytes of header fields.")
-        if len(self.headers) > limits.header_count:
-            raise HeaderFieldsTooLargeError(f"Send at most {limits.header_count} header fields.")
-
     def _await_rest(self) -> None:
-        """Bound what is still to come of a request, in bytes and in time."""
+        """Limit the rest of an incomplete request, in bytes and in time."""
         current = self._current()
         try:
             if current is None:
                 self._await_head()
             elif not current.response_complete:
                 self._await_body()
-        except RefusedError as refused:
-            self._refuse(refused)
+        except BrokerError as refusal:
+            self._reject(refusal)
 
     def _await_head(self) -> None:
         if not self._begun:
@@ -238,18 +205,18 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._head_bytes == 0:
             self._expect_within(self.limits.header_timeout_ms)
         self._head_bytes += self._read_bytes
-        self._check_target()
-        # The target is no field, nor is the end of an earlier body, which the first read may have held.
-        self._check_fields(self._head_bytes - self.limits.url_bytes - _READ_BYTES)
+        check_target(self.url, self.limits)
+        # The bytes read may include the target and, in the first read, the end of an earlier body.
+        check_fields(self._head_bytes - self.limits.url_bytes - _MAX_READ_BYTES, len(self.headers), self.limits)
 
     def _await_body(self) -> None:
         now = self.loop.time()
         if self._body_bytes == 0:
             self._body_start = now
         self._body_bytes += self._read_bytes
-        self._bodiless_bytes += self._read_bytes
-        # Trailers: the parser would collect an endless one.
-        self._check_fields(self._bodiless_bytes - _READ_BYTES)
+        self._bytes_since_body += self._read_bytes
+        # The parser collects trailers without a limit.
+        check_fields(self._bytes_since_body - _MAX_READ_BYTES, len(self.headers), self.limits)
         slowest = self._body_start + self._body_bytes / self.limits.body_bytes_per_s
         self._set_deadline(min(now, slowest) + self.limits.body_timeout_ms / 1000)
 
@@ -274,9 +241,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._timer_at = math.inf
         if self._deadline == math.inf or self.transport.is_closing():
             return
-        if self._deadline - self.loop.time() > _CLOCK_S:
+        if self._deadline - self.loop.time() > _CLOCK_RESOLUTION_S:
             self._arm(self._deadline)
-        elif self._refused is not None:
+        elif self._rejection is not None:
             self.transport.abort()
         else:
             self._expire()
@@ -285,19 +252,19 @@ class LimitedProtocol(HttpToolsProtocol):
         limits = self.limits
         current = self._current()
         if current.response_complete if current is not None else not self._begun:
-            self._close_once_read()
+            self._close_after_writes()
         elif current is None:
-            self._refuse(TimedOutError(f"Send the head of a request within {limits.header_timeout_ms} ms."))
+            self._reject(RequestTimedOut(f"Send the head of a request within {limits.header_timeout_ms} ms."))
         elif self.flow.read_paused or current.waiting_for_100_continue:
             self._body_bytes = 0
             self._expect_within(limits.body_timeout_ms)
         else:
             pause, speed = limits.body_timeout_ms, limits.body_bytes_per_s
             detail = f"Send the body without a pause of {pause} ms, at {speed} bytes a second or more."
-            self._refuse(TimedOutError(detail))
+            self._reject(RequestTimedOut(detail))
 
-    def _close_once_read(self) -> None:
-        """Close, but wait for a client that still reads its answer, and only for one that does."""
+    def _close_after_writes(self) -> None:
+        """Close when the client has read its answer; abort if it has read nothing since the last call."""
         unsent = self.transport.get_write_buffer_size()
         if unsent == 0:
             self.transport.close()
@@ -307,13 +274,13 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             self.transport.abort()
 
-    # ── what is not read ─────────────────────────────────────────────────────────────────────
+    # ── rejections ─────────────────────────────────────────────────────────────────────
 
     def _ignore_upgrade(self, rest: memoryview) -> None:
-        """Read a request that offers another protocol as if it did not (RFC 9110 §7.8).
+        """Parse a request without its Upgrade header, as RFC 9110 §7.8 allows.
 
-        Java's HttpClient offers h2c with its first request. httptools then leaves the body to the other
-        protocol, so the head is parsed again without the offer.
+        Java's HttpClient offers h2c with its first request. After an Upgrade, httptools does not parse the body, so
+        the head is parsed again without that header.
         """
         while True:
             version = self.parser.get_http_version().encode()
@@ -329,34 +296,34 @@ class LimitedProtocol(HttpToolsProtocol):
             else:
                 return
 
-    def _explain(self, error: httptools.HttpParserError) -> RefusedError:
-        """Turn an error of the parser into a refusal.
+    def _rejection_of(self, error: httptools.HttpParserError) -> BrokerError:
+        """Return the rejection for an error of the parser.
 
         Raises:
-            Exception: Of a callback, where it is a fault of ours and not of the request.
+            Exception: The exception of a callback that is an internal error.
         """
         if isinstance(error, httptools.HttpParserCallbackError):
             cause = error.__context__
-            if isinstance(cause, RefusedError):
+            if isinstance(cause, BrokerError):
                 return cause
             if isinstance(cause, (httptools.HttpParserInvalidURLError, UnicodeError)):
-                return RefusedError(TARGET)
+                return BadRequest(TARGET_CURE)
             raise cause or error
-        return malformed(str(error)) if self._current() is None else RefusedError(CHUNKS)
+        return malformed_head(str(error)) if self._current() is None else BadRequest(CHUNKS_CURE)
 
     @property
     def _begun(self) -> bool:
-        """Whether a request has come, or a part of one."""
+        """Whether a request, or a part of one, has arrived."""
         return cast("HTTPScope | None", self.scope) is not None
 
     def _current(self) -> RequestResponseCycle | None:
-        """Find the newest request, unless the head of another has begun after it."""
+        """Return the newest request, or None if the head of another request has begun after it."""
         newest = self._newest
         return newest if newest is not None and newest.scope is self.scope else None
 
-    def _refuse(self, refused: RefusedError) -> None:
-        """Read no further, and answer the refusal when the requests before it have had their answers."""
-        self._refused = refused
+    def _reject(self, refusal: BrokerError) -> None:
+        """Stop reading, and send the rejection after the answers of earlier requests."""
+        self._rejection = refusal
         self._deadline = math.inf
         self.flow.resume_reading()
         broken = self._current()
@@ -367,24 +334,24 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._running = None
                 self._disconnect(broken)
         if self._running is None or self._running.response_complete:
-            self._answer(refused)
+            self._answer(refusal)
 
     def _disconnect(self, cycle: RequestResponseCycle) -> None:
-        """Let the application see that its request will never be whole; cut a response that has begun."""
+        """Send a disconnect to the application, and close the connection if its response has begun."""
         cycle.disconnected = True
         cycle.message_event.set()
         if cycle.response_started:
             self.transport.close()
 
-    def _answer(self, refused: RefusedError) -> None:
+    def _answer(self, refusal: BrokerError) -> None:
         if self.transport.is_closing():
             return
         self._running = None
-        self.transport.write(problem_response(refused, self.server_state.default_headers))
+        self.transport.write(problem_response(refusal, self.server_state.default_headers))
         self.transport.write_eof()
         self._expect_within(self.limits.linger_ms)
 
 
 def limited_protocol(limits: ProtocolLimits) -> type[LimitedProtocol]:
-    """Make the protocol class that holds each connection to these limits; uvicorn takes it as `http=`."""
+    """Return a protocol class with these limits, for uvicorn's `http` option."""
     return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits})

@@ -1,4 +1,4 @@
-"""The uvicorn server that Millrace owns: it stops clean, and says in one sentence why it cannot start."""
+"""A uvicorn server with a clean stop, and with one-sentence errors if it cannot start."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ _logger = logging.getLogger("uvicorn.error")
 
 
 class Server(uvicorn.Server):
-    """A server that ends parked requests instead of waiting for them, and then returns: exit code 0.
+    """A server that ends waiting requests when it stops, and exits with code 0.
 
-    Stopping: no new connections; idle ones close; `on_stop` ends what is parked; running requests have
-    `grace_ms` to finish, then they are cut off; the lifespan cleans up. A second signal cuts off at once and
-    leaves the clean-up one second.
+    To stop, the server closes its sockets and the idle connections and calls `on_stop`, which ends waiting requests.
+    Running requests have `grace_ms` to finish; then they are aborted. The lifespan ends last. A second signal aborts
+    the requests at once and limits the end of the lifespan to one second.
 
     Args:
-        config: uvicorn's.
-        on_stop: Called once, in the event loop, when stopping begins; perhaps before the lifespan is up.
-        on_ready: Called with the bound port when requests are accepted.
-        grace_ms: For requests that are running when stopping begins.
+        config: The configuration of uvicorn.
+        on_stop: Called once, in the event loop, when the stop begins; possibly before the lifespan has started.
+        on_ready: Called with the port when the server accepts requests.
+        grace_ms: Time for running requests after the stop begins.
     """
 
     def __init__(
@@ -60,19 +60,19 @@ class Server(uvicorn.Server):
         self._on_ready = on_ready
         self._grace_ms = grace_ms
         self._stopping = asyncio.Event()
-        self._app_told = False
+        self._app_notified = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def stop(self) -> None:
-        """Begin to stop; called again, stop by force. Only from the thread of the event loop."""
+        """Begin to stop; a second call forces the exit. Call it only from the thread of the event loop."""
         if self.should_exit:
             self.force_exit = True
-            # Whatever hangs now (a start, a clean-up, a worker thread), the process goes.
+            # Exit even if the start, the end of the lifespan or a worker thread blocks.
             asyncio.get_running_loop().call_later(_FORCED_EXIT_MS / 1000, os._exit, 1)
         self.should_exit = True
         self._stopping.set()
         if not self.started:
-            self._tell_app()
+            self._notify_app()
 
     @override
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -81,7 +81,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle SIGINT and SIGTERM and, unlike uvicorn, do not raise them again: the exit code is 0."""
+        """Handle SIGINT and SIGTERM. Unlike uvicorn, do not raise them again, so that the exit code is 0."""
         self._loop = asyncio.get_running_loop()
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -112,46 +112,45 @@ class Server(uvicorn.Server):
             server.close()
         for each in sockets or ():
             each.close()
-        # First, so that the answers of parked requests announce the close.
+        # Before `on_stop`, so that the answers of waiting requests announce the close.
         for connection in list(self.server_state.connections):
             connection.shutdown()
-        self._tell_app()
-        await self._let_requests_finish()
-        await self._cut_off()
+        self._notify_app()
+        await self._wait_for_requests()
+        await self._abort_requests()
         await self.lifespan.shutdown()
 
-    def _tell_app(self) -> None:
-        if not self._app_told:
-            self._app_told = True
+    def _notify_app(self) -> None:
+        if not self._app_notified:
+            self._app_notified = True
             self._on_stop()
 
-    async def _let_requests_finish(self) -> None:
+    async def _wait_for_requests(self) -> None:
         state = self.server_state
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._grace_ms / 1000):
-                # uvicorn has no event for it.
-                while (state.connections or state.tasks) and not self.force_exit:  # noqa: ASYNC110 - uvicorn offers nothing to wait for
+                while (state.connections or state.tasks) and not self.force_exit:  # noqa: ASYNC110 - uvicorn has no event for it
                     await asyncio.sleep(0.01)
 
-    async def _cut_off(self) -> None:
-        """Drop what is left: a connection without an answer says rightly that the outcome is unknown."""
+    async def _abort_requests(self) -> None:
+        """Abort all connections: without an answer, the client knows that the outcome is unknown."""
         tasks = set(self.server_state.tasks)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         if not tasks:
             return
         _logger.warning("Cut off %d requests that did not end within %d ms.", len(tasks), self._grace_ms)
-        _, deaf = await asyncio.wait(tasks, timeout=0.1)
-        if deaf:
-            _logger.addFilter(_not_cancelled)
-            for task in deaf:
+        _, pending = await asyncio.wait(tasks, timeout=0.1)
+        if pending:
+            _logger.addFilter(_is_not_cancellation)
+            for task in pending:
                 task.cancel()
-            await asyncio.wait(deaf, timeout=0.1)
-            _logger.removeFilter(_not_cancelled)
+            await asyncio.wait(pending, timeout=0.1)
+            _logger.removeFilter(_is_not_cancellation)
 
 
-def _not_cancelled(record: logging.LogRecord) -> bool:
-    """Keep uvicorn from logging a request that we cancel as a fault of the application, with a traceback."""
+def _is_not_cancellation(record: logging.LogRecord) -> bool:
+    """Filter out uvicorn's tracebacks of the requests that the server cancels."""
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
@@ -168,21 +167,21 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, and return after a clean stop.
 
-    The port is taken before the lifespan starts: a second server fails before it touches the database.
+    The port is bound before the lifespan starts, so that a second server fails before it opens the database.
 
     Args:
-        app: The ASGI application; its lifespan must work.
+        app: The ASGI application; it must support the lifespan.
         host: A name or address; IPv6 with or without brackets.
-        port: 0 to 65535; 0 takes a free one.
-        on_stop: Called once when stopping begins; must let parked requests and streams end.
-        on_ready: Called with the port when requests are accepted.
+        port: 0 to 65535; 0 takes a free port.
+        on_stop: Called once when the stop begins; must end waiting requests and streams.
+        on_ready: Called with the port when the server accepts requests.
         limits: Of each connection; the defaults if None.
-        log_config: For `logging.config.dictConfig`; None leaves logging as it is.
-        grace_ms: For requests that are running when stopping begins.
+        log_config: For `logging.config.dictConfig`; None does not change the logging.
+        grace_ms: Time for running requests after the stop begins.
 
     Raises:
-        SystemExit: With a sentence and code 1 if the address cannot be taken; with code 3 if the lifespan
-            does not start, for which the log tells why.
+        SystemExit: With a sentence and code 1 if the address cannot be bound; with code 3 if the lifespan fails
+            to start, and the log has the error.
     """
     sockets = _listen(host.removeprefix("[").removesuffix("]"), port)
     config = uvicorn.Config(
@@ -210,27 +209,27 @@ def serve(
 
 
 def _listen(host: str, port: int) -> list[socket.socket]:
-    """Listen on every address of a host, on one port.
+    """Listen on all addresses of a host, on one port.
 
     Raises:
-        SystemExit: With a sentence if an address cannot be taken.
+        SystemExit: With a sentence if an address cannot be bound.
     """
     sockets: list[socket.socket] = []
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, _, _, _, address in dict.fromkeys(found):
-            # With port 0 the further addresses follow the first to the port that it was given.
-            taken = sockets[0].getsockname()[1] if sockets else port
+        addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, _, _, _, address in dict.fromkeys(addresses):
+            # With port 0, all addresses get the port that the system chose for the first.
+            bound_port = sockets[0].getsockname()[1] if sockets else port
             try:
-                sockets.append(_listening_socket(family, (address[0], taken, *address[2:])))
+                sockets.append(_listening_socket(family, (address[0], bound_port, *address[2:])))
             except OSError as error:
-                # `localhost` is ::1 too, also where IPv6 is switched off.
-                if error.errno not in _NO_SUCH_ADDRESS or (address == found[-1][4] and not sockets):
+                # `localhost` includes ::1 even if IPv6 is disabled.
+                if error.errno not in _NO_SUCH_ADDRESS or (address == addresses[-1][4] and not sockets):
                     raise
     except OSError as error:
         for each in sockets:
             each.close()
-        raise SystemExit(f"millrace: {_why_not(error, host, port)}") from None
+        raise SystemExit(f"millrace: {_listen_error(error, host, port)}") from None
     return sockets
 
 
@@ -248,12 +247,12 @@ def _listening_socket(family: int, address: tuple[Any, ...]) -> socket.socket:
     return listening
 
 
-def _why_not(error: OSError, host: str, port: int) -> str:
+def _listen_error(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         cure = "stop the server that uses it, or choose another with --port or MILLRACE_PORT."
         return f"port {port} on {host} is in use: {cure}"
     if error.errno == errno.EACCES:
         return f"port {port} is reserved: choose one above 1023 with --port."
     if isinstance(error, socket.gaierror) or error.errno in _NO_SUCH_ADDRESS:
-        return f"{host} is no address of this machine: use --host 127.0.0.1, or 0.0.0.0 for all its interfaces."
+        return f"{host} is not an address of this machine: use --host 127.0.0.1, or 0.0.0.0 for all its interfaces."
     return f"cannot listen on port {port} of {host}: {error.strerror}."

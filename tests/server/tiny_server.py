@@ -1,7 +1,7 @@
-"""A server program for `test_server.py`: a tiny application behind `app.server.uvicorn.serve`.
+"""A server program for tests: a small application on `app.server.uvicorn.serve`.
 
-Arguments: a host, a port, and the limits that differ from the defaults, as JSON. Prints the port when it is
-ready, and `cleaned up` when its lifespan has ended.
+Arguments: a host, a port, and the limits that differ from the defaults, as JSON. The program prints the port when
+it is ready, and `cleaned up` when its lifespan ends.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 stopping = asyncio.Event()
-seen: list[str] = []
+events: list[str] = []
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     print(line, flush=True)
 
 
@@ -38,7 +38,7 @@ async def read_body(receive: Receive) -> bytes | None:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            seen.append("disconnect")
+            events.append("disconnect")
             return None
         body += message["body"]
         if not message["more_body"]:
@@ -58,8 +58,8 @@ async def echo(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await answer(send, 200, json.dumps(facts).encode())
 
 
-async def parked(_: dict[str, Any], __: Receive, send: Send) -> None:
-    say("parked")
+async def wait_for_stop(_: dict[str, Any], __: Receive, send: Send) -> None:
+    print_line("waiting")
     await stopping.wait()
     await answer(send, 200, b"stopping")
 
@@ -70,7 +70,7 @@ async def stream(_: dict[str, Any], receive: Receive, send: Send) -> None:
 
 
 async def stuck(_: dict[str, Any], __: Receive, ___: Send) -> None:
-    say("stuck")
+    print_line("stuck")
     await asyncio.Event().wait()
 
 
@@ -78,24 +78,24 @@ async def too_large(_: dict[str, Any], __: Receive, send: Send) -> None:
     await answer(send, 413, b"too large")
 
 
-async def what_was_seen(_: dict[str, Any], __: Receive, send: Send) -> None:
-    await answer(send, 200, json.dumps(seen).encode())
+async def list_events(_: dict[str, Any], __: Receive, send: Send) -> None:
+    await answer(send, 200, json.dumps(events).encode())
 
 
-async def leave_when_left(_: dict[str, Any], receive: Receive, __: Send) -> None:
-    say("waiting")
+async def wait_for_disconnect(_: dict[str, Any], receive: Receive, __: Send) -> None:
+    print_line("reading")
     while (await receive())["type"] != "http.disconnect":
         pass
-    say("client left")
+    print_line("disconnected")
 
 
 ROUTES = {
-    "/parked": parked,
+    "/waiting": wait_for_stop,
     "/stream": stream,
     "/stuck": stuck,
     "/too-large": too_large,
-    "/seen": what_was_seen,
-    "/wait": leave_when_left,
+    "/events": list_events,
+    "/disconnect": wait_for_disconnect,
 }
 
 
@@ -103,7 +103,7 @@ async def lifespan(receive: Receive, send: Send) -> None:
     await receive()
     await send({"type": "lifespan.startup.complete"})
     await receive()
-    say("cleaned up")
+    print_line("cleaned up")
     await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -116,11 +116,11 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
 
 if __name__ == "__main__":
     serve(
-        app,  # type: ignore[arg-type] # any ASGI application will do
+        app,  # type: ignore[arg-type] # simpler types than ASGI's
         host=sys.argv[1],
         port=int(sys.argv[2]),
         limits=ProtocolLimits(**json.loads(sys.argv[3])),
         on_stop=stopping.set,
-        on_ready=lambda port: say(str(port)),
+        on_ready=lambda port: print_line(str(port)),
         grace_ms=500,
     )
