@@ -1,1 +1,1 @@
-"""Routes of queues."""
+"""Routes of queues: their definitions and their deliveries."""

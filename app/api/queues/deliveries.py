@@ -1,4 +1,4 @@
-"""Acquire and acknowledge."""
+"""Routes that acquire and acknowledge records."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ _OUTCOMES = {
     "reject": AcknowledgeType.REJECT,
     "renew": AcknowledgeType.RENEW,
 }
-_SHORTEST_LOCK_MS, _LONGEST_LOCK_MS = BOUNDS["lock_duration_ms"]
-_Delay = Annotated[int, Meta(ge=0, le=MAX_DELAY_MS, description="With release: not delivered again before that.")]
+_MIN_LOCK_MS, _MAX_LOCK_MS = BOUNDS["lock_duration_ms"]
+_Delay = Annotated[
+    int, Meta(ge=0, le=MAX_DELAY_MS, description="With `release`: the record becomes available again after this time.")
+]
 
 
 class AcquireRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -50,18 +52,18 @@ class AcquireRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     max_records: Annotated[int, Meta(ge=1, le=10_000)] = 10
     max_bytes: Annotated[int, Meta(ge=1, le=33_554_432)] = 33_554_432
-    max_wait_ms: Annotated[int, Meta(ge=0, le=60_000, description="Longest wait for a record.")] = 0
+    max_wait_ms: Annotated[int, Meta(ge=0, le=60_000, description="Longest time to wait for the first record.")] = 0
     lock_duration_ms: Annotated[
-        Annotated[int, Meta(ge=_SHORTEST_LOCK_MS, le=_LONGEST_LOCK_MS)] | None,
-        Meta(description="The queue's if not given."),
+        Annotated[int, Meta(ge=_MIN_LOCK_MS, le=_MAX_LOCK_MS)] | None,
+        Meta(description="If not given, that of the queue."),
     ] = None
     topic: Annotated[
-        str | None, Meta(description="Creates the queue over this topic, with its defaults, if it is not there.")
+        str | None, Meta(description="Creates the queue over this topic, with default settings, if it does not exist.")
     ] = None
 
 
 class DeliveryAnswer(msgspec.Struct, gc=False):
-    """A record in your hands until `locked_until_ms`; `delivery_count` is 1 the first time."""
+    """An acquired record, locked until `locked_until_ms`; `delivery_count` is 1 for its first delivery."""
 
     delivery_id: str
     delivery_count: int
@@ -70,21 +72,21 @@ class DeliveryAnswer(msgspec.Struct, gc=False):
 
 
 class AcquireAnswer(msgspec.Struct, gc=False):
-    """Deliveries; none if nothing was there, or the wait ran out."""
+    """Acquired records; empty if none became available in time."""
 
     deliveries: list[DeliveryAnswer]
 
 
 class AcknowledgementIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """What became of a delivery."""
+    """The outcome of a delivery."""
 
-    delivery_id: Annotated[str, Meta(max_length=64, description="Copy it from acquire.")]
+    delivery_id: Annotated[str, Meta(max_length=64, description="From the response of acquire.")]
     outcome: OutcomeName
     delay_ms: _Delay = 0
 
 
 class AcknowledgeRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """What became of deliveries, each judged for itself."""
+    """The outcomes of deliveries, each settled independently."""
 
     acknowledgements: Annotated[list[AcknowledgementIn], Meta(min_length=1, max_length=MAX_ACKNOWLEDGEMENTS)] | None = (
         None
@@ -92,28 +94,28 @@ class AcknowledgeRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class AcknowledgementResult(msgspec.Struct, omit_defaults=True, gc=False):
-    """What was done; `code` is null, or `INVALID_RECORD_STATE` if the delivery had ended before."""
+    """The result of an acknowledgement; `code` is `INVALID_RECORD_STATE` if the delivery had already ended."""
 
     delivery_id: str
     outcome: OutcomeName
-    code: Annotated[str | None, Meta(description="Why nothing was done, or null.")]
+    code: Annotated[str | None, Meta(description="Code of the error, or null.")]
     locked_until_ms: int | None = None
 
 
 class AcknowledgeAnswer(msgspec.Struct):
-    """One result per acknowledgement, in request order."""
+    """One result per acknowledgement, in the order of the request."""
 
     results: list[AcknowledgementResult]
 
 
 class OutcomeQuery(msgspec.Struct, forbid_unknown_fields=True):
-    """How long to wait before the record is delivered again."""
+    """Query of a single acknowledgement."""
 
     delay_ms: _Delay | None = None
 
 
 class OutcomeBody(msgspec.Struct, forbid_unknown_fields=True):
-    """What goes with `release`, here instead of in the query; nothing goes with the other outcomes."""
+    """Body of a `release`, as an alternative to the query; other outcomes take no body."""
 
     delay_ms: _Delay | None = None
 
@@ -121,8 +123,8 @@ class OutcomeBody(msgspec.Struct, forbid_unknown_fields=True):
 _HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {
         "schema": {"type": "string", "minLength": 1},
-        "description": "A repeat with the same key within 24 hours is answered as the first request was; an acquire, "
-        "while all its locks live.",
+        "description": "A repetition with the same key within 24 hours gets the response of the first request; "
+        "for an acquire, while all its locks last.",
     }
 }
 _JOBS = {"queue": "jobs"}
@@ -142,9 +144,9 @@ _REFUSALS = (UnknownQueue, IdempotencyKeyReused)
 async def acquire(call: Call, queue: str, body: AcquireRequest) -> Reply:
     """Acquire records under a lock.
 
-    Nobody else gets them until `locked_until_ms`. Accept, release or reject them before that, or renew the lock; when
-    it passes, they are delivered again, up to `max_delivery_count` times. With `max_wait_ms` the answer comes as soon
-    as there is a record.
+    No other client acquires them until `locked_until_ms`. Accept, release or reject them before that, or renew the
+    lock. When a lock expires, its record is delivered again, up to `max_delivery_count` times. With `max_wait_ms` the
+    request waits for the first record.
     """
     services = call.services
     check_bound("max_wait_ms", body.max_wait_ms, services.max_wait_ms)
@@ -173,9 +175,9 @@ async def acquire(call: Call, queue: str, body: AcquireRequest) -> Reply:
 async def acknowledge(call: Call, queue: str, body: AcknowledgeRequest) -> Reply:
     """Accept, release, reject or renew deliveries.
 
-    Each is judged for itself, in order; the answer is 200 also if all of them were too late. `release` makes a record
-    available again, after `delay_ms` if that is given; `reject` archives it, with a dead letter if the queue names a
-    topic for that; `renew` extends the lock by the queue's `lock_duration_ms`.
+    Each is settled independently, in order; the status is 200 even if all of them had already ended. `release` makes a
+    record available again, after `delay_ms` if that is given. `reject` archives it, with a dead letter if the queue has
+    a dead-letter topic. `renew` extends the lock by the queue's `lock_duration_ms`.
     """
     given = body.acknowledgements
     if given is None:
@@ -202,10 +204,10 @@ async def acknowledge(call: Call, queue: str, body: AcknowledgeRequest) -> Reply
 async def settle_delivery(
     call: Call, queue: str, delivery_id: str, outcome: str, query: OutcomeQuery, body: OutcomeBody
 ) -> Reply:
-    """Accept, release, reject or renew one delivery: for the shell.
+    """Accept, release, reject or renew one delivery, for use in a shell.
 
-    409 `INVALID_RECORD_STATE` if it has ended, or its lock has passed. `delay_ms` goes with `release`, in the query or
-    in the body.
+    The status is 409 `INVALID_RECORD_STATE` if the delivery has ended or its lock has expired. `delay_ms` is allowed
+    with `release`, in the query or in the body.
     """
     if outcome not in _OUTCOMES:
         raise NotFound(f"the outcomes of a delivery are {', '.join(_OUTCOMES)}")
@@ -214,24 +216,24 @@ async def settle_delivery(
     done = await call.services.deliveries.acknowledge(queue, request)
     (settled,) = done.results
     if parse_delivery_id(delivery_id) is None:
-        raise InvalidRecordState("this is not a delivery_id; it looks like 1.0.0.1; copy it from acquire")
+        raise InvalidRecordState("this is not a delivery_id such as 1.0.0.1; copy it from the response of acquire")
     if settled.code is not None:
         raise _refusal(settled)
     return Reply.of(AcknowledgementResult(delivery_id, given.outcome, None, settled.locked_until_ms))
 
 
 def _delay_ms(outcome: str, query: OutcomeQuery, body: OutcomeBody) -> int:
-    """Return the delay that query or body give.
+    """Return the delay of the query or the body.
 
     Raises:
-        InvalidRequest: They differ, or the body has a delay with another outcome than release.
+        InvalidRequest: They differ, or the body has a delay and the outcome is not release.
     """
     if body.delay_ms is None:
         return query.delay_ms or 0
     if outcome != "release":
-        detail = f"goes with release alone; {outcome} takes no body"
+        detail = f"is allowed with release only; {outcome} takes no body"
     elif query.delay_ms not in {None, body.delay_ms}:
-        detail = f"is {query.delay_ms} in the query and {body.delay_ms} in the body; give it once"
+        detail = f"is {query.delay_ms} in the query and {body.delay_ms} in the body; send it once"
     else:
         return body.delay_ms
     raise InvalidRequest.at(None, "delay_ms", detail)
@@ -244,7 +246,7 @@ def _refusal(settled: Settled) -> InvalidRecordState | DelayedRecordsLimit:
 
 def _acknowledgement(index: int, given: AcknowledgementIn) -> Acknowledgement:
     if given.delay_ms and given.outcome != "release":
-        detail = "goes with the outcome release alone"
+        detail = "is allowed with the outcome release only"
         raise InvalidRequest.at(index, "delay_ms", detail, item="acknowledgement")
     return Acknowledgement(parse_delivery_id(given.delivery_id), _OUTCOMES[given.outcome], given.delay_ms)
 
@@ -264,7 +266,7 @@ def _acquired(acquired: Acquired) -> AcquireAnswer:
 
 
 def _key(call: Call, body: AcquireRequest | AcknowledgeRequest | AcknowledgementIn) -> IdempotencyKey | None:
-    """Return the Idempotency-Key of a request: what the body means is what counts, not how it is spelled."""
+    """Return the Idempotency-Key of a request; equal bodies have equal fingerprints, however they are formatted."""
     key = call.header(b"idempotency-key")
     if key is None:
         return None

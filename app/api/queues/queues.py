@@ -1,4 +1,4 @@
-"""Queues: create, describe, change, delete, look, purge, redrive."""
+"""Routes that create, describe, change, delete, browse, purge and redrive queues."""
 
 from __future__ import annotations
 
@@ -25,33 +25,31 @@ router = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=WireRoute)
 
 _LockDuration = Annotated[int, Meta(description="From 1,000 to 3,600,000; 30,000 if not given.")]
 _DeliveryCount = Annotated[int, Meta(description="From 1 to 100; 5 if not given.")]
-_DeadLetters = Annotated[
-    Annotated[str, Meta(max_length=249)], Meta(description="Where archived records are copied to; null for nowhere.")
+_DeadLetterTopic = Annotated[
+    Annotated[str, Meta(max_length=249)], Meta(description="Topic that archived records are copied to; null for none.")
 ]
 
 
 class QueueSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a queue is to be; what is left out keeps its value or default."""
+    """The settings of a queue; a field that is not given keeps its value or its default."""
 
-    topic: Annotated[
-        str | None, Meta(description="The topic whose records it hands out; required for a new queue.")
-    ] = None
+    topic: Annotated[str | None, Meta(description="Topic whose records it delivers; required for a new queue.")] = None
     lock_duration_ms: _LockDuration | UnsetType = UNSET
     max_delivery_count: _DeliveryCount | UnsetType = UNSET
-    dead_letter_topic: _DeadLetters | UnsetType | None = UNSET
+    dead_letter_topic: _DeadLetterTopic | UnsetType | None = UNSET
     start: Annotated[
         Annotated[str, Meta(max_length=64)] | UnsetType,
-        Meta(description="`earliest`, `latest`, `-N`, `@` and a time, or an offset; where the queue begins."),
+        Meta(description="Where the queue starts: `earliest`, `latest`, `-N`, `@` and a time, or an offset."),
     ] = UNSET
     ordering: Ordering | UnsetType = UNSET
 
 
 class QueueChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What is to change; `null` gives a field its default."""
+    """The fields to change; `null` resets a field to its default."""
 
     lock_duration_ms: _LockDuration | UnsetType | None = UNSET
     max_delivery_count: _DeliveryCount | UnsetType | None = UNSET
-    dead_letter_topic: _DeadLetters | UnsetType | None = UNSET
+    dead_letter_topic: _DeadLetterTopic | UnsetType | None = UNSET
     paused: bool | UnsetType | None = UNSET
 
 
@@ -70,7 +68,7 @@ class QueueAnswer(msgspec.Struct):
 
 
 class QueueCounts(msgspec.Struct):
-    """Records by state; `accepted`, `archived` and `expired` since the queue was created."""
+    """Number of records by state; `accepted`, `archived` and `expired` count from the creation of the queue."""
 
     available: int
     acquired: int
@@ -83,7 +81,7 @@ class QueueCounts(msgspec.Struct):
 class QueueDescription(QueueAnswer):
     """A queue and the state of its records.
 
-    `blocked` tells that records wait and none may be acquired because of the order of their keys.
+    `blocked` is true if records are available and the order of their keys allows none to be acquired.
     """
 
     counts: QueueCounts
@@ -94,7 +92,7 @@ class QueueDescription(QueueAnswer):
 
 
 class QueueList(msgspec.Struct):
-    """A page of queues in order of their names; `next_cursor` is null at the end."""
+    """A page of queues in order of their names; `next_cursor` is null on the last page."""
 
     items: list[QueueAnswer]
     next_cursor: str | None
@@ -107,15 +105,17 @@ class Purged(msgspec.Struct):
 
 
 class RedriveRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Which dead letters to send back."""
+    """Which dead letters to redrive."""
 
-    dry_run: Annotated[bool, Meta(description="Only say what would be sent back.")] = True
-    dead_letter_topic: Annotated[str | None, Meta(description="Where to look; the queue's own if not given.")] = None
+    dry_run: Annotated[bool, Meta(description="Only return the plan.")] = True
+    dead_letter_topic: Annotated[
+        str | None, Meta(description="Topic of the dead letters; if not given, that of the queue.")
+    ] = None
     max_records: Annotated[int, Meta(ge=1, le=10_000)] = 10_000
 
 
 class RedriveMove(msgspec.Struct):
-    """Records that go back to a partition."""
+    """The number of records that are redriven to a partition."""
 
     topic: str
     partition: int
@@ -123,7 +123,7 @@ class RedriveMove(msgspec.Struct):
 
 
 class RedriveAnswer(msgspec.Struct):
-    """What goes back, or with `dry_run` would; `more` tells that another request has something to do."""
+    """The redriven records, or with `dry_run` the plan; `more` is true if another request may redrive more."""
 
     dry_run: bool
     dead_letter_topic: str | None
@@ -132,18 +132,21 @@ class RedriveAnswer(msgspec.Struct):
     plan: list[RedriveMove]
 
 
-class LookQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Which records to look at."""
+class BrowseQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which records to list."""
 
     state: Annotated[
-        Literal["available", "acquired", "delayed", "archived"], Meta(description="Archived: those archived last.")
+        Literal["available", "acquired", "delayed", "archived"],
+        Meta(description="`archived` lists those archived last."),
     ] = "available"
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
-    cursor: Annotated[Annotated[str, Meta(max_length=512)] | None, Meta(description="next_cursor of a page.")] = None
+    cursor: Annotated[
+        Annotated[str, Meta(max_length=512)] | None, Meta(description="`next_cursor` of the previous page.")
+    ] = None
 
 
 class QueueRecord(msgspec.Struct, omit_defaults=True):
-    """A record, and what the queue knows of it; `until_ms` ends its lock or delay, or is when it was archived."""
+    """A record with its state; `until_ms` is the end of its lock or delay, or the time at which it was archived."""
 
     state: Literal["available", "acquired", "delayed", "archived"]
     delivery_count: int
@@ -154,7 +157,7 @@ class QueueRecord(msgspec.Struct, omit_defaults=True):
 
 
 class QueueRecords(msgspec.Struct):
-    """A page of records by partition and offset; `next_cursor` is null at the end."""
+    """A page of records in order of partition and offset; `next_cursor` is null on the last page."""
 
     items: list[QueueRecord]
     next_cursor: str | None
@@ -185,14 +188,14 @@ _REFUSALS = (InvalidQueueConfig, InvalidTopicName)
 async def create_queue(call: Call, queue: str, body: QueueSettings) -> Reply:
     """Create a queue over a topic, or confirm it.
 
-    201 if it is new, 200 if it is there and no given field differs, else 409. The topic and the dead-letter topic are
-    created if they are missing. Any number of queues may be over one topic, each with a state of its own.
+    The status is 201 if the queue is new, 200 if it exists and no given field differs, else 409. The topic and the
+    dead-letter topic are created if they are missing. A topic may have any number of queues, each with its own state.
     """
     given = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not UNSET}
     topic, dead_letter_topic = given.pop("topic"), given.pop("dead_letter_topic", UNSET)
     request = QueueRequest(topic, given, frozenset(), dead_letter_topic)
-    info, made = await call.services.queues.create(queue, request)
-    return Reply.of(_answer(info), 201 if made else 200)
+    info, created = await call.services.queues.create(queue, request)
+    return Reply.of(_answer(info), 201 if created else 200)
 
 
 @router.get("/{queue}")
@@ -200,7 +203,7 @@ async def create_queue(call: Call, queue: str, body: QueueSettings) -> Reply:
 async def get_queue(call: Call, queue: str) -> Reply:
     """Describe a queue and count its records.
 
-    `available` is an upper bound where compaction made gaps. `oldest_age_ms` is the age of the first record
+    `available` is an upper bound if compaction has made gaps. `oldest_age_ms` is the age of the first record
     by offset that has not ended, in the partition where it is oldest. A queue is deleted with its topic.
     """
     info, state = await call.services.queues.describe(queue)
@@ -218,19 +221,20 @@ async def get_queue(call: Call, queue: str) -> Reply:
 async def alter_queue(call: Call, queue: str, body: QueueChange) -> Reply:
     """Change a queue, pause or resume it.
 
-    `null` gives a field its default. While `paused`, nothing is acquired; what is acquired may be acknowledged.
+    `null` resets a field to its default. While a queue is paused, no records are acquired, and acquired records can
+    still be acknowledged.
     """
-    said = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not UNSET}
-    dead_letter_topic = said.pop("dead_letter_topic", UNSET)
-    given = {name: value for name, value in said.items() if value is not None}
-    request = QueueRequest(None, given, frozenset(said) - frozenset(given), dead_letter_topic)
+    fields = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not UNSET}
+    dead_letter_topic = fields.pop("dead_letter_topic", UNSET)
+    given = {name: value for name, value in fields.items() if value is not None}
+    request = QueueRequest(None, given, frozenset(fields) - frozenset(given), dead_letter_topic)
     return Reply.of(_answer(await call.services.queues.change(queue, request)))
 
 
 @router.delete("/{queue}")
 @describe(Description(answers={204: None}, refusals=(UnknownQueue,), examples=_JOBS))
 async def delete_queue(call: Call, queue: str) -> Reply:
-    """Delete a queue and all it knows; its topics stay."""
+    """Delete a queue with its state; its topics stay."""
     await call.services.queues.delete(queue)
     return Reply(b"", 204)
 
@@ -249,24 +253,25 @@ admin = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=WireRoute)
 
 @admin.get("/{queue}/records")
 @describe(Description(answers={200: QueueRecords}, refusals=(UnknownQueue, InvalidCursor), examples=_JOBS))
-async def list_queue_records(call: Call, queue: str, query: LookQuery) -> Reply:
-    """Look at records of a queue without taking them.
+async def list_queue_records(call: Call, queue: str, query: BrowseQuery) -> Reply:
+    """List records of a queue without acquiring them.
 
-    By partition and offset. `archived` are the last thousand of each partition, as far as the topic still has them.
+    They are in order of partition and offset. `archived` lists the last thousand of each partition that the topic still
+    has.
     """
-    place = (0, 0) if query.cursor is None else _place(query.cursor)
+    start = (0, 0) if query.cursor is None else _start(query.cursor)
     info = await call.services.queues.get(queue)
-    page = await call.services.storage.read(browse, info, query.state, place, query.limit)
+    page = await call.services.storage.read(browse, info, query.state, start, query.limit)
     cursor = None if page.next_start is None else cursor_after("{}.{}".format(*page.next_start))
-    return Reply.of(QueueRecords([_seen(each) for each in page.records], cursor))
+    return Reply.of(QueueRecords([_record(each) for each in page.records], cursor))
 
 
 @admin.post("/{queue}/purge")
 @describe(Description(answers={200: Purged}, refusals=(UnknownQueue,), examples=_JOBS))
 async def purge_queue(call: Call, queue: str) -> Reply:
-    """Archive all records that wait, without dead letters.
+    """Archive all available and delayed records, without dead letters.
 
-    Delayed ones too. Records that somebody holds may still be acknowledged. The topic keeps its records.
+    Acquired records can still be acknowledged. The topic keeps its records.
     """
     return Reply.of(Purged(await call.services.queues.purge(queue)))
 
@@ -280,11 +285,11 @@ async def purge_queue(call: Call, queue: str) -> Reply:
     )
 )
 async def redrive_queue(call: Call, queue: str, body: RedriveRequest) -> Reply:
-    """Send a queue's dead letters back to where they came from.
+    """Append the dead letters of a queue to the partitions that they came from.
 
-    Without `"dry_run": false` only the plan is made. Each dead letter of this queue is appended once, without the
-    headers that told where it came from, to the topic and partition it came from: other readers of the topic see it
-    again, too. The dead letters stay in their topic.
+    Without `"dry_run": false` the response is only a plan. Each dead letter of this queue is appended once, without the
+    headers of its origin, to the topic and partition that it came from, so other readers of the topic get it again,
+    too. The dead letters stay in their topic.
     """
     check_bound("max_records", body.max_records, call.services.max_records)
     done = await call.services.redriver.redrive(queue, body.dead_letter_topic, body.max_records, dry_run=body.dry_run)
@@ -311,24 +316,30 @@ def _answer(info: QueueInfo) -> QueueAnswer:
 
 
 def _description(info: QueueInfo, state: QueueState) -> QueueDescription:
-    whole: dict[str, object] = msgspec.structs.asdict(_answer(info))
-    whole["counts"] = QueueCounts(*state[:6])
-    whole |= {name: getattr(state, name) for name in state._fields[6:]}
-    return msgspec.convert(whole, QueueDescription)
-
-
-def _seen(seen: BrowsedRecord) -> QueueRecord:
-    return QueueRecord(
-        seen.state,
-        seen.delivery_count,
-        record_encoding.record_out(seen.partition, seen.record),
-        seen.until_ms or None,
-        None if seen.delivery_id is None else str(seen.delivery_id),
-        seen.reason,
+    counts = QueueCounts(state.available, state.acquired, state.delayed, state.accepted, state.archived, state.expired)
+    return QueueDescription(
+        **msgspec.structs.asdict(_answer(info)),
+        counts=counts,
+        oldest_age_ms=state.oldest_age_ms,
+        blocked=state.blocked,
+        dead_letter_error=state.dead_letter_error,
+        delayed_limit_reached=state.delayed_limit_reached,
     )
 
 
-def _place(cursor: str) -> tuple[int, int]:
+def _record(browsed: BrowsedRecord) -> QueueRecord:
+    return QueueRecord(
+        browsed.state,
+        browsed.delivery_count,
+        record_encoding.record_out(browsed.partition, browsed.record),
+        browsed.until_ms or None,
+        None if browsed.delivery_id is None else str(browsed.delivery_id),
+        browsed.reason,
+    )
+
+
+def _start(cursor: str) -> tuple[int, int]:
+    """Return the partition and offset of a cursor."""
     partition, _, offset = name_after(cursor).partition(".")
     if not (partition.isdecimal() and offset.isdecimal() and len(partition) <= 4 and len(offset) <= 15):
         raise InvalidCursor("the cursor is not one of this list; use next_cursor as it was given")

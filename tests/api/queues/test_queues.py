@@ -1,4 +1,4 @@
-"""Queues over HTTP: their life, acquire and acknowledge, dead letters, looking, purging, redriving."""
+"""Queues over HTTP: definitions, acquire and acknowledge, dead letters, browsing, purging, redriving."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def acquire(client: httpx2.AsyncClient, number: int = 10, queue: str = "jo
 
 
 async def settle(client: httpx2.AsyncClient, outcome: str, *deliveries: Any, **more: Any) -> list[str | None]:
-    """Say one outcome of deliveries, and return the codes."""
+    """Acknowledge deliveries with one outcome, and return the codes."""
     items = [{"delivery_id": each["delivery_id"], "outcome": outcome} | more for each in deliveries]
     answer = await client.post(f"{JOBS}/acknowledge", json={"acknowledgements": items})
     assert answer.status_code == 200, answer.text
@@ -62,7 +62,7 @@ async def counts(client: httpx2.AsyncClient, queue: str = "jobs") -> dict[str, A
 
 
 async def await_waiting_reads(client: httpx2.AsyncClient) -> None:
-    """Return once a request waits."""
+    """Return once a request waits at the server."""
     await until(lambda: client.get("/metrics"), lambda answer: "millrace_waiting_reads 1.0" in answer.text)
 
 
@@ -70,8 +70,8 @@ def values(deliveries: list[Any]) -> list[Any]:
     return [each["record"]["value"] for each in deliveries]
 
 
-async def letters(client: httpx2.AsyncClient, number: int) -> list[Any]:
-    """Wait for so many dead letters."""
+async def dead_letters(client: httpx2.AsyncClient, number: int) -> list[Any]:
+    """Wait until the topic has a number of dead letters, and return them."""
     found: list[Any] = []
     while len(found) < number:
         query = {"offset": len(found), "max_wait_ms": 10_000}
@@ -81,7 +81,7 @@ async def letters(client: httpx2.AsyncClient, number: int) -> list[Any]:
     return found
 
 
-async def test_a_queue_is_created_with_its_topics_and_confirmed(client: httpx2.AsyncClient) -> None:
+async def test_a_queue_is_created_with_its_topics_and_then_confirmed(client: httpx2.AsyncClient) -> None:
     first = await client.put(JOBS, json={"topic": "orders", "dead_letter_topic": "dead", "ordering": "key"})
     assert first.status_code == 201
     created = first.json()
@@ -123,7 +123,7 @@ async def test_a_queue_is_created_with_its_topics_and_confirmed(client: httpx2.A
         ({"topic": "orders", "lock_duration": 5}, 422, "did you mean lock_duration_ms"),
     ],
 )
-async def test_a_queue_that_cannot_be_is_refused_with_what_to_do(
+async def test_an_invalid_definition_is_refused_with_its_reason(
     sqlite_client: httpx2.AsyncClient, body: dict[str, Any], status: int, word: str
 ) -> None:
     await topic(sqlite_client, "compacted", cleanup_policy="compact")
@@ -157,7 +157,7 @@ async def test_a_queue_is_changed_paused_listed_and_deleted(client: httpx2.Async
     ("start", "first"),
     [("earliest", [0, 1, 2, 3]), ("latest", []), ("-1", [3]), ("2", [2, 3]), ("99", []), ("@1000002", [2, 3])],
 )
-async def test_a_queue_begins_where_it_is_told(client: httpx2.AsyncClient, start: str, first: list[int]) -> None:
+async def test_a_queue_starts_at_its_start(client: httpx2.AsyncClient, start: str, first: list[int]) -> None:
     await topic(client, retention_ms=-1)
     for number in range(4):
         await produce(client, number, timestamp_ms=1_000_000 + number)
@@ -165,7 +165,7 @@ async def test_a_queue_begins_where_it_is_told(client: httpx2.AsyncClient, start
     assert values(await acquire(client)) == first
 
 
-async def test_each_queue_over_a_topic_has_a_state_of_its_own(client: httpx2.AsyncClient) -> None:
+async def test_each_queue_over_a_topic_has_its_own_state(client: httpx2.AsyncClient) -> None:
     await topic(client)
     await put(client)
     await put(client, "mails")
@@ -176,7 +176,7 @@ async def test_each_queue_over_a_topic_has_a_state_of_its_own(client: httpx2.Asy
     assert await counts(client) == {"acquired": 1, "accepted": 1}
 
 
-async def test_a_delivery_is_settled_once_and_each_for_itself(client: httpx2.AsyncClient) -> None:
+async def test_deliveries_are_settled_once_and_independently(client: httpx2.AsyncClient) -> None:
     await topic(client)
     await put(client)
     await produce(client, 1, 2, 3, 4)
@@ -207,7 +207,7 @@ async def test_a_delivery_is_settled_once_and_each_for_itself(client: httpx2.Asy
     [
         ("accept", {}, {"delay_ms": 5}, "accept takes no body"),
         ("renew", {}, {"delay_ms": 0}, "renew takes no body"),
-        ("reject", {"delay_ms": 5}, {}, "release alone"),
+        ("reject", {"delay_ms": 5}, {}, "release only"),
         ("release", {"delay_ms": 6}, {"delay_ms": 5}, "is 6 in the query and 5 in the body"),
         ("release", {"delay_ms": 0}, {"delay_ms": 5}, "is 0 in the query and 5 in the body"),
         ("release", {}, {"delay": 5}, "did you mean delay_ms"),
@@ -215,7 +215,7 @@ async def test_a_delivery_is_settled_once_and_each_for_itself(client: httpx2.Asy
         ("release", {}, {"delay_ms": -1}, "delay_ms"),
     ],
 )
-async def test_nothing_of_a_body_is_ignored_when_one_delivery_is_settled(
+async def test_an_unsuitable_body_or_query_of_a_single_acknowledgement_is_refused(
     sqlite_client: httpx2.AsyncClient, outcome: str, query: dict[str, Any], body: dict[str, Any], word: str
 ) -> None:
     await topic(sqlite_client)
@@ -244,7 +244,7 @@ async def test_a_delay_is_given_in_the_query_or_in_the_body(
     assert await counts(sqlite_client) == {"delayed": 1}
 
 
-async def test_one_delivery_is_settled_from_the_shell(client: httpx2.AsyncClient) -> None:
+async def test_a_single_delivery_is_settled_by_its_own_route(client: httpx2.AsyncClient) -> None:
     await topic(client)
     await put(client)
     await produce(client, 1)
@@ -255,7 +255,10 @@ async def test_one_delivery_is_settled_from_the_shell(client: httpx2.AsyncClient
     for never in ("abc", "1.0.0"):
         refused = await client.post(f"{JOBS}/deliveries/{never}/accept")
         assert (refused.status_code, refused.json()["code"]) == (409, "INVALID_RECORD_STATE")
-        assert refused.json()["detail"] == "this is not a delivery_id; it looks like 1.0.0.1; copy it from acquire"
+        assert (
+            refused.json()["detail"]
+            == "this is not a delivery_id such as 1.0.0.1; copy it from the response of acquire"
+        )
     assert (await client.post(f"{path}/accept", params={"delay_ms": 5})).status_code == 422
     assert (await client.post(f"{path}/release", params={"delay_ms": 60_000})).status_code == 200
     refused = await client.post(f"{path}/accept")
@@ -263,7 +266,7 @@ async def test_one_delivery_is_settled_from_the_shell(client: httpx2.AsyncClient
     assert await counts(client) == {"delayed": 1}
 
 
-async def test_a_waiting_acquire_wakes_for_an_append_a_release_a_resumption_and_a_due_record(
+async def test_an_append_a_release_a_resume_and_a_due_record_wake_a_waiting_acquire(
     client: httpx2.AsyncClient,
 ) -> None:
     await topic(client)
@@ -286,7 +289,7 @@ async def test_a_waiting_acquire_wakes_for_an_append_a_release_a_resumption_and_
     assert fourth["delivery_count"] == 4
 
 
-async def test_a_lock_that_passes_gives_the_record_to_who_waits(client: httpx2.AsyncClient) -> None:
+async def test_a_record_whose_lock_expires_is_delivered_to_a_waiting_acquire(client: httpx2.AsyncClient) -> None:
     await topic(client)
     await put(client, lock_duration_ms=1_000)
     await produce(client, 1)
@@ -306,7 +309,7 @@ async def test_archived_records_become_dead_letters_without_an_acquire(client: h
     assert await settle(client, "reject", rejected) == [None]
     assert await settle(client, "release", released) == [None]
 
-    found = await letters(client, 3)
+    found = await dead_letters(client, 3)
 
     headers = [{each["name"]: each["value"] for each in letter["headers"]} for letter in found]
     assert (found[0]["key"], [letter["value"] for letter in found]) == ("k", ["a", "b", "c"])
@@ -322,25 +325,25 @@ async def test_archived_records_become_dead_letters_without_an_acquire(client: h
     reasons = [each["__dlq.errors.message"] for each in headers[1:]]
     assert [reason.partition(" after")[0] for reason in reasons] == ["released", "lock expired"]
     assert await counts(client) == {"archived": 3}
-    looked = (await client.get(f"{JOBS}/records", params={"state": "archived"})).json()["items"]
-    assert [(each["record"]["value"], each["delivery_count"]) for each in looked] == [("a", 1), ("b", 1), ("c", 1)]
+    archived = (await client.get(f"{JOBS}/records", params={"state": "archived"})).json()["items"]
+    assert [(each["record"]["value"], each["delivery_count"]) for each in archived] == [("a", 1), ("b", 1), ("c", 1)]
 
 
-async def test_a_dead_letter_that_is_refused_leaves_the_record_and_is_shown(client: httpx2.AsyncClient) -> None:
+async def test_a_refused_dead_letter_keeps_the_record_and_shows_the_error(client: httpx2.AsyncClient) -> None:
     await topic(client)
     await topic(client, "dead", max_message_bytes=10)
     await put(client, dead_letter_topic="dead")
     await produce(client, "x" * 100, "y")
     await settle(client, "reject", *await acquire(client))
 
-    (letter,) = await letters(client, 1)
+    (letter,) = await dead_letters(client, 1)
 
     assert letter["value"] == "y"
     assert await counts(client) == {"delayed": 1, "archived": 1}
     assert "max_message_bytes of dead is 10" in (await client.get(JOBS)).json()["dead_letter_error"]
 
 
-async def test_a_dead_letter_topic_stays_while_it_is_named_and_a_queue_goes_with_its_topic(
+async def test_a_dead_letter_topic_in_use_is_not_deleted_and_a_queue_is_deleted_with_its_topic(
     client: httpx2.AsyncClient,
 ) -> None:
     await topic(client)
@@ -356,7 +359,7 @@ async def test_a_dead_letter_topic_stays_while_it_is_named_and_a_queue_goes_with
     assert (await client.post(f"{JOBS}/acquire")).status_code == 404
 
 
-async def test_a_repeated_acquire_gets_the_same_while_its_locks_live(client: httpx2.AsyncClient) -> None:
+async def test_a_repeated_acquire_gets_the_same_deliveries_while_they_are_locked(client: httpx2.AsyncClient) -> None:
     await topic(client)
     await put(client)
     await produce(client, 1, 2, 3)
@@ -404,7 +407,7 @@ async def test_a_repeated_acknowledge_gets_the_same_answer(client: httpx2.AsyncC
     assert (refused.status_code, refused.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
 
 
-async def test_a_header_delays_delivery_even_beyond_retention(client: httpx2.AsyncClient) -> None:
+async def test_a_header_delays_a_record_even_after_retention_deletes_it(client: httpx2.AsyncClient) -> None:
     await topic(client)
     await put(client)
     await produce(client, "later", headers={"deliver_at_ms": str(FAR_MS)})
@@ -413,11 +416,13 @@ async def test_a_header_delays_delivery_even_beyond_retention(client: httpx2.Asy
     assert values(await acquire(client)) == ["now", "unreadable"]
     await client.delete("/v1/topics/orders/partitions/0/records", params={"before_offset": 3})
     assert await counts(client) == {"acquired": 2, "delayed": 1}
-    (seen,) = (await client.get(f"{JOBS}/records", params={"state": "delayed"})).json()["items"]
-    assert (seen["record"]["value"], seen["until_ms"]) == ("later", FAR_MS)
+    (delayed,) = (await client.get(f"{JOBS}/records", params={"state": "delayed"})).json()["items"]
+    assert (delayed["record"]["value"], delayed["until_ms"]) == ("later", FAR_MS)
 
 
-async def test_records_that_retention_passes_expire_and_held_ones_may_be_accepted(client: httpx2.AsyncClient) -> None:
+async def test_records_below_the_log_start_expire_unless_they_are_acquired(
+    client: httpx2.AsyncClient,
+) -> None:
     await topic(client)
     await put(client)
     await produce(client, *range(5))
@@ -450,10 +455,10 @@ async def test_keys_are_delivered_in_order_and_one_at_a_time(client: httpx2.Asyn
     await settle(client, "reject", seventh)
     (eighth,) = await acquire(client, max_wait_ms=20_000)
     assert (seventh["record"]["value"], eighth["record"]["value"]) == (7, 8)
-    assert [each["value"] for each in await letters(client, 1)] == [7]
+    assert [each["value"] for each in await dead_letters(client, 1)] == [7]
 
 
-async def test_an_acquire_looks_at_no_more_than_the_window(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_an_acquire_admits_no_more_than_the_in_flight_limit(sqlite_client: httpx2.AsyncClient) -> None:
     await topic(sqlite_client)
     await put(sqlite_client, ordering="key")
     await produce(sqlite_client, *range(3_000), key="same")
@@ -466,7 +471,7 @@ async def test_an_acquire_looks_at_no_more_than_the_window(sqlite_client: httpx2
     assert values(await acquire(sqlite_client)) == [1]
 
 
-async def test_partitions_that_are_added_are_taken_in(client: httpx2.AsyncClient) -> None:
+async def test_records_of_added_partitions_are_delivered(client: httpx2.AsyncClient) -> None:
     await topic(client)
     await put(client)
     assert await acquire(client) == []
@@ -475,18 +480,18 @@ async def test_partitions_that_are_added_are_taken_in(client: httpx2.AsyncClient
     assert values(await acquire(client)) == ["new"]
 
 
-async def test_every_partition_has_its_turn_and_large_records_are_bounded(client: httpx2.AsyncClient) -> None:
+async def test_acquires_rotate_over_the_partitions_and_keep_to_max_bytes(client: httpx2.AsyncClient) -> None:
     await topic(client, partitions=4)
     await put(client)
     for partition in range(4):
         await produce(client, "x" * 1_000, "y" * 1_000, partition=partition)
-    taken = [delivery for _ in range(4) for delivery in await acquire(client, 1)]
-    assert {delivery["record"]["partition"] for delivery in taken} == {0, 1, 2, 3}
+    found = [delivery for _ in range(4) for delivery in await acquire(client, 1)]
+    assert {delivery["record"]["partition"] for delivery in found} == {0, 1, 2, 3}
     assert len(await acquire(client, 10, max_bytes=2_500)) == 2
     assert len(await acquire(client, 10)) == 2
 
 
-async def test_purging_leaves_what_is_held(client: httpx2.AsyncClient) -> None:
+async def test_a_purge_keeps_acquired_records(client: httpx2.AsyncClient) -> None:
     await topic(client)
     await put(client)
     await produce(client, *range(5))
@@ -500,14 +505,13 @@ async def test_purging_leaves_what_is_held(client: httpx2.AsyncClient) -> None:
     assert values(await acquire(client)) == ["after"]
 
 
-async def test_dead_letters_go_back_once_and_by_plan(client: httpx2.AsyncClient) -> None:
+async def test_dead_letters_are_redriven_once_and_after_a_plan(client: httpx2.AsyncClient) -> None:
     await topic(client, partitions=2)
     await put(client, dead_letter_topic="dead")
     await produce(client, "a", key="k", headers={"n": "v", "deliver_at_ms": "1"}, partition=1)
     await produce(client, "b", "c")
     await settle(client, "reject", *await acquire(client))
-    while (await client.post(f"{JOBS}/redrive")).json()["records"] < 3:
-        pass
+    await until(lambda: client.post(f"{JOBS}/redrive"), lambda answer: answer.json()["records"] == 3)
     plan = (await client.post(f"{JOBS}/redrive", json={"max_records": 2})).json()
     assert (plan["dry_run"], plan["records"], plan["more"]) == (True, 2, True)
     done = (await client.post(f"{JOBS}/redrive", json={"dry_run": False})).json()
@@ -523,23 +527,23 @@ async def test_dead_letters_go_back_once_and_by_plan(client: httpx2.AsyncClient)
     assert (await client.post(f"{JOBS}/redrive", json={"dead_letter_topic": "no"})).status_code == 404
 
 
-async def test_looking_takes_nothing_and_goes_page_by_page(client: httpx2.AsyncClient) -> None:
+async def test_browsing_acquires_nothing_and_continues_page_by_page(client: httpx2.AsyncClient) -> None:
     await topic(client, partitions=2)
     await put(client)
     for partition in (0, 1):
         await produce(client, *range(partition * 10, partition * 10 + 5), partition=partition)
     (held,) = await acquire(client, 1)
     await settle(client, "release", held)
-    seen: list[Any] = []
+    records: list[Any] = []
     cursor = None
     while True:
         query = {"limit": 3} | ({"cursor": cursor} if cursor else {})
         page = (await client.get(f"{JOBS}/records", params=query)).json()
-        seen += page["items"]
+        records += page["items"]
         if (cursor := page["next_cursor"]) is None:
             break
-    assert values(seen) == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
-    assert {each["state"] for each in seen} == {"available"}
+    assert values(records) == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
+    assert {each["state"] for each in records} == {"available"}
     assert len(await acquire(client)) == 10
     acquired = (await client.get(f"{JOBS}/records", params={"state": "acquired"})).json()["items"]
     assert await settle(client, "accept", *acquired) == [None] * 10
@@ -569,23 +573,23 @@ async def test_no_more_records_are_delayed_than_the_limit_allows(serve: Serve) -
     assert await settle(client, "accept", second) == [None]
 
 
-async def test_compaction_leaves_no_hole_that_a_queue_falls_into(client: httpx2.AsyncClient) -> None:
+async def test_an_acquire_skips_the_gaps_of_compaction(client: httpx2.AsyncClient) -> None:
     await topic(client, cleanup_policy="compact")
     for number in range(50):
         await produce(client, number, key=str(number % 2))
     await put(client)
     (first,) = await acquire(client, 1)
     assert first["record"]["value"] in {0, 48}
-    taken = await acquire(client, 100)
-    assert values(taken)[-2:] == [48, 49]
-    assert await counts(client) == {"acquired": len(taken) + 1}
+    found = await acquire(client, 100)
+    assert values(found)[-2:] == [48, 49]
+    assert await counts(client) == {"acquired": len(found) + 1}
 
 
-async def test_one_outcome_sent_again_under_its_key_is_answered_alike(client: httpx2.AsyncClient) -> None:
+async def test_a_repeated_single_acknowledgement_with_its_key_gets_the_same_answer(client: httpx2.AsyncClient) -> None:
     await client.put("/v1/queues/jobs", json={"topic": "orders"})
     await client.post("/v1/topics/orders/records", json={"records": [{"value": 1}]})
-    (taken,) = (await client.post("/v1/queues/jobs/acquire", json={})).json()["deliveries"]
-    url, key = f"/v1/queues/jobs/deliveries/{taken['delivery_id']}", {"Idempotency-Key": "k"}
+    (found,) = (await client.post("/v1/queues/jobs/acquire", json={})).json()["deliveries"]
+    url, key = f"/v1/queues/jobs/deliveries/{found['delivery_id']}", {"Idempotency-Key": "k"}
 
     first = await client.post(f"{url}/accept", headers=key)
     again = await client.post(f"{url}/accept", headers=key)
