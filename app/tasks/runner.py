@@ -1,4 +1,4 @@
-"""Runs steps again and again: at intervals, at once while there is more, and on after a failure."""
+"""Background tasks: repeated at intervals, at once while there is more work, and after a pause when they fail."""
 
 from __future__ import annotations
 
@@ -11,43 +11,52 @@ Step = Callable[[], Awaitable[bool]]
 """One step of work. Returns whether there is more to do now."""
 
 OnSuccess = Callable[[], None]
-"""Told by work that goes on_success: failures before no longer count."""
+"""Called by a task when its work succeeds: its earlier failures no longer count."""
 
 Work = Callable[[OnSuccess], Awaitable[None]]
 
-_FAILURES_UNTIL_UNREADY = 5
+Sleep = Callable[[float], Awaitable[None]]
+"""Returns after a time in seconds."""
+
+_FAILURES_UNTIL_FAILING = 5
+_FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 30.0
 
 _log = logging.getLogger(__name__)
 
 
 class TaskRunner:
-    """The background tasks of a node. A failing step is logged, counted and tried again with growing pauses."""
+    """The background tasks of a node. A failure is logged and counted, and the task runs again after a growing pause.
 
-    def __init__(self) -> None:
+    Args:
+        sleep: Waits between steps and after failures.
+    """
+
+    def __init__(self, sleep: Sleep = asyncio.sleep) -> None:
+        self._sleep = sleep
         self._tasks: list[asyncio.Task[None]] = []
         self._failures: dict[str, int] = {}
 
     def every(self, name: str, interval_ms: int, step: Step) -> None:
-        """Run `step` every `interval_ms`, give or take a tenth, and again at once while it returns True."""
-        self.forever(name, lambda on_success: _paced(step, interval_ms / 1000, on_success))
+        """Run `step` every `interval_ms`, ten percent more or less, and again at once while it returns True."""
+        self.forever(name, lambda on_success: self._run_steps(step, interval_ms / 1000, on_success))
 
     def forever(self, name: str, work: Work) -> None:
-        """Run `work` and, whenever it ends, again."""
+        """Run `work`, and run it again whenever it ends."""
         self._failures[name] = 0
-        self._tasks.append(asyncio.create_task(self._keep(name, work), name=name))
+        self._tasks.append(asyncio.create_task(self._repeat(name, work), name=name))
 
     def failing(self) -> list[str]:
-        """Return the names of the tasks that failed five times in a row."""
-        return [name for name, failures in self._failures.items() if failures >= _FAILURES_UNTIL_UNREADY]
+        """Return the names of the tasks that failed at least five times in a row."""
+        return [name for name, failures in self._failures.items() if failures >= _FAILURES_UNTIL_FAILING]
 
     async def stop(self) -> None:
-        """End all tasks."""
+        """Cancel all tasks and wait until they have ended."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _keep(self, name: str, work: Work) -> None:
+    async def _repeat(self, name: str, work: Work) -> None:
         def on_success() -> None:
             self._failures[name] = 0
 
@@ -57,11 +66,10 @@ class TaskRunner:
             except Exception:  # noqa: BLE001 - the border of the background tasks
                 self._failures[name] += 1
                 _log.exception("the background task %s failed (%d in a row)", name, self._failures[name])
-                await asyncio.sleep(min(_LONGEST_PAUSE_S, 0.1 * 2 ** min(self._failures[name], 10)))
+                await self._sleep(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures[name], 10)))
 
-
-async def _paced(step: Step, interval_s: float, on_success: OnSuccess) -> None:
-    while await step():
+    async def _run_steps(self, step: Step, interval_s: float, on_success: OnSuccess) -> None:
+        while await step():
+            on_success()
         on_success()
-    on_success()
-    await asyncio.sleep(interval_s * random.uniform(0.9, 1.1))  # noqa: S311 - spreads the nodes' work
+        await self._sleep(interval_s * random.uniform(0.9, 1.1))  # noqa: S311 - spreads the work of nodes over time
