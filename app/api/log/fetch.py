@@ -152,7 +152,7 @@ def _start(query: FetchTopicQuery) -> OffsetSpec | Cursor:
     if query.offset is not None:
         raise InvalidRequest("send either cursor or offset, not both")
     start = decode_cursor(query.cursor)
-    return start.among_all(Earliest()) if isinstance(start, PartitionCursor) else start
+    return start.to_cursor(Earliest()) if isinstance(start, PartitionCursor) else start
 
 
 def _deadline(call: Call, query: FetchQuery) -> AbstractContextManager[Deadline | None]:

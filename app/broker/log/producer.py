@@ -10,7 +10,7 @@ from app.broker.log.appender import Appender
 from app.broker.log.topics import TopicRequest, Topics, partition_id_of
 from app.domain.log.append import Accepted, Append, IdempotencyKey, TopicVersionChanged
 from app.domain.log.partitioner import partition_for_key
-from app.domain.log.producer import MAX_EPOCH, ProducerStamp, replay
+from app.domain.log.producer import MAX_EPOCH, ProducerStamp, stored_result
 from app.domain.log.record import MAX_TIMESTAMP_AHEAD_MS, Record
 from app.domain.log.topic import TopicInfo
 from app.errors.broker_error import BrokerError
@@ -131,7 +131,7 @@ class Producer:
             if request.expected_offset:
                 raise OffsetMismatch(f"log_end_offset is 0, not {request.expected_offset}", log_end_offset=0)
             if request.stamp is not None:
-                replay(None, -1, request.stamp)
+                stored_result(None, -1, request.stamp)
             topic, _ = await self._topics.create(request.topic, TopicRequest(None, {}))
         return topic
 

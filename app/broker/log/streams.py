@@ -64,7 +64,7 @@ class Streams:
             UnknownTopicOrPartition, CursorExpired, InvalidCursor, OffsetBelowLogStart, OffsetAboveLogEnd
         """
         if partition is None:
-            start = start.among_all(rest) if isinstance(start, PartitionCursor) else start
+            start = start.to_cursor(rest) if isinstance(start, PartitionCursor) else start
             return await read_of_topic(self._fetcher, topic, start, reset)
         topic_id = None
         if isinstance(start, Cursor | PartitionCursor):

@@ -1,4 +1,4 @@
-"""Judging a batch of appends: each request in order of arrival against what the batch has already changed. Pure."""
+"""Apply a batch of appends: each request meets the state that the requests before it have left. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hashlib import sha256
 import msgspec
 from msgspec.structs import force_setattr
 
-from app.domain.log.producer import ProducerStamp, ProducerState, advance, replay
+from app.domain.log.producer import ProducerStamp, ProducerState, advance, stored_result
 from app.domain.log.record import Record
 from app.errors.broker_error import BrokerError
 from app.errors.log import IdempotencyKeyReused, OffsetMismatch, UnknownTopicOrPartition
@@ -24,7 +24,7 @@ def fingerprint(*parts: bytes) -> bytes:
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True):
-    """An Idempotency-Key as it is stored: SHA-256 of the key, SHA-256 of the request."""
+    """An Idempotency-Key as it is stored: SHA-256 of the key and of the request."""
 
     key_hash: bytes
     fingerprint: bytes
@@ -39,9 +39,9 @@ class Append(msgspec.Struct, frozen=True):
         records: In request order.
         partitions: The partition chosen for each record.
         stamp_time: Whether every record gets the time of the append (LogAppendTime).
-        refusal: What the topic's configuration has against the records; a repeat is answered all the same.
-        expected_offset: The log end that the one partition of the records must have, or None.
-        partition_ids_written: Ids of the partitions that the records go to, ascending; follows from the others.
+        refusal: Why the topic's configuration refuses the records; a repeat gets its stored result nevertheless.
+        expected_offset: The log end offset that the only partition of the records must have, or None.
+        partition_ids_written: Ids of the partitions that the records go to, ascending; computed from the others.
     """
 
     topic_id: int
@@ -58,17 +58,15 @@ class Append(msgspec.Struct, frozen=True):
     partition_ids_written: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Look once which partitions are partition_ids_written: it is asked several times."""
+        """Compute `partition_ids_written` once: it is read several times."""
         ids, partitions = self.partition_ids, self.partitions
         one = len(partitions) == 1
-        partition_ids_written = (
-            (ids[partitions[0]],) if one else tuple(sorted([ids[partition] for partition in set(partitions)]))
-        )
-        force_setattr(self, "partition_ids_written", partition_ids_written)
+        written = (ids[partitions[0]],) if one else tuple(sorted([ids[partition] for partition in set(partitions)]))
+        force_setattr(self, "partition_ids_written", written)
 
 
 class Appended(msgspec.Struct, frozen=True, array_like=True):
-    """Where the records of a request lie, one entry per record in request order."""
+    """Partition, offset and timestamp of each record, in request order."""
 
     partitions: list[int]
     offsets: list[int]
@@ -76,14 +74,14 @@ class Appended(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The request is appended, now or by an earlier request that it repeats."""
+    """The records are appended, by this request or by an earlier one that it repeats."""
 
     appended: Appended
     duplicate: bool
 
 
 class TopicVersionChanged(msgspec.Struct, frozen=True):
-    """The topic has another version than the one the records were checked against: prepare again."""
+    """The records were checked against another version of the topic: check them again, against the current one."""
 
 
 AppendOutcome = Accepted | TopicVersionChanged | BrokerError
@@ -93,12 +91,12 @@ Row = tuple[int, int, int, bytes | None, bytes | None, bytes | None, int, int]
 
 
 class PartitionEnd(msgspec.Struct):
-    """The end of a partition: where the next record goes.
+    """The end of a partition, where the next record is appended.
 
     Attributes:
-        size_bytes: Bytes of all records ever appended, as far as they are counted in the rows.
-        max_timestamp_ms: Largest timestamp so far.
-        first_id: The storage's id of offset 0; ids rise with the offset.
+        size_bytes: Bytes of all records ever appended: the `start_bytes` of the next record.
+        max_timestamp_ms: Largest timestamp of the records so far.
+        first_id: The record id of offset 0; ids rise with the offset.
     """
 
     topic_id: int
@@ -110,7 +108,7 @@ class PartitionEnd(msgspec.Struct):
 
 
 class StoredKey(msgspec.Struct, frozen=True):
-    """What is stored under an Idempotency-Key."""
+    """The fingerprint and the result that are stored under an Idempotency-Key."""
 
     fingerprint: bytes
     result: bytes
@@ -127,32 +125,32 @@ _decoder = msgspec.msgpack.Decoder(Appended)
 
 
 class AppendBatch:
-    """The state that a batch of appends meets and changes.
+    """The state that a batch of appends reads and changes.
 
     Args:
-        ends: End of each partition the appends name, by partition id; one that is missing is deleted.
-        keys: What is stored under the Idempotency-Keys of the appends.
-        fences: Highest epoch of each producer.
-        producers: State of each producer and topic.
+        ends: End of each partition that the appends write to, by partition id; a missing one was deleted.
+        keys: The used Idempotency-Keys among those of the appends.
+        epochs: Highest epoch of each producer on any topic.
+        producers: State of each producer per topic.
         now_ms: Time of the append.
 
     Attributes:
         rows: Rows to insert.
-        keys_written: Idempotency-Keys with their request and result.
-        producers_written: Producers and topics with their new state.
+        keys_written: Idempotency-Keys to store.
+        producers_written: Producer states to store.
     """
 
     def __init__(
         self,
         ends: Mapping[int, PartitionEnd],
         keys: Mapping[KeyId, StoredKey],
-        fences: Mapping[str, int],
+        epochs: Mapping[str, int],
         producers: Mapping[ProducerId, ProducerState],
         now_ms: int,
     ) -> None:
         self._ends = ends
         self._keys = dict(keys)
-        self._fences = dict(fences)
+        self._epochs = dict(epochs)
         self._producers = dict(producers)
         self._now_ms = now_ms
         self.rows: list[Row] = []
@@ -160,27 +158,27 @@ class AppendBatch:
         self.producers_written: dict[ProducerId, ProducerState] = {}
 
     def apply(self, append: Append) -> AppendOutcome:
-        """Accept, replay or refuse one request. A refusal changes nothing."""
+        """Accept or refuse one request, or return the stored result of a repeat. A refusal changes nothing."""
         try:
             return self._apply(append)
         except BrokerError as refusal:
             return refusal
 
     def _apply(self, append: Append) -> AppendOutcome:
-        version = self._version(append)
-        if (stored := self._stored(append)) is not None:
+        version = self._topic_version(append)
+        if (stored := self._stored_result(append)) is not None:
             return Accepted(_decoder.decode(stored), duplicate=True)
         if version != append.version:
             return TopicVersionChanged()
         if append.refusal is not None:
             raise append.refusal
         if append.expected_offset is not None:
-            self._expect(append, append.expected_offset)
-        appended = self._place(append)
-        self._remember(append, appended)
+            self._check_expected_offset(append, append.expected_offset)
+        appended = self._add_rows(append)
+        self._store_result(append, appended)
         return Accepted(appended, duplicate=False)
 
-    def _version(self, append: Append) -> int:
+    def _topic_version(self, append: Append) -> int:
         version = -1
         for partition_id in append.partition_ids_written:
             end = self._ends.get(partition_id)
@@ -189,7 +187,7 @@ class AppendBatch:
             version = end.version
         return version
 
-    def _stored(self, append: Append) -> bytes | None:
+    def _stored_result(self, append: Append) -> bytes | None:
         if append.key is not None:
             stored = self._keys.get((append.topic_id, append.key.key_hash))
             if stored is None:
@@ -202,16 +200,16 @@ class AppendBatch:
         if append.stamp is not None:
             stamp = append.stamp
             state = self._producers.get((stamp.producer_id, append.topic_id))
-            return replay(state, self._fences.get(stamp.producer_id, -1), stamp)
+            return stored_result(state, self._epochs.get(stamp.producer_id, -1), stamp)
         return None
 
-    def _expect(self, append: Append, expected_offset: int) -> None:
+    def _check_expected_offset(self, append: Append, expected_offset: int) -> None:
         end = self._ends[append.partition_ids[append.partitions[0]]].log_end_offset
         if end != expected_offset:
             raise OffsetMismatch(f"log_end_offset is {end}, not {expected_offset}", log_end_offset=end)
 
-    def _place(self, append: Append) -> Appended:
-        """Give each record its offset, and make its row."""
+    def _add_rows(self, append: Append) -> Appended:
+        """Assign an offset to each record and add its row."""
         ends, ids = self._ends, append.partition_ids
         now_ms, stamp_time, add_row = self._now_ms, append.stamp_time, self.rows.append
         offsets: list[int] = []
@@ -238,7 +236,7 @@ class AppendBatch:
             timestamps.append(timestamp_ms)
         return Appended(append.partitions, offsets, timestamps)
 
-    def _remember(self, append: Append, appended: Appended) -> None:
+    def _store_result(self, append: Append, appended: Appended) -> None:
         if append.key is not None:
             key_id = (append.topic_id, append.key.key_hash)
             entry = StoredKey(append.key.fingerprint, _encoder.encode(appended))
@@ -247,9 +245,9 @@ class AppendBatch:
             producer = (append.stamp.producer_id, append.topic_id)
             state = advance(self._producers.get(producer), append.stamp, _encoder.encode(appended))
             self._producers[producer] = self.producers_written[producer] = state
-            self._fences[append.stamp.producer_id] = append.stamp.epoch
+            self._epochs[append.stamp.producer_id] = append.stamp.epoch
 
 
 def partition_ids_of(appends: Sequence[Append]) -> list[int]:
-    """Return the ids of the partitions that the appends write to, ascending: the order of their locks."""
+    """Return the ids of the partitions that the appends write to, ascending, which is the order of their locks."""
     return sorted(set().union(*[append.partition_ids_written for append in appends]))

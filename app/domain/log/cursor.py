@@ -1,7 +1,7 @@
-"""The words that say where a read goes on: in all partitions of a topic, or in one of them. Pure.
+"""Cursors: tokens with the next offset of all partitions of a topic, or of one of them. Pure.
 
-A word is URL-safe base64. Short ones hold MessagePack and two bytes that check it, long ones are compressed by zlib,
-whose first byte tells them apart.
+A token is URL-safe base64. A short one contains MessagePack and a checksum of two bytes, a long one is compressed by
+zlib, which is recognised by its first byte.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _UNREAD = -1
 
 
 class Cursor(NamedTuple):
-    """Where a read of a whole topic goes on.
+    """The next offsets of a read of all partitions of a topic.
 
     Attributes:
         offsets: Next offset of each partition, by number.
-        rest: Where partitions start that are not among the offsets; one that was added since starts at 0.
+        rest: Where the partitions start that have no offset here. By default at 0: they were added after the cursor.
     """
 
     topic_id: int
@@ -39,24 +39,24 @@ class Cursor(NamedTuple):
 
 
 class PartitionCursor(NamedTuple):
-    """Where a read of one partition goes on."""
+    """The next offset of a read of one partition."""
 
     topic_id: int
     partition: int
     offset: int
 
-    def among_all(self, rest: OffsetSpec) -> Cursor:
-        """Return the cursor of a read of all partitions, where the others start at `rest`."""
+    def to_cursor(self, rest: OffsetSpec) -> Cursor:
+        """Return a cursor of all partitions, in which the others start at `rest`."""
         return Cursor(self.topic_id, [*[_UNREAD] * self.partition, self.offset], rest)
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_cursor = msgspec.msgpack.Decoder(tuple[int, list[int]]).decode
-_decode_place = msgspec.msgpack.Decoder(tuple[int, int, int]).decode
+_decode_partition_cursor = msgspec.msgpack.Decoder(tuple[int, int, int]).decode
 
 
 def encode_cursor(cursor: Cursor) -> str:
-    """Write a cursor as a word of URL-safe characters."""
+    """Encode a cursor as a token of URL-safe characters."""
     packed = _encode((cursor.topic_id, cursor.offsets))
     if len(packed) <= _LONGEST_PLAIN:
         return _plain(packed)
@@ -64,15 +64,15 @@ def encode_cursor(cursor: Cursor) -> str:
 
 
 def encode_partition_cursor(topic_id: int, partition: int, offset: int) -> str:
-    """Write a place as a word of URL-safe characters."""
+    """Encode a cursor of one partition as a token of URL-safe characters."""
     return _plain(_encode((topic_id, partition, offset)))
 
 
 def decode_cursor(text: str) -> Cursor | PartitionCursor:
-    """Read a cursor or a place.
+    """Decode a token.
 
     Raises:
-        InvalidCursor: It was not made by this module.
+        InvalidCursor: This module did not encode it.
     """
     try:
         if len(text) > _MAX_CHARACTERS:
@@ -80,7 +80,7 @@ def decode_cursor(text: str) -> Cursor | PartitionCursor:
         packed = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
         return _decode(_unpacked(packed))
     except (ValueError, zlib.error, msgspec.DecodeError):
-        raise InvalidCursor("the cursor is not one of this server's; use it as it was given") from None
+        raise InvalidCursor("the cursor is not valid; send one unchanged from an answer of this server") from None
 
 
 def _plain(packed: bytes) -> str:
@@ -106,10 +106,10 @@ def _unpacked(packed: bytes) -> bytes:
 
 def _decode(content: bytes) -> Cursor | PartitionCursor:
     if content[:1] == _TRIPLE:
-        place = PartitionCursor(*_decode_place(content))
-        if not 0 <= place.partition < MAX_PARTITIONS or place.offset < 0:
+        cursor = PartitionCursor(*_decode_partition_cursor(content))
+        if not 0 <= cursor.partition < MAX_PARTITIONS or cursor.offset < 0:
             raise ValueError
-        return place
+        return cursor
     topic_id, offsets = _decode_cursor(content)
     if not 1 <= len(offsets) <= MAX_PARTITIONS or min(offsets) < 0:
         raise ValueError

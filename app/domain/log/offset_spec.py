@@ -1,4 +1,4 @@
-"""Where a read starts: an offset, earliest, latest, the last N, or a time. Pure."""
+"""Offset specs: an offset, earliest, latest, the last N records, or a time. Pure."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class At(NamedTuple):
 
 
 class Earliest(NamedTuple):
-    """The first record kept."""
+    """The log start offset."""
 
 
 class Latest(NamedTuple):
-    """The next record to be written."""
+    """The log end offset: that of the next record to be written."""
 
 
 class Last(NamedTuple):
@@ -33,7 +33,7 @@ class Last(NamedTuple):
 
 
 class Since(NamedTuple):
-    """The first record at or after a time."""
+    """The first record whose timestamp is at or after a time."""
 
     timestamp_ms: int
 
@@ -47,10 +47,10 @@ _RULE = (
 
 
 def parse_offset_spec(text: str, field: str = "offset") -> OffsetSpec:
-    """Read a position as users write it.
+    """Parse an offset spec.
 
     Raises:
-        InvalidRequest: With the forms there are.
+        InvalidRequest: With the forms that are allowed.
     """
     if text == "earliest":
         return Earliest()
@@ -64,30 +64,30 @@ def parse_offset_spec(text: str, field: str = "offset") -> OffsetSpec:
             return Last(-number)
         if number <= MAX_INT64:
             return At(number)
-    raise _refusal(field)
+    raise _invalid(field)
 
 
 def parse_time(text: str, field: str) -> int:
-    """Read epoch milliseconds or RFC 3339 (a blank counts as +) as epoch milliseconds.
+    """Parse epoch milliseconds or RFC 3339 and return epoch milliseconds. A blank counts as +, as in a decoded URL.
 
     Raises:
-        InvalidRequest: With the forms there are.
+        InvalidRequest: With the forms that are allowed.
     """
     if _NUMBER.fullmatch(text):
         if 0 <= (number := int(text)) <= MAX_INT64:
             return number
-        raise _refusal(field)
+        raise _invalid(field)
     try:
         moment = datetime.fromisoformat(text.replace(" ", "+"))
     except ValueError:
-        raise _refusal(field) from None
+        raise _invalid(field) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     milliseconds = round(moment.timestamp() * 1000)
     if milliseconds < 0:
-        raise _refusal(field)
+        raise _invalid(field)
     return milliseconds
 
 
-def _refusal(field: str) -> InvalidRequest:
+def _invalid(field: str) -> InvalidRequest:
     return InvalidRequest.at(None, field, f"must be {_RULE}")

@@ -1,4 +1,4 @@
-"""Which partition a key belongs to: murmur2, exactly as Kafka's default partitioner. Pure."""
+"""The partition of a key: murmur2, exactly as Kafka's default partitioner. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _cached_positive_hash(key: bytes) -> int:
 def partition_for_key(key: bytes, partitions: int) -> int:
     """Return the partition of a key, from 0 to `partitions` - 1.
 
-    The hash of short keys is cached: in pure Python it would halve the speed of keyed batches.
+    The hash of short keys is cached: computing it in pure Python halves the speed of keyed batches.
     Source: org.apache.kafka.clients.producer.internals.BuiltInPartitioner.partitionForKey.
     """
     if len(key) <= _CACHED_KEY_BYTES:

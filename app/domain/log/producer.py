@@ -1,7 +1,7 @@
-"""The idempotent producer: next, repeat, gap or fenced. Pure.
+"""The idempotent producer: whether a request is the next one, a repeat, a gap or fenced. Pure.
 
-Source: Kafka's ProducerStateEntry and ProducerAppendInfo; the sequence counts requests, not records,
-per producer and topic, from 0.
+Source: Kafka's ProducerStateEntry and ProducerAppendInfo. Here the sequence counts requests, not records, per producer
+and topic, from 0.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import msgspec
 from app.errors.log import DuplicateSequenceNumber, InvalidProducerEpoch, OutOfOrderSequenceNumber, SequenceReused
 
 WINDOW = 5
-"""Requests whose answer is kept for a repeat, as many as Kafka keeps batches."""
+"""Requests whose result is stored for a repeat: as many as Kafka stores batches."""
 
 MAX_SEQUENCE = 2**63 - 1
 MAX_EPOCH = 2**31 - 1
 
 
 class ProducerStamp(msgspec.Struct, frozen=True):
-    """What a request says of its producer.
+    """Producer id, epoch and sequence of a request.
 
     Attributes:
         fingerprint: SHA-256 of path, query, media type and body.
@@ -31,7 +31,7 @@ class ProducerStamp(msgspec.Struct, frozen=True):
 
 
 class BatchMetadata(msgspec.Struct, frozen=True, array_like=True):
-    """One of the last requests: its sequence, fingerprint and stored result."""
+    """Sequence, fingerprint and stored result of one of the last requests."""
 
     sequence: int
     fingerprint: bytes
@@ -39,28 +39,28 @@ class BatchMetadata(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ProducerState(msgspec.Struct, frozen=True):
-    """A producer on one topic: its epoch there, the next sequence, and its last requests, oldest first."""
+    """A producer on one topic: its epoch there, its next sequence, and its last requests, oldest first."""
 
     epoch: int
     next_sequence: int
     window: tuple[BatchMetadata, ...] = ()
 
 
-def replay(state: ProducerState | None, fence_epoch: int, stamp: ProducerStamp) -> bytes | None:
-    """Judge a stamped request: return the stored result of a repeat, or None if it is next.
+def stored_result(state: ProducerState | None, highest_epoch: int, stamp: ProducerStamp) -> bytes | None:
+    """Return the stored result of a request that is a repeat, or None for the next request.
 
     Args:
-        state: What is known of the producer on this topic, or None.
-        fence_epoch: The highest epoch of the producer on any topic; -1 if it is unknown.
-        stamp: The request's stamp.
+        state: The producer's state on this topic, or None.
+        highest_epoch: The highest epoch of the producer on any topic; -1 for an unknown producer.
+        stamp: Of the request.
 
     Raises:
-        InvalidProducerEpoch: The epoch is older than the producer's.
-        OutOfOrderSequenceNumber: A gap, or a new producer or epoch that does not start at 0.
+        InvalidProducerEpoch: The epoch is below the producer's.
+        OutOfOrderSequenceNumber: A sequence is missing before it, or a new producer or epoch does not start at 0.
         DuplicateSequenceNumber: A repeat older than the window.
-        SequenceReused: A repeat with another body.
+        SequenceReused: The sequence was used for another request.
     """
-    current = max(fence_epoch, state.epoch if state else -1)
+    current = max(highest_epoch, state.epoch if state else -1)
     if stamp.epoch < current:
         raise InvalidProducerEpoch(f"this producer's epoch is {current}, not {stamp.epoch}", producer_epoch=current)
     expected = state.next_sequence if state and state.epoch == stamp.epoch else 0
@@ -70,12 +70,12 @@ def replay(state: ProducerState | None, fence_epoch: int, stamp: ProducerStamp) 
         )
     if stamp.sequence == expected:
         return None
-    assert state is not None  # noqa: S101 - a sequence below the expected one has been seen
-    for entry in state.window:
-        if entry.sequence == stamp.sequence:
-            if entry.fingerprint != stamp.fingerprint:
+    assert state is not None  # noqa: S101 - without a state no sequence is below the expected one
+    for batch in state.window:
+        if batch.sequence == stamp.sequence:
+            if batch.fingerprint != stamp.fingerprint:
                 raise SequenceReused(f"sequence {stamp.sequence} was used for another request")
-            return entry.result
+            return batch.result
     raise DuplicateSequenceNumber(
         f"sequence {stamp.sequence} was appended before the last {WINDOW} requests",
         expected_sequence=expected,
@@ -83,7 +83,7 @@ def replay(state: ProducerState | None, fence_epoch: int, stamp: ProducerStamp) 
 
 
 def advance(state: ProducerState | None, stamp: ProducerStamp, result: bytes) -> ProducerState:
-    """Return the state after the stamped request was appended with this result."""
+    """Return the state after a request was appended with a result."""
     kept = state.window if state and state.epoch == stamp.epoch else ()
-    entry = BatchMetadata(stamp.sequence, stamp.fingerprint, result)
-    return ProducerState(stamp.epoch, stamp.sequence + 1, (*kept, entry)[-WINDOW:])
+    batch = BatchMetadata(stamp.sequence, stamp.fingerprint, result)
+    return ProducerState(stamp.epoch, stamp.sequence + 1, (*kept, batch)[-WINDOW:])

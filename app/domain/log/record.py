@@ -1,4 +1,4 @@
-"""The record: what is appended, what is stored, and the bounds of both. Pure."""
+"""Records to append, stored records, and their limits. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VALUE_TEXT = 1
 VALUE_BASE64 = 2
 VALUE_MASK = 3
 KEY_BASE64 = 4
-"""Bit of `Record.encoding`: the key was given as base64. The low two bits say what the value is."""
+"""Bit of `Record.encoding`: the key was sent as base64. The low two bits are the VALUE_* of the value."""
 
 VALUE_ENCODINGS = ("json", "text", "base64")
 
@@ -25,12 +25,12 @@ class Record(msgspec.Struct, gc=False):
     """A record ready to be appended.
 
     Attributes:
-        partition: The partition asked for, or -1.
-        timestamp_ms: Unix epoch in milliseconds; -1 stands for the time of the append.
+        partition: The requested partition, or -1.
+        timestamp_ms: Unix epoch in milliseconds, or -1 for the time of the append.
         key: Key bytes, or None.
         value: Value bytes, or None for a tombstone.
-        headers: JSON list of header objects as they are fetched, or None without headers.
-        encoding: VALUE_* plus KEY_BASE64: how key and value are spelled in JSON answers.
+        headers: JSON list of header objects as a fetch returns them, or None without headers.
+        encoding: VALUE_* plus KEY_BASE64: how key and value are encoded in JSON answers.
         header_bytes: Bytes of the headers' names and values.
     """
 
@@ -44,15 +44,15 @@ class Record(msgspec.Struct, gc=False):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of key, value, and names and values of the headers."""
+        """Bytes of the key, the value, and the names and values of the headers."""
         return len(self.key or b"") + len(self.value or b"") + self.header_bytes
 
 
 class StoredRecord(NamedTuple):
-    """A record as it lies in the log, in the order of the columns that a page reads.
+    """A record of the log; its fields have the order of the columns that a page reads.
 
     Attributes:
-        start_bytes: Bytes of the partition's records before it.
+        start_bytes: Bytes of the records before it in the partition.
     """
 
     offset: int

@@ -1,4 +1,4 @@
-"""Topics: names, configuration and what a request may change. Pure."""
+"""Topics: names, configuration and its bounds. Pure."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class TopicConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def compacted(self) -> bool:
-        """Whether the highest offset of each key is kept."""
+        """Whether compaction keeps only the record with the highest offset of each key."""
         return self.cleanup_policy != "delete"
 
     @property
     def deleted(self) -> bool:
-        """Whether retention by time and size removes records."""
+        """Whether retention deletes records by time and size."""
         return self.cleanup_policy != "compact"
 
 
@@ -51,10 +51,10 @@ _BOUNDS: dict[str, tuple[int, int]] = {
 
 
 class TopicInfo(msgspec.Struct, frozen=True):
-    """A topic as a node knows it; `version` rises with every change of it.
+    """A topic as it was read from the database; `version` rises with each change.
 
     Attributes:
-        partition_ids: The storage's id of each partition, by partition number.
+        partition_ids: The id of each partition in the database, by partition number.
     """
 
     topic_id: int
@@ -71,42 +71,42 @@ class TopicInfo(msgspec.Struct, frozen=True):
 
 
 def check_name(name: str, noun: str, refusal: type[BrokerError] = InvalidTopicName) -> None:
-    """Refuse a name that is not one.
+    """Refuse an invalid name.
 
     Raises:
-        InvalidTopicName: Or another `refusal`, with the rule of names.
+        InvalidTopicName: Or another `refusal`; its detail is the rule for names.
     """
     if not _NAME.fullmatch(name) or name in {".", ".."}:
         raise refusal(f"a {noun} name is 1 to 249 characters of a-z A-Z 0-9 . _ - and not '.' or '..'")
 
 
 def check_topic_name(name: str) -> None:
-    """Refuse a topic name that users may not give.
+    """Refuse a topic name that is invalid or reserved for the server.
 
     Raises:
-        InvalidTopicName: With the rule of topic names.
+        InvalidTopicName: Its detail is the rule for topic names.
     """
     check_name(name, "topic")
     if name.startswith("__"):
-        raise InvalidTopicName("names that start with '__' are kept for the server itself")
+        raise InvalidTopicName("names that start with '__' are reserved for the server")
 
 
 def check_partitions(partitions: int, present: int = 0) -> None:
-    """Refuse a number of partitions out of bounds or below the number present.
+    """Refuse a number of partitions that is out of bounds or below the present number.
 
     Raises:
-        InvalidPartitions: Naming the bound.
+        InvalidPartitions: With the bound.
     """
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise InvalidPartitions(f"partitions must be from 1 to {MAX_PARTITIONS}")
     if partitions < present:
         raise InvalidPartitions(
-            f"the topic has {present} partitions and their number can only grow", partitions=present
+            f"the topic has {present} partitions, and their number can only rise", partitions=present
         )
 
 
 def check_overrides(overrides: dict[str, object]) -> None:
-    """Refuse configuration values out of their bounds.
+    """Refuse configuration values that are out of bounds.
 
     Raises:
         InvalidConfig: With one entry in `errors` per field.
@@ -117,9 +117,9 @@ def check_overrides(overrides: dict[str, object]) -> None:
         if isinstance(value := overrides.get(name), int) and not low <= value <= high
     ]
     if errors:
-        raise InvalidConfig("a configuration value is out of its bounds", errors=errors)
+        raise InvalidConfig("a configuration value is out of bounds", errors=errors)
 
 
 def with_overrides(defaults: TopicConfig, overrides: dict[str, object]) -> TopicConfig:
-    """Return the full configuration: the server's defaults, then what the topic sets itself."""
+    """Return the full configuration: the server's defaults with the topic's own values in their place."""
     return msgspec.structs.replace(defaults, **overrides)

@@ -36,7 +36,7 @@ def append(*values: bytes, partitions: list[int] | None = None, timestamp_ms: in
 
 def batch(**options: Any) -> AppendBatch:
     ends = {10: PartitionEnd(1, 3, 100, 5_000, 7, 70_000), 11: PartitionEnd(1, 3, 0, 0, 0, 80_000)}
-    state: dict[str, Any] = {"ends": ends, "keys": {}, "fences": {}, "producers": {}, "now_ms": NOW_MS} | options
+    state: dict[str, Any] = {"ends": ends, "keys": {}, "epochs": {}, "producers": {}, "now_ms": NOW_MS} | options
     return AppendBatch(**state)
 
 

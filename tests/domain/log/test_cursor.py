@@ -39,8 +39,8 @@ def test_a_place_comes_back_as_it_was(topic_id: int, partition: int, offset: int
     assert len(word) <= 32
 
 
-def test_a_place_among_all_says_nothing_of_the_other_partitions() -> None:
-    assert PartitionCursor(7, 2, 5).among_all(Latest()) == Cursor(7, [-1, -1, 5], Latest())
+def test_a_place_to_cursor_says_nothing_of_the_other_partitions() -> None:
+    assert PartitionCursor(7, 2, 5).to_cursor(Latest()) == Cursor(7, [-1, -1, 5], Latest())
     assert Cursor(7, [1]).rest == At(0)
 
 
