@@ -198,7 +198,7 @@ async def _lifespan(
         _start_tasks(settings, services, runner, archive_task)
         notices = open_notices(settings.database_url) if storage.dialect.shared else None
         if notices is None:
-            runner.every("disk-check", _DISK_CHECK_INTERVAL_MS, storage.look_for_space)
+            runner.every("disk-check", _DISK_CHECK_INTERVAL_MS, storage.check_space)
         else:
             _start_notice_tasks(settings, services, runner, outbox, notices)
         try:

@@ -19,7 +19,7 @@ _POLLED_AT_ONCE = 1_000
 
 def open_notices(database_url: str) -> Notices:
     """Return the notices of a shared database; an embedded one starts without their driver."""
-    from app.storage.db.notices import Notices  # noqa: PLC0415 - the driver is a tenth of an embedded start
+    from app.storage.db.notices import Notices  # noqa: PLC0415 - the import takes a tenth of an embedded start
 
     return Notices(database_url)
 

@@ -11,7 +11,7 @@ from app.domain.log.topic import TopicConfig
 from app.errors.database import DiskFull
 from app.storage.db.engine import Storage
 from app.storage.log import compaction, idempotency, producers, retention, topics
-from app.storage.log.retention import Kept
+from app.storage.log.retention import RetainedPartition
 
 _PASS_S = 0.010
 _PARTITIONS_AT_ONCE = 50
@@ -38,13 +38,13 @@ class Retention:
         """Raise `log_start_offset` of all partitions to what their policy keeps."""
         stored = await self.storage.read(topics.all_, self.defaults)
         kept = (
-            Kept(partition_id, topic.info.config)
+            RetainedPartition(partition_id, topic.info.config)
             for topic in stored
             if topic.info.config.deleted
             for partition_id in topic.info.partition_ids
         )
         for some in _chunks(kept, _PARTITIONS_AT_ONCE):
-            for partition_id, start in await self.storage.read(retention.starts, some, self.clock()):
+            for partition_id, start in await self.storage.read(retention.new_starts, some, self.clock()):
                 await self.storage.write(retention.delete_before, partition_id, start)
         return False
 
@@ -81,6 +81,6 @@ class Retention:
         return max(keys, gone) == _FORGOTTEN_AT_ONCE
 
 
-def _chunks(kept: Iterator[Kept], size: int) -> Iterator[list[Kept]]:
+def _chunks(kept: Iterator[RetainedPartition], size: int) -> Iterator[list[RetainedPartition]]:
     while some := list(islice(kept, size)):
         yield some

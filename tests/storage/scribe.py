@@ -107,8 +107,8 @@ class Scribe:
         return self.storage.write_now(retention.delete_before, info.partition_ids[partition], offset)
 
     def retain(self, info: TopicInfo, **config: Any) -> int:
-        kept = [retention.Kept(id_, TopicConfig(**config)) for id_ in info.partition_ids]
-        risen = self.storage.read_now(retention.starts, kept, self.now_ms)
+        kept = [retention.RetainedPartition(id_, TopicConfig(**config)) for id_ in info.partition_ids]
+        risen = self.storage.read_now(retention.new_starts, kept, self.now_ms)
         return sum(self.storage.write_now(retention.delete_before, *start) for start in risen)
 
     def purge(self, limit: int = 1000) -> int:

@@ -1,1 +1,1 @@
-"""The database itself: engines, dialects, transactions, schema, clock."""
+"""The database: engines, dialects, transactions, schema and clock."""

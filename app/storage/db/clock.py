@@ -1,4 +1,4 @@
-"""The database's own clock, which all nodes share."""
+"""The clock of the database, which all nodes share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.storage.db.engine import Query, Tx
 
 
 class now_ms(FunctionElement[int]):  # noqa: N801 - a function of SQL
-    """The moment at which the statement runs, not the transaction: Unix epoch in milliseconds."""
+    """The time at which the statement runs, not its transaction: Unix epoch in milliseconds."""
 
     type = BigInteger()
     inherit_cache = True
@@ -32,5 +32,5 @@ _NOW = Query(select(now_ms()))
 
 
 def read(tx: Tx) -> int:
-    """Return the database's time now; after a lock, the time at which it was had."""
+    """Return the time of the database: Unix epoch in milliseconds, never before the last lock was granted."""
     return int(_NOW.rows(tx, {})[0][0])

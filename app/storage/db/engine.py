@@ -1,4 +1,4 @@
-"""The border between the event loop and the database: one transaction per call, in a worker thread."""
+"""The boundary of the event loop and the database: each call runs one transaction in a worker thread."""
 
 from __future__ import annotations
 
@@ -27,27 +27,28 @@ _ATTEMPTS = 3
 
 
 class Fault(enum.Enum):
-    """What a database error means for the transaction it ended."""
+    """The class of a database error, which decides whether the transaction is retried."""
 
-    CONFLICT = "serialization failure, deadlock or stale statement: the same transaction may succeed now"
-    BUSY = "a lock was not to be had in time"
-    DISK_FULL = "no space left"
-    DISCONNECTED = "the connection is lost"
-    OTHER = "a fault of ours"
+    CONFLICT = "serialization failure, deadlock or stale prepared statement: a retry may succeed"
+    BUSY = "lock timeout"
+    DISK_FULL = "no space left on the disk"
+    DISCONNECTED = "connection lost"
+    OTHER = "an error of this program"
 
 
 class Dialect(Protocol):
-    """What SQLite and PostgreSQL do differently. Nothing else may ask which one it is.
+    """The differences between SQLite and PostgreSQL. No other code depends on which database it is.
 
     Attributes:
-        name: Its name for people.
-        readers: Threads and connections that read.
-        writers: Threads and connections that write.
-        lanes: Group commits that may run at once.
-        page_reads: Pages of records that are best read at once.
-        compiler: Writes the SQL of a `Query`.
-        shared: Whether other processes may use the database at the same time.
-        opening: What begins a write, where the driver does not; deferred until the first statement.
+        name: The name of the database.
+        readers: Threads and connections for reads.
+        writers: Threads and connections for writes.
+        lanes: Group commits that run concurrently.
+        page_reads: Pages of records that are read concurrently.
+        shared: Whether other processes use the same database.
+        opening: Statements that begin a write if the driver does not, deferred until its first statement.
+        driver_error: The base class of the driver's errors.
+        compiler: Compiles the SQL of a `Query`.
     """
 
     name: str
@@ -63,13 +64,13 @@ class Dialect(Protocol):
     compiler: SqlDialect
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
-        """Return the dialect's INSERT, which knows ON CONFLICT."""
+        """Return the dialect's INSERT, which has ON CONFLICT."""
 
     def fetch(self, tx: Tx, sql: str, parameters: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - the driver's
-        """Run a SELECT of `compiler` on the driver's connection and return all rows."""
+        """Run a compiled SELECT on the driver's connection and return all rows."""
 
     def defer(self, tx: Tx, sql: str, parameters: Any) -> None:  # noqa: ANN401 - the driver's
-        """Run a statement of `compiler` whose rows nobody wants, at the latest with COMMIT."""
+        """Run a compiled statement without a result, at the latest with COMMIT."""
 
     def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
         """Insert rows of `records` in bulk."""
@@ -78,22 +79,22 @@ class Dialect(Protocol):
         """Lock partitions, given in ascending order, until the transaction ends."""
 
     def flush(self, tx: Tx) -> None:
-        """Run what was deferred."""
+        """Run the deferred statements."""
 
     def commit(self, tx: Tx) -> None:
-        """Run what was deferred, and commit."""
+        """Run the deferred statements, and commit."""
 
     def fault(self, error: Exception) -> Fault:
         """Classify a database error."""
 
-    def tidy(self, connection: Connection) -> None:
-        """Give freed space back, in one short step, where the database does not do so itself."""
+    def vacuum(self, connection: Connection) -> None:
+        """Return some unused pages to the file system, in one short step, if the database does not do so itself."""
 
-    def reclaim(self, connection: Connection) -> None:
-        """Free what the database itself holds of a full disk, outside any transaction."""
+    def free_disk(self, connection: Connection) -> None:
+        """Return the unused space of the database's files to a full disk, outside any transaction."""
 
     def cancel(self, connections: Sequence[Connection]) -> None:
-        """Cut short what still runs on connections of other threads, where it may hang."""
+        """Cancel statements that run on the connections of other threads, if they may block."""
 
     def close(self) -> None:
         """Release connections, locks and files."""
@@ -107,10 +108,10 @@ class Statement(NamedTuple):
 
 
 class Tx:
-    """An open transaction and the dialect it speaks.
+    """An open transaction and its dialect.
 
     Attributes:
-        deferred: Statements that go to the database with the next one: they share its round trip.
+        deferred: Statements that run with the next one, in the same round trip.
         log_ends: The ends of partitions that this process has written; None in a read, and where other processes
             append too.
     """
@@ -131,21 +132,21 @@ class Tx:
 
     @property
     def connection(self) -> Connection:
-        """The connection, once what was deferred has run."""
+        """The connection, after the deferred statements have run."""
         if self.deferred:
             self.dialect.flush(self)
         return self._connection
 
     def driver(self) -> Any:  # noqa: ANN401 - a connection of sqlite3 or psycopg
-        """Return the driver's connection, in the same transaction: for hot paths."""
+        """Return the driver's connection, in the same transaction, for hot paths."""
         return self.connection.connection.driver_connection
 
 
 class Query:
     """A statement for hot paths: compiled once, run on the driver's connection in the same transaction.
 
-    One parameter may be a list (`expanding`). Lists are filled up to the next power of two by repeating their
-    last entry, so that there are few statements to prepare.
+    One parameter may be a list (`expanding`). A list is filled up to the next power of two with copies of its last
+    entry, which keeps the number of prepared statements small.
     """
 
     def __init__(self, statement: SelectBase | Update, *, expanding: str = "") -> None:
@@ -158,7 +159,7 @@ class Query:
         return tx.dialect.fetch(tx, *self._prepared(tx, parameters))
 
     def defer(self, tx: Tx, parameters: dict[str, Any]) -> None:
-        """Run a statement without rows, at the latest with COMMIT."""
+        """Run the statement without a result, at the latest with COMMIT."""
         tx.dialect.defer(tx, *self._prepared(tx, parameters))
 
     def _prepared(self, tx: Tx, parameters: dict[str, Any]) -> tuple[str, Any]:
@@ -188,7 +189,13 @@ class Query:
 
 
 class _Compiled(NamedTuple):
-    """SQL of the driver: its constants, the names of the list's entries, and the order where it is by position."""
+    """SQL for the driver.
+
+    Attributes:
+        constants: Parameters with a value of their own.
+        names: Names of the parameters of the list's entries.
+        order: Names of all parameters, if the driver takes them by position.
+    """
 
     sql: str
     constants: dict[str, Any]
@@ -204,16 +211,16 @@ class SpaceMonitor(Protocol):
         """Whether appends are refused until space returns."""
 
     def exhaust(self) -> None:
-        """Note that the disk is full and make room for deletions."""
+        """Refuse appends, and free space for deletions."""
 
     def restore(self) -> bool:
-        """Look whether space has returned. Return whether appends may go on."""
+        """Accept appends again if the disk has space. Return whether they are accepted."""
 
 
 class Storage:
-    """Runs queries `f(tx, ...)` in worker threads, one transaction each.
+    """Runs functions `f(tx, ...)` in worker threads, one transaction each.
 
-    Reads see one snapshot for all their statements. Writes commit before they return.
+    All statements of a read see one snapshot. A write commits before it returns.
     """
 
     def __init__(self, dialect: Dialect, space: SpaceMonitor | None = None) -> None:
@@ -240,18 +247,18 @@ class Storage:
         """Run `query(tx, ...)` in a transaction; commit when it returns, roll back when it raises.
 
         Raises:
-            ServiceUnavailable: A lock or the connection was not to be had; nothing is written.
-            DiskFull: Nothing is written.
+            ServiceUnavailable: A lock timed out or the connection failed; nothing is written.
+            DiskFull: The disk is full; nothing is written.
             OutcomeUnknown: The connection was lost during COMMIT.
         """
         return await self.submit(query, *args, **kwargs)
 
     def submit(self, query: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Start a write and return its future, for callers that are not coroutines."""
+        """Start a write and return its future, for a caller that is not a coroutine."""
         return asyncio.get_running_loop().run_in_executor(self._writers, lambda: self.write_now(query, *args, **kwargs))
 
     def read_now(self, query: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a read and wait for it, from any thread."""
+        """Run a read, and block until it ends. Any thread may call this."""
         if not self._in_worker():
             return self._readers.submit(lambda: self.read_now(query, *args, **kwargs)).result()
         for attempt in range(1, _ATTEMPTS + 1):
@@ -267,7 +274,10 @@ class Storage:
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
     def write_now(self, query: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a write and wait for it, from any thread; a lost connection or conflict before COMMIT is tried again."""
+        """Run a write, and block until it ends. Any thread may call this.
+
+        After a conflict or a lost connection before COMMIT the write is retried.
+        """
         if not self._in_worker():
             return self._writers.submit(lambda: self.write_now(query, *args, **kwargs)).result()
         for attempt in range(1, _ATTEMPTS + 1):
@@ -303,7 +313,7 @@ class Storage:
         return hasattr(self._worker, "connections")
 
     def _connection(self, engine: Engine) -> Connection:
-        """Return the connection that this worker thread keeps: to take one from the pool costs as much as a read."""
+        """Return the connection of this worker thread. Taking one from the pool costs as much as a read."""
         kept: dict[Engine, Connection] = self._worker.connections
         if (connection := kept.get(engine)) is None:
             connection = kept[engine] = engine.connect()
@@ -311,7 +321,7 @@ class Storage:
         return connection
 
     def _release(self, connection: Connection) -> None:
-        """End the transaction if it is still open; drop a connection that cannot even do that."""
+        """Roll the transaction back if it is open, and invalidate a connection whose rollback fails."""
         try:
             if (transaction := connection.get_transaction()) is not None:
                 transaction.rollback()
@@ -323,22 +333,22 @@ class Storage:
 
     @property
     def full(self) -> bool:
-        """Whether the disk is full, so that appends are refused."""
+        """Whether appends are refused because the disk is full."""
         return self._space is not None and self._space.exhausted
 
-    async def look_for_space(self) -> bool:
-        """Let appends go on once the disk has space again. Return False: one look is enough."""
+    async def check_space(self) -> bool:
+        """Accept appends again once the disk has space. Return False: there is no more to do now."""
         if self._space is not None and self._space.exhausted:
-            await asyncio.get_running_loop().run_in_executor(self._writers, self._reclaim, self._space)
+            await asyncio.get_running_loop().run_in_executor(self._writers, self._free_disk, self._space)
         return False
 
-    def _reclaim(self, space: SpaceMonitor) -> None:
+    def _free_disk(self, space: SpaceMonitor) -> None:
         with contextlib.suppress(*self._errors):
-            self.dialect.reclaim(self._connection(self.dialect.write_engine))
+            self.dialect.free_disk(self._connection(self.dialect.write_engine))
         space.restore()
 
     def close(self) -> None:
-        """End running queries and release the database."""
+        """Cancel running statements and close the database."""
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._writers.shutdown(wait=False, cancel_futures=True)
         self.dialect.cancel(self._connections)
@@ -349,7 +359,7 @@ class Storage:
         self.dialect.close()
 
     def _refuse(self, error: Exception, *, last: bool) -> None:
-        """Raise what the error means, or return if the transaction is worth another attempt."""
+        """Raise the refusal of an error, or return if the transaction is to be retried."""
         fault = self.dialect.fault(error)
         if fault in {Fault.CONFLICT, Fault.DISCONNECTED} and not last:
             return
@@ -362,7 +372,7 @@ class Storage:
 
 _REFUSALS: dict[Fault, tuple[type[BrokerError], str]] = {
     Fault.CONFLICT: (ServiceUnavailable, "the database is busy with conflicting requests; try again"),
-    Fault.BUSY: (LockTimeout, "a lock in the database was not to be had in time; try again"),
+    Fault.BUSY: (LockTimeout, "a lock in the database timed out; try again"),
     Fault.DISCONNECTED: (ServiceUnavailable, "the database cannot be reached; try again"),
     Fault.DISK_FULL: (DiskFull, "the database has no space left; nothing was written"),
 }

@@ -1,7 +1,7 @@
-"""Notices between nodes on one PostgreSQL: NOTIFY and LISTEN on connections of their own.
+"""Notices between nodes on one PostgreSQL: NOTIFY and LISTEN on separate connections.
 
-The one place of this package that waits on the event loop: a notice is waited for, not queried. A notice is never
-sent inside a produce transaction, where it would take a lock on the whole cluster until the flush.
+Only this module of the package waits on the event loop, because notices arrive and are not queried. A notice is never
+sent inside a produce transaction: NOTIFY takes a lock on the whole cluster until the commit is flushed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _HELLO = "*"
 
 
 class Notices:
-    """Tells other nodes which partitions changed, and hears it from them.
+    """Sends the ids of changed partitions to other nodes, and receives theirs.
 
-    A node that listens says hello, and those who hear it for the first time say hello back: so each knows whether
-    there is anybody to tell, and a lone node tells nobody.
+    A node sends a hello when it starts to listen, and each node that receives the first hello of another node answers
+    with its own. A node without other nodes sends no notices.
     """
 
     def __init__(self, database_url: str) -> None:
@@ -34,7 +34,7 @@ class Notices:
         self._sender: AsyncConnection | None = None
 
     async def send(self, partition_ids: Iterable[int]) -> None:
-        """Tell the other nodes, if there are any, of changed partitions.
+        """Send the ids of changed partitions to the other nodes, if there are any.
 
         Raises:
             psycopg.Error: The connection is lost; the next call opens another.
@@ -52,7 +52,7 @@ class Notices:
             raise
 
     async def listen(self) -> AsyncIterator[list[int] | None]:
-        """Yield the partitions that other nodes tell of, and None whenever notices may have been missed."""
+        """Yield the ids of partitions from each notice, and None when notices may have been lost."""
         async with await self._connect() as connection:
             await connection.execute(f"LISTEN {_CHANNEL}")
             await self._notify(connection, _HELLO)
@@ -66,7 +66,7 @@ class Notices:
                     continue
                 if node not in self._others:
                     self._others.add(node)
-                    await self._say_hello()
+                    await self._send_hello()
                 yield None
 
     async def close(self) -> None:
@@ -75,7 +75,7 @@ class Notices:
             sender, self._sender = self._sender, None
             await sender.close()
 
-    async def _say_hello(self) -> None:
+    async def _send_hello(self) -> None:
         async with await self._connect() as connection:
             await self._notify(connection, _HELLO)
 

@@ -1,4 +1,4 @@
-"""From a database URL to a Storage with current tables."""
+"""Open the database of a URL."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from app.storage.db.sqlite import Sqlite
 
 
 def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
-    """Open the database; its tables are not looked at.
+    """Open the database without checking its tables.
 
-    The driver of PostgreSQL is imported only for that: an embedded database starts without it.
+    The driver of PostgreSQL is imported only for PostgreSQL, so that an embedded database starts faster.
 
     Args:
         database_url: sqlite:///path, or postgresql://user:password@host/name.
-        ballast_bytes: Size of the file kept beside an SQLite database for deletions on a full disk.
+        ballast_bytes: Size of the ballast file beside an SQLite database; see `Ballast`.
 
     Raises:
-        ValueError: The URL is not one of these.
-        DatabaseInUse: Another process has the SQLite file.
+        ValueError: The URL has another form.
+        DatabaseInUse: Another process has opened the SQLite file.
     """
     try:
         url = make_url(database_url)
@@ -32,7 +32,7 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
         dialect = Sqlite(url, ballast_bytes=ballast_bytes)
         return Storage(dialect, Ballast(dialect.path, ballast_bytes))
     if backend == "postgresql":
-        from app.storage.db.postgres import Postgres  # noqa: PLC0415 - the driver is a tenth of an embedded start
+        from app.storage.db.postgres import Postgres  # noqa: PLC0415 - the import takes a tenth of an embedded start
 
         return Storage(Postgres(url.set(drivername="postgresql+psycopg")))
     raise ValueError(f"the database {backend} is not known: use sqlite:///millrace.db or postgresql://…")

@@ -1,8 +1,8 @@
-"""Statements of one PostgreSQL connection that share a round trip, and arrays packed as the server reads them.
+"""Several statements in one round trip to PostgreSQL, and arrays in the server's binary format.
 
-Every round trip hands the interpreter's lock to the event loop and back. BEGIN, lock, ends, INSERT and COMMIT
-one by one cost the client 450–650 µs of CPU; in two round trips by libpq's own pipeline 160–200 µs. psycopg's
-pipeline mode costs as much as it saves: its cursors are made for any statement, these are prepared.
+Each round trip passes the interpreter's lock to the event loop and back. BEGIN, lock, log ends, INSERT and COMMIT
+one by one cost the client 450–650 µs of CPU; in two round trips by libpq's pipeline they cost 160–200 µs. The pipeline
+mode of psycopg saves nothing: its cursors support any statement, while all statements here are prepared.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SYNC = pq.ExecStatus.PIPELINE_SYNC
 _TEXT, _BINARY = 0, 1
 
 STALE = (errors.InvalidSqlStatementName, errors.FeatureNotSupported)
-"""What the server says of a prepared statement that it forgot, or whose table was changed since."""
+"""Errors of a prepared statement that the server has dropped, or whose table was changed after it was prepared."""
 
 _INT8_OID, _INT2_OID, _BYTEA_OID = 20, 21, 17
 _HEADER = struct.Struct(">iiiii")
@@ -35,10 +35,10 @@ _length = struct.Struct(">i").pack
 
 
 class Pipeline:
-    """Runs prepared statements on a psycopg connection, all of a call in one round trip.
+    """Runs prepared statements on a psycopg connection, all statements of a call in one round trip.
 
     Args:
-        connection: Its transactions may be begun here and ended there, and the other way round.
+        connection: A transaction may be begun here and ended by psycopg, or begun by psycopg and ended here.
         begin: The statement that begins a transaction.
     """
 
@@ -49,10 +49,10 @@ class Pipeline:
         self._numbers = itertools.count()
 
     def run(self, statements: Sequence[Statement]) -> list[tuple[Any, ...]]:
-        """Run statements in order, in the open transaction or a new one. Return the rows of the last.
+        """Run statements in order, in the open transaction or in a new one, and return the rows of the last one.
 
         Raises:
-            psycopg.Error: Of the first statement that failed; those after it did not run.
+            psycopg.Error: Of the first statement that failed; the statements after it did not run.
         """
         if self._connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
             statements = (self._begin, *statements)
@@ -64,7 +64,7 @@ class Pipeline:
         return rows.load_rows(0, result.ntuples, tuple)
 
     def _exchange(self, statements: Sequence[Statement]) -> PQGen[pq.abc.PGresult]:
-        """Send all statements, read all results, and return the last."""
+        """Send all statements, read all results, and return the last one."""
         pgconn, known = self._connection.pgconn, len(self._names)
         pgconn.enter_pipeline_mode()
         try:
@@ -84,7 +84,7 @@ class Pipeline:
                 pgconn.exit_pipeline_mode()
 
     def _send(self, pgconn: pq.abc.PGconn, statement: Statement) -> None:
-        """Send a statement, prepared right before its first use: BEGIN must come before any other is looked at."""
+        """Send a statement, prepared right before its first use: no statement may precede BEGIN."""
         sql, parameters = statement
         if (name := self._names.get(sql)) is None:
             name = self._names[sql] = b"m%d" % next(self._numbers)

@@ -1,4 +1,4 @@
-"""PostgreSQL 14 and later: several nodes on one database, over psycopg 3."""
+"""PostgreSQL 14 and later, over psycopg 3: several nodes on one database."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from app.storage.db.engine import Fault, Statement, Tx
 from app.storage.db.pipeline import STALE, Pipeline, byteas, int2s, int8s
 
 _LANES = 2
-"""More would share the same interpreter's lock, and make the batches smaller."""
+"""More lanes would share one interpreter lock, with smaller batches."""
 _CANCEL_S = 1.0
 _SPARE_WRITERS = 2
 _READERS = 4
 
 _LOCK_CLASS = 0x4D52
-"""First half of the advisory locks' keys ("MR"), apart from other users of the database."""
+"""First half of the keys of advisory locks ("MR"): other users of the database have other keys."""
 
 _COLUMNS = "record_id, timestamp_ms, encoding, key, value, headers, start_bytes, max_timestamp_ms"
 _TYPES = ["int8", "int8", "int2", "bytea", "bytea", "bytea", "int8", "int8"]
@@ -49,8 +49,8 @@ SELECT set_config('lock_timeout', '5s', false),
        set_config('enable_mergejoin', 'off', false),
        set_config('jit', 'off', false)
 """
-"""Every statement on the log goes by an index. A planner that has no statistics yet, or those of an empty table,
-would read all of `records` to find where a partition ends, and a prepared statement would stay with that.
+"""Every statement on the log uses an index. Without statistics, or with those of an empty table, the planner would read
+all of `records` to find the end of a partition, and a prepared statement would keep this plan.
 """
 
 CONNECT_ARGS: dict[str, Any] = {
@@ -67,8 +67,8 @@ CONNECT_ARGS: dict[str, Any] = {
 class Postgres:
     """The dialect of PostgreSQL.
 
-    Appends lock their partitions by advisory locks, in ascending order, until they commit; the offset is read
-    in a statement of its own after that, since a statement sees what was committed when it began.
+    An append locks its partitions by advisory locks, in ascending order, until it commits. It reads the log ends in a
+    separate statement after the lock, because a statement sees only what was committed before it began.
     """
 
     name = "postgresql"
@@ -86,32 +86,32 @@ class Postgres:
         self.read_engine = _engine(url, self.readers, reads=True)
 
     def insert(self, table: Table) -> Insert:
-        """Return PostgreSQL's INSERT, which knows ON CONFLICT."""
+        """Return the INSERT of PostgreSQL, which has ON CONFLICT."""
         return insert(table)
 
     def fetch(self, tx: Tx, sql: str, parameters: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - the driver's
-        """Run a SELECT, and with it in the same round trip what was deferred, and return all rows."""
+        """Run the deferred statements and a SELECT in one round trip, and return all rows."""
         return self._run(tx, Statement(sql, parameters))
 
     def defer(self, tx: Tx, sql: str, parameters: Any) -> None:  # noqa: ANN401 - the driver's
-        """Run a statement together with what follows, be it COMMIT."""
+        """Run a statement with the next one, which may be COMMIT."""
         tx.deferred.append(Statement(sql, parameters))
 
     def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
-        """Insert rows of `records` from one array per column, together with what follows, be it COMMIT."""
+        """Insert rows of `records` from one array per column, with the next statement, which may be COMMIT."""
         columns = zip(*rows, strict=True)
         tx.deferred.append(Statement(_APPEND, [pack(column) for pack, column in zip(_PACK, columns, strict=True)]))
 
     def lock_partitions(self, tx: Tx, partition_ids: Sequence[int]) -> None:
-        """Take an advisory lock on each partition, in the order given, before the next statement."""
+        """Lock each partition by an advisory lock, in the order given, before the next statement."""
         tx.deferred.append(Statement(_LOCK_PARTITIONS, [int8s(partition_ids)]))
 
     def flush(self, tx: Tx) -> None:
-        """Run what was deferred."""
+        """Run the deferred statements."""
         self._run(tx)
 
     def commit(self, tx: Tx) -> None:
-        """Run what was deferred, and commit."""
+        """Run the deferred statements, and commit."""
         if tx.deferred:
             self._run(tx, _COMMIT)
         tx.connection.commit()
@@ -122,7 +122,7 @@ class Postgres:
         return pipeline.run(statements)
 
     def fault(self, error: Exception) -> Fault:
-        """Classify by SQLSTATE."""
+        """Classify an error by its SQLSTATE."""
         cause = error.orig if isinstance(error, DBAPIError) else error
         if isinstance(cause, (errors.SerializationFailure, errors.DeadlockDetected, *STALE)):
             return Fault.CONFLICT
@@ -134,14 +134,14 @@ class Postgres:
             return Fault.DISCONNECTED
         return Fault.OTHER
 
-    def tidy(self, connection: Connection) -> None:
-        """Do nothing: autovacuum does."""
+    def vacuum(self, connection: Connection) -> None:
+        """Do nothing: autovacuum does this."""
 
-    def reclaim(self, connection: Connection) -> None:
-        """Do nothing: the disk is the server's."""
+    def free_disk(self, connection: Connection) -> None:
+        """Do nothing: the server manages its disk."""
 
     def cancel(self, connections: Sequence[Connection]) -> None:
-        """Ask the server to give up statements that wait for a lock."""
+        """Ask the server to cancel active statements: they may wait for a lock."""
         for connection in connections:
             driver: Any = None if connection.invalidated else connection.connection.driver_connection
             if driver is not None and driver.info.transaction_status == pq.TransactionStatus.ACTIVE:
@@ -168,7 +168,7 @@ def _engine(url: URL, size: int, *, reads: bool) -> Engine:
         connection.execute(_SESSION)
         connection.autocommit = False
         connection.read_only = reads
-        connection.prepare_threshold = None  # else psycopg forgets all prepared statements at each ROLLBACK, ours too
+        connection.prepare_threshold = None  # else psycopg deallocates all prepared statements at each ROLLBACK
         record.info["pipeline"] = Pipeline(connection, _BEGIN_READ if reads else "BEGIN")
 
     event.listen(engine, "connect", set_up)

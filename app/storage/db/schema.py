@@ -1,4 +1,4 @@
-"""Whether the tables are current, and bringing them there by Alembic."""
+"""The revision of the tables, and their upgrade by Alembic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, text
 from app.storage.db.engine import Tx
 
 HEAD = "0005"
-"""Newest revision of the migrations; a test holds it against them."""
+"""The newest revision of the migrations; a test compares them."""
 
 _NO_TIMEOUT = text("SET LOCAL lock_timeout = 0")
 _LOCK = text("SELECT pg_advisory_xact_lock(19794, 0)")
@@ -17,7 +17,7 @@ _VERSION = text("SELECT version_num FROM alembic_version")
 
 
 class SchemaNotCurrent(Exception):
-    """The tables are older or newer than this release."""
+    """The tables have another revision than this release needs."""
 
 
 def version(tx: Tx) -> str | None:
@@ -31,7 +31,7 @@ def check(tx: Tx) -> None:
     """Refuse tables that are not at the newest revision.
 
     Raises:
-        SchemaNotCurrent: With the command that brings them there.
+        SchemaNotCurrent: With the command that upgrades them.
     """
     if (found := version(tx)) != HEAD:
         raise SchemaNotCurrent(
@@ -41,9 +41,9 @@ def check(tx: Tx) -> None:
 
 
 def upgrade(tx: Tx) -> bool:
-    """Bring the tables to the newest revision, one process at a time. Return whether anything was done.
+    """Upgrade the tables to the newest revision, in one process at a time. Return whether they were changed.
 
-    Alembic is imported only when it is needed: it costs a third of a second at start.
+    Alembic is imported only if there is an upgrade: the import takes a third of a second.
     """
     if tx.dialect.shared:
         tx.connection.execute(_NO_TIMEOUT)
@@ -55,8 +55,8 @@ def upgrade(tx: Tx) -> bool:
 
 
 def _run_alembic(connection: Connection) -> None:
-    from alembic import command  # noqa: PLC0415 - a database that is up to date starts without it
-    from alembic.config import Config  # noqa: PLC0415 - likewise
+    from alembic import command  # noqa: PLC0415 - not imported for current tables
+    from alembic.config import Config  # noqa: PLC0415 - as above
 
     config = Config()
     config.set_main_option("script_location", str(migrations_path()).replace("%", "%%"))
@@ -65,7 +65,7 @@ def _run_alembic(connection: Connection) -> None:
 
 
 def migrations_path() -> Path:
-    """Return the folder of the migrations: inside the installed package, or beside it in a checkout."""
+    """Return the folder of the migrations: inside an installed package, or beside the package in a checkout."""
     package = Path(__file__).resolve().parents[2]
     installed = package / "_migrations"
     return installed if installed.is_dir() else package.parent / "migrations"

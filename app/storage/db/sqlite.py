@@ -1,4 +1,4 @@
-"""SQLite: one file, one process, one connection that writes and checkpoints, several that read."""
+"""SQLite: one file and one process, one connection for writes and checkpoints, several for reads."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _READERS = 2
 _CHECKPOINT_PAGES = 4_000
 _PAGE_BYTES = 4_096
 _WAL_LIMIT_BYTES = 64 * 1024 * 1024
-_TIDY_PAGES = 256
-_RECLAIMED_PAGES = 1_000
+_VACUUM_PAGES = 256
+_FREED_PAGES = 1_000
 _SPARE_BYTES = 1024 * 1024
 
 _COLUMNS = "record_id, timestamp_ms, encoding, key, value, headers, start_bytes, max_timestamp_ms"
 _ROW = "(?, ?, ?, ?, ?, ?, ?, ?)"
-_NO_ROW: Row = (None,) * 8  # type: ignore[assignment] # whose id is NULL
+_NO_ROW: Row = (None,) * 8  # type: ignore[assignment] # the INSERT skips a row whose id is NULL
 _MOST_ROWS = 2_048
-"""In one statement: 16,384 parameters, of 32,766 that SQLite takes."""
+"""Rows of one statement: 16,384 parameters, of at most 32,766."""
 
 _BEGIN = Statement("BEGIN IMMEDIATE")
 
@@ -43,14 +43,14 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 class DatabaseInUse(Exception):
-    """Another process has the database file."""
+    """Another process has opened the database file."""
 
 
 class Sqlite:
     """The dialect of SQLite.
 
-    One connection writes and checkpoints: versions before 3.51.3 can corrupt the log when two do. A second
-    process is refused by a lock beside the file that the system frees at once when this process ends.
+    A single connection writes and checkpoints: with two, versions before 3.51.3 can corrupt the write-ahead log. A lock
+    file beside the database refuses a second process; the system releases the lock when this process ends.
     """
 
     name = "sqlite"
@@ -58,7 +58,7 @@ class Sqlite:
     writers = 1
     lanes = 1
     page_reads = 1
-    """The driver gives the interpreter's lock away for each row: two pages at once take longer than one by one."""
+    """The driver releases the interpreter's lock for each row: two reads at once take longer than one by one."""
     shared = False
     opening: Sequence[Statement] = (_BEGIN,)
     driver_error: type[Exception] = sqlite3.Error
@@ -72,10 +72,10 @@ class Sqlite:
         self.write_engine = _engine(self.path, _writer_pragmas(ballast_bytes), writes=True)
         self.read_engine = _engine(self.path, _READER_PRAGMAS, writes=False)
         with self.write_engine.connect():
-            """The first connection makes the file, so that readers may open it read-only."""
+            """Create the file, so that readers can open it read-only."""
 
     def insert(self, table: Table) -> Insert:
-        """Return SQLite's INSERT, which knows ON CONFLICT."""
+        """Return the INSERT of SQLite, which has ON CONFLICT."""
         return insert(table)
 
     def fetch(self, tx: Tx, sql: str, parameters: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - the driver's
@@ -84,11 +84,11 @@ class Sqlite:
         return found
 
     def defer(self, tx: Tx, sql: str, parameters: Any) -> None:  # noqa: ANN401 - the driver's
-        """Run a statement on the driver's connection at once."""
+        """Run a statement at once on the driver's connection."""
         tx.driver().execute(sql, parameters)
 
     def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
-        """Insert rows of `records`, as many to a statement as can be."""
+        """Insert rows of `records`, with as many rows per statement as SQLite allows."""
         for start in range(0, len(rows), _MOST_ROWS):
             tx.deferred.append(_append(rows[start : start + _MOST_ROWS]))
 
@@ -96,18 +96,18 @@ class Sqlite:
         """Do nothing: there is one writer."""
 
     def flush(self, tx: Tx) -> None:
-        """Begin, where that has not been done, and run what was deferred."""
+        """Run the deferred statements, of which the first may be BEGIN."""
         statements, tx.deferred = tx.deferred, []
         execute = tx.driver().execute
         for statement in statements:
             execute(*statement)
 
     def commit(self, tx: Tx) -> None:
-        """Run what was deferred, and commit.
+        """Run the deferred statements, and commit.
 
-        A statement that is all of a transaction commits itself. It gives the interpreter's lock away once, for
-        which a busy event loop lets this thread wait; BEGIN, INSERT and COMMIT do so three times. And it needs
-        no journal of its own, for which SQLite would make a file.
+        The only statement of a transaction runs without BEGIN and COMMIT. Each statement releases the interpreter's
+        lock, and this thread waits for a busy event loop to get it back. Without BEGIN, SQLite also creates no file
+        for a statement journal.
         """
         if len(tx.deferred) == 2 and tx.deferred[0] is _BEGIN:
             del tx.deferred[0]
@@ -115,7 +115,7 @@ class Sqlite:
             tx.connection.commit()
 
     def fault(self, error: Exception) -> Fault:
-        """Classify by SQLite's result code."""
+        """Classify an error by the result code of SQLite."""
         cause = error.orig if isinstance(error, DBAPIError) else error
         code = getattr(cause, "sqlite_errorcode", 0)
         primary = code & 0xFF
@@ -123,23 +123,23 @@ class Sqlite:
             return Fault.DISK_FULL
         return Fault.BUSY if primary in _BUSY else Fault.OTHER
 
-    def tidy(self, connection: Connection) -> None:
-        """Give some free pages of the file back to the system, one a statement: a step of it frees one."""
+    def vacuum(self, connection: Connection) -> None:
+        """Return some free pages of the file to the file system, one per statement: each step frees one page."""
         driver: Any = connection.connection.driver_connection
-        for _ in range(_TIDY_PAGES):
+        for _ in range(_VACUUM_PAGES):
             driver.execute("PRAGMA incremental_vacuum(1)").close()
 
-    def reclaim(self, connection: Connection) -> None:
-        """Give free pages of the file to the disk, and then the log's, which is written back into the file."""
+    def free_disk(self, connection: Connection) -> None:
+        """Return free pages of the file to the disk, then write the log back into the file and truncate the log."""
         driver: Any = connection.connection.driver_connection
-        driver.executescript(f"PRAGMA incremental_vacuum({_RECLAIMED_PAGES})")
+        driver.executescript(f"PRAGMA incremental_vacuum({_FREED_PAGES})")
         driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def cancel(self, connections: Sequence[Connection]) -> None:
-        """Do nothing: nobody else has the file."""
+        """Do nothing: no other process has the file."""
 
     def close(self) -> None:
-        """Close the readers, then the writer (which checkpoints), then free the lock."""
+        """Close the readers, then the writer, which checkpoints, and release the lock."""
         self.read_engine.dispose()
         self.write_engine.dispose()
         os.close(self._lock)
@@ -150,7 +150,10 @@ class Sqlite:
 
 
 def _append(rows: Sequence[Row]) -> Statement:
-    """Return the INSERT of some rows, filled up so that there are few statements to prepare: eight to an octave."""
+    """Return the INSERT of some rows.
+
+    It is filled up with empty rows, which keeps the number of prepared statements small: eight per power of two.
+    """
     step = 1 << max(len(rows).bit_length() - 4, 0)
     missing = -len(rows) % step
     values = tuple(chain.from_iterable((*rows, *(missing * [_NO_ROW]))))
@@ -170,7 +173,7 @@ _STARTED_MS = time.time_ns() // 1_000_000 - time.monotonic_ns() // 1_000_000
 
 
 def _now_ms() -> int:
-    """Return the wall clock as it was at the start plus the time since: a jump of the wall clock moves no deadline."""
+    """Return the wall clock at the start plus the time since: a jump of the wall clock does not change deadlines."""
     return _STARTED_MS + time.monotonic_ns() // 1_000_000
 
 
@@ -218,7 +221,7 @@ def _engine(path: Path, pragmas: Sequence[str], *, writes: bool) -> Engine:
 
 
 def _writer_pragmas(ballast_bytes: int) -> Sequence[str]:
-    """Return the settings of the writer: its log stays small enough to be written back within the ballast."""
+    """Return the settings of the writer. A checkpoint starts while the log still fits into the ballast."""
     pages = min(_CHECKPOINT_PAGES, ballast_bytes // (2 * _PAGE_BYTES)) or _CHECKPOINT_PAGES
     return (
         "auto_vacuum = INCREMENTAL",

@@ -25,7 +25,7 @@ OFFSET_BITS = 42
 """4.4 * 10^12 offsets in a partition."""
 
 PARTITION_ID_BITS = 21
-"""2,097,151 partitions in the life of a database."""
+"""2,097,151 partitions per database, deleted ones included."""
 
 OFFSET_MASK = (1 << OFFSET_BITS) - 1
 
@@ -80,7 +80,8 @@ partitions = Table(
     CheckConstraint(f"partition_id < {1 << PARTITION_ID_BITS}", name="partition_id_bits"),
     sqlite_autoincrement=True,
 )
-"""`start_bytes`: bytes of all records before `log_start_offset`. `compacted_bytes`: what compaction took out since."""
+"""`start_bytes`: bytes of all records before `log_start_offset`. `compacted_bytes`: bytes of the records from there on
+that compaction has deleted."""
 
 records = Table(
     "records",
@@ -94,9 +95,9 @@ records = Table(
     Column("start_bytes", BigInteger, nullable=False),
     Column("max_timestamp_ms", BigInteger, nullable=False),
 )
-"""Append-only. `start_bytes` is the size of the partition before the record, `max_timestamp_ms` the largest
-timestamp up to and with it: both rise with the offset, so sizes and times are found by bisection, without an
-index or a counter row that every append would update."""
+"""Rows are never updated. `start_bytes`: bytes of the records before this one in the partition. `max_timestamp_ms`: the
+largest timestamp up to this record. Both rise with the offset, so bisection finds sizes and times without an index or
+a counter row that each append would update."""
 
 purges = Table(
     "purges",
@@ -104,7 +105,7 @@ purges = Table(
     Column("partition_id", _Id, primary_key=True, autoincrement=False),
     Column("before_offset", BigInteger, nullable=False),
 )
-"""Rows below `before_offset` are no longer in the log and wait for their removal in the background."""
+"""Rows below `before_offset` are no longer in the log and are deleted in the background."""
 
 compactions = Table(
     "compactions",
@@ -124,7 +125,8 @@ compacted_keys = Table(
     Index("ix_compacted_keys_offset", "partition_id", "offset"),
     Index("ix_compacted_keys_tombstone", "partition_id", "tombstone_seen_at_ms"),
 )
-"""The latest record of each key (SHA-256: a key may be longer than an index entry) below `cleaned_offset`."""
+"""The latest record of each key below `cleaned_offset`. `key_hash`: SHA-256 of the key, which may be too long for an
+index."""
 
 producers = Table(
     "producers",
@@ -173,7 +175,7 @@ consumer_groups = Table(
     Index("ix_consumer_groups_empty", "empty_since_ms"),
     sqlite_autoincrement=True,
 )
-"""`details`: MessagePack of what is only read together with the members."""
+"""`details`: MessagePack of the fields that are only read together with the members."""
 
 group_members = Table(
     "group_members",
@@ -190,8 +192,8 @@ group_members = Table(
     Index("ix_group_members_deadline", "deadline_ms"),
     Index("ix_group_members_revoke_deadline", "revoke_deadline_ms"),
 )
-"""`settled`: whether it has all of its target and nothing to give up. `details`: MessagePack of the member.
-`last_poll`: MessagePack of where its last poll ended, which the next commits if it is asked to."""
+"""`settled`: whether the member owns its whole target assignment and has nothing to revoke. `details`: MessagePack of
+the member. `last_poll`: MessagePack of the end of its last poll, which the next poll may commit."""
 
 group_offsets = Table(
     "group_offsets",
@@ -213,14 +215,15 @@ group_rebalances = Table(
     Column("reasons", Text, nullable=False),
     Column("targets", LargeBinary, nullable=False),
 )
-"""The last assignments of each group. `targets`: JSON of what each member is to hold, with topics by name."""
+"""The last assignments of each group. `targets`: JSON of the target assignment of each member, with topics by name."""
 
 group_ticks = Table(
     "group_ticks",
     metadata,
     Column("ticked_at_ms", BigInteger, nullable=False),
 )
-"""One row: when some node last looked after the groups. Nobody expires for a time in which none did."""
+"""One row: the time of the last check of sessions by any node. Sessions do not expire while no node checks."""
+
 queues = Table(
     "queues",
     metadata,
@@ -233,7 +236,7 @@ queues = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     sqlite_autoincrement=True,
 )
-"""`redriven`: offset up to which each partition of dead-letter topics has been redriven."""
+"""`redriven`: the offset up to which each partition of dead-letter topics has been redriven."""
 
 queue_partitions = Table(
     "queue_partitions",
@@ -253,9 +256,9 @@ queue_partitions = Table(
     Index("ix_queue_partitions_archive_at_ms", "archive_at_ms"),
     Index("ix_queue_partitions_delayed_archive_at_ms", "delayed_archive_at_ms"),
 )
-"""What a queue knows of a partition: records from `end_offset` on are still to be looked at, those before it have
-ended but for the `entries` (msgpack, by offset) and `copies` in rows of their own. Of the columns that have an index,
-most updates change none: PostgreSQL then updates the row in place, however often."""
+"""The share partitions of queues. Records from `end_offset` on have not been acquired. Records before it have ended,
+except the records in flight (`entries`, MessagePack) and the rows of `delayed_records`. Most updates change no column
+with an index, so that PostgreSQL updates the row in place."""
 
 delayed_records = Table(
     "delayed_records",
@@ -276,9 +279,9 @@ delayed_records = Table(
     Index("ix_delayed_records_until", "queue_id", "partition_id", "blocked_by_key", "state", "until_ms", "offset"),
     Index("ix_delayed_records_key", "queue_id", "partition_id", "key_hash", "blocked_by_key", "offset"),
 )
-"""Delayed records: they have left the window, and return when due, whatever retention did. `blocked_by_key` is 1 where
-the queue is ordered by key and an earlier one of the same key is there, else 0: only the first of a key is ever
-delivered, so all others are available."""
+"""Copies of delayed records, which are delivered when they are due even if retention has deleted the record. In a queue
+ordered by key, `blocked_by_key` is 1 for a record with an earlier delayed record of the same key, else 0: only the
+first record of a key is delivered."""
 
 queue_archives = Table(
     "queue_archives",
@@ -291,4 +294,4 @@ queue_archives = Table(
     Column("archived_at_ms", BigInteger, nullable=False),
     Index("ix_queue_archives_at", "queue_id", "partition_id", "archived_at_ms"),
 )
-"""The records archived last, for those who look."""
+"""The records archived last, for browsing."""

@@ -1,1 +1,1 @@
-"""Topics, partitions and records."""
+"""Topics, partitions and records in the database."""

@@ -1,4 +1,4 @@
-"""Appending to the log: one transaction for many requests."""
+"""Append the records of many requests in one transaction."""
 
 from __future__ import annotations
 
@@ -47,23 +47,23 @@ _ENDS = Query(
 
 
 def append_all(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[AppendOutcome]:
-    """Append what the requests ask for and return one outcome per request, in order.
+    """Append the records of requests, and return one outcome per request, in order.
 
-    Requests are judged in order against the state as the batch has already changed it. Locks are taken in the
-    order of the whole house: producers, Idempotency-Keys, partitions, ascending in each.
+    Each request meets the state that the requests before it have left. Locks are taken in the order that all
+    transactions follow: producers, Idempotency-Keys, partitions, each in ascending order.
     """
     producer_ids = [(a.stamp.producer_id, a.topic_id) for a in appends if a.stamp is not None]
     key_ids = sorted({(a.topic_id, a.key.key_hash) for a in appends if a.key is not None})
-    fences, states = producers.lock(tx, producer_ids, now_ms) if producer_ids else ({}, {})
+    epochs, states = producers.lock(tx, producer_ids, now_ms) if producer_ids else ({}, {})
     stored = idempotency.claim(tx, key_ids, now_ms) if key_ids else {}
-    batch = AppendBatch(_lock_ends(tx, partition_ids_of(appends)), stored, fences, states, now_ms)
+    batch = AppendBatch(_lock_ends(tx, partition_ids_of(appends)), stored, epochs, states, now_ms)
     outcomes = [batch.apply(a) for a in appends]
     if batch.rows:
         tx.dialect.append_records(tx, batch.rows)
     if key_ids:
         idempotency.settle(tx, [k for k in key_ids if k not in stored], batch.keys_written, now_ms)
     if producer_ids:
-        producers.save(tx, fences, batch.producers_written, now_ms)
+        producers.save(tx, epochs, batch.producers_written, now_ms)
     return outcomes
 
 

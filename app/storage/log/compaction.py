@@ -1,8 +1,8 @@
 """Compaction: below `cleaned_offset` each key has one record, its latest.
 
-Each pass reads a stretch of what came since and removes the records that it supersedes, found through
-`compacted_keys`: the cost is that of the new records, not that of the partition. No partition lock is taken:
-only rows below the end change, and the lock of the partition's row keeps two nodes from one partition.
+Each pass reads a chunk of the records after `cleaned_offset` and deletes the records that they supersede, which it
+finds in `compacted_keys`: a pass costs as much as its new records, however large the partition is. It does not take
+the lock of appends: only rows below the end change. The lock of the partition's row keeps other nodes away.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from app.storage.log import pages
 from app.storage.log.appends import size_of_record
 from app.storage.log.pages import Bounds
 
-_CLEANED = select(compactions.c.cleaned_offset).where(compactions.c.partition_id == bindparam("id"))
+_CLEANED_OFFSET = select(compactions.c.cleaned_offset).where(compactions.c.partition_id == bindparam("id"))
 _ADVANCE = (
     update(compactions)
     .where(compactions.c.partition_id == bindparam("id"))
     .values(cleaned_offset=bindparam("new_cleaned"))
 )
-_STRETCH = (
+_CHUNK = (
     select(records.c.record_id, records.c.timestamp_ms, records.c.key, records.c.value.is_(None))
     .where(records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high"))
     .order_by(records.c.record_id)
     .limit(bindparam("at_most"))
 )
-_KNOWN = select(compacted_keys.c.key_hash, compacted_keys.c.offset).where(
+_COMPACTED_OFFSETS = select(compacted_keys.c.key_hash, compacted_keys.c.offset).where(
     compacted_keys.c.partition_id == bindparam("id"),
     compacted_keys.c.key_hash.in_(bindparam("hashes", expanding=True)),
 )
-_DUE = (
+_EXPIRED_TOMBSTONES = (
     select(compacted_keys.c.key_hash, compacted_keys.c.offset)
     .where(
         compacted_keys.c.partition_id == bindparam("id"),
@@ -44,14 +44,14 @@ _DUE = (
     )
     .limit(bindparam("at_most"))
 )
-_FORGET = delete(compacted_keys).where(
+_DELETE_KEYS = delete(compacted_keys).where(
     compacted_keys.c.partition_id == bindparam("id"),
     compacted_keys.c.key_hash.in_(bindparam("hashes", expanding=True)),
 )
 _SIZE = select(func.coalesce(func.sum(size_of_record), 0)).where(
     records.c.record_id.in_(bindparam("ids", expanding=True))
 )
-_REMOVE = delete(records).where(records.c.record_id.in_(bindparam("ids", expanding=True)))
+_DELETE = delete(records).where(records.c.record_id.in_(bindparam("ids", expanding=True)))
 _COUNT_BYTES = (
     update(partitions)
     .where(partitions.c.partition_id == bindparam("id"))
@@ -60,44 +60,45 @@ _COUNT_BYTES = (
 
 
 def compact(tx: Tx, partition_id: int, config: TopicConfig, now_ms: int, limit: int) -> bool:
-    """Clean one stretch of at most `limit` records, and expire tombstones. Return whether there may be more.
+    """Clean one chunk of at most `limit` records, and delete expired tombstones. Return whether there may be more.
 
-    The highest offset of a partition is never removed. Records younger than `min_compaction_lag_ms` are left.
+    The record with the highest offset of a partition is never deleted, nor are records younger than
+    `min_compaction_lag_ms`.
     """
     bounds = pages.try_lock(tx, partition_id)
     if bounds is None:
         return False
-    cleaned = _cleaned(tx, partition_id)
-    due = _due_tombstones(tx, bounds, now_ms - config.delete_retention_ms, limit)
-    stretch = _stretch(tx, bounds, max(cleaned, bounds.log_start_offset), now_ms - config.min_compaction_lag_ms, limit)
-    superseded = _supersede(tx, partition_id, stretch, now_ms)
-    _remove(tx, bounds, due + superseded)
-    if stretch.next_offset > cleaned:
-        tx.connection.execute(_ADVANCE, {"id": partition_id, "new_cleaned": stretch.next_offset})
-    return len(due) == limit or stretch.cut
+    cleaned = _cleaned_offset(tx, partition_id)
+    expired = _expired_tombstones(tx, bounds, now_ms - config.delete_retention_ms, limit)
+    chunk = _read_chunk(tx, bounds, max(cleaned, bounds.log_start_offset), now_ms - config.min_compaction_lag_ms, limit)
+    superseded = _supersede(tx, partition_id, chunk, now_ms)
+    _delete(tx, bounds, expired + superseded)
+    if chunk.next_offset > cleaned:
+        tx.connection.execute(_ADVANCE, {"id": partition_id, "new_cleaned": chunk.next_offset})
+    return len(expired) == limit or chunk.full
 
 
-class _Stretch(NamedTuple):
+class _Chunk(NamedTuple):
     latest: dict[bytes, tuple[int, bool]]
-    """Latest offset of each key's hash in the stretch, and whether it is a tombstone."""
+    """By the hash of a key: its latest offset in the chunk, and whether that record is a tombstone."""
 
     superseded: list[int]
     next_offset: int
-    cut: bool
+    full: bool
 
 
-def _cleaned(tx: Tx, partition_id: int) -> int:
+def _cleaned_offset(tx: Tx, partition_id: int) -> int:
     tx.connection.execute(
         tx.dialect.insert(compactions).on_conflict_do_nothing(),
         {"partition_id": partition_id, "cleaned_offset": 0},
     )
-    cleaned: int = tx.connection.execute(_CLEANED, {"id": partition_id}).scalar_one()
+    cleaned: int = tx.connection.execute(_CLEANED_OFFSET, {"id": partition_id}).scalar_one()
     return cleaned
 
 
-def _due_tombstones(tx: Tx, bounds: Bounds, before_ms: int, limit: int) -> list[int]:
+def _expired_tombstones(tx: Tx, bounds: Bounds, before_ms: int, limit: int) -> list[int]:
     rows = tx.connection.execute(
-        _DUE,
+        _EXPIRED_TOMBSTONES,
         {
             "id": bounds.partition_id,
             "before_ms": before_ms,
@@ -106,21 +107,21 @@ def _due_tombstones(tx: Tx, bounds: Bounds, before_ms: int, limit: int) -> list[
         },
     ).all()
     if rows:
-        tx.connection.execute(_FORGET, {"id": bounds.partition_id, "hashes": [key_hash for key_hash, _ in rows]})
+        tx.connection.execute(_DELETE_KEYS, {"id": bounds.partition_id, "hashes": [key_hash for key_hash, _ in rows]})
     return [offset for _, offset in rows]
 
 
-def _stretch(tx: Tx, bounds: Bounds, start: int, newest_ms: int, limit: int) -> _Stretch:
+def _read_chunk(tx: Tx, bounds: Bounds, start: int, newest_ms: int, limit: int) -> _Chunk:
     base = first_record_id(bounds.partition_id)
     rows = tx.connection.execute(
-        _STRETCH, {"low": base + start, "high": base + bounds.log_end_offset, "at_most": limit}
+        _CHUNK, {"low": base + start, "high": base + bounds.log_end_offset, "at_most": limit}
     ).all()
     latest: dict[bytes, tuple[int, bool]] = {}
     superseded: list[int] = []
     next_offset = start
     for record_id, timestamp_ms, key, is_tombstone in rows:
         if timestamp_ms > newest_ms:
-            return _Stretch(latest, superseded, next_offset, cut=False)
+            return _Chunk(latest, superseded, next_offset, full=False)
         offset = record_id & OFFSET_MASK
         next_offset = offset + 1
         if key is not None:
@@ -128,14 +129,14 @@ def _stretch(tx: Tx, bounds: Bounds, start: int, newest_ms: int, limit: int) -> 
             if (earlier := latest.get(key_hash)) is not None:
                 superseded.append(earlier[0])
             latest[key_hash] = (offset, bool(is_tombstone))
-    return _Stretch(latest, superseded, next_offset, cut=len(rows) == limit)
+    return _Chunk(latest, superseded, next_offset, full=len(rows) == limit)
 
 
-def _supersede(tx: Tx, partition_id: int, stretch: _Stretch, now_ms: int) -> list[int]:
-    """Note the latest record of each key of the stretch, and return the offsets that it takes the place of."""
-    if not stretch.latest:
-        return stretch.superseded
-    known = tx.connection.execute(_KNOWN, {"id": partition_id, "hashes": list(stretch.latest)}).all()
+def _supersede(tx: Tx, partition_id: int, chunk: _Chunk, now_ms: int) -> list[int]:
+    """Store the latest offset of each key of the chunk, and return the offsets that they supersede."""
+    if not chunk.latest:
+        return chunk.superseded
+    compacted = tx.connection.execute(_COMPACTED_OFFSETS, {"id": partition_id, "hashes": list(chunk.latest)}).all()
     upsert = tx.dialect.insert(compacted_keys)
     tx.connection.execute(
         upsert.on_conflict_do_update(
@@ -152,17 +153,17 @@ def _supersede(tx: Tx, partition_id: int, stretch: _Stretch, now_ms: int) -> lis
                 "offset": offset,
                 "tombstone_seen_at_ms": now_ms if is_tombstone else None,
             }
-            for key_hash, (offset, is_tombstone) in stretch.latest.items()
+            for key_hash, (offset, is_tombstone) in chunk.latest.items()
         ],
     )
-    return stretch.superseded + [offset for _, offset in known]
+    return chunk.superseded + [offset for _, offset in compacted]
 
 
-def _remove(tx: Tx, bounds: Bounds, offsets: list[int]) -> None:
-    """Remove records, counting the bytes of those that were still in the log."""
+def _delete(tx: Tx, bounds: Bounds, offsets: list[int]) -> None:
+    """Delete records that are still in the log, and count their bytes."""
     base = first_record_id(bounds.partition_id)
     ids = [base + offset for offset in offsets if offset >= bounds.log_start_offset]
     if ids:
         removed_bytes = tx.connection.execute(_SIZE, {"ids": ids}).scalar_one()
-        tx.connection.execute(_REMOVE, {"ids": ids})
+        tx.connection.execute(_DELETE, {"ids": ids})
         tx.connection.execute(_COUNT_BYTES, {"id": bounds.partition_id, "removed_bytes": removed_bytes})

@@ -1,4 +1,4 @@
-"""Idempotency-Keys: claimed before offsets are given, kept 24 hours with the result they stand for."""
+"""Idempotency-Keys: locked before offsets are assigned, and stored with the result for 24 hours."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _EXPIRE = delete(keys).where(
 
 
 def claim(tx: Tx, ids: Sequence[KeyId], now_ms: int) -> dict[KeyId, StoredKey]:
-    """Take the keys, or wait for who has them, and return what is stored under those already used.
+    """Lock keys, waiting for transactions that hold them, and return the stored results of those already used.
 
-    A key that is there is written unchanged: only that locks it against being expired before it is read.
+    An existing row is updated without a change: this locks it, so that it cannot expire before it is read.
 
     Args:
         tx: The append's transaction.
@@ -62,7 +62,7 @@ def claim(tx: Tx, ids: Sequence[KeyId], now_ms: int) -> dict[KeyId, StoredKey]:
 
 
 def find(tx: Tx, ids: Sequence[KeyId], now_ms: int) -> dict[KeyId, StoredKey]:
-    """Return what is stored under those keys that are used."""
+    """Return the stored results of those keys that are used and not expired."""
     return {
         (topic_id, key_hash): StoredKey(fingerprint, result)
         for topic_id, key_hash, fingerprint, result, created_at_ms in tx.connection.execute(_FIND, {"ids": list(ids)})
@@ -71,12 +71,12 @@ def find(tx: Tx, ids: Sequence[KeyId], now_ms: int) -> dict[KeyId, StoredKey]:
 
 
 def peek(tx: Tx, ids: Sequence[KeyId]) -> dict[KeyId, StoredKey]:
-    """Return what is stored under keys, old or not, which are not claimed by that."""
+    """Return the stored results of keys, expired or not, without a lock."""
     return find(tx, ids, 0)
 
 
 def settle(tx: Tx, claimed: Iterable[KeyId], written: Mapping[KeyId, StoredKey], now_ms: int) -> None:
-    """Store the results, and free the claimed keys whose requests were refused."""
+    """Store the results, and delete the claimed keys whose requests were refused."""
     if written:
         tx.connection.execute(
             _COMPLETE,
@@ -96,6 +96,6 @@ def settle(tx: Tx, claimed: Iterable[KeyId], written: Mapping[KeyId, StoredKey],
 
 
 def expire(tx: Tx, now_ms: int, limit: int) -> int:
-    """Forget up to `limit` keys older than 24 hours. Return how many."""
+    """Delete up to `limit` keys older than 24 hours. Return how many."""
     result = tx.connection.execute(_EXPIRE, {"before_ms": now_ms - RETENTION_MS, "at_most": limit})
     return result.rowcount

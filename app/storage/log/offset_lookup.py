@@ -20,7 +20,7 @@ _SCAN_RECORDS = 10_000
 
 
 def _first_reaching(column: ColumnElement[int]) -> Select[int]:
-    """Return the statement that finds the first record_id in [low, high] at or after which `column` >= value."""
+    """Return the statement that finds the lowest record_id in [low, high] from which on `column` >= value."""
     low, high, end, value = (
         cast(bindparam(name, type_=BigInteger), BigInteger) for name in ("low", "high", "end", "value")
     )
@@ -86,7 +86,7 @@ _EXTENTS = (
 
 
 class Extent(NamedTuple):
-    """A partition's bounds, and the bytes of its keys, values and headers."""
+    """The bounds of a partition, and the bytes of its keys, values and headers."""
 
     partition_id: int
     log_start_offset: int
@@ -113,10 +113,10 @@ def resolve(tx: Tx, bounds: Bounds, spec: OffsetSpec) -> int:
 
 
 def offset_for_time(tx: Tx, bounds: Bounds, timestamp_ms: int) -> int:
-    """Return the first offset whose record is at or after a time, or `log_end_offset` if none is.
+    """Return the offset of the first record at or after a time, or `log_end_offset` without one.
 
-    Bisection gives the first offset up to which some record has reached the time; after retention or compaction
-    that record may be gone, so the timestamps from there on are looked at.
+    Bisection gives the first offset at which `max_timestamp_ms` reaches the time. Retention or compaction may have
+    deleted the record that reached it, so the timestamps from that offset on are compared.
     """
     base = first_record_id(bounds.partition_id)
     end = base + bounds.log_end_offset
@@ -131,7 +131,7 @@ def offset_for_time(tx: Tx, bounds: Bounds, timestamp_ms: int) -> int:
 
 
 def first_offset(tx: Tx, bounds: Bounds) -> int:
-    """Return the offset of the first record that is there, or `log_end_offset`."""
+    """Return the offset of the first record that exists, or `log_end_offset`."""
     base = first_record_id(bounds.partition_id)
     span = {"low": base + bounds.log_start_offset, "high": base + bounds.log_end_offset}
     first = tx.connection.execute(_FIRST, span).scalar_one()
@@ -139,9 +139,9 @@ def first_offset(tx: Tx, bounds: Bounds) -> int:
 
 
 def offset_for_size(tx: Tx, bounds: Bounds, keep_bytes: int) -> int:
-    """Return the highest offset from which the records to the end still have `keep_bytes` or more.
+    """Return the highest offset from which the records up to the end have `keep_bytes` or more.
 
-    Where compaction made gaps, what it removed no longer counts: the records to pass are then added up one by one.
+    Records that compaction deleted do not count: in a sparse partition the sizes are added up record by record.
     """
     if bounds.sparse:
         size_bytes = sum(extent.size_bytes for extent in extents(tx, [bounds.partition_id]))
@@ -157,7 +157,7 @@ def offset_for_size(tx: Tx, bounds: Bounds, keep_bytes: int) -> int:
 
 
 def _offset_after(tx: Tx, bounds: Bounds, excess_bytes: int) -> int:
-    """Return the offset after as many records from the start as have at most `excess_bytes` together."""
+    """Return the offset after the longest prefix of records of at most `excess_bytes`."""
     base = first_record_id(bounds.partition_id)
     low, end = base + bounds.log_start_offset, base + bounds.log_end_offset
     while rows := tx.connection.execute(_SIZES, {"low": low, "high": end}).all():
@@ -170,7 +170,7 @@ def _offset_after(tx: Tx, bounds: Bounds, excess_bytes: int) -> int:
 
 
 def extents(tx: Tx, partition_ids: Sequence[int]) -> list[Extent]:
-    """Return bounds and sizes of partitions, in any order; a deleted one is missing."""
+    """Return the bounds and sizes of partitions, in any order; a deleted partition is missing."""
     return [
         Extent(partition_id, log_start_offset, log_end_of(log_start_offset, last_id), int(size_bytes))
         for partition_id, log_start_offset, last_id, size_bytes in tx.connection.execute(
@@ -180,7 +180,7 @@ def extents(tx: Tx, partition_ids: Sequence[int]) -> list[Extent]:
 
 
 def _search(tx: Tx, statement: Select[int], low: int, end: int, value: int) -> int:
-    """Return the record_id that the bisection ends at; `end` if no record reaches the value."""
+    """Return the record_id that the bisection finds, or `end` if no record reaches the value."""
     if low >= end:
         return end
     found = tx.connection.execute(statement, {"low": low, "high": end, "end": end, "value": value}).one()

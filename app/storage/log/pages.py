@@ -1,4 +1,4 @@
-"""Reading the log: the bounds of partitions and pages of records, all of one snapshot."""
+"""The bounds of partitions and pages of records, read from one snapshot."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _WIDEST_STEP = 1 << 20
 
 
 class Bounds(NamedTuple):
-    """A partition at one moment.
+    """The bounds of a partition in one snapshot.
 
     Attributes:
-        sparse: Whether compaction has made gaps between its offsets.
+        sparse: Whether compaction has left gaps between its offsets.
     """
 
     partition_id: int
@@ -104,22 +104,22 @@ _PAGE = Query(
 
 
 def bounds(tx: Tx, partition_ids: Sequence[int]) -> dict[int, Bounds]:
-    """Return the bounds of partitions by id; a deleted one is missing."""
+    """Return the bounds of partitions by id; a deleted partition is missing."""
     found = [bounds_of(*row) for row in _BOUNDS.rows(tx, {"ids": list(partition_ids)})]
     return {one.partition_id: one for one in found}
 
 
 def lock(tx: Tx, partition_id: int) -> Bounds | None:
-    """Lock a partition's row against retention and compaction elsewhere, and return its bounds, or None.
+    """Lock a partition's row against retention and compaction on other nodes, and return its bounds, or None.
 
-    Appends do not wait for this lock.
+    Appends take another lock and do not wait for this one.
     """
     tx.connection.execute(_LOCK, {"id": partition_id}).one_or_none()
     return bounds(tx, [partition_id]).get(partition_id)
 
 
 def try_lock(tx: Tx, partition_id: int) -> Bounds | None:
-    """Do as `lock`, but return None if somebody else has the row."""
+    """Lock a partition's row like `lock`, but return None if another transaction holds it."""
     if tx.connection.execute(_TRY_LOCK, {"id": partition_id}).one_or_none() is None:
         return None
     return bounds(tx, [partition_id]).get(partition_id)
@@ -128,8 +128,8 @@ def try_lock(tx: Tx, partition_id: int) -> Bounds | None:
 def read(tx: Tx, bounds: Bounds, offset: int, max_records: int, max_bytes: int) -> list[StoredRecord]:
     """Return a page of records from `offset`, in order.
 
-    At least one record is returned if there is one at or after `offset`, even beyond `max_bytes`. The range is
-    bounded on both sides: offsets are dense unless compaction made gaps, over which wider steps are taken.
+    At least one record is returned if there is one at or after `offset`, even beyond `max_bytes`. Each statement reads
+    a range of offsets that is bounded on both sides. Over the gaps of compaction the ranges grow.
     """
     page: list[StoredRecord] = []
     step, left_bytes = max_records, max_bytes
@@ -149,7 +149,7 @@ def read(tx: Tx, bounds: Bounds, offset: int, max_records: int, max_bytes: int) 
 
 
 def size_from(tx: Tx, bounds: Bounds, offset: int) -> int:
-    """Return the bytes from an offset to the end; what compaction took out counts too."""
+    """Return the bytes from an offset to the end, including the records that compaction deleted."""
     base = first_record_id(bounds.partition_id)
     span = {"low": base + offset, "high": base + bounds.log_end_offset}
     size: int | None = tx.connection.execute(_SIZE_FROM, span).scalar_one()
@@ -157,7 +157,7 @@ def size_from(tx: Tx, bounds: Bounds, offset: int) -> int:
 
 
 def _range(tx: Tx, partition_id: int, start: int, end: int, max_records: int, max_bytes: int) -> list[StoredRecord]:
-    """Return the records of a range of offsets that begin within `max_bytes`: the last may end beyond."""
+    """Return the records of a range of offsets that start within `max_bytes`; the last one may end beyond."""
     base = first_record_id(partition_id)
     rows = _PAGE.rows(
         tx,

@@ -1,4 +1,4 @@
-"""Idempotent producers: their epochs, and their last requests per topic."""
+"""Idempotent producers: their epochs, and per topic the last requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.storage.db.tables import producer_topics, producers, topics
 
 RETENTION_MS = 7 * 86_400_000
 
-_FENCES = (
+_LOCK_EPOCHS = (
     select(producers.c.producer_id, producers.c.producer_epoch)
     .where(producers.c.producer_id.in_(bindparam("ids", expanding=True)))
     .order_by(producers.c.producer_id)
@@ -43,8 +43,8 @@ _EXPIRED = (
     .limit(bindparam("at_most"))
     .with_for_update(skip_locked=True)
 )
-_FORGET_TOPICS = delete(producer_topics).where(producer_topics.c.producer_id.in_(bindparam("ids", expanding=True)))
-_FORGET = delete(producers).where(producers.c.producer_id.in_(bindparam("ids", expanding=True)))
+_DELETE_TOPICS = delete(producer_topics).where(producer_topics.c.producer_id.in_(bindparam("ids", expanding=True)))
+_DELETE = delete(producers).where(producers.c.producer_id.in_(bindparam("ids", expanding=True)))
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[BatchMetadata, ...])
@@ -64,16 +64,16 @@ def lock(tx: Tx, ids: Sequence[ProducerId], now_ms: int) -> tuple[dict[str, int]
         insert.on_conflict_do_update(index_elements=["producer_id"], set_={"producer_id": insert.excluded.producer_id}),
         [{"producer_id": name, "producer_epoch": -1, "updated_at_ms": now_ms} for name in names],
     )
-    fences = dict(tx.connection.execute(_FENCES, {"ids": names}).all())
+    epochs = dict(tx.connection.execute(_LOCK_EPOCHS, {"ids": names}).all())
     states = {
         (name, topic_id): ProducerState(epoch, next_sequence, _decoder.decode(window))
         for name, topic_id, epoch, next_sequence, window in tx.connection.execute(_STATES, {"ids": list(ids)})
     }
-    return fences, states
+    return epochs, states
 
 
 def save(tx: Tx, locked: Iterable[str], states: Mapping[ProducerId, ProducerState], now_ms: int) -> None:
-    """Store new states, and drop the locked producers that are still unknown."""
+    """Store new states, and delete the rows of locked producers that are still unknown."""
     if states:
         epochs: dict[str, int] = {}
         for (name, _), state in states.items():
@@ -105,28 +105,28 @@ def save(tx: Tx, locked: Iterable[str], states: Mapping[ProducerId, ProducerStat
 
 
 def raise_epoch(tx: Tx, producer_id: str, now_ms: int) -> int:
-    """Raise a producer's epoch by one, from nothing to 0, and return it."""
-    fences, _ = lock(tx, [(producer_id, 0)], now_ms)
-    epoch = fences[producer_id] + 1
+    """Raise a producer's epoch by one, or start an unknown producer at 0, and return the epoch."""
+    epochs, _ = lock(tx, [(producer_id, 0)], now_ms)
+    epoch = epochs[producer_id] + 1
     _set_epochs(tx, {producer_id: epoch}, now_ms)
     return epoch
 
 
 def find(tx: Tx, producer_id: str) -> tuple[int, list[tuple[str, int]]] | None:
-    """Return a producer's epoch and its expected sequence per topic name, or None."""
+    """Return a producer's epoch and its next sequence per topic name, or None."""
     epoch = tx.connection.execute(_EPOCH, {"id": producer_id}).scalar_one_or_none()
     if epoch is None or epoch < 0:
         return None
     rows = tx.connection.execute(_TOPICS, {"id": producer_id})
-    return epoch, [(name, sequence if at == epoch else 0) for name, at, sequence in rows]
+    return epoch, [(name, sequence if topic_epoch == epoch else 0) for name, topic_epoch, sequence in rows]
 
 
 def expire(tx: Tx, now_ms: int, limit: int) -> int:
-    """Forget up to `limit` producers silent for seven days. Return how many."""
+    """Delete up to `limit` producers without a request for seven days. Return how many."""
     rows = tx.connection.execute(_EXPIRED, {"before_ms": now_ms - RETENTION_MS, "at_most": limit})
     if names := [name for (name,) in rows]:
-        tx.connection.execute(_FORGET_TOPICS, {"ids": names})
-        tx.connection.execute(_FORGET, {"ids": names})
+        tx.connection.execute(_DELETE_TOPICS, {"ids": names})
+        tx.connection.execute(_DELETE, {"ids": names})
     return len(names)
 
 

@@ -1,4 +1,4 @@
-"""Records at given offsets of a partition, read in stretches that are bounded by their bytes."""
+"""Records at given offsets of a partition, read in chunks of bounded size."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _WIDEST_STEP = 1 << 20
 
 
 def sizes(tx: Tx, partition_id: int, offsets: Sequence[int]) -> dict[int, int]:
-    """Return the bytes of the records at up to 500 offsets, none of which is read; those that are gone are missing."""
+    """Return the bytes of the records at up to 500 offsets, without reading them; deleted records are missing."""
     if not offsets:
         return {}
     base = first_record_id(partition_id)
@@ -53,10 +53,10 @@ def sizes(tx: Tx, partition_id: int, offsets: Sequence[int]) -> dict[int, int]:
     return {record_id - base: size_bytes for record_id, size_bytes in rows}
 
 
-def fitting(sizes_: Mapping[int, int], max_bytes: int) -> list[int]:
-    """Return the offsets, from the first on, whose records have `max_bytes` together; one at least if there is one."""
+def fitting(size_by_offset: Mapping[int, int], max_bytes: int) -> list[int]:
+    """Return the first offsets whose records have at most `max_bytes` together, and at least one if there is one."""
     chosen: list[int] = []
-    for offset, size_bytes in sizes_.items():
+    for offset, size_bytes in size_by_offset.items():
         max_bytes -= size_bytes
         if chosen and max_bytes < 0:
             break
@@ -67,19 +67,19 @@ def fitting(sizes_: Mapping[int, int], max_bytes: int) -> list[int]:
 def read_bounded(
     tx: Tx, partition_id: int, offsets: Iterable[int], wanted: int, max_bytes: int
 ) -> Iterator[StoredRecord]:
-    """Yield the records at some offsets, in that order; those that are gone are left out.
+    """Yield the records at some offsets, in the order given; deleted records are left out.
 
     Args:
         tx: A transaction.
         partition_id: Of the partition.
-        offsets: Which ones.
-        wanted: How many the caller is likely to want; more are read if it goes on.
-        max_bytes: How much of them is in memory at once, unless one alone has more.
+        offsets: Of the records.
+        wanted: How many records the caller expects to use; it may take more.
+        max_bytes: Bytes of records in memory at once, unless a single record has more.
     """
     rest = iter(offsets)
-    while some := list(islice(rest, min(wanted, _LONGEST_LIST))):
-        found = sizes(tx, partition_id, some)
-        left = {offset: found[offset] for offset in some if offset in found}
+    while chunk := list(islice(rest, min(wanted, _LONGEST_LIST))):
+        found = sizes(tx, partition_id, chunk)
+        left = {offset: found[offset] for offset in chunk if offset in found}
         while chosen := fitting(left, max_bytes):
             page = read(tx, partition_id, chosen)
             for offset in chosen:
@@ -89,7 +89,7 @@ def read_bounded(
 
 
 def read(tx: Tx, partition_id: int, offsets: Iterable[int]) -> dict[int, StoredRecord]:
-    """Return the records at some offsets of a partition; those that are gone are missing."""
+    """Return the records at some offsets of a partition; deleted records are missing."""
     base = first_record_id(partition_id)
     ids = [base + offset for offset in offsets]
     found: dict[int, StoredRecord] = {}
@@ -100,9 +100,9 @@ def read(tx: Tx, partition_id: int, offsets: Iterable[int]) -> dict[int, StoredR
 
 
 def keys(tx: Tx, bounds: Bounds, offset: int, limit: int) -> tuple[list[tuple[int, bytes | None, bytes | None]], int]:
-    """Return offset, key and headers of up to `limit` records from an offset on, and the offset after the last.
+    """Return offset, key and headers of up to `limit` records from an offset on, and the offset after the last one.
 
-    Over gaps of compaction wider steps are taken, as a page does.
+    Over the gaps of compaction the ranges grow, as in a page.
     """
     base = first_record_id(bounds.partition_id)
     found: list[tuple[int, bytes | None, bytes | None]] = []

@@ -1,4 +1,4 @@
-"""Moving the start of the log, and removing what lies before it in short passes."""
+"""Raise the start of the log, and delete the rows before it in short passes."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _START_BYTES = (
 )
 _END_BYTES = select(records.c.start_bytes + size_of_record).where(records.c.record_id == bindparam("last"))
 
-_WAITING = (
+_NEXT_PURGE = (
     select(purges.c.partition_id, purges.c.before_offset)
     .order_by(purges.c.partition_id)
     .limit(1)
     .with_for_update(skip_locked=True)
 )
-_CUT = (
+_FIRST_KEPT = (
     select(records.c.record_id)
     .where(records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high"))
     .order_by(records.c.record_id)
@@ -60,22 +60,22 @@ _REMOVE_KEYS = delete(compacted_keys).where(
 _DONE = delete(purges).where(purges.c.partition_id == bindparam("id"), purges.c.before_offset == bindparam("before"))
 
 
-class Kept(NamedTuple):
-    """A partition whose start retention looks at."""
+class RetainedPartition(NamedTuple):
+    """A partition to which retention applies."""
 
     partition_id: int
     config: TopicConfig
 
 
-def starts(tx: Tx, kept: Sequence[Kept], now_ms: int) -> list[tuple[int, int]]:
-    """Return the partitions whose start is to rise by their policy, each with its new `log_start_offset`.
+def new_starts(tx: Tx, retained: Sequence[RetainedPartition], now_ms: int) -> list[tuple[int, int]]:
+    """Return the partitions whose start rises by their policy, each with its new `log_start_offset`.
 
-    By time the longest prefix goes whose records are all older than `retention_ms`; by size the longest prefix
-    that leaves at least `retention_bytes`. A read: looking takes its time where times go up and down.
+    By time, the longest prefix is deleted whose records are all older than `retention_ms`; by size, the longest prefix
+    that leaves at least `retention_bytes`. This is a read because it may take long where timestamps are not ordered.
     """
-    found = pages.bounds(tx, [partition.partition_id for partition in kept])
-    risen = []
-    for partition_id, config in kept:
+    found = pages.bounds(tx, [partition.partition_id for partition in retained])
+    starts = []
+    for partition_id, config in retained:
         bounds = found.get(partition_id)
         if bounds is None or bounds.log_start_offset == bounds.log_end_offset:
             continue
@@ -85,12 +85,12 @@ def starts(tx: Tx, kept: Sequence[Kept], now_ms: int) -> list[tuple[int, int]]:
         if config.retention_bytes >= 0:
             start = max(start, offset_lookup.offset_for_size(tx, bounds, config.retention_bytes))
         if start > (offset_lookup.first_offset(tx, bounds) if bounds.sparse else bounds.log_start_offset):
-            risen.append((partition_id, start))
-    return risen
+            starts.append((partition_id, start))
+    return starts
 
 
 def delete_before(tx: Tx, partition_id: int, offset: int) -> bool:
-    """Raise `log_start_offset` to `offset`, which is at most the end. Return whether it rose."""
+    """Raise `log_start_offset` to `offset`, which is at most `log_end_offset`. Return whether it rose."""
     bounds = pages.lock(tx, partition_id)
     if bounds is None or bounds.log_start_offset >= offset:
         return False
@@ -102,8 +102,8 @@ def delete_before(tx: Tx, partition_id: int, offset: int) -> bool:
         start_bytes = tx.connection.execute(_END_BYTES, {"last": end - 1}).scalar_one()
     present_bytes = 0
     if bounds.sparse:
-        passed = {"low": base + bounds.log_start_offset, "high": start}
-        present_bytes = tx.connection.execute(_PRESENT_BYTES, passed).scalar_one()
+        deleted = {"low": base + bounds.log_start_offset, "high": start}
+        present_bytes = tx.connection.execute(_PRESENT_BYTES, deleted).scalar_one()
     tx.connection.execute(
         _RAISE_START,
         {
@@ -124,18 +124,18 @@ def delete_before(tx: Tx, partition_id: int, offset: int) -> bool:
 
 
 def purge(tx: Tx, limit: int) -> bool:
-    """Remove up to `limit` rows that are no longer in the log. Return whether there may be more."""
-    waiting = tx.connection.execute(_WAITING).one_or_none()
-    if waiting is None:
+    """Delete up to `limit` rows that are no longer in the log. Return whether there may be more."""
+    purge_row = tx.connection.execute(_NEXT_PURGE).one_or_none()
+    if purge_row is None:
         return False
-    partition_id, before_offset = waiting
+    partition_id, before_offset = purge_row
     low = first_record_id(partition_id)
     high = low + before_offset
-    cut = tx.connection.execute(_CUT, {"low": low, "high": high, "at_most": limit}).scalar_one_or_none()
-    tx.connection.execute(_REMOVE, {"low": low, "high": high if cut is None else cut})
-    if cut is None:
+    first_kept = tx.connection.execute(_FIRST_KEPT, {"low": low, "high": high, "at_most": limit}).scalar_one_or_none()
+    tx.connection.execute(_REMOVE, {"low": low, "high": high if first_kept is None else first_kept})
+    if first_kept is None:
         keys = {"id": partition_id, "before": before_offset, "at_most": limit}
         if tx.connection.execute(_REMOVE_KEYS, keys).rowcount < limit:
             tx.connection.execute(_DONE, {"id": partition_id, "before": before_offset})
-    tx.dialect.tidy(tx.connection)
+    tx.dialect.vacuum(tx.connection)
     return True

@@ -1,4 +1,4 @@
-"""Topics and their partitions: create, find, list, change, delete."""
+"""Topics and their partitions in the database."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _LOCK_ROWS = (
     .order_by(partitions.c.partition_id)
     .with_for_update()
 )
-"""Taken before the rows of `purges`, as retention does."""
+"""Locked before the rows of `purges`, in the order of retention."""
 
 _RAISE_PURGES = (
     update(purges)
@@ -72,14 +72,14 @@ _DELETES = (
 
 
 class StoredTopic(NamedTuple):
-    """A topic with the configuration it sets itself, beside the full one."""
+    """A topic, and the configuration values that it sets itself."""
 
     info: TopicInfo
     overrides: Overrides
 
 
 def find(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic | None:
-    """Return a topic by its name, or None."""
+    """Return the topic of a name, or None."""
     return next(iter(_load(tx, tx.connection.execute(_FIND, {"name": name}).all(), defaults)), None)
 
 
@@ -89,7 +89,7 @@ def find_name(tx: Tx, topic_id: int) -> str | None:
 
 
 def names(tx: Tx, wanted: Sequence[str]) -> set[str]:
-    """Return those of some names that topics have."""
+    """Return those of some names that have a topic."""
     return {name for (name,) in _NAMES.rows(tx, {"names": wanted})} if wanted else set()
 
 
@@ -104,7 +104,7 @@ def find_locked(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic | None:
 
 
 def list_(tx: Tx, after: str, limit: int, defaults: TopicConfig) -> list[StoredTopic]:
-    """Return up to `limit` topics in order of their names, from the first name above `after`."""
+    """Return up to `limit` topics by name, from the first name above `after`."""
     return _load(tx, tx.connection.execute(_LIST, {"after": after, "at_most": limit}).all(), defaults)
 
 
@@ -114,7 +114,7 @@ def all_(tx: Tx, defaults: TopicConfig) -> list[StoredTopic]:
 
 
 def create(tx: Tx, name: str, count: int, overrides: Overrides, now_ms: int) -> bool:
-    """Create a topic with `count` partitions. Return False if somebody else just did."""
+    """Create a topic with `count` partitions. Return False if it exists."""
     topic_id = tx.connection.execute(
         tx.dialect.insert(topics)
         .values(name=name, version=1, config=_encode(overrides), created_at_ms=now_ms)
@@ -128,13 +128,13 @@ def create(tx: Tx, name: str, count: int, overrides: Overrides, now_ms: int) -> 
 
 
 def change(tx: Tx, info: TopicInfo, count: int, overrides: Overrides) -> None:
-    """Store a locked topic's new configuration and partitions; its version rises by one."""
+    """Store the new configuration and partitions of a locked topic; its version rises by one."""
     tx.connection.execute(_CHANGE, {"id": info.topic_id, "new_config": _encode(overrides)})
     _add_partitions(tx, info.topic_id, info.partitions, count)
 
 
 def delete_(tx: Tx, info: TopicInfo) -> None:
-    """Delete a locked topic and what the log keeps of its id; its records go in the background."""
+    """Delete a locked topic and all rows of its id; its records are deleted in the background."""
     tx.connection.execute(_LOCK_ROWS, {"id": info.topic_id}).all()
     tx.connection.execute(_RAISE_PURGES, {"id": info.topic_id})
     tx.connection.execute(_PURGE_ALL, {"id": info.topic_id})
@@ -151,7 +151,9 @@ def _add_partitions(tx: Tx, topic_id: int, present: int, count: int) -> None:
             )
         except IntegrityError as error:
             most = (1 << PARTITION_ID_BITS) - 1
-            raise InvalidPartitions(f"this database has used up its {most} partitions; begin another one") from error
+            raise InvalidPartitions(
+                f"this database has used up its {most} partition ids; use another database"
+            ) from error
 
 
 def _load(tx: Tx, rows: Sequence[tuple[int, str, int, str, int]], defaults: TopicConfig) -> list[StoredTopic]:
@@ -162,7 +164,7 @@ def _load(tx: Tx, rows: Sequence[tuple[int, str, int, str, int]], defaults: Topi
     found = []
     for topic_id, name, version, config, created_at_ms in rows:
         if not ids[topic_id]:
-            continue  # deleted between the two statements
+            continue  # the topic was deleted between the two statements
         overrides = msgspec.json.decode(config, type=Overrides)
         info = TopicInfo(
             topic_id, name, version, created_at_ms, with_overrides(defaults, overrides), tuple(ids[topic_id])

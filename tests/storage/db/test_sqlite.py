@@ -170,7 +170,7 @@ async def test_appends_go_on_and_the_ballast_is_back_once_there_is_space(opened:
     acknowledged = fill(scribe, opened)
     limit_pages(opened, 100_000)
 
-    await opened.look_for_space()
+    await opened.check_space()
 
     assert not opened.full
     assert (tmp_path / "millrace.db.ballast").stat().st_size == BALLAST_BYTES

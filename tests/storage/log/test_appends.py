@@ -166,7 +166,7 @@ class Log(RuleBasedStateMachine):
 
         id_ = self.info.partition_ids[0]
         storage = self.scribe.storage
-        for start in storage.read_now(retention.starts, [retention.Kept(id_, kept)], self.clock_ms):
+        for start in storage.read_now(retention.new_starts, [retention.RetainedPartition(id_, kept)], self.clock_ms):
             storage.write_now(retention.delete_before, *start)
 
         if self.model.start < self.model.end:
