@@ -42,7 +42,7 @@ from app.storage.db.engine import Storage
 from app.storage.db.notices import Notices
 from app.storage.db.opening import open_storage
 from app.tasks.archiving import ArchiveTask
-from app.tasks.notices import Outbox, hear_notices, open_notices, poll_watched, send_notices
+from app.tasks.notices import Outbox, open_notices, poll_watched, receive_notices, send_notices
 from app.tasks.retention import Retention
 from app.tasks.runner import TaskRunner
 
@@ -217,10 +217,10 @@ async def _lifespan(
 def _start_tasks(settings: Settings, services: Services, runner: TaskRunner, archive_task: ArchiveTask) -> None:
     """Start the background tasks of both databases."""
     retention = Retention(services.storage, _topic_defaults(settings), services.clock)
-    runner.every("retention", settings.retention_interval_ms, retention.raise_starts)
+    runner.every("retention", settings.retention_interval_ms, retention.raise_log_starts)
     runner.every("compaction", settings.retention_interval_ms, retention.compact)
     runner.every("purge", min(_PURGE_INTERVAL_MS, settings.retention_interval_ms), retention.purge)
-    runner.every("producer-expiry", _EXPIRY_INTERVAL_MS, retention.forget)
+    runner.every("producer-expiry", _EXPIRY_INTERVAL_MS, retention.expire)
     runner.every("rebalance", settings.rebalance_interval_ms, services.groups.rebalance)
     runner.every("sessions", _SESSION_INTERVAL_MS, services.groups.tick)
     runner.every("offset-expiry", _EXPIRY_INTERVAL_MS, services.offsets.expire)
@@ -235,7 +235,7 @@ def _start_notice_tasks(
     runner.forever(
         "notices-out", lambda on_success: send_notices(outbox, notices, settings.notify_interval_ms, on_success)
     )
-    runner.forever("notices-in", lambda on_success: hear_notices(signals, notices, on_success))
+    runner.forever("notices-in", lambda on_success: receive_notices(signals, notices, on_success))
     runner.every("poll", settings.poll_interval_ms, lambda: poll_watched(storage, signals))
 
 

@@ -1,4 +1,4 @@
-"""Waking readers across nodes: debounced notices out, notices in, and a poll for those that were lost."""
+"""Wake readers of all nodes: send notices, receive them, and poll the log for notices that were lost."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _POLLED_AT_ONCE = 1_000
 
 
 def open_notices(database_url: str) -> Notices:
-    """Return the notices of a shared database; an embedded one starts without their driver."""
+    """Return the notices of a shared database. An embedded database starts without their driver."""
     from app.storage.db.notices import Notices  # noqa: PLC0415 - the import takes a tenth of an embedded start
 
     return Notices(database_url)
 
 
 class Outbox:
-    """Partitions that changed here and that other nodes are yet to hear of."""
+    """Partitions that changed on this node, until a notice is sent to the other nodes."""
 
     def __init__(self) -> None:
         self._partition_ids: set[int] = set()
@@ -46,7 +46,7 @@ class Outbox:
 
 
 async def send_notices(outbox: Outbox, notices: Notices, interval_ms: int, on_success: OnSuccess) -> None:
-    """Send what the outbox has, at once after a pause and then at most every `interval_ms`."""
+    """Send the partitions of the outbox: at once if the last notice is `interval_ms` old, else after that interval."""
     while True:
         partition_ids = await outbox.take()
         try:
@@ -58,8 +58,8 @@ async def send_notices(outbox: Outbox, notices: Notices, interval_ms: int, on_su
         await asyncio.sleep(interval_ms / 1000)
 
 
-async def hear_notices(signals: Signals, notices: Notices, on_success: OnSuccess) -> None:
-    """Wake the readers of the partitions that other nodes tell of; all of them where notices may be missed."""
+async def receive_notices(signals: Signals, notices: Notices, on_success: OnSuccess) -> None:
+    """Wake the readers of the partitions in each notice, and all readers when notices may have been lost."""
     try:
         async for partition_ids in notices.listen():
             on_success()
@@ -74,7 +74,7 @@ async def hear_notices(signals: Signals, notices: Notices, on_success: OnSuccess
 
 
 async def poll_watched(storage: Storage, signals: Signals) -> bool:
-    """Wake the readers of partitions whose end is not the one they have seen."""
+    """Wake the readers of partitions whose log end differs from the one that they have read."""
     watched = signals.watched_ids()
     present: dict[int, tuple[int, int]] = {}
     for start in range(0, len(watched), _POLLED_AT_ONCE):

@@ -1,4 +1,4 @@
-"""Retention, compaction and forgetting: what the topics' policies no longer keep, in short passes."""
+"""Retention, compaction, and the expiry of keys and producers, in short passes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from app.storage.log.retention import RetainedPartition
 _PASS_S = 0.010
 _PARTITIONS_AT_ONCE = 50
 _COMPACTED_AT_ONCE = 500
-_FORGOTTEN_AT_ONCE = 500
+_EXPIRED_AT_ONCE = 500
 _MOST_ROWS = 20_000
 
 
 @dataclass
 class Retention:
-    """Steps for the task runner, safe to run on every node at once.
+    """Steps for the task runner. All nodes may run them concurrently.
 
     Attributes:
         clock: Wall clock in milliseconds.
-        rows: Rows that a pass of removal takes, adapted so that it stays within ten milliseconds.
+        rows: Rows that one pass deletes, adapted so that a pass takes about ten milliseconds.
     """
 
     storage: Storage
@@ -34,22 +34,22 @@ class Retention:
     clock: Callable[[], int]
     rows: int = field(default=500, init=False)
 
-    async def raise_starts(self) -> bool:
-        """Raise `log_start_offset` of all partitions to what their policy keeps."""
+    async def raise_log_starts(self) -> bool:
+        """Raise the `log_start_offset` of all partitions by their policy."""
         stored = await self.storage.read(topics.all_, self.defaults)
-        kept = (
+        retained = (
             RetainedPartition(partition_id, topic.info.config)
             for topic in stored
             if topic.info.config.deleted
             for partition_id in topic.info.partition_ids
         )
-        for some in _chunks(kept, _PARTITIONS_AT_ONCE):
-            for partition_id, start in await self.storage.read(retention.new_starts, some, self.clock()):
+        for chunk in _chunks(retained, _PARTITIONS_AT_ONCE):
+            for partition_id, start in await self.storage.read(retention.new_starts, chunk, self.clock()):
                 await self.storage.write(retention.delete_before, partition_id, start)
         return False
 
     async def compact(self) -> bool:
-        """Clean all partitions of compacted topics."""
+        """Compact all partitions of compacted topics."""
         stored = await self.storage.read(topics.all_, self.defaults)
         for topic in stored:
             if topic.info.config.compacted:
@@ -61,7 +61,7 @@ class Retention:
         return False
 
     async def purge(self) -> bool:
-        """Remove some rows that are no longer in the log."""
+        """Delete some rows that are no longer in the log. Return whether there may be more."""
         started = time.monotonic()
         try:
             more = await self.storage.write(retention.purge, self.rows)
@@ -73,14 +73,14 @@ class Retention:
             self.rows = round(min(_MOST_ROWS, max(1, self.rows * min(2.0, max(0.5, factor)))))
         return more
 
-    async def forget(self) -> bool:
-        """Forget expired Idempotency-Keys and silent producers."""
+    async def expire(self) -> bool:
+        """Delete expired Idempotency-Keys and producers. Return whether there may be more."""
         now_ms = self.clock()
-        keys = await self.storage.write(idempotency.expire, now_ms, _FORGOTTEN_AT_ONCE)
-        gone = await self.storage.write(producers.expire, now_ms, _FORGOTTEN_AT_ONCE)
-        return max(keys, gone) == _FORGOTTEN_AT_ONCE
+        expired_keys = await self.storage.write(idempotency.expire, now_ms, _EXPIRED_AT_ONCE)
+        expired_producers = await self.storage.write(producers.expire, now_ms, _EXPIRED_AT_ONCE)
+        return max(expired_keys, expired_producers) == _EXPIRED_AT_ONCE
 
 
-def _chunks(kept: Iterator[RetainedPartition], size: int) -> Iterator[list[RetainedPartition]]:
-    while some := list(islice(kept, size)):
-        yield some
+def _chunks(retained: Iterator[RetainedPartition], size: int) -> Iterator[list[RetainedPartition]]:
+    while chunk := list(islice(retained, size)):
+        yield chunk

@@ -173,10 +173,10 @@ async def assignment_of(call: Call, partitions: Iterable[Partition]) -> list[Top
     """Return partitions by topic, in the order of names; those of deleted topics are left out."""
     topics = call.services.topics
     partitions = sorted(partitions)
-    await topics.learn(partitions)
+    await topics.load_topics_of(partitions)
     found: dict[str, list[int]] = {}
     for topic_id, number in partitions:
-        if (place := topics.place(topic_id, number)) is not None:
+        if (place := topics.find_partition(topic_id, number)) is not None:
             found.setdefault(place[0], []).append(number)
     return [TopicPartitions(name, numbers) for name, numbers in sorted(found.items())]
 

@@ -188,7 +188,7 @@ async def _reply(call: Call, polled: PollResult, missing: Iterable[str]) -> Repl
         [record_encoding.topic_record_out(topic, partition, record) for topic, partition, record in polled.records],
         [NextOffset(*one) for one in polled.ranges.values()],
         [Skipped(*one) for one in polled.skipped],
-        [name for name in missing if name not in assigned and call.services.topics.known(name) is None],
+        [name for name in missing if name not in assigned and call.services.topics.cached(name) is None],
     )
     body, headers = await record_encoding.compressed(
         record_encoding.encode(answer) + b"\n", call.header(b"accept-encoding")

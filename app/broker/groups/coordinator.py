@@ -130,10 +130,10 @@ class Coordinator:
         if owned is None:
             return None
         held = [] if found is None else [*found.member.assigned, *found.member.revoking]
-        await self._topics.learn(held)
+        await self._topics.load_topics_of(held)
         ids: dict[tuple[str, int], set[Partition]] = {}
         for partition in held:
-            if (place := self._topics.place(*partition)) is not None:
+            if (place := self._topics.find_partition(*partition)) is not None:
                 ids.setdefault((place[0], partition[1]), set()).add(partition)
         return {one for name, number in owned for one in ids.get((name, number), {(0, number)})}
 

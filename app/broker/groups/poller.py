@@ -121,7 +121,7 @@ class Poller:
         """Join if the member is not in the group, else commit and take the heartbeat."""
         if request.commits and request.join_request is None:
             return await self._commit(request, gone)
-        found, page = await self._storage.read(_find, request, self._topics.place)
+        found, page = await self._storage.read(_find, request, self._topics.find_partition)
         if found is None or (request.join_request is not None and found.member.join_request != request.join_request):
             return await self._join(request, found)
         heartbeat = request.heartbeat
@@ -180,12 +180,12 @@ class Poller:
         self, request: PollRequest, heartbeat: Heartbeat, known: MemberSnapshot, begun: _Begun, deadline: Deadline
     ) -> PollResult:
         """Read a page; wait until there are records, the member has changed, or the deadline is over."""
-        await self._topics.learn(known.member.assigned)
-        partition_ids = named_partitions(known.member, self._topics.place)
+        await self._topics.load_topics_of(known.member.assigned)
+        partition_ids = named_partitions(known.member, self._topics.find_partition)
         with self._signals.watch([watch_id(known.group_id), *partition_ids]) as watch:
             while True:
                 watch.clear()
-                page = await self._storage.read(poll_page.read, heartbeat, self._topics.place, request.size)
+                page = await self._storage.read(poll_page.read, heartbeat, self._topics.find_partition, request.size)
                 if self._is_final(page, begun, deadline):
                     if await self._save(page, begun.poll_epoch, deadline):
                         return page

@@ -31,13 +31,13 @@ class _Waiting:
 
 
 class Appender(GroupCommit[_Waiting, list[AppendOutcome]]):
-    """Commits appends in batches, one transaction at a time per lane.
+    """Appends records in batches, one transaction at a time per lane.
 
-    A request goes to the lane of its lowest partition; correctness comes from the partition locks.
+    A request joins the lane of its lowest partition id. Correctness depends on the partition locks, not on lanes.
 
     Args:
         clock: Wall clock in milliseconds.
-        max_pending_bytes: Bytes of records that may wait; beyond that requests are refused.
+        max_pending_bytes: Bytes of records that may wait; further requests are refused.
     """
 
     operation = "append"
@@ -55,15 +55,15 @@ class Appender(GroupCommit[_Waiting, list[AppendOutcome]]):
         self.transactions = 0
 
     async def append(self, append: Append, size_bytes: int) -> AppendOutcome:
-        """Append, and return the outcome once it is on disk.
+        """Append records, and return the outcome after it is on disk.
 
         Args:
-            append: What to append.
+            append: The records and their conditions.
             size_bytes: Bytes of its records.
 
         Raises:
-            ServiceUnavailable: Too much waits already, or the database cannot be reached.
-            DiskFull: No space is left.
+            ServiceUnavailable: Too many bytes wait, or the database cannot be reached.
+            DiskFull: The disk is full.
             OutcomeUnknown: The connection was lost during COMMIT.
         """
         if self._storage.full:

@@ -93,7 +93,7 @@ class Fetcher:
                             )
                     except UnknownTopicOrPartition:
                         if resolved or topic_id is not None:
-                            self._topics.forget(info)
+                            self._topics.evict(info)
                         if topic_id is not None:
                             raise CursorExpired(_GONE) from None
                         if resolved:

@@ -1,4 +1,4 @@
-"""Produce: topic, limits and partitions of the records, then the append."""
+"""Produce: check the records, choose their partitions, and append them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _ATTEMPTS = 5
 
 
 class ProduceRequest(NamedTuple):
-    """Records for a topic and the conditions of their append.
+    """Records for a topic, and the conditions of the append.
 
     Attributes:
-        partition: The partition of the path, or None.
-        size_bytes: Bytes of the request that the records came in: none of them is larger.
+        partition: The partition in the path, or None.
+        size_bytes: Bytes of the request body. No record is larger.
     """
 
     topic: str
@@ -48,7 +48,7 @@ class ProduceRequest(NamedTuple):
 
 
 class Producer:
-    """Appends records to topics, creating a topic where that is on.
+    """Appends records to topics, and creates an unknown topic if that is enabled.
 
     Args:
         auto_create_topics: Whether an unknown topic is created.
@@ -69,16 +69,16 @@ class Producer:
         self._appender = appender
         self._auto_create_topics = auto_create_topics
         self._clock = clock
-        self._turns = count()
+        self._round_robin = count()
 
     async def produce(self, request: ProduceRequest) -> Accepted:
         """Append all records of a request or none.
 
         Raises:
-            BrokerError: What the request breaks; nothing is written.
+            BrokerError: The refusal of the request; nothing is written.
         """
         for _ in range(_ATTEMPTS):
-            topic = self._topics.known(request.topic) or await self._topic(request)
+            topic = self._topics.cached(request.topic) or await self._topic(request)
             append = await self._checked(topic, request)
             if append is None:
                 continue
@@ -87,16 +87,16 @@ class Producer:
                 return outcome
             if outcome is append.refusal or not isinstance(outcome, TopicVersionChanged | UnknownTopicOrPartition):
                 raise outcome
-            self._topics.forget(topic)
+            self._topics.evict(topic)
         raise ServiceUnavailable("the topic changes too often; try again")
 
     async def prepare(self, request: ProduceRequest) -> Append:
-        """Judge a request and return what is to be appended.
+        """Check a request and return the append.
 
-        A topic that is yet to be created, with the server's defaults, has the id DRAFT, and its partitions no ids.
+        A topic that the append creates has the id DRAFT, the server's defaults, and partitions without ids.
 
         Raises:
-            BrokerError: What the request breaks; nothing is written.
+            BrokerError: The refusal of the request; nothing is written.
         """
         for _ in range(_ATTEMPTS):
             topic = await self._topics.find(request.topic)
@@ -107,19 +107,19 @@ class Producer:
         raise ServiceUnavailable("the topic changes too often; try again")
 
     async def raise_epoch(self, producer_id: str) -> int:
-        """Raise a producer's epoch by one and return it: older instances are fenced."""
+        """Raise a producer's epoch by one, which fences older instances, and return it."""
         return await self._storage.write(_raise_epoch, producer_id, self._clock())
 
     async def _checked(self, topic: TopicInfo, request: ProduceRequest) -> Append | None:
-        """Return what is to be appended to a topic as it was known, or None if it is another by now.
+        """Return the append to a cached topic, or None if the request is refused and the cached topic is stale.
 
         Raises:
-            BrokerError: What the request breaks in the topic as it is.
+            BrokerError: The refusal of the request by the current topic.
         """
         try:
             return self._prepare(topic, request)
         except BrokerError:
-            self._topics.forget(topic)
+            self._topics.evict(topic)
             if await self._topics.find(topic.name) == topic:
                 raise
             return None
@@ -136,16 +136,16 @@ class Producer:
         return topic
 
     def _draft(self, name: str) -> TopicInfo:
-        """Return what the topic will be that is created for a request."""
+        """Return the topic that is to be created for a request."""
         if not self._auto_create_topics:
             raise UnknownTopicOrPartition("there is no topic of this name; PUT /v1/topics/{topic} creates it")
         return self._topics.draft(name)
 
     def _prepare(self, topic: TopicInfo, request: ProduceRequest) -> Append:
-        """Return the append; a request that may be a repeat is refused only once it is known not to be one."""
+        """Return the append. A refusal of a request that may be a repeat becomes a part of the append."""
         refusal = None
         try:
-            partitions = self._check(topic, request, self._turns)
+            partitions = self._check(topic, request, self._round_robin)
         except BrokerError as error:
             if request.key is None and request.stamp is None:
                 raise
@@ -164,10 +164,10 @@ class Producer:
             refusal,
         )
 
-    def _check(self, topic: TopicInfo, request: ProduceRequest, turns: Iterator[int]) -> list[int]:
-        """Return the partition of each record, if the topic's configuration allows them all."""
+    def _check(self, topic: TopicInfo, request: ProduceRequest, round_robin: Iterator[int]) -> list[int]:
+        """Check the records against the topic's configuration, and return the partition of each."""
         _check_records(topic, request, self._clock() + MAX_TIMESTAMP_AHEAD_MS)
-        return _choose_partitions(topic, request, turns)
+        return _choose_partitions(topic, request, round_robin)
 
 
 def _raise_epoch(tx: Tx, producer_id: str, now_ms: int) -> int:
@@ -177,14 +177,14 @@ def _raise_epoch(tx: Tx, producer_id: str, now_ms: int) -> int:
     return epoch
 
 
-def _choose_partitions(topic: TopicInfo, request: ProduceRequest, turns: Iterator[int]) -> list[int]:
-    """Choose each record's partition: the path's, its own, its key's, or the request's turn."""
+def _choose_partitions(topic: TopicInfo, request: ProduceRequest, round_robin: Iterator[int]) -> list[int]:
+    """Choose the partition of each record: that of the path, its own, that of its key, or the next in turn."""
     if request.partition is not None:
         partition_id_of(topic, request.partition)
         _check_agreement(request.records, request.partition)
         return [request.partition] * len(request.records)
     partitions = len(topic.partition_ids)
-    turn = -1
+    next_in_turn = -1
     chosen = []
     for index, record in enumerate(request.records):
         partition = record.partition
@@ -192,9 +192,9 @@ def _choose_partitions(topic: TopicInfo, request: ProduceRequest, turns: Iterato
             if record.key is not None:
                 partition = partition_for_key(record.key, partitions)
             else:
-                if turn < 0:
-                    turn = next(turns) % partitions
-                partition = turn
+                if next_in_turn < 0:
+                    next_in_turn = next(round_robin) % partitions
+                partition = next_in_turn
         elif partition >= partitions:
             raise UnknownPartitionInRecord.at(
                 index,
@@ -207,7 +207,7 @@ def _choose_partitions(topic: TopicInfo, request: ProduceRequest, turns: Iterato
 
 
 def _check_records(topic: TopicInfo, request: ProduceRequest, latest_ms: int) -> None:
-    """Refuse records that the topic's configuration does not allow, naming the first by its index."""
+    """Refuse records that the topic's configuration does not allow, with the index of the first."""
     config = topic.config
     if request.size_bytes > config.max_message_bytes:
         _check_sizes(request.records, config.max_message_bytes)

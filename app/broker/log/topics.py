@@ -1,4 +1,4 @@
-"""Topics: create, change, delete, and the cache of what this node knows of them."""
+"""Topics: create, change and delete them, with a cache of this node."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from app.broker.waiting.signals import Signals
-from app.domain.log import topic as rules
-from app.domain.log.topic import TopicConfig, TopicInfo
+from app.domain.log.topic import TopicConfig, TopicInfo, check_overrides, check_partitions, check_topic_name
 from app.errors.log import OffsetAboveLogEnd, TopicAlreadyExists, UnknownTopicOrPartition
 from app.storage.db.engine import Storage, Tx
 from app.storage.log import pages, retention, topics
 from app.storage.log.topics import Overrides, StoredTopic
 
 DRAFT = 0
-"""The id of a topic that is yet to be created."""
+"""The id of a topic that does not exist yet."""
 
 
 class StaleTopic(Exception):
@@ -22,12 +21,12 @@ class StaleTopic(Exception):
 
 
 class TopicRequest(NamedTuple):
-    """What a caller wants a topic to be.
+    """The requested partitions and configuration of a topic.
 
     Attributes:
-        partitions: Their number, or None for what is there or the server's default.
+        partitions: Their number, or None for the present number or the server's default.
         given: Configuration values to set.
-        restored: Configuration fields to give their defaults back.
+        restored: Configuration fields to reset to their defaults.
     """
 
     partitions: int | None
@@ -36,35 +35,35 @@ class TopicRequest(NamedTuple):
 
 
 class TopicDependent(Protocol):
-    """What hangs on topics and changes in the transaction that changes or deletes one."""
+    """A part of the service that changes in the transaction that changes or deletes a topic."""
 
     def lock(self, tx: Tx, topic: str) -> None:
-        """Lock what hangs on a topic, before the topic and its partitions are locked."""
+        """Lock what depends on a topic, before the topic and its partitions are locked."""
 
     def check_delete(self, tx: Tx, topic_id: int) -> None:
-        """Refuse to delete a locked topic while something needs it.
+        """Refuse to delete a locked topic that is in use.
 
         Raises:
             TopicInUse
         """
 
     def grow(self, tx: Tx, topic_id: int, present: int) -> None:
-        """Take in the partitions of a locked topic from number `present` on."""
+        """Add the partitions of a locked topic from number `present` on."""
 
     def delete(self, tx: Tx, topic_id: int) -> None:
-        """Delete what hangs on a locked topic."""
+        """Delete what depends on a locked topic."""
 
 
 class Topics:
     """The topics of the log.
 
-    What is cached may be old: every append and read compares the topic's version in its own transaction.
+    The cache may be stale: each append and read compares the topic's version in its own transaction.
 
     Args:
         defaults: The configuration of a topic that sets none.
-        default_partitions: Partitions of a topic that names none.
+        default_partitions: The number of partitions of a topic that is created without one.
         clock: Wall clock in milliseconds.
-        dependents: What hangs on topics, in the order of its locks.
+        dependents: What depends on topics, in the order of locks.
     """
 
     def __init__(
@@ -86,63 +85,65 @@ class Topics:
         self._cache: dict[str, TopicInfo] = {}
         self._by_id: dict[int, TopicInfo] = {}
 
-    def known(self, name: str) -> TopicInfo | None:
-        """Return a topic if this node knows it already."""
+    def cached(self, name: str) -> TopicInfo | None:
+        """Return a topic from the cache, or None."""
         return self._cache.get(name)
 
     async def get(self, name: str) -> TopicInfo:
-        """Return a topic as this node knows it.
+        """Return a topic from the cache or the database.
 
         Raises:
-            UnknownTopicOrPartition: There is none of this name.
+            UnknownTopicOrPartition: No topic has this name.
         """
         return self._cache.get(name) or await self.refresh(name)
 
     async def find(self, name: str) -> TopicInfo | None:
-        """Return a topic as this node knows it, or None."""
-        return self._cache.get(name) or await self._refreshed(name)
+        """Return a topic from the cache or the database, or None."""
+        return self._cache.get(name) or await self._refresh_or_none(name)
 
     async def missing(self, names: Sequence[str]) -> list[str]:
-        """Return those of some names that no topic has now, whatever this node knows."""
+        """Return those of some names that have no topic in the database."""
         if not names:
             return []
-        there = await self._storage.read(topics.names, names)
-        return [name for name in names if name not in there]
+        existing = await self._storage.read(topics.names, names)
+        return [name for name in names if name not in existing]
 
-    async def _refreshed(self, name: str) -> TopicInfo | None:
+    async def _refresh_or_none(self, name: str) -> TopicInfo | None:
         try:
             return await self.refresh(name)
         except UnknownTopicOrPartition:
             return None
 
     async def refresh(self, name: str) -> TopicInfo:
-        """Load a topic from the database.
+        """Load a topic from the database into the cache.
 
         Raises:
-            InvalidTopicName: Nothing can have this name.
-            UnknownTopicOrPartition: There is none of this name.
+            InvalidTopicName: No topic can have this name.
+            UnknownTopicOrPartition: No topic has this name.
         """
-        rules.check_topic_name(name)
+        check_topic_name(name)
         found = await self._storage.read(topics.find, name, self._defaults)
         if found is None:
             self.drop([name])
             raise UnknownTopicOrPartition("there is no topic of this name; PUT /v1/topics/{topic} creates it")
         return self._keep(found.info)
 
-    def place(self, topic_id: int, partition: int) -> tuple[str, int] | None:
-        """Return the topic's name and the storage's id of a partition, if this node knows it. Any thread may ask."""
+    def find_partition(self, topic_id: int, partition: int) -> tuple[str, int] | None:
+        """Return the topic's name and the id of a partition from the cache, or None. Any thread may call this."""
         info = self._by_id.get(topic_id)
         return None if info is None or partition >= info.partitions else (info.name, info.partition_ids[partition])
 
-    async def learn(self, partitions: Iterable[tuple[int, int]]) -> None:
-        """Load the topics of those partitions, given by topic id and number, that this node does not know yet."""
-        for topic_id in sorted({topic_id for topic_id, number in partitions if self.place(topic_id, number) is None}):
+    async def load_topics_of(self, partitions: Iterable[tuple[int, int]]) -> None:
+        """Load the topics of partitions, given by topic id and number, that are not in the cache."""
+        for topic_id in sorted(
+            {topic_id for topic_id, number in partitions if self.find_partition(topic_id, number) is None}
+        ):
             name = await self._storage.read(topics.find_name, topic_id)
             if name is not None:
-                await self._refreshed(name)
+                await self._refresh_or_none(name)
 
     def drop(self, names: Iterable[str]) -> None:
-        """Forget topics of these names, to look at them anew when they are needed."""
+        """Drop topics from the cache by name."""
         for name in names:
             if (info := self._cache.pop(name, None)) is not None:
                 self._by_id.pop(info.topic_id, None)
@@ -154,13 +155,13 @@ class Topics:
         self._cache[info.name] = self._by_id[info.topic_id] = info
         return info
 
-    def forget(self, info: TopicInfo) -> None:
-        """Drop a topic from the cache if it is still what this node knows."""
+    def evict(self, info: TopicInfo) -> None:
+        """Drop a topic from the cache unless it was replaced there."""
         if self._cache.get(info.name) is info:
             self.drop([info.name])
 
     def draft(self, name: str) -> TopicInfo:
-        """Return what a topic would be that is created without any wish, to judge a request before that."""
+        """Return the topic that would be created with the server's defaults, to check a request before that."""
         return TopicInfo(DRAFT, name, 0, 0, self._defaults, tuple(range(self._default_partitions)))
 
     async def list_(self, after: str, limit: int) -> list[TopicInfo]:
@@ -168,39 +169,39 @@ class Topics:
         return [found.info for found in await self._storage.read(topics.list_, after, limit, self._defaults)]
 
     async def create(self, name: str, request: TopicRequest) -> tuple[TopicInfo, bool]:
-        """Create a topic, or confirm one that is as asked. Return it and whether it is new.
+        """Create a topic, or confirm that the existing one is as requested. Return it and whether it is new.
 
         Raises:
-            InvalidTopicName, InvalidPartitions, InvalidConfig: The request breaks a bound.
-            TopicAlreadyExists: It is there and a given field differs.
+            InvalidTopicName, InvalidPartitions, InvalidConfig: A value is out of bounds.
+            TopicAlreadyExists: The topic exists and a given field differs.
         """
-        rules.check_topic_name(name)
-        rules.check_overrides(request.given)
+        check_topic_name(name)
+        check_overrides(request.given)
         count = self._default_partitions if request.partitions is None else request.partitions
-        rules.check_partitions(count)
-        found, made = await self._storage.write(_create, name, count, request.given, self._clock(), self._defaults)
+        check_partitions(count)
+        found, created = await self._storage.write(_create, name, count, request.given, self._clock(), self._defaults)
         info = self._keep(found.info)
-        if not made:
+        if not created:
             _confirm(info, request)
-        return info, made
+        return info, created
 
     async def change(self, name: str, request: TopicRequest) -> TopicInfo:
-        """Change a topic's configuration and let it grow.
+        """Change a topic's configuration and add partitions.
 
         Raises:
             UnknownTopicOrPartition, InvalidPartitions, InvalidConfig
         """
-        rules.check_overrides(request.given)
+        check_overrides(request.given)
         before = await self._storage.write(_change, name, request, self._defaults, self._dependents)
         info = await self.refresh(name)
         self._signals.announce(before.partition_ids)
         return info
 
     async def delete(self, name: str) -> None:
-        """Delete a topic and the queues over it at once; its records are removed in the background.
+        """Delete a topic and its queues at once; its records are deleted in the background.
 
         Raises:
-            UnknownTopicOrPartition: There is none of this name.
+            UnknownTopicOrPartition: No topic has this name.
             TopicInUse: It is the dead-letter topic of a queue.
         """
         info = await self._storage.write(_delete, name, self._defaults, self._dependents)
@@ -208,10 +209,10 @@ class Topics:
         self._signals.announce(info.partition_ids)
 
     async def delete_before(self, name: str, partition: int, offset: int) -> int:
-        """Remove the records of a partition before an offset; return its `log_start_offset`.
+        """Delete the records of a partition before an offset, and return its `log_start_offset`.
 
         Raises:
-            UnknownTopicOrPartition: There is no such topic or partition.
+            UnknownTopicOrPartition: The topic or the partition does not exist.
             OffsetAboveLogEnd: The offset is above `log_end_offset`.
         """
         info = await self.refresh(name)
@@ -220,7 +221,7 @@ class Topics:
 
 
 def partition_id_of(info: TopicInfo, partition: int) -> int:
-    """Return the storage's id of a partition.
+    """Return the id of a partition in the database.
 
     Raises:
         UnknownTopicOrPartition: The topic has no such partition.
@@ -244,14 +245,14 @@ def _confirm(info: TopicInfo, request: TopicRequest) -> None:
 def _create(
     tx: Tx, name: str, count: int, given: Overrides, now_ms: int, defaults: TopicConfig
 ) -> tuple[StoredTopic, bool]:
-    """Create a topic or find the one that is there, and return it and whether it is new."""
+    """Create a topic or find the existing one, and return it and whether it is new."""
     while True:
-        made = topics.create(tx, name, count, given, now_ms)
+        created = topics.create(tx, name, count, given, now_ms)
         if (found := topics.find(tx, name, defaults)) is not None:
-            return found, made
+            return found, created
 
 
-def _locked(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic:
+def _lock(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic:
     found = topics.find_locked(tx, name, defaults)
     if found is None:
         raise UnknownTopicOrPartition("there is no topic of this name")
@@ -261,9 +262,9 @@ def _locked(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic:
 def _change(
     tx: Tx, name: str, request: TopicRequest, defaults: TopicConfig, dependents: Sequence[TopicDependent]
 ) -> TopicInfo:
-    found = _locked(tx, name, defaults)
+    found = _lock(tx, name, defaults)
     count = found.info.partitions if request.partitions is None else request.partitions
-    rules.check_partitions(count, found.info.partitions)
+    check_partitions(count, found.info.partitions)
     kept = {field: value for field, value in found.overrides.items() if field not in request.restored}
     topics.change(tx, found.info, count, {**kept, **request.given})
     for dependent in dependents:
@@ -274,7 +275,7 @@ def _change(
 def _delete(tx: Tx, name: str, defaults: TopicConfig, dependents: Sequence[TopicDependent]) -> TopicInfo:
     for dependent in dependents:
         dependent.lock(tx, name)
-    info = _locked(tx, name, defaults).info
+    info = _lock(tx, name, defaults).info
     for dependent in dependents:
         dependent.check_delete(tx, info.topic_id)
     for dependent in dependents:
