@@ -1,10 +1,10 @@
-"""The command line: `serve`, `migrate` and `openapi` build the server; everything else speaks HTTP to one."""
+"""The command line: `serve`, `migrate` and `openapi` build the server; all other commands are HTTP clients."""
 
 from __future__ import annotations
 
 
 def main() -> None:
-    """Run the command that `sys.argv` names, and exit with its code."""
+    """Run the command in `sys.argv` and exit with its code."""
     from app.cli.program import run
 
     run()

@@ -1,4 +1,4 @@
-"""`python -m app.cli` is `millrace`."""
+"""Run `millrace` as `python -m app.cli`."""
 
 from app.cli import main
 

@@ -1,4 +1,4 @@
-"""The HTTP client of the commands: refusals become exit codes, and `--verbose` shows each request as curl."""
+"""HTTP client of the commands: turns refusals into exit codes, and prints requests as curl lines on `--verbose`."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
     import httpx2
 
-_CONNECT_S = 5.0
-_ANSWER_S = 30.0
+_CONNECT_TIMEOUT_S = 5.0
+_READ_TIMEOUT_S = 30.0
 _MAX_ARGUMENT_BYTES = 100_000
-_START = "start one with millrace serve, or name it with --url or MILLRACE_URL"
-_NAMED = re.compile(r"/v1/(topics|queues|groups)/([^/]+)")
+_START_HINT = "start one with millrace serve, or name it with --url or MILLRACE_URL"
+_RESOURCE_PATH = re.compile(r"/v1/(topics|queues|groups)/([^/]+)")
 _MISSING = {
     "topics": ("UNKNOWN_TOPIC_OR_PARTITION", "there is no topic {0}; millrace topics create {0} creates it"),
     "queues": ("UNKNOWN_QUEUE", "there is no queue {0}; millrace queues create {0} TOPIC creates it"),
     "groups": ("GROUP_ID_NOT_FOUND", "there is no group {0}; millrace consume TOPIC --group {0} creates it"),
 }
-"""What is said of a name in a path that is unknown: in the words of the command line."""
+"""Messages for an unknown name in a path, by resource: the error code, and the command that creates the resource."""
 
 _IMPLIED_HEADERS = {"host", "accept-encoding", "connection", "user-agent", "content-length"}
 
 
 def default_url() -> str:
-    """Return the server on this machine, at the port that `serve` would take."""
+    """Return the URL of a server on this machine, at the port that `serve` listens on by default."""
     return f"http://127.0.0.1:{os.environ.get('MILLRACE_PORT') or '8400'}"
 
 
@@ -47,42 +47,55 @@ Url = Annotated[
     typer.Option(
         "--url",
         envvar="MILLRACE_URL",
-        help="The server.",
+        help="URL of the server.",
         default_factory=default_url,
         show_default="http://127.0.0.1:8400, or the port in MILLRACE_PORT",
     ),
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print each request as a curl line on stderr.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print each request as a curl command on stderr.")]
 
 
-class ServerRefused(CommandFailed):
+class RequestFailed(CommandFailed):
+    """A request has no successful answer.
+
+    Attributes:
+        is_retriable: Whether the same request may succeed later.
+    """
+
+    is_retriable: bool
+
+
+class ServerRefused(RequestFailed):
     """The server answered with a problem.
 
     Args:
         status: Of the answer.
         problem: The problem document; empty if the answer has none.
-        sentence: What to tell.
+        message: What failed.
     """
 
-    def __init__(self, status: int, problem: Mapping[str, Any], sentence: str) -> None:
+    def __init__(self, status: int, problem: Mapping[str, Any], message: str) -> None:
         exit_code = NOT_FOUND if status == 404 else REFUSED if 400 <= status < 500 else UNAVAILABLE
-        super().__init__(sentence, exit_code)
+        super().__init__(message, exit_code)
         self.status = status
         self.problem = problem
+        self.is_retriable = problem.get("retriable") is True or status in {429, 502, 503, 504}
 
     @property
-    def passing(self) -> bool:
-        """Whether the same request may succeed later."""
-        return self.problem.get("retriable") is True or self.status in {429, 502, 503, 504}
+    def code(self) -> str | None:
+        """The problem's error code, if it has one."""
+        return self.problem.get("code")
 
     @property
-    def nothing_done(self) -> bool:
-        """Whether it is certain that the server did nothing."""
+    def changed_nothing(self) -> bool:
+        """Whether the server certainly changed nothing."""
         return self.status < 500 or self.problem.get("retriable") is True
 
 
-class Unreachable(CommandFailed):
-    """There was no answer."""
+class Unreachable(RequestFailed):
+    """The server did not answer."""
+
+    is_retriable = True
 
 
 class Client:
@@ -90,11 +103,11 @@ class Client:
 
     Args:
         url: The server's base URL; a path is kept as prefix.
-        verbose: Whether to print each request as a curl line on standard error.
-        timeout_s: For an answer.
+        verbose: Whether to print each request as a curl command on standard error.
+        timeout_s: Longest wait for an answer.
     """
 
-    def __init__(self, url: str, *, verbose: bool = False, timeout_s: float = _ANSWER_S) -> None:
+    def __init__(self, url: str, *, verbose: bool = False, timeout_s: float = _READ_TIMEOUT_S) -> None:
         import httpx2
 
         self.url = url.rstrip("/")
@@ -103,13 +116,13 @@ class Client:
         try:
             self._client = httpx2.Client(
                 base_url=self.url,
-                timeout=httpx2.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s)),
+                timeout=httpx2.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
                 headers={"user-agent": f"millrace/{__version__}"},
             )
         except (httpx2.InvalidURL, ValueError) as error:
-            raise _not_a_url(url) from error
+            raise _invalid_url(url) from error
         if self._client.base_url.scheme not in {"http", "https"} or not self._client.base_url.host:
-            raise _not_a_url(url)
+            raise _invalid_url(url)
 
     def __enter__(self) -> Self:
         return self
@@ -132,21 +145,23 @@ class Client:
         """Send a request and return its 2xx answer.
 
         Args:
-            method: Of HTTP.
-            path: Below the base URL, its parts already quoted.
-            params: Of the query; those that are None are left out.
+            method: HTTP method.
+            path: Below the base URL; its parts are quoted already.
+            params: Query parameters; None values are left out.
             body: JSON unless `headers` name another Content-Type.
-            headers: Beside the client's own.
-            timeout_s: For the answer, instead of the client's.
+            headers: In addition to the client's own.
+            timeout_s: Replaces the client's timeout for the answer.
 
         Raises:
-            ServerRefused: Any other answer.
-            Unreachable: No answer.
+            ServerRefused: The answer is not 2xx.
+            Unreachable: There is no answer.
         """
-        given = {"accept": "application/json"} | ({"content-type": "application/json"} if body is not None else {})
+        default_headers = {"accept": "application/json"} | (
+            {"content-type": "application/json"} if body is not None else {}
+        )
         query = {name: str(value) for name, value in (params or {}).items() if value is not None}
         request = self._client.build_request(
-            method, path, params=query or None, content=body, headers=given | dict(headers or {})
+            method, path, params=query or None, content=body, headers=default_headers | dict(headers or {})
         )
         if timeout_s is not None:
             request.extensions["timeout"]["read"] = timeout_s
@@ -155,19 +170,16 @@ class Client:
         try:
             response = self._client.send(request)
         except self._transport_error as error:
-            reason = (
-                str(error) or "the connection was lost"
-                if "Timeout" not in type(error).__name__
-                else "no answer in time"
-            )
-            hint = _START if "Connect" in type(error).__name__ else ""
+            kind = type(error).__name__
+            reason = "no answer in time" if "Timeout" in kind else str(error) or "the connection was lost"
+            hint = _START_HINT if "Connect" in kind else ""
             raise Unreachable(f"cannot reach {self.url}: {reason}", UNAVAILABLE, hint) from error
         if not response.is_success:
-            raise _refused(response)
+            raise _refusal(response)
         return response
 
-    def has(self, path: str) -> bool:
-        """Return whether there is something at a path."""
+    def exists(self, path: str) -> bool:
+        """Return whether the resource at a path exists."""
         try:
             self.send("GET", path)
         except ServerRefused as refused:
@@ -176,8 +188,8 @@ class Client:
             raise
         return True
 
-    def pages(self, path: str) -> Iterator[Any]:
-        """Return the items of a list, page by page."""
+    def list_items(self, path: str) -> Iterator[Any]:
+        """Return all items of a list; fetches it page by page."""
         cursor: str | None = None
         while True:
             page = self.send("GET", path, params={"limit": 1_000, "cursor": cursor}).json()
@@ -187,7 +199,7 @@ class Client:
 
 
 def as_curl(request: httpx2.Request) -> str:
-    """Return a request as a command line; a long body is to be given on standard input."""
+    """Return a request as a curl command; a long or binary body is read from standard input."""
     words = ["curl"]
     if request.method != ("POST" if request.content else "GET"):
         words += ["-X", request.method]
@@ -208,27 +220,27 @@ def _body_argument(body: bytes) -> str:
         return "@-"
 
 
-def _not_a_url(url: str) -> CommandFailed:
+def _invalid_url(url: str) -> CommandFailed:
     return CommandFailed(f"{url!r} is not the URL of a server: use one such as http://127.0.0.1:8400", ERROR)
 
 
-def _refused(response: httpx2.Response) -> ServerRefused:
+def _refusal(response: httpx2.Response) -> ServerRefused:
     status = response.status_code
     try:
         problem = response.json()
     except (JSONDecodeError, UnicodeDecodeError):
         problem = None
     if not isinstance(problem, dict) or "detail" not in problem:
-        sentence = f"{response.request.url} answered {status} {response.reason_phrase}: is it a Millrace server?"
-        return ServerRefused(status, {}, sentence)
+        message = f"{response.request.url} answered {status} {response.reason_phrase}: is it a Millrace server?"
+        return ServerRefused(status, {}, message)
     request_id = f", request {problem['request_id']}" if status >= 500 and "request_id" in problem else ""
-    sentence = _missing(response.request.url.raw_path.decode(), problem) or problem["detail"]
-    return ServerRefused(status, problem, f"{sentence} ({problem.get('code', status)}{request_id})")
+    detail = _missing_resource(response.request.url.raw_path.decode(), problem) or problem["detail"]
+    return ServerRefused(status, problem, f"{detail} ({problem.get('code', status)}{request_id})")
 
 
-def _missing(path: str, problem: Mapping[str, Any]) -> str | None:
-    """Return which topic, queue or group is missing, and the command that creates it, if that is the problem."""
-    if (found := _NAMED.search(path.partition("?")[0])) is None or " of this name" not in problem["detail"]:
+def _missing_resource(path: str, problem: Mapping[str, Any]) -> str | None:
+    """Return which topic, queue or group is missing, and the command that creates it; None for other problems."""
+    if (found := _RESOURCE_PATH.search(path.partition("?")[0])) is None or " of this name" not in problem["detail"]:
         return None
-    code, sentence = _MISSING[found[1]]
-    return sentence.format(printable(unquote(found[2]))) if problem.get("code") == code else None
+    code, message = _MISSING[found[1]]
+    return message.format(printable(unquote(found[2]))) if problem.get("code") == code else None

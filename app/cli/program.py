@@ -1,8 +1,7 @@
-"""The program: its commands, its help, and how it ends."""
+"""The `millrace` program: its commands, its help and its exit codes."""
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from app.cli.server.migrate import migrate
 from app.cli.server.openapi import openapi
 from app.cli.server.serve import serve
 from app.cli.terminal import failure
+from app.cli.terminal.output import discard_stdout, print_message
 
 _EPILOG = (
     f"Exit codes: 0 done, {failure.ERROR} error, 2 usage, {failure.NOT_FOUND} not found, "
@@ -45,8 +45,8 @@ program.add_typer(queues, name="queues")
 program.add_typer(queue, name="queue")
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(requested: bool) -> None:
+    if requested:
         print(f"millrace {__version__}")
         raise typer.Exit
 
@@ -61,23 +61,23 @@ def millrace(
 
 
 def run() -> None:
-    """Run the command that `sys.argv` names.
+    """Run the command in `sys.argv`.
 
     Raises:
-        SystemExit: Always, with the exit code of the epilog.
+        SystemExit: Always, with one of the exit codes in the epilog.
     """
     try:
         program()
     except failure.CommandFailed as error:
-        print(f"millrace: {error}; {error.hint}" if error.hint else f"millrace: {error}", file=sys.stderr)
+        print_message(f"{error}; {error.hint}" if error.hint else str(error))
         sys.exit(error.exit_code)
     finally:
-        _let_go_of_a_closed_pipe()
+        _flush_stdout()
 
 
-def _let_go_of_a_closed_pipe() -> None:
-    """Keep Python from complaining, at exit, of a standard output that nobody reads any more."""
+def _flush_stdout() -> None:
+    """Flush standard output, so that the flush at exit cannot fail on a closed pipe."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()

@@ -1,4 +1,4 @@
-"""A real server, and the command line run as a process against it."""
+"""A real server, and commands that use it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.running import Cli, Serving, serving
+from tests.cli.processes import Cli, Serving, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A server for all tests: each uses topics of its own."""
+    """A server for all tests; each test has its own topics."""
     with serving(tmp_path_factory.mktemp("server"), "--port", "0") as running:
         yield running
 
@@ -28,5 +28,5 @@ def cli(server: Serving, tmp_path: Path) -> Cli:
 
 @pytest.fixture
 def topic(request: pytest.FixtureRequest) -> str:
-    """A name that no other test uses."""
+    """A topic name that no other test uses."""
     return re.sub(r"[^a-zA-Z0-9._-]", "-", request.node.name)

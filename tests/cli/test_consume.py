@@ -1,4 +1,4 @@
-"""`millrace consume`: where it starts, where it stops, and that bytes stay bytes."""
+"""`millrace consume` without a group: its start, its end, and byte-exact output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.running import MILLRACE, Cli, Serving, await_line, free_port, serving
+from tests.cli.processes import MILLRACE, Cli, Serving, await_line, free_port, serving
+from tests.cli.terminal import on_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,14 +60,14 @@ def test_a_copy_of_a_topic_is_equal_byte_for_byte(cli: Cli) -> None:
         assert cli.ok("consume", "copy", "-p", partition).out == original
 
 
-def test_values_come_out_as_they_were_spelled(cli: Cli, topic: str) -> None:
+def test_values_keep_their_exact_json(cli: Cli, topic: str) -> None:
     cli.ok("produce", topic, "-p", "0", stdin=b"\n".join(JSON_VALUES))
     assert cli.ok("consume", topic, "--format", "values").lines == JSON_VALUES
     records = cli.ok("consume", topic).lines
     assert [line.partition(b'"value":')[2][:-1] for line in records] == JSON_VALUES
 
 
-def test_headers_keep_their_order_and_repeat(cli: Cli, topic: str) -> None:
+def test_headers_keep_their_order_and_their_duplicates(cli: Cli, topic: str) -> None:
     cli.ok("topics", "create", topic, "-c", "retention_ms=-1")
     cli.ok("produce", topic, "--format", "records", stdin=RECORDS[0])
     assert json.loads(cli.ok("consume", topic, "-n", "1").out)["headers"] == [
@@ -92,7 +93,7 @@ def test_headers_keep_their_order_and_repeat(cli: Cli, topic: str) -> None:
         (["-p", "0"], []),
     ],
 )
-def test_positions_and_counts(cli: Cli, numbers: str, words: list[str], values: list[int]) -> None:
+def test_offset_and_count_select_the_records(cli: Cli, numbers: str, words: list[str], values: list[int]) -> None:
     done = cli.ok("consume", numbers, "--format", "values", *words)
     assert [json.loads(line)["n"] for line in done.lines] == values
 
@@ -107,13 +108,13 @@ def numbers(server: Serving, tmp_path_factory: pytest.TempPathFactory) -> str:
     return "numbers"
 
 
-def test_a_reader_that_has_enough_is_no_error(cli: Cli, numbers: str) -> None:
+def test_a_closed_pipe_is_no_error(cli: Cli, numbers: str) -> None:
     done = cli.shell(f"{MILLRACE} consume {numbers} | head -1")
     assert (done.code, done.err) == (0, "")
     assert json.loads(done.out)["offset"] == 0
 
 
-def test_unknown_topics_and_wrong_positions_are_refused(cli: Cli, numbers: str) -> None:
+def test_unknown_topics_and_invalid_offsets_are_refused(cli: Cli, numbers: str) -> None:
     assert cli("consume", "nowhere").code == 3
     assert cli("consume", numbers, "-p", "7").code == 3
     assert cli("consume", numbers, "-p", "1", "-o", "9999").code == 4
@@ -121,7 +122,7 @@ def test_unknown_topics_and_wrong_positions_are_refused(cli: Cli, numbers: str) 
     assert cli("consume", numbers, "--format", "xml").code == 2
 
 
-def test_follow_from_latest_gets_what_is_produced_later_and_ctrl_c_is_130(cli: Cli, topic: str) -> None:
+def test_follow_from_latest_prints_later_records_and_ctrl_c_exits_with_130(cli: Cli, topic: str) -> None:
     cli.ok("produce", topic, stdin=b'"before"\n')
     with cli.started("consume", topic, "--follow", "-o", "latest", "--format", "values", "-v") as consumer:
         assert consumer.stdout is not None
@@ -132,7 +133,7 @@ def test_follow_from_latest_gets_what_is_produced_later_and_ctrl_c_is_130(cli: C
         assert consumer.wait() == 130
 
 
-def test_follow_survives_a_restart_of_the_server(tmp_path: Path) -> None:
+def test_follow_continues_after_a_restart_of_the_server(tmp_path: Path) -> None:
     port = str(free_port())
     cli = Cli(tmp_path, f"http://127.0.0.1:{port}")
     with serving(tmp_path, "--port", port) as server:
@@ -148,5 +149,17 @@ def test_follow_survives_a_restart_of_the_server(tmp_path: Path) -> None:
                 assert consumer.wait() == 0
 
 
-def test_follow_does_not_wait_for_a_server_that_was_never_there(cli: Cli) -> None:
+def test_follow_fails_if_the_server_is_unavailable_at_the_start(cli: Cli) -> None:
     assert cli("consume", "t", "-f", "--url", f"http://127.0.0.1:{free_port()}").code == 5
+
+
+def test_a_terminal_shows_one_readable_line_for_each_record_without_control_characters(cli: Cli, topic: str) -> None:
+    records = b'{"key":"k\\u001b[2J","value":{"a":"\\u009b"},"timestamp_ms":1517363399650}\n{"value":null}\n'
+    cli.ok("topics", "create", topic, "-p", "1", "-c", "retention_ms=-1")
+    cli.ok("produce", topic, "--format", "records", stdin=records)
+    code, shown = on_terminal(cli, "consume", topic)
+    assert code == 0
+    first, second = shown.splitlines()
+    assert first == '0/0  2018-01-31T01:49:59.650Z  k\\u001b[2J  {"a":"\\u009b"}'
+    assert second.startswith("0/1  ")
+    assert second.endswith("  null  null")

@@ -1,15 +1,13 @@
-"""What all commands have in common: help, exit codes, curl lines, and what they import."""
+"""The program: its help, its exit codes and its imports."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 import sys
 
 import pytest
 
-from tests.cli.running import Cli, environment, free_port
+from tests.cli.processes import Cli, environment
 
 CLIENT_MODULES = ", ".join(
     f"app.cli.{name}"
@@ -42,27 +40,18 @@ def test_version(cli: Cli) -> None:
 
 
 def test_the_program_and_client_commands_import_no_server() -> None:
-    look = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    modules = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     heavy = {"fastapi", "starlette", "sqlalchemy", "uvicorn", "pydantic", "alembic"}
     for code, absent in (
         ("import app.cli.program", heavy | {"httpx2", "rich", "msgspec"}),
         (f"import {CLIENT_MODULES}; app.cli.client.Client('http://a')", heavy),
     ):
-        done = subprocess.run([sys.executable, "-c", f"{code}; {look}"], capture_output=True, check=True, text=True)
+        done = subprocess.run([sys.executable, "-c", f"{code}; {modules}"], capture_output=True, check=True, text=True)
         assert set(done.stdout.split()) & absent == set()
 
 
-def test_a_client_reads_the_port_of_the_environment_and_no_env_file(cli: Cli) -> None:
-    (cli.folder / ".env").write_text(f"MILLRACE_URL={cli.url}\nMILLRACE_PORT={cli.url.rpartition(':')[2]}\n")
-    port = str(free_port())
-    assert (
-        f"cannot reach http://127.0.0.1:{port}:" in Cli(cli.folder, "", {"MILLRACE_PORT": port})("topics", "list").err
-    )
-    assert Cli(cli.folder, "", {"MILLRACE_PORT": cli.url.rpartition(":")[2]})("topics", "list").code == 0
-
-
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (
             ["topics", "describe", "nowhere"],
@@ -82,39 +71,11 @@ def test_a_client_reads_the_port_of_the_environment_and_no_env_file(cli: Cli) ->
         (["topics", "list", "--url", "nonsense"], 1, "'nonsense' is not the URL of a server"),
     ],
 )
-def test_the_exit_code_tells_what_went_wrong(cli: Cli, words: list[str], code: int, said: str) -> None:
+def test_each_failure_has_its_exit_code(cli: Cli, words: list[str], code: int, message: str) -> None:
     done = cli(*words)
     assert (done.code, done.out) == (code, b"")
-    assert said in done.err
+    assert message in done.err
 
 
-def test_an_unreachable_server_is_5(cli: Cli) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    done = cli("topics", "list", "--url", url)
-    assert (done.code, done.out) == (5, b"")
-    assert done.err == (
-        f"millrace: cannot reach {url}: [Errno 111] Connection refused; start one with millrace serve, or "
-        "name it with --url or MILLRACE_URL\n"
-    )
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
-def test_the_curl_line_of_verbose_gives_the_same_answer(cli: Cli, topic: str) -> None:
-    create = cli.ok("topics", "create", topic, "-p", "2", "-c", "retention_ms=-1", "-v")
-    line = next(line for line in create.err.splitlines() if line.startswith("curl "))
-    answer = cli.shell(line.replace("curl ", "curl --silent ", 1))
-    assert json.loads(answer.out) == json.loads(create.out)
-
-    produce = cli.ok("produce", topic, "-v", "--key", "/it's", stdin=b'{"it\'s":"$HOME `x` \\u00e9"}\n')
-    line = produce.err.partition("sent ")[0]
-    answer = cli.shell(line.replace("curl ", "curl --silent ", 1))
-    assert json.loads(answer.out)["duplicate"] is True
-
-    consume = cli.ok("consume", topic, "-v", "-n", "1")
-    answer = cli.shell(consume.err.replace("curl ", "curl --silent ", 1))
-    assert answer.out == consume.out
-    assert json.loads(answer.out)["key"] == "$HOME `x` é"
-
-
-def test_nothing_of_the_environment_of_the_tests_is_used() -> None:
+def test_the_environment_of_the_tests_is_not_used() -> None:
     assert [name for name in environment() if name.startswith("MILLRACE_")] == []

@@ -18,10 +18,10 @@ from app.cli.groups.group_consumer import GroupConsumer
 from app.cli.groups.log_ends import LogEnds
 from app.cli.groups.membership import JoinOptions, Membership
 from app.cli.groups.page_in_progress import PageInProgress
-from app.cli.groups.partitions import by_topic, in_words
+from app.cli.groups.partitions import by_topic, format_partitions
 from app.cli.terminal.failure import INTERRUPTED, REFUSED, CommandFailed
-from app.cli.terminal.interruption import Interruption, Stopped
-from app.cli.terminal.output import tell
+from app.cli.terminal.output import print_message
+from app.cli.terminal.shutdown_signals import ShutdownRequested, ShutdownSignals
 from app.cli.terminal.stdout_writer import StdoutWriter
 
 if TYPE_CHECKING:
@@ -30,75 +30,75 @@ if TYPE_CHECKING:
     from app.cli.client import Client
     from app.cli.groups.partitions import Partition
 
-_NOT_OF_A_NAME = re.compile(r"[^a-zA-Z0-9._-]")
+_INVALID_IN_NAME = re.compile(r"[^a-zA-Z0-9._-]")
 
 
-def own_name() -> str:
-    """Return a name for a member that no other has, and that tells people where it runs."""
-    host = _NOT_OF_A_NAME.sub("-", socket.gethostname())[:64]
+def unique_member_id() -> str:
+    """Return a unique member id that contains the host name and the process id."""
+    host = _INVALID_IN_NAME.sub("-", socket.gethostname())[:64]
     return f"{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def consume_group(
     client: Client,
     group: str,
-    wish: JoinOptions,
+    options: JoinOptions,
     render: Callable[[bytes], bytes],
     *,
     count: int | None,
     max_wait_ms: int | None,
     verbose: bool,
 ) -> None:
-    """Write the records of a group's topics to standard output as one of its members.
+    """Write the records of a group's topics to standard output, as one of its members.
 
     Args:
-        client: Of the server.
-        group: Its name.
-        wish: Of the member.
-        render: Returns what is written for a record.
-        count: How many records; None for all.
-        max_wait_ms: For more records; None to end where the logs end now.
-        verbose: Whether to say what was assigned and revoked even if nobody seems to look.
+        client: HTTP client.
+        group: Name of the group.
+        options: Fields of the join request.
+        render: Returns the line of a record.
+        count: Most records to write; None for all.
+        max_wait_ms: Longest wait of a poll; None to end at the log ends of the start.
+        verbose: Whether to print rebalances even if standard error is not a terminal.
 
     Raises:
-        CommandFailed: With the exit code.
-        Exit: Ended by Ctrl-C; by another signal it ends as when it is through.
+        CommandFailed: The member cannot continue.
+        Exit: SIGINT ended the command; other signals end it with exit code 0.
     """
-    ends = None if max_wait_ms is not None else LogEnds(client, group, wish)
-    patience_s = float("inf") if ends is None else wish.session_timeout_ms / 1000
-    on_change = _say if verbose or sys.stderr.isatty() else _say_nothing
+    ends = None if max_wait_ms is not None else LogEnds(client, group, options)
+    retry_timeout_s = float("inf") if ends is None else options.session_timeout_ms / 1000
+    on_rebalance = _print_rebalance if verbose or sys.stderr.isatty() else _ignore_rebalance
     sys.stdout.flush()
-    with Interruption() as interruption:
-        membership = Membership(client, group, wish, on_change)
-        work, sink = PageInProgress(render), StdoutWriter(sys.stdout.fileno(), interruption)
-        consumer = GroupConsumer(membership, work, sink, interruption, patience_s)
-        with suppress(Stopped), _with_cure(group):
+    with ShutdownSignals() as shutdown:
+        membership = Membership(client, group, options, on_rebalance)
+        stdout = StdoutWriter(sys.stdout.fileno(), shutdown)
+        consumer = GroupConsumer(membership, PageInProgress(render), stdout, shutdown, retry_timeout_s)
+        with suppress(ShutdownRequested), _reset_hint(group):
             consumer.join()
             try:
                 consumer.run(count, max_wait_ms, ends)
             finally:
                 consumer.leave()
-    if interruption.signal_number == signal.SIGINT:
+    if shutdown.signal_number == signal.SIGINT:
         raise typer.Exit(INTERRUPTED)
 
 
 @contextmanager
-def _with_cure(group: str) -> Iterator[None]:
-    """Tell what to do where the server cannot know it."""
+def _reset_hint(group: str) -> Iterator[None]:
+    """Add the command that sets a missing committed offset to the failure."""
     try:
         yield
     except ServerRefused as error:
-        if error.problem.get("code") != "NO_OFFSET_FOR_PARTITION":
+        if error.code != "NO_OFFSET_FOR_PARTITION":
             raise
-        reset = f"millrace groups reset {group} {error.problem.get('topic')} --to earliest --execute"
-        raise CommandFailed(f"{error}; say where to begin: {reset}", REFUSED) from error
+        command = f"millrace groups reset {group} {error.problem.get('topic')} --to earliest --execute"
+        raise CommandFailed(f"{error}; set the offsets to start at: {command}", REFUSED) from error
 
 
-def _say(gained: Collection[Partition], lost: Collection[Partition]) -> None:
-    for word, partitions in (("revoked", lost), ("assigned", gained)):
+def _print_rebalance(assigned: Collection[Partition], revoked: Collection[Partition]) -> None:
+    for action, partitions in (("revoked", revoked), ("assigned", assigned)):
         if partitions:
-            tell(f"{word} {in_words(by_topic(partitions))}")
+            print_message(f"{action} {format_partitions(by_topic(partitions))}")
 
 
-def _say_nothing(_gained: Collection[Partition], _lost: Collection[Partition]) -> None:
+def _ignore_rebalance(_assigned: Collection[Partition], _revoked: Collection[Partition]) -> None:
     pass

@@ -1,4 +1,4 @@
-"""The loop of a member: poll, write, commit; and the beats that keep it a member while it writes."""
+"""The consumer loop of a group member: poll, write, commit; a second thread sends heartbeats during writes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from app.cli.client import ServerRefused, Unreachable
+from app.cli.client import RequestFailed, ServerRefused, Unreachable
 from app.cli.groups.heartbeats import Heartbeats
 from app.cli.terminal.failure import CommandFailed
-from app.cli.terminal.interruption import Stopped
-from app.cli.terminal.output import tell
+from app.cli.terminal.output import print_message
+from app.cli.terminal.shutdown_signals import ShutdownRequested
 from app.cli.terminal.stdout_writer import StdoutClosed
 
 if TYPE_CHECKING:
@@ -20,258 +20,255 @@ if TYPE_CHECKING:
     from app.cli.groups.log_ends import LogEnds
     from app.cli.groups.membership import Membership, Page
     from app.cli.groups.page_in_progress import PageInProgress
-    from app.cli.terminal.interruption import Interruption
+    from app.cli.terminal.shutdown_signals import ShutdownSignals
     from app.cli.terminal.stdout_writer import StdoutWriter
 
 T = TypeVar("T")
 
 _PAGE_RECORDS = 500
-_CATCHING_UP_WAIT_MS = 1_000
-_LOOK_AT_ENDS_S = 1.0
-_FIRST_PAUSE_S = 0.1
-_LEAVING_S = 3.0
-_GONE = {"UNKNOWN_MEMBER_ID", "FENCED_MEMBER_EPOCH"}
-_ONE_IS_OFF = {"OFFSET_CONFLICT", "UNKNOWN_TOPIC_OR_PARTITION", "OFFSET_OUT_OF_RANGE"}
+_WAIT_FOR_OTHERS_MS = 1_000
+"""Longest wait of a poll without `--follow`, while other members have yet to commit."""
+_LOG_ENDS_INTERVAL_S = 1.0
+_RETRY_BACKOFF_S = 0.1
+_LEAVE_TIMEOUT_S = 3.0
+_MEMBER_REMOVED_CODES = {"UNKNOWN_MEMBER_ID", "FENCED_MEMBER_EPOCH"}
+_OFFSET_REFUSED_CODES = {"OFFSET_CONFLICT", "UNKNOWN_TOPIC_OR_PARTITION", "OFFSET_OUT_OF_RANGE"}
+_UNCOMMITTED = "the last written records are not committed, and will be delivered again"
 
 
 class GroupConsumer:
-    """Reads as a member of a group, each record at least once: commits what has been written, and nothing else.
+    """Writes the records of a group member, each at least once: commits only offsets of written records.
 
     Args:
-        membership: Of the group.
-        work: Where its pages go.
-        sink: Where their lines go.
-        interruption: Ends it.
-        patience_s: How long to try again while the server is away.
+        membership: Membership of the member.
+        page: Holds the page that is being written.
+        stdout: Where the lines are written.
+        shutdown: Ends the consumer.
+        retry_timeout_s: How long to repeat requests while the server is unavailable.
     """
 
     def __init__(
         self,
         membership: Membership,
-        work: PageInProgress,
-        sink: StdoutWriter,
-        interruption: Interruption,
-        patience_s: float,
+        page: PageInProgress,
+        stdout: StdoutWriter,
+        shutdown: ShutdownSignals,
+        retry_timeout_s: float,
     ) -> None:
         self._membership = membership
-        self._work = work
-        self._sink = sink
-        self._interruption = interruption
-        self._patience_s = patience_s
-        self._beats = Heartbeats(membership, self)
+        self._page = page
+        self._stdout = stdout
+        self._shutdown = shutdown
+        self._retry_timeout_s = retry_timeout_s
+        self._heartbeats = Heartbeats(membership, self)
 
     def join(self) -> None:
-        """Join; a server that was never there is not waited for, one that is busy is.
+        """Join the group. An unreachable server is a failure; after a retriable refusal the first poll joins.
 
         Raises:
-            CommandFailed: It is no member.
-            Stopped: Told to end; it has left.
+            CommandFailed: The server refused, or is unreachable.
+            ShutdownRequested: By a signal; the member has left.
         """
         try:
-            with self._interruption.raising():
+            with self._shutdown.raising():
                 self._membership.join()
         except ServerRefused as error:
-            if not error.passing:
+            if not error.is_retriable:
                 raise
-        except Stopped:
+        except ShutdownRequested:
             self.leave()
             raise
 
     def run(self, count: int | None, max_wait_ms: int | None, ends: LogEnds | None) -> None:
-        """Consume until told to end.
+        """Consume until the count, the log ends, a signal, or the end of the reader.
 
         Args:
-            count: Of records; None for all.
-            max_wait_ms: For more, where it is to wait at the end.
-            ends: Where it is to end.
+            count: Most records to write; None for all.
+            max_wait_ms: Longest wait of a poll; None with `ends`.
+            ends: Log ends to stop at; None to continue.
 
         Raises:
-            CommandFailed: The server refused, or was away for too long.
+            CommandFailed: The server refused, or was unavailable for too long.
         """
-        self._beats.start()
+        self._heartbeats.start()
         try:
             self._consume(count, max_wait_ms, ends)
-            self._insist(self.commit_written, rejoins=False)
-        except (Stopped, StdoutClosed):
+            self._retry(self.commit_written, rejoins=False)
+        except (ShutdownRequested, StdoutClosed):
             pass
         finally:
-            self._beats.close(_LEAVING_S)
+            self._heartbeats.close(_LEAVE_TIMEOUT_S)
 
     def leave(self) -> None:
-        """Commit what is written, if that was not done, and leave; a static member keeps its place.
+        """Commit the written records and leave the group; a static member does not leave.
 
-        Does not try for long: what cannot be committed comes again.
+        Retries for a few seconds only: uncommitted records will be delivered again.
         """
-        self._patience_s = _LEAVING_S
-        self._membership.hurry(_LEAVING_S)
+        self._retry_timeout_s = _LEAVE_TIMEOUT_S
+        self._membership.limit_request_timeout(_LEAVE_TIMEOUT_S)
         try:
-            self._insist(self.commit_written, rejoins=False, raises=False)
+            self._retry(self.commit_written, rejoins=False, interruptible=False)
         except CommandFailed as error:
-            tell(f"{error}; what was written last is not committed, and comes again")
+            print_message(f"{error}; {_UNCOMMITTED}")
         if self._membership.is_static:
             return
         try:
-            self._insist(self._membership.leave, rejoins=False, raises=False)
+            self._retry(self._membership.leave, rejoins=False, interruptible=False)
         except ServerRefused as error:
-            if error.problem.get("code") not in _GONE:
-                tell(f"could not leave the group: {error}")
+            if error.code not in _MEMBER_REMOVED_CODES:
+                print_message(f"could not leave the group: {error}")
         except Unreachable as error:
-            tell(f"could not leave the group, which waits for the session to end: {error}")
+            print_message(f"could not leave the group; the membership ends with its session: {error}")
 
     def _consume(self, count: int | None, max_wait_ms: int | None, ends: LogEnds | None) -> None:
-        looked_at_s = time.monotonic()
+        ends_checked_at_s = time.monotonic()
         wait_ms = 0 if max_wait_ms is None else max_wait_ms
-        while (count is None or self._work.records < count) and not self._sink.closed:
-            size = min(_PAGE_RECORDS if count is None else count - self._work.records, _PAGE_RECORDS)
-            page = self._insist(partial(self._poll, size, wait_ms))
+        while (count is None or self._page.records < count) and not self._stdout.is_closed:
+            size = min(_PAGE_RECORDS if count is None else count - self._page.records, _PAGE_RECORDS)
+            page = self._retry(partial(self._poll, size, wait_ms))
             if page.records:
                 self._write()
             if ends is None:
                 continue
             now_s = time.monotonic()
-            if not page.records or now_s - looked_at_s > _LOOK_AT_ENDS_S:
-                if self._insist(ends.reached):
+            if not page.records or now_s - ends_checked_at_s > _LOG_ENDS_INTERVAL_S:
+                if self._retry(ends.are_committed):
                     return
-                looked_at_s = now_s
-            wait_ms = 0 if page.records else _CATCHING_UP_WAIT_MS
+                ends_checked_at_s = now_s
+            wait_ms = 0 if page.records else _WAIT_FOR_OTHERS_MS
 
     def _poll(self, max_records: int, max_wait_ms: int) -> Page:
-        spans = self._work.spans()
-        page = self._membership.poll(spans, max_records, max_wait_ms)
-        self._work.begin(page, self._membership.assignment)
-        for one in page.skipped:
-            tell(
-                f"retention has removed offsets {one.from_offset} to {one.to_offset - 1} of {one.topic} {one.partition}"
+        page = self._membership.poll(self._page.uncommitted(), max_records, max_wait_ms)
+        self._page.start(page, self._membership.assignment)
+        for skipped in page.skipped:
+            print_message(
+                f"retention has deleted offsets {skipped.from_offset} to {skipped.to_offset - 1} of "
+                f"{skipped.topic} {skipped.partition}"
             )
         return page
 
     def _write(self) -> None:
-        """Write what is in work.
+        """Write the page.
 
         Raises:
-            Stopped: Told to end; a record that is longer than a pipe takes at once may be cut.
-            Closed: Nobody reads any more.
+            ShutdownRequested: By a signal; a record longer than one atomic write may be cut off.
+            StdoutClosed: The reader has closed the pipe.
         """
-        with self._beats.beating():
-            while self._work.waiting:
-                if not self._sink.ready():
-                    if self._interruption.signal_number is not None:
-                        raise Stopped
+        with self._heartbeats.while_writing():
+            while self._page.has_unwritten:
+                if not self._stdout.wait_writable():
+                    if self._shutdown.signal_number is not None:
+                        raise ShutdownRequested
                     continue
-                if (lines := self._work.take()) and not self._sink.write(lines):
-                    raise Stopped
-                self._work.done()
-                self._beats.written()
-        if self._beats.failure is not None:
-            raise self._beats.failure
+                if (lines := self._page.take_lines()) and not self._stdout.write(lines):
+                    raise ShutdownRequested
+                self._page.mark_written()
+                self._heartbeats.lines_written()
+        if self._heartbeats.failure is not None:
+            raise self._heartbeats.failure
 
     def commit_written(self) -> None:
-        """Commit what is written."""
-        if spans := self._work.spans():
-            self._membership.commit(spans)
-            self._work.committed(spans)
+        """Commit the offsets of the written records."""
+        if offsets := self._page.uncommitted():
+            self._membership.commit(offsets)
+            self._page.mark_committed(offsets)
 
-    def beat(self) -> None:
-        """Beat beside the writing: commit, learn what is taken away, and give it back at once."""
-        membership, work = self._membership, self._work
+    def heartbeat(self) -> None:
+        """Commit and send a heartbeat; if partitions are revoked, commit and give them up at once."""
         self.commit_written()
-        membership.beat(work.owned())
-        if work.keep(membership.assignment):
-            self._interruption.wake()
+        self._membership.heartbeat(self._page.owned())
+        if self._page.update_assignment(self._membership.assignment):
+            self._shutdown.wake()
             self.commit_written()
-            membership.beat(work.owned())
+            self._membership.heartbeat(self._page.owned())
 
     @property
-    def owes(self) -> bool:
-        """Whether a record of a partition that was taken away is half written."""
-        return not self._work.owned() <= self._membership.assignment
+    def is_revoking(self) -> bool:
+        """Whether a line of a revoked partition is being written."""
+        return not self._page.owned() <= self._membership.assignment
 
-    def recovers(self, error: ServerRefused, *, rejoins: bool = True) -> bool:
-        """Draw the conclusion from a refusal. Return whether the next request may succeed by that."""
-        code = error.problem.get("code")
-        if code in _ONE_IS_OFF:
-            return self._drop_one(error)
-        if code == "STALE_MEMBER_EPOCH":
-            self._membership.beat(self._work.owned())
-            self._work.keep(self._membership.assignment)
-            self._work.forget(self._work.spans().keys() - self._membership.assignment)
+    def recover(self, error: ServerRefused, *, rejoins: bool = True) -> bool:
+        """Handle a refusal. Return whether the repeated request may succeed because of that."""
+        if error.code in _OFFSET_REFUSED_CODES:
+            return self._recover_offset(error)
+        if error.code == "STALE_MEMBER_EPOCH":
+            self._membership.heartbeat(self._page.owned())
+            self._page.update_assignment(self._membership.assignment)
+            self._page.discard_offsets(self._page.uncommitted().keys() - self._membership.assignment)
             return True
-        if code == "FENCED_INSTANCE_ID":
-            self._work.forget_all()
-            self._interruption.wake()
-        if code not in _GONE:
+        if error.code == "FENCED_INSTANCE_ID":
+            self._page.discard()
+            self._shutdown.wake()
+        if error.code not in _MEMBER_REMOVED_CODES:
             return False
-        uncommitted = self._work.forget_all()
-        self._interruption.wake()
-        self._membership.drop()
-        tell(
-            f"lost the membership ({code})"
-            + ("; what was written last is not committed, and comes again" if uncommitted else "")
-            + ("; joining again" if rejoins else "")
-        )
+        has_uncommitted = self._page.discard()
+        self._shutdown.wake()
+        self._membership.request_rejoin()
+        parts = [f"lost the membership ({error.code})"]
+        parts += [_UNCOMMITTED] if has_uncommitted else []
+        parts += ["rejoining"] if rejoins else []
+        print_message("; ".join(parts))
         return rejoins
 
-    def _drop_one(self, error: ServerRefused) -> bool:
-        """Commit no more of what is refused of a commit, unless the group stands within what was written."""
+    def _recover_offset(self, error: ServerRefused) -> bool:
+        """Discard the refused offset, or take over the committed offset if it is one of ours."""
         faults = error.problem.get("errors") or [{}]
-        spans = list(self._work.spans().items())
+        offsets = list(self._page.uncommitted().items())
         index = faults[0].get("index")
-        if not isinstance(index, int) or index >= len(spans):
+        if not isinstance(index, int) or index >= len(offsets):
             return False
-        partition, span = spans[index]
-        stands = error.problem.get("committed_offset")
-        if isinstance(stands, int) and span.from_offset < stands:  # a commit of ours whose answer was lost
-            self._work.stands(partition, stands)
+        partition, offset_range = offsets[index]
+        committed_offset = error.problem.get("committed_offset")
+        if isinstance(committed_offset, int) and offset_range.from_offset < committed_offset:
+            self._page.set_committed_offset(partition, committed_offset)  # the answer to our commit was lost
         else:
-            tell(f"{partition[0]} {partition[1]} is not committed: {error}")
-            self._work.forget([partition])
+            print_message(f"{partition[0]} {partition[1]} is not committed: {error}")
+            self._page.discard_offsets([partition])
         return True
 
-    def _insist(self, request: Callable[[], T], *, rejoins: bool = True, raises: bool = True) -> T:
-        """Send a request until it is answered.
+    def _retry(self, request: Callable[[], T], *, rejoins: bool = True, interruptible: bool = True) -> T:
+        """Send a request, and repeat it until it succeeds.
 
         Args:
-            request: Builds itself anew each time.
-            rejoins: Whether to join again where the membership is lost.
-            raises: Whether a signal ends it.
+            request: Builds the request anew for each attempt.
+            rejoins: Whether to rejoin if the server has removed the member.
+            interruptible: Whether a signal ends the attempts.
 
         Raises:
-            CommandFailed: It was refused for good, or the server was away for too long.
-            Stopped: Told to end.
+            CommandFailed: The refusal is final, or the server was unavailable for too long.
+            ShutdownRequested: By a signal.
         """
         began_s = time.monotonic()
         for attempt in itertools.count():
             try:
-                return self._once(request, raises=raises)
-            except ServerRefused as error:
-                known = self._recovered(error, rejoins=rejoins, raises=raises)
-                if not known and not error.passing:
+                return self._attempt(request, interruptible=interruptible)
+            except RequestFailed as error:
+                recovered = self._try_recover(error, rejoins=rejoins, interruptible=interruptible)
+                if not recovered and not error.is_retriable:
                     raise
-                failure: CommandFailed = error
-            except Unreachable as error:
-                known, failure = False, error
-            if time.monotonic() - began_s > self._patience_s:
-                raise failure
-            if not known and attempt == 0:
-                tell(f"{failure}; trying again")
-            if not known or attempt > 0:
-                self._pause(attempt, raises=raises)
+                if time.monotonic() - began_s > self._retry_timeout_s:
+                    raise
+                if not recovered and attempt == 0:
+                    print_message(f"{error}; trying again")
+            if not recovered or attempt > 0:
+                self._back_off(attempt, interruptible=interruptible)
         raise AssertionError  # pragma: no cover - attempts do not end
 
-    def _once(self, request: Callable[[], T], *, raises: bool) -> T:
-        if not raises:
+    def _attempt(self, request: Callable[[], T], *, interruptible: bool) -> T:
+        if not interruptible:
             return request()
-        with self._interruption.raising(), self._membership.turn:
+        with self._shutdown.raising(), self._membership.lock:
             return request()
 
-    def _recovered(self, error: ServerRefused, *, rejoins: bool, raises: bool) -> bool:
+    def _try_recover(self, error: RequestFailed, *, rejoins: bool, interruptible: bool) -> bool:
+        if not isinstance(error, ServerRefused):
+            return False
         try:
-            return self._once(lambda: self.recovers(error, rejoins=rejoins), raises=raises)
-        except (ServerRefused, Unreachable):  # of the beat; the request is going to tell
+            return self._attempt(lambda: self.recover(error, rejoins=rejoins), interruptible=interruptible)
+        except RequestFailed:  # of the recovery's heartbeat; the repeated request reports the problem
             return False
 
-    def _pause(self, attempt: int, *, raises: bool) -> None:
-        pause_s = min(
-            _FIRST_PAUSE_S * 2 ** min(attempt, 10), max(_FIRST_PAUSE_S, self._membership.heartbeat_interval_s)
-        )
-        self._once(lambda: time.sleep(pause_s), raises=raises)
+    def _back_off(self, attempt: int, *, interruptible: bool) -> None:
+        longest_s = max(_RETRY_BACKOFF_S, self._membership.heartbeat_interval_s)
+        pause_s = min(_RETRY_BACKOFF_S * 2 ** min(attempt, 10), longest_s)
+        self._attempt(lambda: time.sleep(pause_s), interruptible=interruptible)

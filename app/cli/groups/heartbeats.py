@@ -1,4 +1,4 @@
-"""Heartbeats beside the writing, so that a slow reader of the output does not cost the membership."""
+"""Heartbeats from a second thread, so that a slow reader of standard output does not cost the membership."""
 
 from __future__ import annotations
 
@@ -15,103 +15,107 @@ if TYPE_CHECKING:
 
     from app.cli.groups.membership import Membership
 
-_LONGEST_PAUSE_S = 1.0
+_RETRY_BACKOFF_MAX_S = 1.0
 
 
 class HeartbeatSource(Protocol):
-    """Who beats."""
+    """The member that heartbeats are sent for."""
 
     @property
-    def owes(self) -> bool:
-        """Whether it is to beat again as soon as something more is written."""
+    def is_revoking(self) -> bool:
+        """Whether a further heartbeat is due as soon as more lines are written."""
 
-    def beat(self) -> None:
-        """Beat."""
+    def heartbeat(self) -> None:
+        """Send a heartbeat."""
 
-    def recovers(self, error: ServerRefused) -> bool:
-        """Draw the conclusion from a refusal; False if there is none."""
+    def recover(self, error: ServerRefused) -> bool:
+        """Handle a refusal. Return whether to repeat the request."""
 
 
 class Heartbeats:
-    """Beats from a thread of its own while the member writes; a poll is a beat itself.
+    """Sends heartbeats from its own thread while the member writes; outside of that, polls are heartbeats.
 
     Args:
-        membership: Of the member.
-        member: Who beats.
+        membership: Membership of the member.
+        member: Sends a heartbeat.
+
+    Attributes:
+        failure: The refusal that ends the member; None until then.
     """
 
     def __init__(self, membership: Membership, member: HeartbeatSource) -> None:
         self._membership = membership
         self._member = member
         self._changed = threading.Condition()
-        self._writing = False
-        self._owes = False
+        self._is_writing = False
+        self._is_revoking = False
         self._closed = False
         self._not_before_s = 0.0
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self.failure: CommandFailed | None = None
 
     def start(self) -> None:
-        """Be ready to beat."""
+        """Start the thread."""
         self._thread.start()
 
-    def close(self, patience_s: float) -> None:
-        """Beat no more; wait so long for the answer to the last beat."""
+    def close(self, timeout_s: float) -> None:
+        """Stop the thread; wait at most `timeout_s` for the answer to its last heartbeat."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         if self._thread.is_alive():
-            self._thread.join(patience_s)
+            self._thread.join(timeout_s)
 
     @contextmanager
-    def beating(self) -> Iterator[None]:
-        """Beat within."""
-        self._writing = True
+    def while_writing(self) -> Iterator[None]:
+        """Send heartbeats inside this context."""
+        self._is_writing = True
         try:
             yield
         finally:
-            self._writing = False
+            self._is_writing = False
 
-    def written(self) -> None:
-        """Take note that something is written: a partition that waited for that can be given up."""
-        if self._owes:
+    def lines_written(self) -> None:
+        """Send the heartbeat that gives up a revoked partition, if one waits for written lines."""
+        if self._is_revoking:
             with self._changed:
-                self._owes = False
-                self._not_before_s = self._membership.answered_at_s = 0.0
+                self._is_revoking = False
+                self._not_before_s = 0.0
+                self._membership.request_heartbeat()
                 self._changed.notify()
 
-    def _work(self) -> None:
-        while self._wait():
-            with self._membership.turn:
-                if self._writing and not self._closed:
-                    self._beat()
+    def _run(self) -> None:
+        while self._wait_until_due():
+            with self._membership.lock:
+                if self._is_writing and not self._closed:
+                    self._send()
 
-    def _wait(self) -> bool:
-        """Wait until a beat is due. Return False at the end."""
+    def _wait_until_due(self) -> bool:
+        """Wait until a heartbeat is due. Return False once closed."""
         with self._changed:
             while not self._closed:
                 due_in_s = self._due_at_s() - time.monotonic()
-                if due_in_s <= 0 and self._writing:
+                if due_in_s <= 0 and self._is_writing:
                     return True
                 self._changed.wait(max(due_in_s, self._membership.heartbeat_interval_s / 4))
             return False
 
     def _due_at_s(self) -> float:
-        return max(self._membership.answered_at_s + self._membership.heartbeat_interval_s, self._not_before_s)
+        return max(self._membership.last_heartbeat_s + self._membership.heartbeat_interval_s, self._not_before_s)
 
-    def _beat(self) -> None:
+    def _send(self) -> None:
         try:
-            self._member.beat()
+            self._member.heartbeat()
         except ServerRefused as error:
-            self._draw(error)
+            self._handle_refusal(error)
         except Unreachable:
-            pass
-        self._owes = self._member.owes
-        self._not_before_s = time.monotonic() + min(self._membership.heartbeat_interval_s, _LONGEST_PAUSE_S)
+            pass  # the next heartbeat tries again
+        self._is_revoking = self._member.is_revoking
+        self._not_before_s = time.monotonic() + min(self._membership.heartbeat_interval_s, _RETRY_BACKOFF_MAX_S)
 
-    def _draw(self, error: ServerRefused) -> None:
+    def _handle_refusal(self, error: ServerRefused) -> None:
         try:
-            if not self._member.recovers(error) and not error.passing:
+            if not self._member.recover(error) and not error.is_retriable:
                 self.failure = error
         except CommandFailed:
-            pass  # of the beat that looks how things stand; the next one tells
+            pass  # a request of the recovery failed; the next heartbeat tries again

@@ -1,4 +1,4 @@
-"""Where the logs ended when a consumer began: without `--follow` it ends once its group has come so far."""
+"""The log ends at the start of a group consumer: without `--follow` it ends when its group has committed them."""
 
 from __future__ import annotations
 
@@ -15,47 +15,49 @@ if TYPE_CHECKING:
 
 
 class LogEnds:
-    """The log ends that a group has to reach. It may be any member that does.
+    """The log ends that the members of a group have to commit.
 
     Raises:
-        ServerRefused: A topic that is named is not there.
+        ServerRefused: A named topic does not exist.
     """
 
-    def __init__(self, client: Client, group: str, wish: JoinOptions) -> None:
-        names = set(wish.topics)
-        if wish.topic_pattern is not None:
-            every = (topic["name"] for topic in client.pages("/v1/topics"))
-            names |= {name for name in every if fnmatchcase(name, wish.topic_pattern) and not name.startswith("__")}
+    def __init__(self, client: Client, group: str, options: JoinOptions) -> None:
+        topics = set(options.topics)
+        if options.topic_pattern is not None:
+            names = (topic["name"] for topic in client.list_items("/v1/topics"))
+            topics |= {name for name in names if fnmatchcase(name, options.topic_pattern) and not name.startswith("__")}
         self._client = client
         self._path = f"{group_path(group)}/offsets"
-        self._ahead: dict[Partition, int] = {
-            (name, one["partition"]): one["log_end_offset"]
-            for name in sorted(names)
-            for one in client.pages(f"{topic_path(name)}/partitions")
-            if one["log_end_offset"] > one["log_start_offset"]
+        self._uncommitted_ends: dict[Partition, int] = {
+            (topic, partition["partition"]): partition["log_end_offset"]
+            for topic in sorted(topics)
+            for partition in client.list_items(f"{topic_path(topic)}/partitions")
+            if partition["log_end_offset"] > partition["log_start_offset"]
         }
 
-    def reached(self) -> bool:
-        """Return whether the group has committed all that there was."""
-        if not self._ahead:
+    def are_committed(self) -> bool:
+        """Return whether the group has committed every log end."""
+        if not self._uncommitted_ends:
             return True
-        offsets = {(one["topic"], one["partition"]): one for one in self._offsets()}
-        for topic in {topic for topic, number in self._ahead if (topic, number) not in offsets}:
-            self._forget_if_deleted(topic)
-        for partition, one in offsets.items():
-            end = self._ahead.get(partition)
-            if end is not None and (one["lag"] == 0 or (one["committed_offset"] or 0) >= end):
-                del self._ahead[partition]
-        return not self._ahead
+        offsets = {(entry["topic"], entry["partition"]): entry for entry in self._offsets()}
+        for topic in {topic for topic, number in self._uncommitted_ends if (topic, number) not in offsets}:
+            self._drop_if_deleted(topic)
+        for partition, entry in offsets.items():
+            end = self._uncommitted_ends.get(partition)
+            if end is not None and (entry["lag"] == 0 or (entry["committed_offset"] or 0) >= end):
+                del self._uncommitted_ends[partition]
+        return not self._uncommitted_ends
 
     def _offsets(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._client.send("GET", self._path).json()["offsets"]
-        return found
+        offsets: list[dict[str, Any]] = self._client.send("GET", self._path).json()["offsets"]
+        return offsets
 
-    def _forget_if_deleted(self, topic: str) -> None:
+    def _drop_if_deleted(self, topic: str) -> None:
         try:
             self._client.send("GET", topic_path(topic))
         except ServerRefused as error:
             if error.status != 404:
                 raise
-            self._ahead = {partition: end for partition, end in self._ahead.items() if partition[0] != topic}
+            self._uncommitted_ends = {
+                partition: end for partition, end in self._uncommitted_ends.items() if partition[0] != topic
+            }

@@ -1,4 +1,4 @@
-"""A member of a consumer group: its requests, one at a time, and what it was told last."""
+"""The membership of a consumer group: the member's requests, its epoch and its assignment."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from app.cli.client import Client
 
-_LEAST_SPARE_S = 1.0
-_MOST_SPARE_S = 30.0
+_MIN_REQUEST_TIMEOUT_S = 1.0
+_MAX_REQUEST_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
 class JoinOptions:
-    """What a member joins with."""
+    """Fields of a join request; None is left out."""
 
     member_id: str
     topics: list[str]
@@ -35,21 +35,21 @@ class JoinOptions:
 
 
 class OffsetRange(NamedTuple):
-    """Where a group stands in a partition, and where it will."""
+    """The committed offset of a partition, and the offset to commit next."""
 
     from_offset: int
     offset: int
 
 
 class TopicPartitions(msgspec.Struct):
-    """Some partitions of a topic."""
+    """Partitions of one topic."""
 
     topic: str
     partitions: list[int]
 
 
 class AssignmentAnswer(msgspec.Struct):
-    """How a member stands."""
+    """What every answer to a member contains."""
 
     member_epoch: int
     assignment: list[TopicPartitions]
@@ -57,7 +57,7 @@ class AssignmentAnswer(msgspec.Struct):
 
 
 class NextOffset(msgspec.Struct):
-    """Where a group stands in a partition, and where once a page is committed."""
+    """The committed offset of a partition, and the offset to commit after a page."""
 
     topic: str
     partition: int
@@ -66,7 +66,7 @@ class NextOffset(msgspec.Struct):
 
 
 class Skipped(msgspec.Struct):
-    """Offsets that retention removed before the group had read them."""
+    """Offsets that retention deleted before the group had read them; `to_offset` is exclusive."""
 
     topic: str
     partition: int
@@ -75,119 +75,139 @@ class Skipped(msgspec.Struct):
 
 
 class Page(AssignmentAnswer):
-    """The answer to a poll; each record is the JSON that the server gave."""
+    """The answer to a poll; each record is the JSON that the server sent."""
 
     records: list[msgspec.Raw]
     next_offsets: list[NextOffset]
     skipped: list[Skipped] = []
 
 
-_standing = msgspec.json.Decoder(AssignmentAnswer)
-_page = msgspec.json.Decoder(Page)
+_answer_decoder = msgspec.json.Decoder(AssignmentAnswer)
+_page_decoder = msgspec.json.Decoder(Page)
 
 
 class Membership:
-    """Joins, beats, polls, commits and leaves for one member.
+    """Sends the requests of one member, one at a time.
 
-    Hold `turn` for what belongs together: epochs move with the answers, so requests of two threads must not cross.
+    Every answer may change the member epoch and the assignment. A thread therefore holds `lock` during a request and
+    all that it derives from the answer.
 
     Args:
-        client: Of the server.
-        group: Its name.
-        wish: What to join with.
-        on_change: Called with the partitions given and taken away.
+        client: HTTP client.
+        group: Name of the group.
+        options: Fields of the join request.
+        on_rebalance: Called with the partitions assigned and revoked.
+
+    Attributes:
+        lock: Serializes the requests of several threads.
+        assignment: The partitions in the last answer.
+        heartbeat_interval_s: The interval in the last answer.
+        last_heartbeat_s: Monotonic time of the last answer to a join, heartbeat or poll.
     """
 
     def __init__(
         self,
         client: Client,
         group: str,
-        wish: JoinOptions,
-        on_change: Callable[[Collection[Partition], Collection[Partition]], None],
+        options: JoinOptions,
+        on_rebalance: Callable[[Collection[Partition], Collection[Partition]], None],
     ) -> None:
         self._client = client
-        self._group = group_path(group)
-        self._member = f"{self._group}/members/{quote(wish.member_id, safe='')}"
-        self._wish = wish
-        self._on_change = on_change
-        self._spare_s = min(max(_LEAST_SPARE_S, wish.session_timeout_ms / 3_000), _MOST_SPARE_S)
+        self._group_path = group_path(group)
+        self._member_path = f"{self._group_path}/members/{quote(options.member_id, safe='')}"
+        self._options = options
+        self._on_rebalance = on_rebalance
+        self._request_timeout_s = min(
+            max(_MIN_REQUEST_TIMEOUT_S, options.session_timeout_ms / 3_000), _MAX_REQUEST_TIMEOUT_S
+        )
         self._epoch: int | None = None
-        self.turn = threading.RLock()
+        self.lock = threading.RLock()
         self.assignment: frozenset[Partition] = frozenset()
-        self.heartbeat_interval_s = wish.session_timeout_ms / 6_000
-        self.answered_at_s = 0.0
+        self.heartbeat_interval_s = options.session_timeout_ms / 6_000
+        self.last_heartbeat_s = 0.0
 
     @property
     def is_static(self) -> bool:
-        """Whether it keeps its place until the session ends, for whoever joins with its instance_id."""
-        return self._wish.instance_id is not None
+        """Whether the member has an instance id, and keeps its partitions until its session ends."""
+        return self._options.instance_id is not None
 
     def join(self) -> None:
-        """Join, or join again: what was handed out before is nobody's business any more."""
-        wish = {name: value for name, value in vars(self._wish).items() if value is not None}
-        content = self._send(f"{self._group}/members", wish)
+        """Join or rejoin; the earlier assignment is void."""
+        document = {name: value for name, value in vars(self._options).items() if value is not None}
+        content = self._send(f"{self._group_path}/members", document)
         self.assignment = frozenset()
-        self._stand(_standing.decode(content))
+        self._update(_answer_decoder.decode(content))
 
-    def drop(self) -> None:
-        """Take note that it is no member any more; the next request joins."""
+    def request_rejoin(self) -> None:
+        """Rejoin before the next heartbeat or poll: the server has removed the member."""
         self._epoch = None
 
-    def hurry(self, spare_s: float) -> None:
-        """Wait no longer than this for an answer."""
-        self._spare_s = min(self._spare_s, spare_s)
+    def request_heartbeat(self) -> None:
+        """Make the next heartbeat due now."""
+        self.last_heartbeat_s = 0.0
 
-    def beat(self, owned: Iterable[Partition]) -> None:
-        """Say that it lives, and what it still works on."""
-        document = {"member_epoch": self._joined(), "owned": by_topic(owned)}
-        self._stand(_standing.decode(self._send(f"{self._member}/heartbeat", document)))
+    def limit_request_timeout(self, timeout_s: float) -> None:
+        """Lower the timeout of all further requests."""
+        self._request_timeout_s = min(self._request_timeout_s, timeout_s)
 
-    def poll(self, spans: Mapping[Partition, OffsetRange], max_records: int, max_wait_ms: int) -> Page:
-        """Commit and read; says by itself that nothing handed out before is in work."""
+    def heartbeat(self, owned: Iterable[Partition]) -> None:
+        """Send a heartbeat with the partitions that the member still owns."""
+        document = {"member_epoch": self._joined_epoch(), "owned": by_topic(owned)}
+        self._update(_answer_decoder.decode(self._send(f"{self._member_path}/heartbeat", document)))
+
+    def poll(self, offsets: Mapping[Partition, OffsetRange], max_records: int, max_wait_ms: int) -> Page:
+        """Commit offsets and fetch the next page.
+
+        A poll also is a heartbeat that owns exactly the assignment: no record of an earlier page is being processed.
+        """
         document = {
-            "member_epoch": self._joined(),
-            "commit": _offsets(spans),
+            "member_epoch": self._joined_epoch(),
+            "commit": _commit_entries(offsets),
             "max_records": max_records,
             "max_wait_ms": max_wait_ms,
         }
         wait_s = min(max_wait_ms / 1000, self.heartbeat_interval_s)
-        page = _page.decode(self._send(f"{self._member}/poll", document, wait_s))
-        self._stand(page)
+        page = _page_decoder.decode(self._send(f"{self._member_path}/poll", document, wait_s))
+        self._update(page)
         return page
 
-    def commit(self, spans: Mapping[Partition, OffsetRange]) -> None:
-        """Commit without reading."""
-        document = {"member_id": self._wish.member_id, "member_epoch": self._epoch, "offsets": _offsets(spans)}
-        self._send(f"{self._group}/offsets", document)
+    def commit(self, offsets: Mapping[Partition, OffsetRange]) -> None:
+        """Commit offsets."""
+        document = {
+            "member_id": self._options.member_id,
+            "member_epoch": self._epoch,
+            "offsets": _commit_entries(offsets),
+        }
+        self._send(f"{self._group_path}/offsets", document)
 
     def leave(self) -> None:
-        """Leave; its partitions are free at once."""
-        self._client.send("DELETE", self._member, timeout_s=self._spare_s)
+        """Leave the group, which reassigns the partitions at once."""
+        self._client.send("DELETE", self._member_path, timeout_s=self._request_timeout_s)
 
-    def _joined(self) -> int:
-        """Return the epoch, of a new join if need be."""
+    def _joined_epoch(self) -> int:
+        """Return the member epoch; join first if necessary."""
         if self._epoch is None:
             self.join()
         assert self._epoch is not None  # noqa: S101 - for the type checker
         return self._epoch
 
     def _send(self, path: str, document: object, wait_s: float = 0.0) -> bytes:
-        """Send a request. It is given up early enough for a second one to keep the membership."""
+        """Send a request, with a timeout that leaves time for a second attempt within the session."""
         body = msgspec.json.encode(document)
-        return self._client.send("POST", path, body=body, timeout_s=wait_s + self._spare_s).content
+        return self._client.send("POST", path, body=body, timeout_s=wait_s + self._request_timeout_s).content
 
-    def _stand(self, standing: AssignmentAnswer) -> None:
-        before = self.assignment
-        self._epoch = standing.member_epoch
-        self.assignment = frozenset((one.topic, number) for one in standing.assignment for number in one.partitions)
-        self.heartbeat_interval_s = standing.heartbeat_interval_ms / 1000
-        self.answered_at_s = time.monotonic()
-        if before != self.assignment:
-            self._on_change(self.assignment - before, before - self.assignment)
+    def _update(self, answer: AssignmentAnswer) -> None:
+        previous = self.assignment
+        self._epoch = answer.member_epoch
+        self.assignment = frozenset((entry.topic, number) for entry in answer.assignment for number in entry.partitions)
+        self.heartbeat_interval_s = answer.heartbeat_interval_ms / 1000
+        self.last_heartbeat_s = time.monotonic()
+        if previous != self.assignment:
+            self._on_rebalance(self.assignment - previous, previous - self.assignment)
 
 
-def _offsets(spans: Mapping[Partition, OffsetRange]) -> list[dict[str, object]]:
+def _commit_entries(offsets: Mapping[Partition, OffsetRange]) -> list[dict[str, object]]:
     return [
-        {"topic": topic, "partition": number, "from_offset": span.from_offset, "offset": span.offset}
-        for (topic, number), span in spans.items()
+        {"topic": topic, "partition": number, "from_offset": from_offset, "offset": offset}
+        for (topic, number), (from_offset, offset) in offsets.items()
     ]

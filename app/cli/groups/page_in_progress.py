@@ -1,4 +1,4 @@
-"""The page that a member has in work: what of it may be written, is being written, is written, is committed."""
+"""The page that a member is writing: its unwritten lines, and the offsets that are written but not committed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from app.cli.groups.membership import OffsetRange
-from app.cli.terminal.stdout_writer import PIECE_BYTES
+from app.cli.terminal.stdout_writer import ATOMIC_WRITE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from app.cli.groups.partitions import Partition
 
 
-class _Head(msgspec.Struct):
+class _RecordOffset(msgspec.Struct):
     topic: str
     partition: int
     offset: int
@@ -30,115 +30,119 @@ class _Line(NamedTuple):
     data: bytes
 
 
-_head = msgspec.json.Decoder(_Head)
+_offset_decoder = msgspec.json.Decoder(_RecordOffset)
 
 
 class PageInProgress:
-    """Hands out the lines of a page to one thread, while another may take partitions away and commit.
+    """Gives the lines of a page to the writing thread, while the heartbeat thread revokes partitions and commits.
 
     Args:
         render: Returns the line of a record.
+
+    Attributes:
+        records: How many records were written.
     """
 
     def __init__(self, render: Callable[[bytes], bytes]) -> None:
         self._render = render
         self._lock = threading.Lock()
-        self._lines: deque[_Line] = deque()
-        self._in_hand: list[_Line] = []
-        self._assigned: Collection[Partition] = frozenset()
-        self._stands: dict[Partition, int] = {}
+        self._unwritten: deque[_Line] = deque()
+        self._being_written: list[_Line] = []
+        self._assignment: Collection[Partition] = frozenset()
+        self._committed: dict[Partition, int] = {}
         self._written: dict[Partition, int] = {}
         self.records = 0
 
-    def begin(self, page: Page, assignment: Collection[Partition]) -> None:
-        """Take a page into work. Of what it passes over without a record, the offset counts as written."""
+    def start(self, page: Page, assignment: Collection[Partition]) -> None:
+        """Replace the page. In partitions without a record in it, the page's next offset counts as written."""
         lines = deque(map(self._line, page.records))
-        filled = {line.partition for line in lines}
+        partitions_with_records = {line.partition for line in lines}
         with self._lock:
-            self._lines = lines
-            self._assigned = assignment
-            self._stands = {(one.topic, one.partition): one.from_offset for one in page.next_offsets}
+            self._unwritten = lines
+            self._assignment = assignment
+            self._committed = {(entry.topic, entry.partition): entry.from_offset for entry in page.next_offsets}
             self._written = {
-                partition: one.offset
-                for one in page.next_offsets
-                if (partition := (one.topic, one.partition)) not in filled
+                partition: entry.offset
+                for entry in page.next_offsets
+                if (partition := (entry.topic, entry.partition)) not in partitions_with_records
             }
 
     @property
-    def waiting(self) -> bool:
-        """Whether there are lines to be written."""
-        return bool(self._lines)
+    def has_unwritten(self) -> bool:
+        """Whether lines remain to be written."""
+        return bool(self._unwritten)
 
-    def take(self) -> bytes:
-        """Return the next lines: as many as a pipe takes at once, or one that is longer; nothing at the end."""
+    def take_lines(self) -> bytes:
+        """Return the next lines: as many as one atomic write takes, at least one; nothing at the end of the page."""
         with self._lock:
             size_bytes = 0
-            while self._lines:
-                size_bytes += len(self._lines[0].data)
-                if self._in_hand and size_bytes > PIECE_BYTES:
+            while self._unwritten:
+                size_bytes += len(self._unwritten[0].data)
+                if self._being_written and size_bytes > ATOMIC_WRITE_BYTES:
                     break
-                self._in_hand.append(self._lines.popleft())
-            return b"".join(line.data for line in self._in_hand)
+                self._being_written.append(self._unwritten.popleft())
+            return b"".join(line.data for line in self._being_written)
 
-    def done(self) -> None:
-        """Take note that the lines taken are written, all of them."""
+    def mark_written(self) -> None:
+        """Record that all lines taken are written."""
         with self._lock:
-            for line in self._in_hand:
-                if line.partition in self._stands:
+            for line in self._being_written:
+                if line.partition in self._committed:
                     self._written[line.partition] = line.offset + 1
-            self.records += len(self._in_hand)
-            self._in_hand = []
+            self.records += len(self._being_written)
+            self._being_written = []
 
-    def keep(self, assignment: Collection[Partition]) -> bool:
-        """Write no more of other partitions. Return whether there were any."""
+    def update_assignment(self, assignment: Collection[Partition]) -> bool:
+        """Drop the unwritten lines of revoked partitions. Return whether a partition was revoked."""
         with self._lock:
-            lost = any(partition not in assignment for partition in self._assigned)
-            self._assigned = assignment
-            if lost:
-                self._lines = deque(line for line in self._lines if line.partition in assignment)
-            return lost
+            has_revoked = any(partition not in assignment for partition in self._assignment)
+            self._assignment = assignment
+            if has_revoked:
+                self._unwritten = deque(line for line in self._unwritten if line.partition in assignment)
+            return has_revoked
 
     def owned(self) -> set[Partition]:
-        """Return the partitions that are in work: the assigned ones, and those of the lines in hand."""
+        """Return the partitions that the member owns: the assigned ones, and those of the lines being written."""
         with self._lock:
-            return {*self._assigned, *(line.partition for line in self._in_hand)}
+            return {*self._assignment, *(line.partition for line in self._being_written)}
 
-    def spans(self) -> dict[Partition, OffsetRange]:
-        """Return what is written and not committed."""
+    def uncommitted(self) -> dict[Partition, OffsetRange]:
+        """Return the offsets that are written and not committed."""
         with self._lock:
             return {
-                partition: OffsetRange(self._stands[partition], offset) for partition, offset in self._written.items()
+                partition: OffsetRange(self._committed[partition], offset)
+                for partition, offset in self._written.items()
             }
 
-    def committed(self, spans: Mapping[Partition, OffsetRange]) -> None:
-        """Take note of what was committed."""
-        for partition, span in spans.items():
-            self.stands(partition, span.offset)
+    def mark_committed(self, offsets: Mapping[Partition, OffsetRange]) -> None:
+        """Record that offsets of `uncommitted` are committed."""
+        for partition, (_, offset) in offsets.items():
+            self.set_committed_offset(partition, offset)
 
-    def stands(self, partition: Partition, offset: int) -> None:
-        """Take note of where the group stands in a partition."""
+    def set_committed_offset(self, partition: Partition, offset: int) -> None:
+        """Record the committed offset of a partition."""
         with self._lock:
-            self._stands[partition] = offset
+            self._committed[partition] = offset
             if self._written.get(partition, -1) <= offset:
                 self._written.pop(partition, None)
 
-    def forget(self, partitions: Iterable[Partition]) -> None:
-        """Commit nothing of some partitions."""
+    def discard_offsets(self, partitions: Iterable[Partition]) -> None:
+        """Never commit the offsets of partitions in this page."""
         with self._lock:
             for partition in partitions:
-                self._stands.pop(partition, None)
+                self._committed.pop(partition, None)
                 self._written.pop(partition, None)
 
-    def forget_all(self) -> bool:
-        """Write and commit no more of anything. Return whether something was written and not committed."""
+    def discard(self) -> bool:
+        """Drop the page: write and commit no more of it. Return whether written records stay uncommitted."""
         with self._lock:
-            uncommitted = bool(self._written) or bool(self._in_hand)
-            self._lines.clear()
-            self._assigned = frozenset()
-            self._stands, self._written = {}, {}
-            return uncommitted
+            has_uncommitted = bool(self._written) or bool(self._being_written)
+            self._unwritten.clear()
+            self._assignment = frozenset()
+            self._committed, self._written = {}, {}
+            return has_uncommitted
 
     def _line(self, record: msgspec.Raw) -> _Line:
-        head = _head.decode(record)
-        line = bytes(record).replace(b"\n", b" ").replace(b"\r", b" ")  # between tokens: a string has none
-        return _Line((head.topic, head.partition), head.offset, self._render(line + b"\n"))
+        at = _offset_decoder.decode(record)
+        line = bytes(record).replace(b"\n", b" ").replace(b"\r", b" ")  # between tokens; JSON strings have none
+        return _Line((at.topic, at.partition), at.offset, self._render(line + b"\n"))

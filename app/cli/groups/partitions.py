@@ -1,4 +1,4 @@
-"""Groups and partitions, as requests and people name them."""
+"""Groups and partitions, as requests and messages name them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Partition = tuple[str, int]
+"""Topic and partition number."""
 
 
 def group_path(group: str) -> str:
@@ -18,16 +19,17 @@ def group_path(group: str) -> str:
 
 
 def by_topic(partitions: Iterable[Partition]) -> list[dict[str, Any]]:
-    """Return partitions as they stand in a request."""
+    """Return partitions as a list of topics with partition numbers, as requests contain them."""
     return [
-        {"topic": topic, "partitions": [number for _, number in some]}
-        for topic, some in groupby(sorted(partitions), lambda partition: partition[0])
+        {"topic": topic, "partitions": [number for _, number in partitions_of_topic]}
+        for topic, partitions_of_topic in groupby(sorted(partitions), lambda partition: partition[0])
     ]
 
 
-def in_words(assignment: Iterable[dict[str, Any]]) -> str:
-    """Return partitions by topic for people: `orders 0-2, payments 1`."""
-    return ", ".join(f"{one['topic']} {_ranges(sorted(one['partitions']))}" for one in assignment) or "nothing"
+def format_partitions(assignment: Iterable[dict[str, Any]]) -> str:
+    """Return an assignment as text: `orders 0-2, payments 1`."""
+    topics = (f"{entry['topic']} {_ranges(sorted(entry['partitions']))}" for entry in assignment)
+    return ", ".join(topics) or "nothing"
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -37,4 +39,4 @@ def _ranges(numbers: list[int]) -> str:
             ranges[-1] = [ranges[-1][0], number]
         else:
             ranges.append([number])
-    return ",".join("-".join(map(str, one)) for one in ranges)
+    return ",".join("-".join(map(str, each)) for each in ranges)

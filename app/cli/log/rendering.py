@@ -1,4 +1,4 @@
-"""Fetched records as people or other programs want to see them."""
+"""Output formats of fetched records."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _string = msgspec.json.Decoder(str)
 
 
 def values(lines: bytes) -> bytes:
-    """Return the JSON of each value, a line each, as it was sent."""
+    """Return one line for each record: its value as the JSON that was sent."""
     return b"".join(bytes(record.value) + b"\n" for record in _decoder.decode_lines(lines))
 
 
 def text(lines: bytes) -> bytes:
-    """Return the text or the bytes of each value, a line each; nothing for a tombstone."""
+    """Return one line for each record: its value as text or bytes; an empty line for a tombstone."""
     return b"".join(value_bytes(record.value, record.encoding) + b"\n" for record in _decoder.decode_lines(lines))
 
 
 def readable(lines: bytes) -> bytes:
-    """Return a line for people of each record: place, time, key, value."""
+    """Return one readable line for each record: partition and offset, time, key, value."""
     return "".join(map(_line, _decoder.decode_lines(lines))).encode()
 
 
 def value_bytes(value: msgspec.Raw, encoding: str) -> bytes:
-    """Return the JSON of a value as it was sent, its text or its bytes; nothing for a tombstone."""
+    """Return a value's JSON as it was sent, its text or its bytes; nothing for a tombstone."""
     raw = bytes(value)
     if raw == b"null":
         return b""

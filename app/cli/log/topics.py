@@ -1,4 +1,4 @@
-"""`millrace topics`: list, create, describe, alter and delete."""
+"""`millrace topics`: list, create, describe, alter and delete topics, and delete records."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from urllib.parse import quote
 import typer
 
 from app.cli.client import Client, Url, Verbose
-from app.cli.terminal.output import ask, emit_json, emit_rows, emit_table, tell, to_terminal
+from app.cli.terminal.output import confirm, emit_json, emit_rows, emit_table, print_message, stdout_is_terminal
 
-topics = typer.Typer(no_args_is_help=True, help="List, create, describe, alter and delete topics.")
+topics = typer.Typer(no_args_is_help=True, help="Manage topics: list, create, describe, alter and delete them.")
 
 Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="Name of the topic.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON lines, as when piped.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Partitions = Annotated[int | None, typer.Option("--partitions", "-p", min=1, max=1_000, help="How many partitions.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, as when piped.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+Partitions = Annotated[int | None, typer.Option("--partitions", "-p", min=1, max=1_000, help="Number of partitions.")]
 Config = Annotated[
     list[str] | None,
-    typer.Option("--config", "-c", metavar="NAME=VALUE", help="A configuration value; `NAME=` is the default. Repeat."),
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="NAME=VALUE",
+        help="Set a configuration value; `NAME=` restores its default. Repeatable.",
+    ),
 ]
 
 _INTEGER = re.compile(r"-?\d{1,19}")
@@ -35,11 +40,11 @@ def topic_path(topic: str) -> str:
 def list_(url: Url, as_json: Json = False, verbose: Verbose = False) -> None:
     """List the topics."""
     with Client(url, verbose=verbose) as client:
-        if not to_terminal() or as_json:
-            for topic in client.pages("/v1/topics"):
+        if not stdout_is_terminal() or as_json:
+            for topic in client.list_items("/v1/topics"):
                 emit_json(topic)
             return
-        rows = [_row(topic) for topic in client.pages("/v1/topics")]
+        rows = [_row(topic) for topic in client.list_items("/v1/topics")]
     emit_rows(("topic", "partitions", "cleanup_policy", "retention_ms"), rows, "there are no topics yet")
 
 
@@ -47,10 +52,10 @@ def list_(url: Url, as_json: Json = False, verbose: Verbose = False) -> None:
 def create(
     topic: Topic, url: Url, partitions: Partitions = None, config: Config = None, verbose: Verbose = False
 ) -> None:
-    """Create a topic, or confirm that it is there as asked."""
+    """Create a topic, or check that it exists with these settings."""
     with Client(url, verbose=verbose) as client:
-        response = client.send("PUT", topic_path(topic), body=_change(partitions, config))
-    tell(f"created {topic}" if response.status_code == 201 else f"{topic} is there already")
+        response = client.send("PUT", topic_path(topic), body=_settings_body(partitions, config))
+    print_message(f"created {topic}" if response.status_code == 201 else f"{topic} already exists")
     _show(response.json())
 
 
@@ -58,11 +63,11 @@ def create(
 def alter(
     topic: Topic, url: Url, partitions: Partitions = None, config: Config = None, verbose: Verbose = False
 ) -> None:
-    """Change a topic's configuration, or add partitions; keys then map to other partitions."""
+    """Change a topic's configuration, or add partitions. Adding partitions maps keys to other partitions."""
     if partitions is None and not config:
         raise typer.BadParameter("give --partitions or --config")
     with Client(url, verbose=verbose) as client:
-        _show(client.send("PATCH", topic_path(topic), body=_change(partitions, config)).json())
+        _show(client.send("PATCH", topic_path(topic), body=_settings_body(partitions, config)).json())
 
 
 @topics.command()
@@ -71,22 +76,22 @@ def describe(topic: Topic, url: Url, as_json: Json = False, verbose: Verbose = F
     with Client(url, verbose=verbose) as client:
         found = client.send("GET", topic_path(topic)).json()
         partitions = client.send("GET", f"{topic_path(topic)}/partitions").json()["items"]
-    if not to_terminal() or as_json:
+    if not stdout_is_terminal() or as_json:
         emit_json({"topic": found, "partitions": partitions})
         return
     emit_table(("config", "value"), [(name, str(value)) for name, value in found["config"].items()])
     print()
     columns = ("partition", "log_start_offset", "log_end_offset", "size_bytes")
-    emit_table(columns, [[each[name] for name in columns] for each in partitions])
+    emit_table(columns, [[partition[name] for name in columns] for partition in partitions])
 
 
 @topics.command()
 def delete(topic: Topic, url: Url, yes: Yes = False, verbose: Verbose = False) -> None:
     """Delete a topic and all its records."""
-    ask(f"Delete {topic} and all its records?", yes=yes)
+    confirm(f"Delete {topic} and all its records?", yes=yes)
     with Client(url, verbose=verbose) as client:
         client.send("DELETE", topic_path(topic))
-    tell(f"deleted {topic}")
+    print_message(f"deleted {topic}")
 
 
 @topics.command("delete-records")
@@ -98,15 +103,15 @@ def delete_records(
     yes: Yes = False,
     verbose: Verbose = False,
 ) -> None:
-    """Delete the records of a partition before an offset."""
-    ask(f"Delete the records of {topic}, partition {partition}, before offset {before_offset}?", yes=yes)
+    """Delete a partition's records before an offset."""
+    confirm(f"Delete the records of {topic}, partition {partition}, before offset {before_offset}?", yes=yes)
     path = f"{topic_path(topic)}/partitions/{partition}/records"
     with Client(url, verbose=verbose) as client:
         emit_json(client.send("DELETE", path, params={"before_offset": before_offset}).json())
 
 
 def _show(topic: dict[str, Any]) -> None:
-    if to_terminal():
+    if stdout_is_terminal():
         emit_table(("topic", "partitions", "cleanup_policy", "retention_ms"), [_row(topic)])
     else:
         emit_json(topic)
@@ -117,11 +122,11 @@ def _row(topic: dict[str, Any]) -> tuple[object, ...]:
     return topic["name"], topic["partitions"], config["cleanup_policy"], config["retention_ms"]
 
 
-def _change(partitions: int | None, config: list[str] | None) -> bytes:
-    change: dict[str, object] = {} if partitions is None else {"partitions": partitions}
+def _settings_body(partitions: int | None, config: list[str] | None) -> bytes:
+    document: dict[str, object] = {} if partitions is None else {"partitions": partitions}
     if config:
-        change["config"] = dict(map(_setting, config))
-    return json.dumps(change).encode()
+        document["config"] = dict(map(_setting, config))
+    return json.dumps(document).encode()
 
 
 def _setting(text: str) -> tuple[str, int | str | None]:

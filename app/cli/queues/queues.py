@@ -11,21 +11,24 @@ import typer
 
 from app.cli.client import Client, Url, Verbose
 from app.cli.log.topics import Json, Yes, topic_path
-from app.cli.terminal.output import ask, emit_json, emit_table, tell, to_terminal
+from app.cli.terminal.output import confirm, emit_json, emit_table, print_message, stdout_is_terminal
 
-queues = typer.Typer(no_args_is_help=True, help="Create, list, alter, pause, purge, redrive and delete queues.")
+queues = typer.Typer(
+    no_args_is_help=True, help="Manage queues: create, list, alter, pause, purge, redrive and delete them."
+)
 
 Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the queue.")]
-Lock = Annotated[int | None, typer.Option("--lock-duration-ms", min=1_000, max=3_600_000, help="How long a lock is.")]
+Lock = Annotated[int | None, typer.Option("--lock-duration-ms", min=1_000, max=3_600_000, help="Duration of a lock.")]
 Count = Annotated[
-    int | None, typer.Option("--max-delivery-count", min=1, max=100, help="Deliveries before a record is archived.")
+    int | None,
+    typer.Option("--max-delivery-count", min=1, max=100, help="Archive a record after this many deliveries."),
 ]
 
 _COLUMNS = ("name", "topic", "lock_duration_ms", "max_delivery_count", "dead_letter_topic", "ordering", "paused")
 
 
 class Ordering(StrEnum):
-    """Whether records of a key wait for each other."""
+    """Whether records of one key are delivered in order, one at a time."""
 
     none = "none"
     key = "key"
@@ -40,36 +43,37 @@ def queue_path(queue: str) -> str:
 def list_(url: Url, as_json: Json = False, verbose: Verbose = False) -> None:
     """List the queues."""
     with Client(url, verbose=verbose) as client:
-        if not to_terminal() or as_json:
-            for queue in client.pages("/v1/queues"):
+        if not stdout_is_terminal() or as_json:
+            for queue in client.list_items("/v1/queues"):
                 emit_json(queue)
             return
-        found = list(client.pages("/v1/queues"))
+        found = list(client.list_items("/v1/queues"))
     if found:
         emit_table(_COLUMNS, [_row(queue) for queue in found])
     else:
-        tell("there are no queues yet")
+        print_message("there are no queues yet")
 
 
 @queues.command()
 def create(
     queue: Queue,
-    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic whose records it hands out.")],
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Topic whose records the queue delivers.")],
     url: Url,
     lock_duration_ms: Lock = None,
     max_delivery_count: Count = None,
     dead_letter_topic: Annotated[
-        str | None, typer.Option("--dead-letter-topic", help="Where archived records are copied to.")
+        str | None, typer.Option("--dead-letter-topic", help="Topic that archived records are copied to.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option("--start", metavar="POSITION", help="earliest, latest, -N, @TIME or an offset.")
+        str | None,
+        typer.Option("--start", metavar="OFFSET", help="First record: earliest, latest, -N, @TIME or an offset."),
     ] = None,
     ordering: Annotated[
-        Ordering | None, typer.Option("--ordering", help="key: one record of a key at a time, in order.")
+        Ordering | None, typer.Option("--ordering", help="key: deliver the records of a key in order, one at a time.")
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Create a queue over a topic, or confirm that it is there as asked."""
+    """Create a queue over a topic, or check that it exists with these settings."""
     settings = {
         "topic": topic,
         "lock_duration_ms": lock_duration_ms,
@@ -80,12 +84,14 @@ def create(
     }
     body = json.dumps({name: value for name, value in settings.items() if value is not None}).encode()
     with Client(url, verbose=verbose) as client:
-        missing = [name for name in (topic, dead_letter_topic) if name and not client.has(topic_path(name))]
+        missing = [name for name in (topic, dead_letter_topic) if name and not client.exists(topic_path(name))]
         response = client.send("PUT", queue_path(queue), body=body)
     if response.status_code == 201:
-        tell(" and ".join([f"created {queue}", *(f"the topic {name}, which was not there" for name in missing)]))
+        print_message(
+            " and ".join([f"created {queue}", *(f"the topic {name}, which did not exist" for name in missing)])
+        )
     else:
-        tell(f"{queue} is there already")
+        print_message(f"{queue} already exists")
     _show(response.json())
 
 
@@ -96,38 +102,38 @@ def alter(
     lock_duration_ms: Lock = None,
     max_delivery_count: Count = None,
     dead_letter_topic: Annotated[
-        str | None, typer.Option("--dead-letter-topic", help="Where archived records are copied to; '' for nowhere.")
+        str | None, typer.Option("--dead-letter-topic", help="Topic that archived records are copied to; '' for none.")
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Change a queue."""
+    """Change a queue's settings."""
     given: dict[str, object] = {"lock_duration_ms": lock_duration_ms, "max_delivery_count": max_delivery_count}
     change = {name: value for name, value in given.items() if value is not None}
     if dead_letter_topic is not None:
         change["dead_letter_topic"] = dead_letter_topic or None
     if not change:
-        raise typer.BadParameter("say what is to change; see --help")
+        raise typer.BadParameter("give at least one setting to change; see --help")
     _patch(url, queue, change, verbose=verbose)
 
 
 @queues.command()
 def pause(queue: Queue, url: Url, verbose: Verbose = False) -> None:
-    """Hand out no more records of a queue; those that are held go on."""
+    """Stop the delivery of records; records that are acquired can still be acknowledged."""
     _patch(url, queue, {"paused": True}, verbose=verbose)
 
 
 @queues.command()
 def resume(queue: Queue, url: Url, verbose: Verbose = False) -> None:
-    """Hand out records of a paused queue again."""
+    """Resume the delivery of records of a paused queue."""
     _patch(url, queue, {"paused": False}, verbose=verbose)
 
 
 @queues.command()
 def describe(queue: Queue, url: Url, as_json: Json = False, verbose: Verbose = False) -> None:
-    """Show a queue's configuration and how many records are in which state."""
+    """Show a queue's configuration, and the number of records in each state."""
     with Client(url, verbose=verbose) as client:
         found = client.send("GET", queue_path(queue)).json()
-    if not to_terminal() or as_json:
+    if not stdout_is_terminal() or as_json:
         emit_json(found)
         return
     counts = found.pop("counts")
@@ -138,17 +144,17 @@ def describe(queue: Queue, url: Url, as_json: Json = False, verbose: Verbose = F
 
 @queues.command()
 def delete(queue: Queue, url: Url, yes: Yes = False, verbose: Verbose = False) -> None:
-    """Delete a queue and all it knows; its topics stay."""
-    ask(f"Delete the queue {queue}, and forget which records are done?", yes=yes)
+    """Delete a queue and the state of its records; its topics stay."""
+    confirm(f"Delete the queue {queue} and the state of its records?", yes=yes)
     with Client(url, verbose=verbose) as client:
         client.send("DELETE", queue_path(queue))
-    tell(f"deleted {queue}")
+    print_message(f"deleted {queue}")
 
 
 @queues.command()
 def purge(queue: Queue, url: Url, yes: Yes = False, verbose: Verbose = False) -> None:
-    """Archive all records that wait in a queue, without dead letters."""
-    ask(f"Archive all records that wait in {queue}?", yes=yes)
+    """Archive all available and delayed records of a queue, without dead letters."""
+    confirm(f"Archive all available and delayed records of {queue}?", yes=yes)
     with Client(url, verbose=verbose) as client:
         emit_json(client.send("POST", f"{queue_path(queue)}/purge").json())
 
@@ -157,21 +163,21 @@ def purge(queue: Queue, url: Url, yes: Yes = False, verbose: Verbose = False) ->
 def redrive(
     queue: Queue,
     url: Url,
-    execute: Annotated[bool, typer.Option("--execute", help="Do it; else only the plan is shown.")] = False,
+    execute: Annotated[bool, typer.Option("--execute", help="Send the records; else only show the plan.")] = False,
     dead_letter_topic: Annotated[
-        str | None, typer.Option("--dead-letter-topic", help="Where to look; the queue's own if not given.")
+        str | None, typer.Option("--dead-letter-topic", help="Topic of the dead letters; by default the queue's own.")
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Send a queue's dead letters back to the topic and partition they came from: first without --execute."""
+    """Send a queue's dead letters back to their topic and partition. Without --execute, only show the plan."""
     body = json.dumps({"dry_run": not execute, "dead_letter_topic": dead_letter_topic}).encode()
     with Client(url, verbose=verbose) as client:
         done = client.send("POST", f"{queue_path(queue)}/redrive", body=body).json()
     emit_json(done)
     if done["dead_letter_topic"] is None:
-        tell(f"{queue} has no dead_letter_topic; name the one it had with --dead-letter-topic")
+        print_message(f"{queue} has no dead_letter_topic; give its earlier one with --dead-letter-topic")
     if not execute and done["records"]:
-        tell("nothing was sent back yet; add --execute")
+        print_message("this is the plan; add --execute to carry it out")
 
 
 def _patch(url: str, queue: str, change: dict[str, object], *, verbose: bool) -> None:
@@ -180,7 +186,7 @@ def _patch(url: str, queue: str, change: dict[str, object], *, verbose: bool) ->
 
 
 def _show(queue: dict[str, Any]) -> None:
-    if to_terminal():
+    if stdout_is_terminal():
         emit_table(_COLUMNS, [_row(queue)])
     else:
         emit_json(queue)

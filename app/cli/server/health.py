@@ -1,4 +1,4 @@
-"""`millrace health`: whether a server is ready, for scripts and container health checks."""
+"""`millrace health`: readiness check for scripts and containers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from app.cli.terminal.failure import CommandFailed
 
 def health(
     url: Url,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the answer.")] = 2.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Longest wait for the answer, in seconds.")] = 2.0,
     verbose: Verbose = False,
 ) -> None:
-    """Ask a server whether it is ready: exit code 0 if it is, else 1."""
+    """Check whether a server is ready: exit code 0 if it is, otherwise 1."""
     with Client(url, verbose=verbose, timeout_s=timeout) as client:
         try:
             client.send("GET", "/readyz")

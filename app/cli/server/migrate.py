@@ -1,4 +1,4 @@
-"""`millrace migrate`: bring the tables to the newest revision."""
+"""`millrace migrate`: update the tables to the newest revision."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 
 def migrate(
     database_url: Annotated[
-        str | None, typer.Option(help="The database (MILLRACE_DATABASE_URL; sqlite:///millrace.db).")
+        str | None, typer.Option(help="Database URL (MILLRACE_DATABASE_URL; sqlite:///millrace.db).")
     ] = None,
 ) -> None:
     """Create or update the tables.
 
-    PostgreSQL needs it before the first start and after each upgrade; on SQLite `serve` does it by itself.
-    Several may run at once; the tables are changed by one.
+    Run it on PostgreSQL before the first start and after each upgrade. On SQLite, `serve` does it by itself.
+    Concurrent runs are safe: one of them changes the tables.
     """
     from app.storage.db import schema
     from app.storage.db.opening import open_storage
 
     settings = read_settings({} if database_url is None else {"database_url": database_url})
-    with told_in_one_sentence():
+    with one_line_database_errors():
         storage = open_storage(settings.database_url)
         try:
             before = storage.read_now(schema.version)
-            done = storage.write_now(schema.upgrade)
+            upgraded = storage.write_now(schema.upgrade)
         finally:
             storage.close()
-    if not done:
+    if not upgraded:
         print(f"the tables are current: revision {schema.HEAD}")
     elif before is None:
         print(f"created the tables: revision {schema.HEAD}")
@@ -44,16 +44,16 @@ def migrate(
         print(f"updated the tables: revision {before} to {schema.HEAD}")
 
 
-def read_settings(given: dict[str, Any]) -> Settings:
-    """Return the settings, of which `given` wins over the environment.
+def read_settings(options: dict[str, Any]) -> Settings:
+    """Read the settings; `options` take precedence over the environment.
 
     Raises:
-        CommandFailed: With every setting that is wrong; its value is not shown, since it may hold a password.
+        CommandFailed: Names each wrong setting, without its value, which may contain a password.
     """
     from app.settings import Settings
 
     try:
-        return Settings(**given)
+        return Settings(**options)
     except ValueError as error:
         faults = error.errors() if hasattr(error, "errors") else []
         reasons = "; ".join(f"MILLRACE_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in faults)
@@ -61,11 +61,11 @@ def read_settings(given: dict[str, Any]) -> Settings:
 
 
 @contextmanager
-def told_in_one_sentence() -> Iterator[None]:
-    """Turn what keeps a database from being opened into one sentence.
+def one_line_database_errors() -> Iterator[None]:
+    """Turn errors on opening the database into one-line failures.
 
     Raises:
-        CommandFailed: With that sentence, and what the database itself said of it.
+        CommandFailed: The database cannot be opened; the message ends with the first line of the driver's error.
     """
     from app.errors.broker_error import BrokerError
     from app.storage.db.schema import SchemaNotCurrent
@@ -76,15 +76,15 @@ def told_in_one_sentence() -> Iterator[None]:
     except (ValueError, DatabaseInUse, SchemaNotCurrent) as error:
         raise CommandFailed(str(error)) from error
     except BrokerError as error:
-        raise CommandFailed(f"{error.detail.removesuffix('; try again')}{_said(error.__cause__)}") from error
+        raise CommandFailed(f"{error.detail.removesuffix('; try again')}{_driver_message(error.__cause__)}") from error
     except Exception as error:
-        if not (said := _said(error)):
+        if not (message := _driver_message(error)):
             raise
-        raise CommandFailed(f"the database cannot be used{said}") from error
+        raise CommandFailed(f"the database cannot be used{message}") from error
 
 
-def _said(error: BaseException | None) -> str:
-    """Return what the database driver said first, if the error is its own."""
+def _driver_message(error: BaseException | None) -> str:
+    """Return a colon and the first line of the database driver's error; nothing for other errors."""
     original = getattr(error, "orig", None)
     lines = str(original).strip().splitlines() if original is not None else []
     return f": {lines[0]}" if lines else ""

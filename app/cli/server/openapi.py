@@ -1,4 +1,4 @@
-"""`millrace openapi`: the API's document, without a server."""
+"""`millrace openapi`: the OpenAPI document, without a running server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def openapi() -> None:
 
 
 async def _document(folder: Path) -> Any:  # noqa: ANN401 - JSON
-    """Ask an application that nobody serves, on a database that nobody needs."""
+    """Return the OpenAPI document of an application in this process, on an empty database."""
     import httpx2
 
     from app.main import create_app

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app import __version__
-from app.cli.server.migrate import read_settings, told_in_one_sentence
+from app.cli.server.migrate import one_line_database_errors, read_settings
 
 if TYPE_CHECKING:
     from app.main import Application
     from app.settings import Settings
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_ALL_ADDRESSES = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not listened on
+_ALL_ADDRESSES = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (MILLRACE_HOST; 127.0.0.1).")] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one (MILLRACE_PORT; 8400).")
+        int | None, typer.Option(min=0, max=65_535, help="Port to listen on; 0 takes a free one (MILLRACE_PORT; 8400).")
     ] = None,
     database_url: Annotated[
         str | None,
@@ -32,10 +32,10 @@ def serve(
 ) -> None:
     """Run the server.
 
-    Options win over MILLRACE_ variables, which win over lines of a `.env` file.
+    Options take precedence over MILLRACE_ variables, and these over a `.env` file.
     """
-    given = {"host": host, "port": port, "database_url": database_url}
-    settings = read_settings({name: value for name, value in given.items() if value is not None})
+    options = {"host": host, "port": port, "database_url": database_url}
+    settings = read_settings({name: value for name, value in options.items() if value is not None})
     _log_to_stderr()
     application = _build(settings)
     from app.server.uvicorn import serve as run_server
@@ -45,14 +45,14 @@ def serve(
         host=settings.host,
         port=settings.port,
         on_stop=application.stop,
-        on_ready=lambda bound: print(_banner(settings.host, bound, _data(application)), flush=True),
+        on_ready=lambda bound: print(_banner(settings.host, bound, _data_location(application)), flush=True),
     )
 
 
 def _build(settings: Settings) -> Application:
     from app.main import create_app
 
-    with told_in_one_sentence():
+    with one_line_database_errors():
         return create_app(settings)
 
 
@@ -74,8 +74,8 @@ millrace {__version__} is ready
 Try: curl --json '{{"value":"hi"}}' {url}/v1/topics/orders/records"""
 
 
-def _data(application: Application) -> str:
-    """Return where the data lies, without password or parameters."""
+def _data_location(application: Application) -> str:
+    """Return the location of the database, without password and parameters."""
     url = application.services.storage.dialect.write_engine.url
     if url.get_backend_name() == "sqlite":
         return f"{url.database} (SQLite)"

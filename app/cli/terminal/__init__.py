@@ -1,1 +1,1 @@
-"""What a command reads from and writes to the terminal, and how it fails."""
+"""Standard input and output, messages, signals and failures of the commands."""

@@ -1,4 +1,4 @@
-"""How a command fails: one sentence on standard error, and an exit code."""
+"""Failures of a command: one sentence on standard error, and an exit code."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ INTERRUPTED = 130
 
 
 class CommandFailed(Exception):
-    """A command cannot go on.
+    """A command cannot continue.
 
     Args:
-        sentence: What happened, and what to do.
+        message: What failed, and what to do.
         exit_code: One of this module's codes.
-        hint: More of what to do, told only when the command ends by this.
+        hint: More advice, printed only when this failure ends the command.
     """
 
-    def __init__(self, sentence: str, exit_code: int = ERROR, hint: str = "") -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, exit_code: int = ERROR, hint: str = "") -> None:
+        super().__init__(message)
         self.exit_code = exit_code
         self.hint = hint

@@ -1,4 +1,4 @@
-"""Lines from a file or a pipe, as they come."""
+"""Lines of a file or a pipe, read as they arrive."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from app.cli.terminal.interruption import Interruption
+    from app.cli.terminal.shutdown_signals import ShutdownSignals
 
 _CHUNK_BYTES = 1024 * 1024
 
 
-def read_lines(descriptor: int, linger_ms: int, interruption: Interruption) -> Iterator[list[bytes]]:
-    """Return the lines of each chunk, without their ends, until the input ends or the command is told to.
+def read_lines(descriptor: int, linger_ms: int, shutdown: ShutdownSignals) -> Iterator[list[bytes]]:
+    """Return the lines of each chunk, without line ends, until the end of the input or a signal.
 
-    An empty list says that the first of the lines since the last one came `linger_ms` ago, or that the command was
-    woken. At the end of the input the last line may lack its end; told to end, such a one is left out.
+    An empty list means: `linger_ms` have passed since the first line after the last empty list, or `shutdown.wake`
+    was called. At the end of the input the last line may lack its line end. After a signal an incomplete line is
+    left out.
     """
-    rest: list[bytes] = []
+    incomplete: list[bytes] = []
     deadline_s: float | None = None
     while True:
         left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-        ready, _, _ = select.select([descriptor, interruption.wake_descriptor], [], [], left_s)
-        if interruption.signal_number is not None:
+        ready, _, _ = select.select([descriptor, shutdown.wake_descriptor], [], [], left_s)
+        if shutdown.signal_number is not None:
             return
         if descriptor not in ready or left_s == 0:
-            interruption.awake()
+            shutdown.clear_wake()
             deadline_s = None
             yield []
         if descriptor not in ready:
@@ -39,9 +40,9 @@ def read_lines(descriptor: int, linger_ms: int, interruption: Interruption) -> I
             break
         deadline_s = deadline_s or time.monotonic() + linger_ms / 1000
         first, *others = chunk.split(b"\n")
-        rest.append(first)
+        incomplete.append(first)
         if others:
-            yield [b"".join(rest), *others[:-1]]
-            rest = [others[-1]]
-    if last := b"".join(rest):
+            yield [b"".join(incomplete), *others[:-1]]
+            incomplete = [others[-1]]
+    if last := b"".join(incomplete):
         yield [last]

@@ -1,26 +1,26 @@
-"""The server is away: told once, by whichever thread notices first."""
+"""One message for each outage of the server, whichever thread notices it first."""
 
 from __future__ import annotations
 
 import threading
 
-from app.cli.terminal.output import tell
+from app.cli.terminal.output import print_message
 
 
 class OutageNotice:
-    """Whether the server is away, as the last answer to any thread showed."""
+    """Whether the last request of any thread found the server unavailable."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._away = False
+        self._is_unavailable = False
 
-    def begin(self, error: Exception) -> None:
-        """Say why the server is away, unless that is said."""
+    def report(self, error: Exception) -> None:
+        """Print why the server is unavailable, unless that was printed for this outage."""
         with self._lock:
-            if not self._away:
-                self._away = True
-                tell(f"{error}; trying again")
+            if not self._is_unavailable:
+                self._is_unavailable = True
+                print_message(f"{error}; trying again")
 
-    def end(self) -> None:
-        """Take note that it has answered."""
-        self._away = False
+    def clear(self) -> None:
+        """End the outage: the server has answered."""
+        self._is_unavailable = False

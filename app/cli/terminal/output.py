@@ -1,4 +1,4 @@
-"""What commands print: data on standard output (tables on a terminal, else JSON lines), words on standard error."""
+"""Output of commands: data on standard output (tables on a terminal, else JSON lines), messages on standard error."""
 
 from __future__ import annotations
 
@@ -13,30 +13,35 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def to_terminal() -> bool:
-    """Return whether people read standard output."""
+def stdout_is_terminal() -> bool:
+    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def emit(data: bytes) -> None:
-    """Write to standard output, at once.
+    """Write to standard output and flush it.
 
     Raises:
-        Exit: Nobody reads any more, which is no error: `… | head`.
+        Exit: The reader has closed the pipe, as `head` does; the exit code is 0.
     """
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()
         raise typer.Exit from None
 
 
+def discard_stdout() -> None:
+    """Redirect standard output to /dev/null, so that the flush at exit does not fail on a closed pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def emit_json(value: object) -> None:
-    """Write a value as one line."""
+    """Write a value as one line of JSON."""
     emit(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
 
 
@@ -48,27 +53,31 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
 
     cells = [list(row) for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, name in enumerate(columns):
-        numeric = bool(cells) and all(isinstance(row[number], int) for row in cells)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for index, name in enumerate(columns):
+        is_numeric = bool(cells) and all(isinstance(row[index], int) for row in cells)
+        table.add_column(name, justify="right" if is_numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*[Text(f"{cell:,}" if isinstance(cell, int) else printable(str(cell))) for cell in row])
     Console().print(table)
 
 
 def emit_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """Write a table, or say that there is nothing to show."""
+    """Write a table; without rows, print the message `empty`."""
     if found := list(rows):
         emit_table(columns, found)
     else:
-        tell(empty)
+        print_message(empty)
 
 
-def ask(question: str, *, yes: bool) -> None:
-    """Ask before something is done that cannot be undone.
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before an action that cannot be undone.
+
+    Args:
+        question: The prompt.
+        yes: Whether the user has confirmed already.
 
     Raises:
-        BadParameter: There is nobody to ask.
+        BadParameter: Standard input is not a terminal.
         Abort: The answer is no.
     """
     if yes:
@@ -78,17 +87,17 @@ def ask(question: str, *, yes: bool) -> None:
     typer.confirm(question, abort=True, err=True)
 
 
-def tell(sentence: str) -> None:
-    """Say something to people, on standard error."""
-    sys.stderr.write(f"millrace: {sentence}\n")  # at once: several threads tell
+def print_message(message: str) -> None:
+    """Print a message on standard error."""
+    sys.stderr.write(f"millrace: {message}\n")  # one write: several threads print messages
     sys.stderr.flush()
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number of things in words, such as `1 record`."""
+    """Return a number and its noun, such as `1 record` or `2 records`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def printable(text: str) -> str:
-    """Return text that cannot steer a terminal: control characters as JSON would escape them."""
-    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    """Escape control characters as JSON does, so that the text cannot send commands to a terminal."""
+    return _CONTROL_CHARACTERS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

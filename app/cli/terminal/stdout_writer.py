@@ -1,4 +1,4 @@
-"""Standard output of a command that may be told to end, or to write something else, while nobody reads."""
+"""Standard output of a command that a signal can end while its reader is slow."""
 
 from __future__ import annotations
 
@@ -9,62 +9,63 @@ from typing import TYPE_CHECKING
 from app.cli.terminal.failure import CommandFailed
 
 if TYPE_CHECKING:
-    from app.cli.terminal.interruption import Interruption
+    from app.cli.terminal.shutdown_signals import ShutdownSignals
 
-PIECE_BYTES = select.PIPE_BUF
-"""What a pipe that has room takes at once and whole."""
+ATOMIC_WRITE_BYTES = select.PIPE_BUF
+"""A writable pipe takes this many bytes in one write, without blocking."""
 
 
 class StdoutClosed(Exception):
-    """Nobody reads any more."""
+    """The reader of standard output has closed it."""
 
 
 class StdoutWriter:
-    """Writes to a descriptor, and never waits for its reader in a way that a signal cannot end.
+    """Writes to a descriptor; a signal ends every wait for its reader.
 
     Args:
         descriptor: Of a pipe, a terminal or a file.
-        interruption: Wakes it.
+        shutdown: Wakes a wait.
     """
 
-    def __init__(self, descriptor: int, interruption: Interruption) -> None:
+    def __init__(self, descriptor: int, shutdown: ShutdownSignals) -> None:
         self._descriptor = descriptor
-        self._interruption = interruption
-        self._state = select.poll()
-        self._state.register(descriptor, 0)
+        self._shutdown = shutdown
+        self._poll = select.poll()
+        self._poll.register(descriptor, 0)
 
     @property
-    def closed(self) -> bool:
-        """Whether the reader of a pipe has gone."""
-        return any(event & (select.POLLERR | select.POLLHUP) for _, event in self._state.poll(0))
+    def is_closed(self) -> bool:
+        """Whether the reader of a pipe has closed it."""
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in self._poll.poll(0))
 
-    def ready(self) -> bool:
-        """Wait until something can be written. Return False if woken before."""
-        wake = self._interruption.wake_descriptor
+    def wait_writable(self) -> bool:
+        """Wait until the descriptor is writable. Return False if `shutdown` wakes the wait first."""
+        wake = self._shutdown.wake_descriptor
         woken, _, _ = select.select([wake], [self._descriptor], [])
         if woken:
-            self._interruption.awake()
+            self._shutdown.clear_wake()
         return not woken
 
     def write(self, data: bytes) -> bool:
-        """Write lines, beginning at once. Return False if told to end before all of it was out.
+        """Write lines to a writable descriptor. Return False if a signal came before all of them were written.
 
         Raises:
-            Closed: Nobody reads any more.
+            StdoutClosed: The reader has closed the pipe.
+            CommandFailed: The descriptor cannot be written.
         """
         rest = memoryview(data)
         while True:
-            rest = rest[self._written(rest[:PIECE_BYTES]) :]
+            rest = rest[self._write_some(rest[:ATOMIC_WRITE_BYTES]) :]
             if not rest:
                 return True
-            while not self.ready():
-                if self._interruption.signal_number is not None:
+            while not self.wait_writable():
+                if self._shutdown.signal_number is not None:
                     return False
 
-    def _written(self, piece: memoryview) -> int:
+    def _write_some(self, data: memoryview) -> int:
         try:
-            return os.write(self._descriptor, piece)
-        except BlockingIOError:  # another process has made the pipe non-blocking, and filled it
+            return os.write(self._descriptor, data)
+        except BlockingIOError:  # another process has set the pipe to non-blocking, and it is full
             return 0
         except BrokenPipeError:
             raise StdoutClosed from None

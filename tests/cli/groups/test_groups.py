@@ -1,4 +1,4 @@
-"""`millrace groups`."""
+"""`millrace groups`: list, describe, offsets, rebalances, reset and delete."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import json
 
 import pytest
 
-from tests.cli.log.test_topics import on_terminal
-from tests.cli.members import call, offsets, produce
-from tests.cli.running import Cli
+from tests.cli.groups.group_commands import committed_offsets, produce, request
+from tests.cli.processes import Cli
+from tests.cli.terminal import on_terminal
 
 
 @pytest.fixture
 def group(cli: Cli, topic: str) -> str:
-    """A group that has committed 1 of 5 records of the topic of its name, in two partitions; ann holds both."""
+    """A group that has committed 1 of 5 records in the topic of its name; member ann has both partitions."""
     cli.ok("topics", "create", topic, "-p", "2")
     produce(cli, topic, range(5))
     ends = json.loads(cli.ok("topics", "describe", topic).out)["partitions"]
     assert sum(one["log_end_offset"] for one in ends) == 5
-    call(cli, "POST", f"/v1/groups/{topic}/members", {"topics": [topic], "member_id": "ann"})
+    request(cli, "POST", f"/v1/groups/{topic}/members", {"topics": [topic], "member_id": "ann"})
     commit = [{"topic": topic, "partition": max(ends, key=lambda one: one["log_end_offset"])["partition"], "offset": 1}]
-    call(cli, "POST", f"/v1/groups/{topic}/offsets", {"member_id": "ann", "member_epoch": 1, "offsets": commit})
+    request(cli, "POST", f"/v1/groups/{topic}/offsets", {"member_id": "ann", "member_epoch": 1, "offsets": commit})
     return topic
 
 
 def leave(cli: Cli, group: str) -> None:
-    call(cli, "DELETE", f"/v1/groups/{group}/members/ann")
+    request(cli, "DELETE", f"/v1/groups/{group}/members/ann")
 
 
 def test_list_prints_a_line_of_json_for_each_group(cli: Cli, group: str) -> None:
@@ -39,7 +39,7 @@ def test_list_prints_a_line_of_json_for_each_group(cli: Cli, group: str) -> None
     }
 
 
-def test_describe_asks_twice_and_gives_members_and_lag(cli: Cli, group: str) -> None:
+def test_describe_prints_members_and_lag_from_two_requests(cli: Cli, group: str) -> None:
     done = cli.ok("groups", "describe", group, "-v")
     assert len(done.err.splitlines()) == 2
     described = json.loads(done.out)
@@ -56,13 +56,13 @@ def test_offsets_prints_a_line_for_each_partition(cli: Cli, group: str) -> None:
     assert sum(one["lag"] for one in lines) == 4
 
 
-def test_rebalances_tell_why_and_who_held_what(cli: Cli, group: str) -> None:
+def test_rebalances_prints_reasons_and_assignments(cli: Cli, group: str) -> None:
     (one,) = map(json.loads, cli.ok("groups", "rebalances", group).lines)
     assert one["reasons"] == ["member_joined"]
     assert one["members"] == [{"member_id": "ann", "before": [], "after": [{"topic": group, "partitions": [0, 1]}]}]
 
 
-def test_a_terminal_gets_tables_of_groups(cli: Cli, group: str) -> None:
+def test_a_terminal_shows_tables_of_groups(cli: Cli, group: str) -> None:
     code, shown = on_terminal(cli, "groups", "describe", group)
     assert code == 0
     lines = [line.split() for line in shown.splitlines()]
@@ -78,14 +78,14 @@ def test_a_terminal_gets_tables_of_groups(cli: Cli, group: str) -> None:
     assert (code, json.loads(shown.splitlines()[0])["topic"]) == (0, group)
 
 
-def test_reset_shows_a_plan_and_does_nothing(cli: Cli, group: str) -> None:
-    before = offsets(cli, group)
+def test_reset_without_execute_only_shows_the_plan(cli: Cli, group: str) -> None:
+    before = committed_offsets(cli, group)
     done = cli.ok("groups", "reset", group, group, "--to", "latest")
     plan = [json.loads(line) for line in done.lines]
     assert sum(one["offset"] for one in plan) == 5
     assert {one["partition"]: one["committed_offset"] for one in plan} == before
     assert done.err == "millrace: this is the plan; add --execute to carry it out\n"
-    assert offsets(cli, group) == before
+    assert committed_offsets(cli, group) == before
     code, shown = on_terminal(cli, "groups", "reset", group, group, "--to", "latest")
     assert code == 0
     assert [line.split() for line in shown.splitlines()[1:3]] == [
@@ -94,7 +94,7 @@ def test_reset_shows_a_plan_and_does_nothing(cli: Cli, group: str) -> None:
     assert shown.endswith(done.err)
 
 
-def test_reset_moves_a_group_that_has_no_members(cli: Cli, group: str) -> None:
+def test_reset_sets_the_offsets_of_a_group_without_members(cli: Cli, group: str) -> None:
     words = ("groups", "reset", group, group)
     refused = cli(*words, "--to", "earliest", "--execute")
     assert (refused.code, refused.out) == (4, b"")
@@ -102,18 +102,18 @@ def test_reset_moves_a_group_that_has_no_members(cli: Cli, group: str) -> None:
     leave(cli, group)
     done = cli.ok(*words, "--to", "latest", "--execute")
     assert done.err == f"millrace: moved {group}\n"
-    assert sum(offsets(cli, group).values()) == 5
+    assert sum(committed_offsets(cli, group).values()) == 5
     cli.ok(*words, "--to", "0", "--partitions", "1", "--execute")
-    ends = offsets(cli, group)
+    ends = committed_offsets(cli, group)
     assert ends[1] == 0
     assert ends[0] > 0
     cli.ok(*words, "--to", "-1", "--execute")
-    assert sum(offsets(cli, group).values()) == 3
+    assert sum(committed_offsets(cli, group).values()) == 3
     cli.ok(*words, "--to", "@2018-01-31T00:00:00Z", "--execute")
-    assert offsets(cli, group) == {0: 0, 1: 0}
+    assert committed_offsets(cli, group) == {0: 0, 1: 0}
 
 
-def test_delete_asks_and_wants_no_members(cli: Cli, group: str) -> None:
+def test_delete_asks_for_confirmation_and_refuses_a_group_with_members(cli: Cli, group: str) -> None:
     assert cli("groups", "delete", group).code == 2
     refused = cli("groups", "delete", group, "--yes")
     assert (refused.code, "(NON_EMPTY_GROUP)" in refused.err) == (4, True)
@@ -125,7 +125,7 @@ def test_delete_asks_and_wants_no_members(cli: Cli, group: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["describe", "nobody"], 3, "(GROUP_ID_NOT_FOUND)"),
         (["offsets", "nobody"], 3, "(GROUP_ID_NOT_FOUND)"),
@@ -133,16 +133,16 @@ def test_delete_asks_and_wants_no_members(cli: Cli, group: str) -> None:
         (["delete", "nobody", "--yes"], 3, "(GROUP_ID_NOT_FOUND)"),
         (["describe", "no body"], 4, "(INVALID_GROUP_ID)"),
         (["reset", "g", "nowhere", "--to", "earliest"], 3, "(UNKNOWN_TOPIC_OR_PARTITION)"),
-        (["reset", "g", "t", "--to", "earliest", "--partitions", "0;2"], 2, "is no list of numbers"),
+        (["reset", "g", "t", "--to", "earliest", "--partitions", "0;2"], 2, "is not a list of numbers"),
         (["reset", "g", "t"], 2, "Missing option '--to'"),
     ],
 )
-def test_the_exit_code_tells_what_went_wrong(cli: Cli, words: list[str], code: int, said: str) -> None:
+def test_each_refusal_has_its_exit_code(cli: Cli, words: list[str], code: int, message: str) -> None:
     done = cli("groups", *words)
     assert (done.code, done.out) == (code, b"")
-    assert said in done.err
+    assert message in done.err
 
 
-def test_a_position_that_is_none_is_refused(cli: Cli, group: str) -> None:
+def test_reset_refuses_an_invalid_offset(cli: Cli, group: str) -> None:
     for to in ("9999", "sometimes"):
         assert cli("groups", "reset", group, group, "--to", to).code == 4

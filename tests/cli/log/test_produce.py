@@ -1,27 +1,22 @@
-"""`millrace produce`: what arrives, in which order, how often, and what is told when it does not."""
+"""`millrace produce`: appended records, their order, exactly-once delivery, and failures."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+import select
 import signal
-import socket
-import termios
-import threading
-import time
-from array import array
-from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cli.running import MILLRACE, Cli, await_line, free_port, serving
+from tests.cli.lossy_proxy import lossy_proxy
+from tests.cli.processes import DEADLINE_S, MILLRACE, Cli, await_line, free_port, serving, wait_until
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
-    from pathlib import Path
 
 
 def quakes(count: int) -> bytes:
@@ -31,19 +26,29 @@ def quakes(count: int) -> bytes:
     )
 
 
+FULL_BATCH = 10_000
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
 def feed(producer: subprocess.Popen[bytes], data: bytes) -> None:
-    """Write to its input, which stays open."""
+    """Write to the producer's input, which stays open."""
     assert producer.stdin is not None
     producer.stdin.write(data)
     producer.stdin.flush()
 
 
 def await_read(producer: subprocess.Popen[bytes]) -> None:
-    """Wait until it has read all of its input that is there."""
+    """Wait until the producer has read all of its input: a pipe of one page is writable when it is empty."""
     assert producer.stdin is not None
-    unread = array("i", [1])
-    while unread[0]:
-        fcntl.ioctl(producer.stdin, termios.FIONREAD, unread)
+    _, writable, _ = select.select([], [producer.stdin], [], DEADLINE_S)
+    assert writable
+
+
+def is_waiting_with_handlers(pid: int) -> bool:
+    """Return whether a process sleeps and handles SIGHUP, as `produce` does while it opens its input."""
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    handled = int(status["SigCgt"], 16)
+    return bool(handled >> (signal.SIGHUP - 1) & 1) and status["State"].startswith("S")
 
 
 def consumed(cli: Cli, topic: str) -> list[dict[str, Any]]:
@@ -74,7 +79,7 @@ def test_several_connections_keep_the_order_of_each_key(cli: Cli, topic: str) ->
     assert all(times == sorted(times) for times in seen.values())
 
 
-def test_several_connections_spread_what_has_no_key(cli: Cli, topic: str) -> None:
+def test_several_connections_share_lines_without_a_key(cli: Cli, topic: str) -> None:
     done = cli.ok("produce", topic, "--connections", "3", "--batch", "10", stdin=quakes(95))
     assert done.err.startswith("sent 95 records in 10 requests, ")
     assert len(consumed(cli, topic)) == 95
@@ -92,32 +97,32 @@ def test_text_lines_are_stored_as_text_or_as_bytes(cli: Cli, topic: str) -> None
     assert [record.get("encoding") for record in consumed(cli, topic)] == ["text", "text", "text", "base64", "text"]
 
 
-def test_a_refusal_names_the_line_and_nothing_of_its_request_is_written(cli: Cli, topic: str) -> None:
+def test_a_refusal_names_the_line_and_appends_nothing_of_its_request(cli: Cli, topic: str) -> None:
     lines = quakes(12) + b'\n{"no":"network"}\n' + quakes(3)
     done = cli("produce", topic, "--key", "/network", "--batch", "5", stdin=lines)
     assert done.code == 4
-    said, summary = done.err.splitlines()
-    assert said == (
+    message, summary = done.err.splitlines()
+    assert message == (
         "millrace: line 14: key_from points at nothing in this value (INVALID_REQUEST); "
-        "nothing of lines 11 to 16 is sent"
+        "the request with lines 11 to 16 was not appended"
     )
     assert summary.startswith("sent 10 records in 2 requests")
     assert len(consumed(cli, topic)) == 10
 
 
-def test_a_line_that_is_no_json_is_named(cli: Cli, topic: str) -> None:
+def test_a_line_that_is_not_json_is_named(cli: Cli, topic: str) -> None:
     done = cli("produce", topic, stdin=b'1\n\n{"a":\n3\n')
     assert done.code == 4
     assert done.err.startswith("millrace: line 3: the body is not valid JSON")
 
 
-def test_pointers_need_values_and_the_file_must_be_there(cli: Cli, topic: str) -> None:
+def test_pointers_need_values_and_the_file_must_exist(cli: Cli, topic: str) -> None:
     assert cli("produce", topic, "--format", "text", "--key", "/a").code == 2
     done = cli("produce", topic, "nowhere.ndjson")
     assert (done.code, done.err) == (1, "millrace: cannot read nowhere.ndjson: No such file or directory\n")
 
 
-def test_lines_of_a_pipe_that_stays_open_are_sent_when_it_is_quiet(cli: Cli, topic: str) -> None:
+def test_lines_of_an_open_pipe_are_sent_after_linger_ms(cli: Cli, topic: str) -> None:
     cli.ok("topics", "create", topic)
     with cli.started("produce", topic) as producer, cli.started("consume", topic, "-f", "-n", "2") as consumer:
         assert producer.stdin is not None
@@ -130,24 +135,26 @@ def test_lines_of_a_pipe_that_stays_open_are_sent_when_it_is_quiet(cli: Cli, top
         assert (producer.wait(), consumer.wait()) == (0, 0)
 
 
-def test_lines_of_a_pipe_that_is_never_quiet_are_sent_before_a_request_is_full(cli: Cli, topic: str) -> None:
+def test_linger_ms_also_ends_a_batch_while_lines_keep_arriving(cli: Cli, topic: str) -> None:
     cli.ok("topics", "create", topic)
-    with cli.started("produce", topic) as producer, cli.started("consume", topic, "-f", "-n", "1") as consumer:
-        assert producer.stdin is not None
-        lines = 0
-        while consumer.poll() is None:
-            time.sleep(0.01)
-            lines += 1
-            producer.stdin.write(b"%d\n" % lines)
-            producer.stdin.flush()
-        producer.stdin.close()
-        producer.wait()
-    assert lines < 500
+    with (
+        cli.started("produce", topic, "--batch", str(FULL_BATCH)) as producer,
+        cli.started("consume", topic, "-f", "-n", "1") as consumer,
+    ):
+        assert consumer.stdout is not None
+        for number in range(FULL_BATCH - 1):
+            feed(producer, b"%d\n" % number)
+            consumed_first, _, _ = select.select([consumer.stdout], [], [], 0.01)
+            if consumed_first:
+                break
+        assert consumer.wait() == 0
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_sends_what_was_read(cli: Cli, topic: str, signal_number: int) -> None:
+def test_a_signal_sends_the_lines_that_were_read(cli: Cli, topic: str, signal_number: int) -> None:
     with cli.started("produce", topic, "--linger-ms", "60000") as producer:
+        assert producer.stdin is not None
+        fcntl.fcntl(producer.stdin, fcntl.F_SETPIPE_SZ, PAGE_BYTES)
         feed(producer, b"1\n2\n3")
         await_read(producer)
         producer.send_signal(signal_number)
@@ -155,19 +162,18 @@ def test_a_signal_sends_what_was_read(cli: Cli, topic: str, signal_number: int) 
     assert [record["value"] for record in consumed(cli, topic)] == [1, 2]
 
 
-def test_a_second_signal_ends_without_what_cannot_be_sent(tmp_path: Path) -> None:
+def test_a_second_signal_exits_without_sending(tmp_path: Path) -> None:
     cli = Cli(tmp_path, f"http://127.0.0.1:{free_port()}")
     with cli.started("produce", "t", "--retries", "100") as producer:
         feed(producer, b"1\n")
         await_line(producer, containing="Connection refused; trying again")
-        producer.send_signal(signal.SIGINT)
-        time.sleep(0.3)
-        producer.send_signal(signal.SIGINT)
+        producer.send_signal(signal.SIGTERM)
+        producer.send_signal(signal.SIGINT)  # another signal than the first: equal pending signals are merged
         assert producer.wait() == 130
-        await_line(producer, containing="ended before all was confirmed")
+        await_line(producer, containing="ended before all lines were confirmed")
 
 
-def test_a_server_that_comes_later_gets_everything_once(tmp_path: Path) -> None:
+def test_a_server_that_starts_later_gets_each_line_once(tmp_path: Path) -> None:
     port = free_port()
     cli = Cli(tmp_path, f"http://127.0.0.1:{port}")
     with cli.started("produce", "t", "--retries", "20") as producer:
@@ -180,77 +186,38 @@ def test_a_server_that_comes_later_gets_everything_once(tmp_path: Path) -> None:
             assert [record["value"] for record in consumed(cli, "t")] == [1, 2]
 
 
-def test_a_lost_answer_doubles_nothing(cli: Cli, topic: str) -> None:
+def test_a_lost_answer_duplicates_no_record(cli: Cli, topic: str) -> None:
     cli.ok("topics", "create", topic)
-    with answers_lost(cli.url, times=2) as url:
+    with lossy_proxy(cli.url, lambda number: number < 2) as url:
         done = cli.ok("produce", topic, "--batch", "2", "--url", url, stdin=b"1\n2\n3\n")
     assert "trying again" in done.err
     assert done.err.splitlines()[-1].startswith("sent 3 records in 2 requests")
     assert sorted(record["value"] for record in consumed(cli, topic)) == [1, 2, 3]
 
 
-def test_without_an_answer_it_says_what_is_not_confirmed(cli: Cli, topic: str) -> None:
-    with answers_lost(cli.url, times=2) as url:
+def test_without_an_answer_it_names_the_lines_that_are_not_confirmed(cli: Cli, topic: str) -> None:
+    with lossy_proxy(cli.url, lambda number: number < 2) as url:
         done = cli("produce", topic, "--retries", "1", "--url", url, stdin=b"1\n2\n")
     assert done.code == 5
-    assert "millrace: lines 1 to 2: not confirmed, and perhaps appended: cannot reach" in done.err
+    assert "millrace: lines 1 to 2: not confirmed, may have been appended: cannot reach" in done.err
 
 
-@contextmanager
-def answers_lost(url: str, *, times: int) -> Iterator[str]:
-    """A way to the server on which its first answers are lost: it appends, and nobody hears of it."""
-    server = (url.split("/")[2].split(":", maxsplit=1)[0], int(url.rpartition(":")[2]))
-    with socket.create_server(("127.0.0.1", 0)) as door:
-
-        def carry() -> None:
-            for number in range(times + 100):
-                try:
-                    client, _ = door.accept()
-                except OSError:
-                    return
-                with client, socket.create_connection(server) as upstream:
-                    upstream.sendall(_message(client))
-                    answer = _message(upstream)
-                    if number >= times:
-                        client.sendall(answer.replace(b"\r\n", b"\r\nconnection: close\r\n", 1))
-
-        thread = threading.Thread(target=carry)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{door.getsockname()[1]}"
-        finally:
-            door.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-def _message(connection: socket.socket) -> bytes:
-    """Read a request or an answer with a Content-Length."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        received += connection.recv(65_536)
-    head, _, body = received.partition(b"\r\n\r\n")
-    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
-    while len(body) < int(fields[b"content-length"]):
-        body += connection.recv(65_536)
-    return head + b"\r\n\r\n" + body
-
-
-def test_a_fifo_without_a_writer_is_given_up_by_one_signal(cli: Cli, topic: str) -> None:
+def test_one_signal_ends_the_wait_for_the_writer_of_a_fifo(cli: Cli, topic: str) -> None:
     os.mkfifo(cli.folder / "fifo")
     with cli.started("produce", topic, "fifo") as producer:
-        time.sleep(1)  # until it waits for a writer; before, a signal ends it anyway
+        wait_until(lambda: is_waiting_with_handlers(producer.pid))
         producer.send_signal(signal.SIGINT)
         assert producer.wait() == 130
 
 
-def test_what_cannot_be_read_is_told(cli: Cli, topic: str) -> None:
+def test_input_that_cannot_be_read_is_an_error(cli: Cli, topic: str) -> None:
     done = cli("produce", topic, ".")
     assert (done.code, done.err) == (1, "millrace: cannot read .: it is a directory\n")
     done = cli.shell(f"{MILLRACE} produce {topic} <&-")
     assert (done.code, done.err) == (1, "millrace: standard input is closed; name a file\n")
 
 
-def test_a_refusal_ends_it_though_no_line_comes(cli: Cli, topic: str) -> None:
+def test_a_refusal_ends_it_while_its_input_is_quiet(cli: Cli, topic: str) -> None:
     with cli.started("produce", topic) as producer:
         feed(producer, b"no json\n")
         assert producer.wait() == 4

@@ -1,4 +1,4 @@
-"""Programs that run: the server, and the command line against it."""
+"""Processes of the tests: the server, and the commands that use it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import TextIOWrapper
@@ -21,7 +22,7 @@ import pytest
 from app.cli import main
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 PROGRAM = [sys.executable, "-W", "error", "-m", "app.cli"]
@@ -31,14 +32,14 @@ DEADLINE_S = 20
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment without settings of whoever runs the tests."""
+    """Return the environment without `MILLRACE_` variables, and with `more`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
     return kept | {"NO_COLOR": "1", "COLUMNS": "120", "TERM": "xterm"} | more
 
 
 @contextmanager
-def ended_in_time(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kill the process at the end, or when a test hangs on it."""
+def killed_at_deadline(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill the process at the end of the context, or at the deadline."""
     watchdog = threading.Timer(DEADLINE_S, process.kill)
     watchdog.start()
     try:
@@ -71,7 +72,7 @@ class Serving:
 
 @contextmanager
 def serving(folder: Path, *options: str) -> Iterator[Serving]:
-    """Run `millrace serve` in a folder, where its database will be."""
+    """Run `millrace serve` in a folder, which also contains its database."""
     with (folder / "server.log").open("ab") as log:
         process = subprocess.Popen(
             [*PROGRAM, "serve", *options], cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=log
@@ -91,7 +92,7 @@ def serving(folder: Path, *options: str) -> Iterator[Serving]:
 
 @dataclass
 class Done:
-    """How a command ended."""
+    """Result of a command."""
 
     code: int
     out: bytes
@@ -104,24 +105,24 @@ class Done:
 
 @dataclass
 class Cli:
-    """Runs commands against a server, in a folder of their own."""
+    """Runs commands against a server, in one folder."""
 
     folder: Path
     url: str
     variables: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, *words: str | Path, stdin: bytes = b"") -> Done:
-        """Run a command: in this process if it is a client's, which saves a third of a second each time."""
+        """Run a command: a client command in this process, which saves a third of a second each time."""
         if words[0] in BUILDS_THE_SERVER:
-            return self._in_a_process(*map(str, words))
+            return self._in_process(*map(str, words))
         with (
             pytest.MonkeyPatch.context() as patch,
-            TemporaryFile() as given,
+            TemporaryFile() as stdin_file,
             TemporaryFile() as out,
             TemporaryFile() as err,
         ):
-            given.write(stdin)
-            given.seek(0)
+            stdin_file.write(stdin)
+            stdin_file.seek(0)
             for name in set(os.environ) - set(self.environment):
                 patch.delenv(name)
             for name, value in self.environment.items():
@@ -129,7 +130,7 @@ class Cli:
             patch.chdir(self.folder)
             patch.setattr(sys, "excepthook", sys.excepthook)
             patch.setattr(sys, "argv", ["millrace", *map(str, words)])
-            for name, file in (("stdin", given), ("stdout", out), ("stderr", err)):
+            for name, file in (("stdin", stdin_file), ("stdout", out), ("stderr", err)):
                 patch.setattr(sys, name, TextIOWrapper(file, encoding="utf-8", write_through=True))
             with pytest.raises(SystemExit) as ended:
                 main()
@@ -138,7 +139,7 @@ class Cli:
             assert isinstance(ended.value.code, int)
             return Done(ended.value.code, out.read(), err.read().decode())
 
-    def _in_a_process(self, *words: str) -> Done:
+    def _in_process(self, *words: str) -> Done:
         done = subprocess.run(
             [*PROGRAM, *words],
             cwd=self.folder,
@@ -165,7 +166,7 @@ class Cli:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        with ended_in_time(process):
+        with killed_at_deadline(process):
             yield process
 
     def shell(self, script: str) -> Done:
@@ -185,17 +186,27 @@ class Cli:
         return environment(MILLRACE_URL=self.url, **self.variables)
 
 
+def wait_until(condition: Callable[[], bool]) -> float:
+    """Wait until a condition is true that no event signals. Return how many seconds that took."""
+    began_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began_s < DEADLINE_S
+        os.sched_yield()
+    return time.monotonic() - began_s
+
+
 def await_line(process: subprocess.Popen[bytes], *, containing: str) -> str:
-    """Wait until the process says something on standard error."""
+    """Wait for a line on standard error that contains a text. Return the line."""
     assert process.stderr is not None
     for line in process.stderr:
         if containing in line.decode():
             return line.decode()
-    raise AssertionError(f"ended without saying {containing!r}")
+    raise AssertionError(f"ended without printing {containing!r}")
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
+    """Return a port that no process listens on."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
         return port

@@ -1,4 +1,4 @@
-"""Batches of lines to the server, each exactly once, in order on each connection."""
+"""Requests of `millrace produce`: each batch is appended exactly once, and each sender keeps its batches in order."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from queue import Queue
 from typing import TYPE_CHECKING
 
-from app.cli.client import ServerRefused, Unreachable
+from app.cli.client import RequestFailed, ServerRefused
 from app.cli.terminal.failure import CommandFailed
-from app.cli.terminal.output import tell
+from app.cli.terminal.output import print_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from app.cli.client import Client
 
 _INDEX = re.compile(r"^record \d+: ")
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 5.0
-_WAITING_BATCHES = 2
+_RETRY_BACKOFF_S = 0.2
+_RETRY_BACKOFF_MAX_S = 5.0
+_QUEUED_BATCHES = 2
 
 
 @dataclass(slots=True)
 class LineBatch:
-    """Lines of one request, and where in the input each stood, from 1."""
+    """The lines of one request, and their line numbers in the input, from 1."""
 
     lines: list[bytes] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
@@ -42,7 +42,11 @@ class LineBatch:
 
 
 class SendReport:
-    """What has been sent, by all connections."""
+    """Totals of the confirmed batches, over all senders.
+
+    Args:
+        on_progress: Called with the records and bytes so far.
+    """
 
     def __init__(self, on_progress: Callable[[int, int], None]) -> None:
         self._lock = threading.Lock()
@@ -60,16 +64,16 @@ class SendReport:
             self._on_progress(self.records, self.size_bytes)
 
 
-class Connection:
-    """Sends batches one after the other, from a thread of its own, and stops at the first that fails.
+class BatchSender:
+    """Sends batches one after the other in its own thread; stops at the first failure.
 
     Args:
-        client: Of the server.
-        path: To produce to.
-        params: Of the query.
-        retries: How often a batch is sent again while the server is away or busy.
-        tally: Counts what is confirmed.
-        on_failure: Called, in that thread, when it stops.
+        client: HTTP client.
+        path: Of the records to append to.
+        params: Query parameters.
+        retries: How often to repeat a request while the server is unavailable.
+        report: Counts the confirmed batches.
+        on_failure: Called in the sender's thread when it stops.
     """
 
     def __init__(
@@ -79,23 +83,23 @@ class Connection:
         params: dict[str, str | int | None],
         *,
         retries: int,
-        tally: SendReport,
+        report: SendReport,
         on_failure: Callable[[], None],
     ) -> None:
         self._client = client
         self._path = path
         self._params = params
         self._retries = retries
-        self._tally = tally
+        self._report = report
         self._on_failure = on_failure
-        self._run = uuid.uuid4().hex
-        self._queue: Queue[LineBatch | None] = Queue(_WAITING_BATCHES)
+        self._producer_id = uuid.uuid4().hex
+        self._queue: Queue[LineBatch | None] = Queue(_QUEUED_BATCHES)
         self.failure: CommandFailed | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def put(self, batch: LineBatch) -> None:
-        """Hand a batch over; waits while two are waiting."""
+        """Queue a batch; blocks while two batches are queued."""
         self._queue.put(batch)
 
     def finish(self) -> None:
@@ -103,51 +107,55 @@ class Connection:
         self._queue.put(None)
         self._thread.join()
 
-    def _work(self) -> None:
-        number = 0
+    def _run(self) -> None:
+        sequence = 0
         while (batch := self._queue.get()) is not None:
             if self.failure is not None:
                 continue
             try:
-                self._send(batch, f"{self._run}-{number}")
+                self._send(batch, f"{self._producer_id}-{sequence}")
             except CommandFailed as error:
-                self.failure = _at_its_line(batch, error)
+                self.failure = _with_line_numbers(batch, error)
                 self._on_failure()
             else:
-                self._tally.add(batch)
-            number += 1
+                self._report.add(batch)
+            sequence += 1
 
-    def _send(self, batch: LineBatch, key: str) -> None:
-        """Send a batch, again with the same key while the server is away: it is appended once."""
+    def _send(self, batch: LineBatch, idempotency_key: str) -> None:
+        """Send a batch; every retry has the same idempotency key, so that the batch is appended once."""
         body = b"\n".join(batch.lines) + b"\n"
-        headers = {"content-type": "application/x-ndjson", "idempotency-key": key, "prefer": "return=minimal"}
+        headers = {
+            "content-type": "application/x-ndjson",
+            "idempotency-key": idempotency_key,
+            "prefer": "return=minimal",
+        }
         for attempt in range(self._retries + 1):
             try:
                 self._client.send("POST", self._path, params=self._params, body=body, headers=headers)
                 return
-            except (ServerRefused, Unreachable) as error:
-                if attempt == self._retries or (isinstance(error, ServerRefused) and not error.passing):
+            except RequestFailed as error:
+                if attempt == self._retries or not error.is_retriable:
                     raise
                 if attempt == 0:
-                    tell(f"{error}; trying again")
-                time.sleep(min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S))
+                    print_message(f"{error}; trying again")
+                time.sleep(min(_RETRY_BACKOFF_S * 2**attempt, _RETRY_BACKOFF_MAX_S))
 
 
-def _at_its_line(batch: LineBatch, error: CommandFailed) -> CommandFailed:
-    """Return the failure, told by the lines of the input instead of the index in the request."""
+def _with_line_numbers(batch: LineBatch, error: CommandFailed) -> CommandFailed:
+    """Return the failure with line numbers of the input instead of the record's index in the request."""
     first, last = batch.numbers[0], batch.numbers[-1]
-    request = f"line {first}" if first == last else f"lines {first} to {last}"
-    if not isinstance(error, ServerRefused) or not error.nothing_done:
-        return CommandFailed(f"{request}: not confirmed, and perhaps appended: {error}", error.exit_code)
-    number = _number_at_fault(batch, error)
+    lines = f"line {first}" if first == last else f"lines {first} to {last}"
+    if not isinstance(error, ServerRefused) or not error.changed_nothing:
+        return CommandFailed(f"{lines}: not confirmed, may have been appended: {error}", error.exit_code)
+    number = _refused_line_number(batch, error)
     if number is None:
-        return CommandFailed(f"{request}: {error}; nothing of this request is sent", error.exit_code)
+        return CommandFailed(f"{lines}: {error}; the request was not appended", error.exit_code)
     reason = _INDEX.sub("", str(error), count=1)
-    return CommandFailed(f"line {number}: {reason}; nothing of {request} is sent", error.exit_code)
+    return CommandFailed(f"line {number}: {reason}; the request with {lines} was not appended", error.exit_code)
 
 
-def _number_at_fault(batch: LineBatch, error: ServerRefused) -> int | None:
-    """Return which line the server refused, or the first that is no JSON."""
+def _refused_line_number(batch: LineBatch, error: ServerRefused) -> int | None:
+    """Return the number of the line that the server refused; on 400, of the first line that is not JSON."""
     faults = error.problem.get("errors")
     fault = faults[0] if isinstance(faults, list) and faults and isinstance(faults[0], dict) else {}
     index = fault.get("index")

@@ -1,0 +1,89 @@
+"""Graceful shutdown: signals end a command after its current step."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType, TracebackType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class ShutdownRequested(BaseException):
+    """A signal ends the command; not an `Exception`, so that no `except Exception` catches it."""
+
+
+class ShutdownSignals:
+    """Records SIGINT, SIGTERM and SIGHUP, and wakes a `select` on `wake_descriptor`.
+
+    Inside `raising` the first signal raises `ShutdownRequested`. Outside it, the second signal does.
+
+    Args:
+        raise_second: Whether the second signal raises; else signals are only counted outside `raising`.
+
+    Attributes:
+        signal_number: The last signal; None before the first.
+        count: How many signals have arrived.
+    """
+
+    def __init__(self, *, raise_second: bool = True) -> None:
+        self.signal_number: int | None = None
+        self.count = 0
+        self._raise_second = raise_second
+        self.wake_descriptor, self._wake_write_descriptor = -1, -1
+        self._raise_first = False
+        self._previous_handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self.wake_descriptor, self._wake_write_descriptor = os.pipe()
+        os.set_blocking(self.wake_descriptor, False)
+        os.set_blocking(self._wake_write_descriptor, False)
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup
+                self._previous_handlers[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        os.close(self.wake_descriptor)
+        descriptor, self._wake_write_descriptor = self._wake_write_descriptor, -1
+        os.close(descriptor)
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Raise `ShutdownRequested` on the first signal, also on one that arrived before.
+
+        Wrap only calls that may be abandoned at any point.
+        """
+        self._raise_first = True
+        try:
+            if self.signal_number is not None:
+                raise ShutdownRequested
+            yield
+        finally:
+            self._raise_first = False
+
+    def wake(self) -> None:
+        """Wake the `select` on `wake_descriptor`; does nothing after the end of the context."""
+        with suppress(OSError):  # the pipe is full or closed
+            os.write(self._wake_write_descriptor, b"\0")
+
+    def clear_wake(self) -> None:
+        """Discard past wake-ups, so that the next `select` waits again."""
+        with suppress(BlockingIOError):
+            os.read(self.wake_descriptor, 65_536)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.signal_number = number
+        self.count += 1
+        self.wake()
+        if self._raise_first or (self.count > 1 and self._raise_second):
+            raise ShutdownRequested
