@@ -38,11 +38,14 @@ class ShutdownSignals:
         self.wake_descriptor, self._wake_write_descriptor = -1, -1
         self._raise_first = False
         self._previous_handlers: dict[int, Any] = {}
+        self._previous_wakeup_descriptor = -1
 
     def __enter__(self) -> Self:
         self.wake_descriptor, self._wake_write_descriptor = os.pipe()
         os.set_blocking(self.wake_descriptor, False)
         os.set_blocking(self._wake_write_descriptor, False)
+        # A signal just before `select` begins does not interrupt it: the byte that is written on arrival does.
+        self._previous_wakeup_descriptor = signal.set_wakeup_fd(self._wake_write_descriptor, warn_on_full_buffer=False)
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup
                 self._previous_handlers[number] = signal.signal(number, self._on_signal)
@@ -53,6 +56,7 @@ class ShutdownSignals:
     ) -> None:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._previous_wakeup_descriptor)
         os.close(self.wake_descriptor)
         descriptor, self._wake_write_descriptor = self._wake_write_descriptor, -1
         os.close(descriptor)
