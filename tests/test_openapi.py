@@ -1,4 +1,4 @@
-"""The OpenAPI document: exported, complete, and every example of it runs."""
+"""The OpenAPI document: exported and complete, with working examples."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def described(serve: Serve) -> Any:
 
 
 def described_operations(described: Any) -> Iterator[tuple[str, str, Any]]:
-    """Return path, method and description of each operation, in the order of the document."""
+    """Yield path, method and description of each operation, in the order of the document."""
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
             yield path, method, operation
@@ -49,11 +49,11 @@ def references(node: Any) -> Iterator[str]:
             yield from references(child)
 
 
-async def test_the_exported_document_is_the_one_that_is_served(described: Any) -> None:
+async def test_the_exported_document_equals_the_served_one(described: Any) -> None:
     assert json.loads(EXPORTED.read_text()) == described, "the API has changed; run: make openapi"
 
 
-async def test_an_operation_is_called_as_its_handler(serve: Serve) -> None:
+async def test_an_operation_id_is_the_name_of_its_handler(serve: Serve) -> None:
     application, _ = await serve()
     found = {operation["operationId"] for _, _, operation in described_operations(document(application.api))}
 
@@ -61,7 +61,7 @@ async def test_an_operation_is_called_as_its_handler(serve: Serve) -> None:
     assert len(found) == len(list(operations(application.api)))
 
 
-async def test_every_operation_is_described_whole(described: Any) -> None:
+async def test_the_description_of_every_operation_is_complete(described: Any) -> None:
     for path, method, operation in described_operations(described):
         name = operation["operationId"]
         assert operation["summary"], name
@@ -83,13 +83,13 @@ async def test_every_operation_is_described_whole(described: Any) -> None:
         assert method in {"get", "put", "patch", "post", "delete"}
 
 
-async def test_a_delivery_id_is_said_to_be_copied_from_acquire(described: Any) -> None:
+async def test_the_text_of_a_delivery_id_refers_to_acquire(described: Any) -> None:
     operation = described["paths"]["/v1/queues/{queue}/deliveries/{delivery_id}/{outcome}"]["post"]
     texts = {parameter["name"]: parameter.get("description", "") for parameter in operation["parameters"]}
     assert "Copy it from acquire" in texts["delivery_id"]
 
 
-async def test_every_reference_leads_somewhere_and_every_schema_is_referred_to(described: Any) -> None:
+async def test_every_reference_has_a_schema_and_every_schema_a_reference(described: Any) -> None:
     schemas = described["components"]["schemas"]
     found = {reference.removeprefix("#/components/schemas/") for reference in references(described)}
 
@@ -102,7 +102,7 @@ async def test_every_tag_is_described(described: Any) -> None:
     assert used == {tag["name"] for tag in described["tags"]}
 
 
-async def test_every_example_runs_in_the_order_of_the_document_on_an_empty_server(
+async def test_every_example_works_in_the_order_of_the_document_on_an_empty_server(
     serve: Serve, migrated_url: str
 ) -> None:
     application, client = await serve(database_url=migrated_url)
@@ -111,9 +111,9 @@ async def test_every_example_runs_in_the_order_of_the_document_on_an_empty_serve
     for path, method, operation in described_operations(described):
         parameters = operation.get("parameters", [])
         filled = {(p["in"], p["name"]): p["example"] for p in parameters if "example" in p}
-        url = path.format(**{name: value for (place, name), value in filled.items() if place == "path"})
-        query = {name: value for (place, name), value in filled.items() if place == "query"}
-        headers = {name: str(value) for (place, name), value in filled.items() if place == "header"}
+        url = path.format(**{name: value for (location, name), value in filled.items() if location == "path"})
+        query = {name: value for (location, name), value in filled.items() if location == "query"}
+        headers = {name: str(value) for (location, name), value in filled.items() if location == "header"}
         bodies = operation.get("requestBody", {}).get("content", {}) or {None: {}}
         for media_type, media in bodies.items():
             response = await run(client, method, url, query, headers, media_type, media.get("example", ""))

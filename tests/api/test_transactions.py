@@ -1,4 +1,4 @@
-"""Transactions over HTTP. DESIGN.md §3.7."""
+"""Transactions over HTTP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DONE = [{"topic": "bills", "offsets": [{"partition": 0, "offset": 0, "timestamp_
 
 @pytest.fixture
 async def shop(client: httpx2.AsyncClient) -> httpx2.AsyncClient:
-    """A client of a server with three records in `orders`, which one member reads."""
+    """A client of a server with three records in `orders`, assigned to one member."""
     await client.put("/v1/topics/orders", json={"partitions": 1})
     await client.post("/v1/topics/orders/records", json={"records": [{"value": n} for n in range(3)]})
     await client.post("/v1/groups/billing/members", json={"topics": ["orders"], "member_id": "alice"})
@@ -35,7 +35,7 @@ async def state(client: httpx2.AsyncClient) -> tuple[int, int]:
     return len(bills.json().get("records", [])), offsets[0]["committed_offset"]
 
 
-async def test_it_is_done_once_and_sent_again_it_is_a_conflict(shop: httpx2.AsyncClient) -> None:
+async def test_a_repeated_transaction_is_a_conflict(shop: httpx2.AsyncClient) -> None:
     first = await shop.post(URL, json=BOTH)
     again = await shop.post(URL, json=BOTH)
 
@@ -44,7 +44,7 @@ async def test_it_is_done_once_and_sent_again_it_is_a_conflict(shop: httpx2.Asyn
     assert await state(shop) == (1, 2)
 
 
-async def test_with_a_key_it_is_answered_again_and_another_body_is_refused(shop: httpx2.AsyncClient) -> None:
+async def test_a_repeated_transaction_with_a_key_gets_the_answer_of_the_first(shop: httpx2.AsyncClient) -> None:
     key = {"Idempotency-Key": "bill-1"}
     await shop.post(URL, json=BOTH, headers=key)
     await shop.delete("/v1/groups/billing/members/alice")
@@ -57,7 +57,7 @@ async def test_with_a_key_it_is_answered_again_and_another_body_is_refused(shop:
     assert await state(shop) == (1, 2)
 
 
-async def test_a_key_of_a_refused_transaction_is_free(shop: httpx2.AsyncClient) -> None:
+async def test_the_key_of_a_refused_transaction_can_be_used_again(shop: httpx2.AsyncClient) -> None:
     key = {"Idempotency-Key": "bill-1"}
     wrong = {"produce": PRODUCE, "commit": [ALICE | {"offsets": [MOVE | {"from_offset": 1}]}]}
 
@@ -66,7 +66,7 @@ async def test_a_key_of_a_refused_transaction_is_free(shop: httpx2.AsyncClient) 
     assert (await shop.post(URL, json=BOTH, headers=key)).status_code == 201
 
 
-async def test_a_refusal_names_the_part_that_it_is_of(shop: httpx2.AsyncClient) -> None:
+async def test_a_refusal_names_the_commit_or_the_produce_at_fault(shop: httpx2.AsyncClient) -> None:
     good, bad = MOVE, MOVE | {"from_offset": 1}
 
     commits = [{"group": "other", "offsets": [good | {"from_offset": 0}]}, ALICE | {"offsets": [bad]}]
@@ -111,7 +111,7 @@ async def test_a_refusal_names_the_part_that_it_is_of(shop: httpx2.AsyncClient) 
     ],
     ids=lambda value: str(value)[:60],
 )
-async def test_one_that_cannot_be_is_refused_and_leaves_nothing(
+async def test_a_refused_transaction_writes_nothing(
     shop: httpx2.AsyncClient, body: Any, status: int, code: str
 ) -> None:
     if "commit" in body and "produce" not in body:
@@ -133,14 +133,12 @@ async def test_one_that_cannot_be_is_refused_and_leaves_nothing(
     ],
     ids=lambda value: str(value)[:30],
 )  # fmt: skip
-async def test_a_body_that_cannot_be_read_is_refused(
-    sqlite_client: httpx2.AsyncClient, content: bytes, status: int
-) -> None:
+async def test_a_malformed_body_is_refused(sqlite_client: httpx2.AsyncClient, content: bytes, status: int) -> None:
     response = await sqlite_client.post(URL, content=content, headers={"Content-Type": "application/json"})
 
     assert response.status_code == status
 
 
 @pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", "application/x-ndjson"])
-async def test_a_body_of_another_type_is_refused(sqlite_client: httpx2.AsyncClient, content_type: str) -> None:
+async def test_a_body_of_another_media_type_is_refused(sqlite_client: httpx2.AsyncClient, content_type: str) -> None:
     assert (await sqlite_client.post(URL, content=b"{}", headers={"Content-Type": content_type})).status_code == 415

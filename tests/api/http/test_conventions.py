@@ -1,4 +1,4 @@
-"""What holds for every request: who may ask, what every answer has, and what there is not. DESIGN.md §2 and §3.8."""
+"""Rules of all requests: Host and Origin, headers of every answer, unknown paths and methods, problems."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8400", "[::1]", "[::1]:8400"])
-async def test_on_loopback_its_own_names_are_answered(serve: Serve, host: str) -> None:
+async def test_a_server_on_loopback_accepts_the_loopback_hosts(serve: Serve, host: str) -> None:
     application, _ = await serve()
     async with client_of(application.asgi) as client:
         for path in ("/healthz", "/v1/topics", "/nothing"):
@@ -43,14 +43,14 @@ async def test_on_loopback_its_own_names_are_answered(serve: Serve, host: str) -
 @pytest.mark.parametrize(
     "host", ["example.com", "localhost.example.com", "127.0.0.1.example.com", "10.0.0.1", "", "[::2]"]
 )
-async def test_on_loopback_other_names_are_421(sqlite_client: httpx2.AsyncClient, host: str) -> None:
+async def test_a_server_on_loopback_refuses_other_hosts_with_421(sqlite_client: httpx2.AsyncClient, host: str) -> None:
     for method, path in (("GET", "/healthz"), ("GET", ORDERS), ("POST", URL), ("GET", "/docs"), ("OPTIONS", URL)):
         response = await sqlite_client.request(method, path, headers={"Host": host})
 
         assert (response.status_code, response.json()["code"]) == (421, "MISDIRECTED_REQUEST")
 
 
-async def test_names_of_the_settings_are_answered(serve: Serve, tmp_path: Any) -> None:
+async def test_the_hosts_of_the_settings_are_accepted(serve: Serve, tmp_path: Any) -> None:
     _, listed = await serve(allowed_hosts=("log.example.com",))
     _, everything = await serve(allowed_hosts=("*",), database_url=f"sqlite:///{tmp_path}/two.db")
     _, public = await serve(host="0.0.0.0", database_url=f"sqlite:///{tmp_path}/three.db")
@@ -67,7 +67,7 @@ async def test_names_of_the_settings_are_answered(serve: Serve, tmp_path: Any) -
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "http://localhost:9999", "http://[", "localhost:8400"]
 )
-async def test_a_page_of_another_origin_may_not_write(sqlite_client: httpx2.AsyncClient, origin: str) -> None:
+async def test_a_page_of_another_origin_must_not_write(sqlite_client: httpx2.AsyncClient, origin: str) -> None:
     await sqlite_client.put(ORDERS)
     for method, path in (
         ("POST", URL), ("POST", f"{ORDERS}/records"), ("PUT", ORDERS), ("PATCH", ORDERS), ("DELETE", ORDERS),
@@ -95,7 +95,7 @@ async def test_a_page_of_this_host_or_of_an_allowed_origin_may_write(serve: Serv
     assert "POST" in preflight.headers["access-control-allow-methods"]
 
 
-async def test_every_answer_has_an_id_and_is_not_stored(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_every_answer_has_a_request_id_and_is_not_cached(sqlite_client: httpx2.AsyncClient) -> None:
     ids = set()
     for method, path in (
         ("GET", "/"), ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"), ("GET", "/openapi.json"),
@@ -115,7 +115,7 @@ async def test_every_answer_has_an_id_and_is_not_stored(sqlite_client: httpx2.As
 
 
 @pytest.mark.parametrize("given", ["", "a" * 129, "a b", "a\tb", "é"])
-async def test_an_id_that_is_none_is_replaced(sqlite_client: httpx2.AsyncClient, given: str) -> None:
+async def test_an_invalid_request_id_is_replaced(sqlite_client: httpx2.AsyncClient, given: str) -> None:
     for path in ("/healthz", URL):
         response = await sqlite_client.get(path, headers=[(b"X-Request-ID", given.encode())])
 
@@ -125,7 +125,7 @@ async def test_an_id_that_is_none_is_replaced(sqlite_client: httpx2.AsyncClient,
 @pytest.mark.parametrize(
     "path", ["/nothing", "/v1", "/v1/", "/v1/topics/", f"{ORDERS}/records/", "//v1/topics", "/V1/topics"]
 )
-async def test_what_is_not_there_is_404(sqlite_client: httpx2.AsyncClient, path: str) -> None:
+async def test_an_unknown_path_is_404(sqlite_client: httpx2.AsyncClient, path: str) -> None:
     for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "BREW"):
         response = await sqlite_client.request(method, f"http://localhost:8400{path}")
 
@@ -146,7 +146,7 @@ async def test_what_is_not_there_is_404(sqlite_client: httpx2.AsyncClient, path:
         ("/", "GET, HEAD"),
     ],
 )
-async def test_other_methods_are_405_with_those_there_are_and_do_nothing(
+async def test_an_unknown_method_is_405_with_the_allowed_methods_and_has_no_effect(
     sqlite_client: httpx2.AsyncClient, path: str, allow: str
 ) -> None:
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"} - set(allow.split(", ")):
@@ -158,7 +158,7 @@ async def test_other_methods_are_405_with_those_there_are_and_do_nothing(
     assert (await sqlite_client.get("/v1/producers/p")).status_code == 404
 
 
-async def test_an_accept_nobody_knows_gets_json(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_an_unknown_accept_header_gets_json(sqlite_client: httpx2.AsyncClient) -> None:
     await sqlite_client.put(ORDERS)
 
     for path in ("/", ORDERS, URL):
@@ -167,14 +167,14 @@ async def test_an_accept_nobody_knows_gets_json(sqlite_client: httpx2.AsyncClien
         assert response.content.endswith(b"\n")
 
 
-async def test_the_root_leads_everywhere(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_every_link_of_the_root_works(sqlite_client: httpx2.AsyncClient) -> None:
     root = (await sqlite_client.get("/")).json()
 
     for name in ("docs", "openapi", "health", "ready", "metrics", "topics"):
         assert (await sqlite_client.get(root[name])).status_code == 200
 
 
-async def test_health_and_readiness(client: httpx2.AsyncClient) -> None:
+async def test_a_started_server_is_healthy_and_ready(client: httpx2.AsyncClient) -> None:
     health, ready = (await client.get("/healthz")).json(), (await client.get("/readyz")).json()
 
     assert health["status"] == ready["status"] == "ok"
@@ -214,6 +214,6 @@ async def test_the_table_of_statuses_has_every_refusal_and_nothing_else() -> Non
 
 
 @pytest.mark.parametrize("kind", [kind for kind in REFUSALS if kind.retriable], ids=lambda kind: kind.__name__)
-async def test_what_may_be_sent_again_says_when(kind: type[BrokerError]) -> None:
+async def test_a_retriable_problem_has_a_retry_after_header_unless_it_is_409(kind: type[BrokerError]) -> None:
     assert problems.STATUS[kind] in {409, 503, 507}
     assert problems.STATUS[kind] == 409 or (b"retry-after", b"1") in problems.headers(kind("detail"))

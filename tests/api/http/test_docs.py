@@ -1,4 +1,4 @@
-"""The pages for people: whole, self-contained, and under a policy that they keep."""
+"""Swagger UI: all files come from the package, under a strict content security policy."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ POLICY = (
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    """An application with nothing but the pages."""
+    """A client of an application with only the docs."""
     app = FastAPI(docs_url=None, redoc_url=None)
     app.router.routes.extend(docs_routes())
     with TestClient(app) as each:
         yield each
 
 
-def test_the_page_is_titled_and_strict(client: TestClient) -> None:
+def test_the_page_has_a_title_and_a_strict_policy(client: TestClient) -> None:
     response = client.get("/docs")
 
     assert response.status_code == 200
@@ -55,7 +55,7 @@ def test_the_page_is_titled_and_strict(client: TestClient) -> None:
     assert "<title>Millrace API</title>" in response.text
 
 
-def test_the_page_has_nothing_inline_and_nothing_from_elsewhere(client: TestClient) -> None:
+def test_the_page_has_no_inline_code_and_no_other_hosts(client: TestClient) -> None:
     page = client.get("/docs").text
 
     assert re.findall(r"<script(?! src=\"/docs/[a-z.-]+\"></script>)", page) == []
@@ -70,7 +70,7 @@ def test_every_file_the_page_names_is_served(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_a_file_comes_plain_or_compressed_as_the_client_likes(client: TestClient, path: str) -> None:
+def test_a_file_is_compressed_if_the_client_accepts_gzip(client: TestClient, path: str) -> None:
     file, media_type = FILES[path]
 
     plain = client.get(path, headers={"Accept-Encoding": "identity"})
@@ -88,7 +88,7 @@ def test_a_file_comes_plain_or_compressed_as_the_client_likes(client: TestClient
     assert plain.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_file_that_the_client_has_is_not_sent_again(client: TestClient) -> None:
+def test_an_unchanged_file_is_304(client: TestClient) -> None:
     etag = client.get("/docs/init.js").headers["etag"]
 
     again = client.get("/docs/init.js", headers={"If-None-Match": f'"other", {etag}'})
@@ -98,17 +98,17 @@ def test_a_file_that_the_client_has_is_not_sent_again(client: TestClient) -> Non
     assert again.headers["etag"] == etag
 
 
-def test_only_the_files_are_served(client: TestClient) -> None:
+def test_other_files_are_404(client: TestClient) -> None:
     paths = ["/docs/README.md", "/docs/LICENSE", "/docs/docs.html", "/docs/..%2fdocs.py", "/docs/x"]
 
     assert [client.get(path).status_code for path in paths] == [404] * len(paths)
 
 
-def test_the_pages_are_in_no_openapi_document(client: TestClient) -> None:
+def test_the_openapi_document_does_not_contain_the_docs(client: TestClient) -> None:
     assert client.get("/openapi.json").json()["paths"] == {}
 
 
-def test_swagger_ui_is_the_release_that_its_readme_names() -> None:
+def test_swagger_ui_is_the_release_in_its_readme() -> None:
     readme = (STATIC / "swagger/README.md").read_text()
     sums = dict(re.findall(r"^\| `(.+)` \| `([0-9a-f]{64})` \|$", readme, re.MULTILINE))
     files = [path for path in (STATIC / "swagger").iterdir() if path.name != "README.md"]
@@ -117,7 +117,7 @@ def test_swagger_ui_is_the_release_that_its_readme_names() -> None:
     assert "Apache License" in (STATIC / "swagger/LICENSE").read_text()
 
 
-def test_swagger_ui_starts_on_our_document_and_asks_no_other_server() -> None:
+def test_swagger_ui_loads_the_openapi_document_and_no_other_server() -> None:
     script = (STATIC / "init.js").read_text()
 
     assert 'url: "/openapi.json"' in script
@@ -129,10 +129,10 @@ def test_the_favicon_is_small_and_well_formed() -> None:
     icon = (STATIC / "favicon.svg").read_bytes()
 
     assert len(icon) <= 1024
-    assert ET.fromstring(icon).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - an icon of our own package
+    assert ET.fromstring(icon).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - a file of this package
 
 
-def test_no_file_is_read_before_it_is_asked_for() -> None:
+def test_files_are_read_at_the_first_request() -> None:
     code = (
         "import sys; opened = []; sys.addaudithook(lambda e, a: opened.append(str(a[0])) if e == 'open' else 0);"
         "import app.api.http.docs as docs; docs.docs_routes();"

@@ -1,4 +1,4 @@
-"""Bounds of bodies and records: DESIGN.md §2."""
+"""Limits of bodies and records."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ JSON = {"Content-Type": "application/json"}
 GZIP = {"Content-Encoding": "gzip"}
 SMALL = 10_000
 ZIPPED = gzip.compress(b'{"value":1}', mtime=0)
-"""Without the time of day, which would be in the names of the tests that use it."""
+"""Without a modification time, which would change the ids of the tests."""
 
 
 @pytest.fixture
 async def small(serve: Serve) -> httpx2.AsyncClient:
-    """A client of a server whose bodies have at most 10,000 bytes."""
+    """A client of a server that accepts bodies of at most 10,000 bytes."""
     _, client = await serve(max_body_bytes=SMALL)
     return client
 
 
 def value_of(size: int) -> bytes:
-    """Return a produce request of so many bytes."""
+    """Return the body of a produce request with `size` bytes."""
     return b'{"value":"' + b"x" * (size - 12) + b'"}'
 
 
@@ -44,7 +44,7 @@ async def in_parts(body: bytes) -> AsyncIterator[bytes]:
         yield body[start : start + 1000]
 
 
-async def test_a_body_at_the_bound_is_read_and_one_beyond_is_413(small: httpx2.AsyncClient) -> None:
+async def test_a_body_at_the_limit_is_accepted_and_a_larger_one_is_413(small: httpx2.AsyncClient) -> None:
     for size, status in ((SMALL, 201), (SMALL + 1, 413), (SMALL * 100, 413)):
         whole = await small.post(URL, content=value_of(size), headers=JSON)
         chunked = await small.post(URL, content=in_parts(value_of(size)), headers=JSON)
@@ -55,7 +55,7 @@ async def test_a_body_at_the_bound_is_read_and_one_beyond_is_413(small: httpx2.A
 
 
 @pytest.mark.parametrize("url", [ORDERS, URL])
-async def test_a_bomb_does_not_unfold(sqlite_client: httpx2.AsyncClient, url: str) -> None:
+async def test_a_gzip_bomb_is_413(sqlite_client: httpx2.AsyncClient, url: str) -> None:
     bomb = gzip.compress(b"[" * 200_000_000, compresslevel=1)
     assert len(bomb) < 1_000_000
 
@@ -82,7 +82,7 @@ async def test_a_bomb_does_not_unfold(sqlite_client: httpx2.AsyncClient, url: st
         (b'{"value":1}', "deflate", 415),
     ],
 )
-async def test_a_body_may_be_gzip_and_nothing_else(
+async def test_a_body_may_be_compressed_with_gzip_only(
     sqlite_client: httpx2.AsyncClient, body: bytes, encoding: str, status: int
 ) -> None:
     response = await sqlite_client.post(URL, content=body, headers=JSON | {"Content-Encoding": encoding})
@@ -92,7 +92,7 @@ async def test_a_body_may_be_gzip_and_nothing_else(
         assert response.headers["accept-encoding"] == "gzip"
 
 
-async def test_a_record_beyond_the_topics_bound_is_413_with_its_index(client: httpx2.AsyncClient) -> None:
+async def test_a_record_above_the_limit_of_the_topic_is_413_with_its_index(client: httpx2.AsyncClient) -> None:
     await client.put(ORDERS, json={"config": {"max_message_bytes": 100}})
     fits = {"key": "k" * 40, "value": "v" * 58}
 
@@ -105,7 +105,7 @@ async def test_a_record_beyond_the_topics_bound_is_413_with_its_index(client: ht
     assert (await client.get(f"{ORDERS}/partitions/0")).json()["log_end_offset"] == 1
 
 
-async def test_a_key_in_the_query_counts(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_a_key_in_the_query_counts_as_record_bytes(sqlite_client: httpx2.AsyncClient) -> None:
     await sqlite_client.put(ORDERS, json={"config": {"max_message_bytes": 4000}})
 
     for key_bytes, status in ((3000, 201), (3001, 413)):
@@ -113,7 +113,7 @@ async def test_a_key_in_the_query_counts(sqlite_client: httpx2.AsyncClient) -> N
         assert response.status_code == status
 
 
-async def test_bytes_are_counted_decoded(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_the_size_of_a_record_is_that_of_its_decoded_bytes(sqlite_client: httpx2.AsyncClient) -> None:
     await sqlite_client.put(ORDERS, json={"config": {"max_message_bytes": 3}})
 
     for record, status in (
@@ -136,7 +136,7 @@ async def test_bytes_are_counted_decoded(sqlite_client: httpx2.AsyncClient) -> N
     ],
     ids=["key", "key in UTF-8", "headers", "bytes of headers", "bytes of headers in UTF-8"],
 )
-async def test_keys_and_headers_have_bounds(
+async def test_a_key_or_headers_above_their_limit_are_refused(
     sqlite_client: httpx2.AsyncClient, record: dict[str, Any], field: str
 ) -> None:
     response = await sqlite_client.post(URL, json={"records": [{"value": 1}, {"value": 1} | record]})
@@ -145,7 +145,7 @@ async def test_keys_and_headers_have_bounds(
     assert (response.json()["errors"][0]["index"], response.json()["errors"][0]["field"]) == (1, field)
 
 
-async def test_keys_and_headers_at_their_bounds_are_stored(client: httpx2.AsyncClient) -> None:
+async def test_a_key_and_headers_at_their_limit_are_stored(client: httpx2.AsyncClient) -> None:
     records: list[dict[str, Any]] = [
         {"key": "k" * 4096, "value": 1},
         {"key": None, "value": 1, "headers": [{"name": "n", "value": "v"}] * 50},
@@ -171,13 +171,15 @@ async def test_a_request_has_at_most_ten_thousand_records(sqlite_client: httpx2.
 
 
 @pytest.mark.parametrize(("timestamp_ms", "status"), [(0, 201), (-1, 422), (2**63, 422), (10**40, 422)])
-async def test_a_time_is_not_before_1970(sqlite_client: httpx2.AsyncClient, timestamp_ms: int, status: int) -> None:
+async def test_a_timestamp_is_not_before_1970(
+    sqlite_client: httpx2.AsyncClient, timestamp_ms: int, status: int
+) -> None:
     response = await sqlite_client.post(URL, json={"records": [{"value": 1, "timestamp_ms": timestamp_ms}]})
 
     assert response.status_code == status
 
 
-async def test_a_time_is_at_most_one_hour_ahead(client: httpx2.AsyncClient) -> None:
+async def test_a_timestamp_is_at_most_one_hour_ahead(client: httpx2.AsyncClient) -> None:
     now_ms = (await client.post(URL, json={"value": 1})).json()["offsets"][0]["timestamp_ms"]
 
     near = await client.post(URL, json={"value": 1, "timestamp_ms": now_ms + 3_590_000})
@@ -191,7 +193,7 @@ async def test_a_time_is_at_most_one_hour_ahead(client: httpx2.AsyncClient) -> N
     assert (await client.get(f"{ORDERS}/partitions/0")).json()["log_end_offset"] == 2
 
 
-async def test_on_a_full_disk_appends_are_507_and_reading_and_deleting_go_on(serve: Serve) -> None:
+async def test_on_a_full_disk_appends_are_507_and_reads_and_deletions_work(serve: Serve) -> None:
     application, client = await serve()
     await client.post(URL, json={"value": "kept"})
 

@@ -1,4 +1,4 @@
-"""Whatever comes in, the answer is a problem that says what is wrong and never repeats it."""
+"""Malformed requests get a problem that names the error and does not quote the request."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ async def send(client: httpx2.AsyncClient, body: bytes, query: str = "") -> Any:
 
 
 @pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN)
-async def test_what_is_no_json_is_400(sqlite_client: httpx2.AsyncClient, body: bytes) -> None:
+async def test_invalid_json_is_400(sqlite_client: httpx2.AsyncClient, body: bytes) -> None:
     assert (await send(sqlite_client, body))["status"] == 400
     if body.strip():
         for query in ("?lines=records", "?lines=values"):
@@ -127,7 +127,7 @@ async def test_what_is_no_json_is_400(sqlite_client: httpx2.AsyncClient, body: b
 
 
 @pytest.mark.parametrize("body", WRONG.values(), ids=WRONG)
-async def test_json_of_another_shape_is_422(sqlite_client: httpx2.AsyncClient, body: bytes) -> None:
+async def test_json_of_another_type_is_422(sqlite_client: httpx2.AsyncClient, body: bytes) -> None:
     problem = await send(sqlite_client, body)
 
     assert problem["status"] == 422
@@ -135,7 +135,7 @@ async def test_json_of_another_shape_is_422(sqlite_client: httpx2.AsyncClient, b
 
 
 @pytest.mark.parametrize("value", [b"[" * 500 + b"]" * 500, b'{"a":' * 500 + b"1" + b"}" * 500])
-async def test_depth_500_is_stored(sqlite_client: httpx2.AsyncClient, value: bytes) -> None:
+async def test_a_value_with_500_levels_is_stored(sqlite_client: httpx2.AsyncClient, value: bytes) -> None:
     for body, query in ((b'{"value":' + value + b"}", ""), (value, "?lines=values")):
         response = await sqlite_client.post(URL + query, content=body, headers={"Content-Type": "application/json"})
         assert response.status_code == 201
@@ -155,7 +155,7 @@ async def test_depth_500_is_stored(sqlite_client: httpx2.AsyncClient, value: byt
     ids=["deep", "33", "ten million", "escaped quotes", "quotes", "cut"],
 )
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-async def test_a_deep_or_long_wish_is_refused_at_once(
+async def test_a_deeply_nested_or_long_topic_configuration_is_refused(
     sqlite_client: httpx2.AsyncClient, method: str, body: bytes
 ) -> None:
     response = await sqlite_client.request(method, ORDERS, content=body, headers={"Content-Type": "application/json"})
@@ -163,7 +163,7 @@ async def test_a_deep_or_long_wish_is_refused_at_once(
     assert response.status_code in {400, 422}
 
 
-async def test_brackets_in_strings_are_no_depth() -> None:
+async def test_brackets_in_strings_do_not_count_as_levels() -> None:
     nested = b'{"a":"[[[[","b":"\\"[[","c":[{}]}'
     assert not is_deeper(nested, 3)
     assert is_deeper(nested, 2)
@@ -192,7 +192,7 @@ async def test_brackets_in_strings_are_no_depth() -> None:
         ("%s", "/v1/topics", ""),
     ],
 )
-async def test_a_refusal_never_repeats_what_was_sent(
+async def test_a_problem_does_not_quote_the_request(
     sqlite_client: httpx2.AsyncClient, method: str, path: str, body: str
 ) -> None:
     await sqlite_client.put(ORDERS)
@@ -209,7 +209,7 @@ async def test_a_refusal_never_repeats_what_was_sent(
     assert SECRET.upper() not in response.text
 
 
-async def test_a_problem_tells_ten_errors_at_most(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_a_problem_has_at_most_ten_errors(sqlite_client: httpx2.AsyncClient) -> None:
     body = {"records": [{"value": 1, "partition": 99}] * 50}
 
     problem = (await sqlite_client.post(f"{ORDERS}/records", json=body)).json()
@@ -219,14 +219,14 @@ async def test_a_problem_tells_ten_errors_at_most(sqlite_client: httpx2.AsyncCli
 
 @pytest.mark.parametrize("query", ["a=%FF", "a=%ED%A0%80", "=%C0%AF", "&".join(f"a{n}=1" for n in range(101))])
 @pytest.mark.parametrize("path", [URL, "/v1/topics", f"{ORDERS}/records"])
-async def test_a_query_that_cannot_be_read_is_400(sqlite_client: httpx2.AsyncClient, path: str, query: str) -> None:
+async def test_a_malformed_query_is_400(sqlite_client: httpx2.AsyncClient, path: str, query: str) -> None:
     response = await sqlite_client.get(f"{path}?{query}")
 
     assert (response.status_code, response.json()["code"]) == (400, "BAD_REQUEST")
 
 
 @pytest.mark.parametrize("path", ["/v1/topics/%", "/v1/topics/%ZZ", "/v1/topics/%FF/records", "/v1/topics/%00"])
-async def test_a_path_that_cannot_be_read_is_no_topic(sqlite_client: httpx2.AsyncClient, path: str) -> None:
+async def test_a_malformed_path_is_not_a_topic(sqlite_client: httpx2.AsyncClient, path: str) -> None:
     assert (await sqlite_client.get(path)).status_code in {404, 405, 422}
     assert (await sqlite_client.post(path, content=b"")).status_code in {404, 405, 422}
 
@@ -252,7 +252,7 @@ def is_json(text: bytes) -> bool:
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=JSON_VALUES, ascii_only=st.booleans(), data=st.data())
-def test_a_value_is_taken_if_and_only_if_it_is_json(value: Any, ascii_only: bool, data: st.DataObject) -> None:
+def test_a_value_is_accepted_if_and_only_if_it_is_json(value: Any, ascii_only: bool, data: st.DataObject) -> None:
     from app.api.log.record_decoding import decode_json_body
     from app.api.log.value_lines import decode_value_lines
 
@@ -265,18 +265,18 @@ def test_a_value_is_taken_if_and_only_if_it_is_json(value: Any, ascii_only: bool
         + text[place + length :]
     )
 
-    def taken(body: bytes, records: list[Record] | None = None) -> bool:
+    def is_accepted(body: bytes, records: list[Record] | None = None) -> bool:
         for decode, wrapped in (
             (lambda json: decode_json_body(json, 1), b'{"value":' + body + b"}"),
             (lambda lines: decode_value_lines(lines, None, None, 1), body),
         ):
             try:
-                (record,) = decode(wrapped)  # type: ignore[no-untyped-call]  # one of two
+                (record,) = decode(wrapped)  # type: ignore[no-untyped-call]  # a lambda
             except (BrokerError, ValueError):
                 return False
             assert record.value == (None if body.strip() == b"null" else body.strip())
         return True
 
-    assert taken(text)
+    assert is_accepted(text)
     if b"\n" not in garbled and b"}" not in garbled:
-        assert taken(garbled) == is_json(garbled)
+        assert is_accepted(garbled) == is_json(garbled)

@@ -22,7 +22,7 @@ GONE = ProblemPage(
 )
 
 
-def test_a_problem_page_tells_cause_and_cure_and_escapes_them() -> None:
+def test_a_problem_page_has_the_escaped_cause_and_cure() -> None:
     page = render_page(GONE)
 
     assert "<title>Unknown &lt;topic&gt; · Millrace</title>" in page
@@ -33,7 +33,7 @@ def test_a_problem_page_tells_cause_and_cure_and_escapes_them() -> None:
     assert re.search(r"<script|<style|style=|//", page) is None
 
 
-def test_a_lone_backtick_stays_a_backtick() -> None:
+def test_a_single_backtick_is_not_code() -> None:
     page = render_page(GONE._replace(cause="One ` only."))
 
     assert "<p>One ` only.</p>" in page

@@ -1,4 +1,4 @@
-"""What is said of JSON of the wrong shape: where it is, what is wrong, and what may stand there."""
+"""Validation errors name the field, the index and what to change."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ GOOD = {"topic": "orders", "partition": 0, "offset": 0}
         (RECORDS, {"records": {}}, "field records: must be a list", None, "records"),
     ],
 )
-async def test_a_fault_is_told_with_its_place_and_what_may_stand_there(
+async def test_an_error_names_its_field_and_index_and_the_accepted_values(
     sqlite_client: httpx2.AsyncClient, path: str, body: Any, detail: str, index: int | None, field: str | None
 ) -> None:
     refused = await sqlite_client.post(path, json=body)
@@ -91,12 +91,14 @@ async def test_a_fault_is_told_with_its_place_and_what_may_stand_there(
     assert (error.get("index"), error.get("field")) == (index, field)
 
 
-async def test_a_fault_in_the_config_of_a_topic_names_what_there_is(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_an_unknown_field_of_a_topic_configuration_suggests_the_closest_name(
+    sqlite_client: httpx2.AsyncClient,
+) -> None:
     refused = await sqlite_client.put("/v1/topics/orders", json={"config": {"retention": 1}})
     assert refused.json()["detail"] == "field config: there is no field retention; did you mean retention_ms?"
     assert refused.json()["errors"][0]["field"] == "config.retention"
 
 
-async def test_a_parameter_that_is_no_flag_is_told_what_it_may_be(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_an_invalid_boolean_parameter_must_be_true_or_false(sqlite_client: httpx2.AsyncClient) -> None:
     refused = await sqlite_client.get(RECORDS, params={"follow": "yes"})
     assert refused.json()["detail"] == "parameter follow: must be true or false"

@@ -1,4 +1,4 @@
-"""Requests that come again, and requests under a condition: DESIGN.md §3.2."""
+"""Repeated requests, and requests with expected_offset."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def end(client: httpx2.AsyncClient) -> Any:
     return (await client.get(f"{ORDERS}/partitions/0")).json()["log_end_offset"]
 
 
-async def test_a_repeat_is_answered_as_the_first_was(client: httpx2.AsyncClient) -> None:
+async def test_a_repeated_request_gets_the_answer_of_the_first(client: httpx2.AsyncClient) -> None:
     first = await client.post(URL, json={"value": 1}, headers=KEY)
     second = await client.post(URL, json={"value": 1}, headers=KEY)
 
@@ -35,7 +35,7 @@ async def test_a_repeat_is_answered_as_the_first_was(client: httpx2.AsyncClient)
     assert await end(client) == 1
 
 
-async def test_a_repeat_is_rendered_by_its_own_preference(client: httpx2.AsyncClient) -> None:
+async def test_a_repeated_request_may_have_another_prefer_header(client: httpx2.AsyncClient) -> None:
     body = {"records": [{"value": 1}, {"value": 2}]}
     first = await client.post(URL, json=body, headers=KEY)
 
@@ -46,7 +46,7 @@ async def test_a_repeat_is_rendered_by_its_own_preference(client: httpx2.AsyncCl
     assert whole.json() == first.json() | {"duplicate": True}
 
 
-async def test_a_repeat_may_be_compressed(client: httpx2.AsyncClient) -> None:
+async def test_a_repeated_request_may_be_compressed(client: httpx2.AsyncClient) -> None:
     body, json = b'{"value": 1}', {"Content-Type": "application/json"}
     await client.post(URL, content=body, headers=KEY | json)
 
@@ -55,7 +55,7 @@ async def test_a_repeat_may_be_compressed(client: httpx2.AsyncClient) -> None:
     assert (response.status_code, response.json()["duplicate"]) == (200, True)
 
 
-async def test_another_request_under_the_same_key_is_refused(client: httpx2.AsyncClient) -> None:
+async def test_another_request_with_the_same_key_is_refused(client: httpx2.AsyncClient) -> None:
     await client.post(URL, content=b'{"value":1}', headers=KEY | {"Content-Type": "application/json"})
 
     for url, body, content_type in (
@@ -71,7 +71,7 @@ async def test_another_request_under_the_same_key_is_refused(client: httpx2.Asyn
     assert other.status_code == 201
 
 
-async def test_after_a_refusal_the_key_is_free(client: httpx2.AsyncClient) -> None:
+async def test_the_key_of_a_refused_request_can_be_used_again(client: httpx2.AsyncClient) -> None:
     await client.put(ORDERS)
 
     refused = await client.post(URL, params={"expected_offset": 5}, json={"value": 1}, headers=KEY)
@@ -80,7 +80,7 @@ async def test_after_a_refusal_the_key_is_free(client: httpx2.AsyncClient) -> No
     assert (refused.status_code, accepted.status_code) == (412, 201)
 
 
-async def test_a_repeat_is_judged_before_its_condition(client: httpx2.AsyncClient) -> None:
+async def test_a_repeated_request_is_answered_before_expected_offset_is_checked(client: httpx2.AsyncClient) -> None:
     first = await client.post(URL, params={"expected_offset": 0}, json={"value": 1}, headers=KEY)
     await client.post(URL, json={"value": 2})
 
@@ -90,7 +90,7 @@ async def test_a_repeat_is_judged_before_its_condition(client: httpx2.AsyncClien
     assert second.json()["offsets"] == first.json()["offsets"]
 
 
-async def test_many_requests_with_one_key_at_once_append_once(client: httpx2.AsyncClient) -> None:
+async def test_concurrent_requests_with_one_key_append_once(client: httpx2.AsyncClient) -> None:
     responses = await asyncio.gather(
         *(client.post(f"{ORDERS}/records", json={"value": 1}, headers=KEY) for _ in range(16))
     )
@@ -99,7 +99,7 @@ async def test_many_requests_with_one_key_at_once_append_once(client: httpx2.Asy
     assert len({str(response.json()["offsets"]) for response in responses}) == 1
 
 
-async def test_a_condition_fails_with_the_end_as_it_is(client: httpx2.AsyncClient) -> None:
+async def test_another_expected_offset_fails_with_log_end_offset(client: httpx2.AsyncClient) -> None:
     await client.post(URL, json={"value": 1})
 
     behind = await client.post(URL, params={"expected_offset": 0}, json={"value": 2})
@@ -112,7 +112,7 @@ async def test_a_condition_fails_with_the_end_as_it_is(client: httpx2.AsyncClien
     assert topic.status_code == 422
 
 
-async def test_one_of_many_equal_conditions_wins(client: httpx2.AsyncClient) -> None:
+async def test_one_of_several_requests_with_the_same_expected_offset_succeeds(client: httpx2.AsyncClient) -> None:
     await client.put(ORDERS)
 
     responses = await asyncio.gather(
@@ -123,7 +123,7 @@ async def test_one_of_many_equal_conditions_wins(client: httpx2.AsyncClient) -> 
     assert await end(client) == 1
 
 
-async def test_sequences_are_appended_in_order_and_repeats_replayed(client: httpx2.AsyncClient) -> None:
+async def test_sequences_are_appended_in_order_and_repeats_get_their_answers(client: httpx2.AsyncClient) -> None:
     appended = [(await client.post(URL, json={"value": n}, headers=stamp(n))) for n in range(7)]
 
     replayed = await client.post(URL, json={"value": 2}, headers=stamp(2))
@@ -140,7 +140,7 @@ async def test_sequences_are_appended_in_order_and_repeats_replayed(client: http
     assert await end(client) == 7
 
 
-async def test_a_producer_nobody_knows_starts_at_zero(client: httpx2.AsyncClient) -> None:
+async def test_an_unregistered_producer_starts_at_sequence_0(client: httpx2.AsyncClient) -> None:
     late = await client.post(URL, json={"value": 1}, headers=stamp(3))
     start = await client.post(URL, json={"value": 1}, headers=stamp(0, epoch=4))
 
@@ -149,7 +149,7 @@ async def test_a_producer_nobody_knows_starts_at_zero(client: httpx2.AsyncClient
     assert (await client.get("/v1/producers/checkout-1")).json()["producer_epoch"] == 4
 
 
-async def test_a_raised_epoch_fences_the_older_instance_on_every_topic(client: httpx2.AsyncClient) -> None:
+async def test_a_new_epoch_fences_the_older_instance_on_every_topic(client: httpx2.AsyncClient) -> None:
     unknown = await client.get("/v1/producers/checkout-1")
     first = (await client.post("/v1/producers/checkout-1")).json()
     await client.post(URL, json={"value": 1}, headers=stamp(0, 0))
@@ -175,7 +175,7 @@ async def test_a_raised_epoch_fences_the_older_instance_on_every_topic(client: h
     }
 
 
-async def test_a_refused_request_uses_no_sequence(client: httpx2.AsyncClient) -> None:
+async def test_the_sequence_of_a_refused_request_can_be_used_again(client: httpx2.AsyncClient) -> None:
     await client.put(ORDERS)
 
     refused = await client.post(URL, params={"expected_offset": 9}, json={"value": 1}, headers=stamp(0))
@@ -184,7 +184,7 @@ async def test_a_refused_request_uses_no_sequence(client: httpx2.AsyncClient) ->
     assert (refused.status_code, accepted.status_code) == (412, 201)
 
 
-async def test_sequences_sent_at_once_are_appended_each_once(client: httpx2.AsyncClient) -> None:
+async def test_concurrent_sequences_are_each_appended_once(client: httpx2.AsyncClient) -> None:
     await client.put(ORDERS)
     requests = [client.post(URL, json={"value": n}, headers=stamp(n)) for n in (0, 1, 2, 3)]
 
@@ -216,7 +216,7 @@ async def test_sequences_sent_at_once_are_appended_each_once(client: httpx2.Asyn
     ],
     ids=str,
 )
-async def test_half_a_stamp_or_a_wrong_one_is_refused(
+async def test_incomplete_or_invalid_producer_headers_are_refused(
     sqlite_client: httpx2.AsyncClient, headers: dict[str, str], status: int
 ) -> None:
     response = await sqlite_client.post(URL, json={"value": 1}, headers=headers)
@@ -227,12 +227,12 @@ async def test_half_a_stamp_or_a_wrong_one_is_refused(
 
 
 @pytest.mark.parametrize("name", ["a%20b", "%2e%2e", "a" * 250])
-async def test_a_producer_needs_a_name(sqlite_client: httpx2.AsyncClient, name: str) -> None:
+async def test_an_invalid_producer_id_is_refused(sqlite_client: httpx2.AsyncClient, name: str) -> None:
     assert (await sqlite_client.post(f"/v1/producers/{name}")).status_code == 422
     assert (await sqlite_client.get(f"/v1/producers/{name}")).status_code == 422
 
 
-async def test_a_repeat_is_answered_whatever_the_topic_has_become(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_a_repeated_request_is_answered_after_the_topic_has_changed(sqlite_client: httpx2.AsyncClient) -> None:
     path = "/v1/topics/orders/records"
     await sqlite_client.put("/v1/topics/orders", json={})
     first = await sqlite_client.post(path, json={"value": "x" * 200}, headers={"Idempotency-Key": "k"})
@@ -245,7 +245,7 @@ async def test_a_repeat_is_answered_whatever_the_topic_has_become(sqlite_client:
     assert other.status_code == 413
 
 
-async def test_a_keyed_request_to_an_unknown_partition_is_404(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_a_request_with_a_key_to_an_unknown_partition_is_404(sqlite_client: httpx2.AsyncClient) -> None:
     await sqlite_client.put("/v1/topics/orders", json={})
 
     refused = await sqlite_client.post(

@@ -1,4 +1,4 @@
-"""Produce over HTTP: the forms of a body, and that what is sent comes back as it was. DESIGN.md §3.2."""
+"""Produce over HTTP: media types of a body, and values that are fetched unchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def produce(client: httpx2.AsyncClient, body: bytes, query: str = "", cont
 
 
 async def fetched(client: httpx2.AsyncClient) -> list[Any]:
-    """Return the records without their place."""
+    """Return the records without partition, offset and timestamp."""
     records = (await client.get(URL)).json()["records"]
     return [{k: v for k, v in r.items() if k not in {"partition", "offset", "timestamp_ms"}} for r in records]
 
@@ -42,7 +42,7 @@ async def refused(
     return response.json()
 
 
-async def test_a_single_record_and_a_batch_are_answered_with_their_places(client: httpx2.AsyncClient) -> None:
+async def test_the_answer_has_partition_offset_and_timestamp_of_each_record(client: httpx2.AsyncClient) -> None:
     single = await client.post(URL, json={"value": "hi", "timestamp_ms": 5})
     batch = await client.post(URL, json={"records": [{"value": 1, "timestamp_ms": 6}, {"value": 2, "timestamp_ms": 7}]})
 
@@ -56,7 +56,7 @@ async def test_a_single_record_and_a_batch_are_answered_with_their_places(client
     }
 
 
-async def test_a_minimal_answer_counts_per_partition(client: httpx2.AsyncClient) -> None:
+async def test_a_minimal_answer_has_one_entry_per_partition(client: httpx2.AsyncClient) -> None:
     records = [{"value": n, "partition": partition} for n, partition in enumerate([1, 0, 1, 1])]
     await client.post(TOPIC_URL, json={"value": 0, "partition": 1})
 
@@ -79,7 +79,7 @@ async def test_a_minimal_answer_counts_per_partition(client: httpx2.AsyncClient)
         '{"b":1,"a":2,"b":3}', '{ "a" : [ 1 ,\n\t2 ] }', '"\\u0000"', "[" * 499 + "0" + "]" * 499, '" leading"',
     ],
 )  # fmt: skip
-async def test_a_json_value_comes_back_byte_for_byte(sqlite_client: httpx2.AsyncClient, value: str) -> None:
+async def test_a_json_value_is_fetched_byte_for_byte(sqlite_client: httpx2.AsyncClient, value: str) -> None:
     await produce(sqlite_client, b'{"value": ' + value.encode() + b" }", content_type="application/json")
 
     assert f'"value":{value}}}]' in (await sqlite_client.get(URL)).text
@@ -100,7 +100,7 @@ async def test_a_json_value_comes_back_byte_for_byte(sqlite_client: httpx2.Async
     ],
     ids=lambda record: json.dumps(record)[:40],
 )
-async def test_a_fetched_record_can_be_sent_as_it_is_and_comes_back_the_same(
+async def test_a_fetched_record_can_be_produced_again_unchanged(
     client: httpx2.AsyncClient, record: dict[str, Any]
 ) -> None:
     assert (await client.post(URL, json=record)).status_code == 201
@@ -112,7 +112,7 @@ async def test_a_fetched_record_can_be_sent_as_it_is_and_comes_back_the_same(
 
 
 @pytest.mark.parametrize("encoding", ["json", "text", "base64"])
-async def test_null_is_the_tombstone_under_any_encoding(sqlite_client: httpx2.AsyncClient, encoding: str) -> None:
+async def test_null_is_the_tombstone_in_every_encoding(sqlite_client: httpx2.AsyncClient, encoding: str) -> None:
     await sqlite_client.post(URL, json={"key": "k", "value": None, "encoding": encoding})
 
     assert await fetched(sqlite_client) == [{"key": "k", "value": None}]
@@ -138,7 +138,7 @@ async def test_headers_may_be_an_object(sqlite_client: httpx2.AsyncClient) -> No
         ("application/x-ndjson; charset=utf-8", "?lines=records"),
     ],
 )
-async def test_lines_are_records_and_blank_ones_are_skipped(
+async def test_each_line_is_a_record_and_blank_lines_are_skipped(
     sqlite_client: httpx2.AsyncClient, content_type: str, query: str
 ) -> None:
     body = b'{"value":1}\n\n  \t\r\n{"key":"k","value":null}\r\n{"value":"x","encoding":"text"}'
@@ -153,11 +153,11 @@ async def test_lines_are_records_and_blank_ones_are_skipped(
 
 
 @pytest.mark.parametrize("body", [b'{"value":1}{"value":2}', b'{"value":\n1}', b'{"value":1}\n{"value":2} x'])
-async def test_a_line_has_one_record_and_a_record_one_line(sqlite_client: httpx2.AsyncClient, body: bytes) -> None:
+async def test_a_line_has_exactly_one_record(sqlite_client: httpx2.AsyncClient, body: bytes) -> None:
     assert (await refused(sqlite_client, body, content_type="application/x-ndjson"))["code"] == "BAD_REQUEST"
 
 
-async def test_lines_are_values_with_key_and_time_taken_out_of_them(client: httpx2.AsyncClient) -> None:
+async def test_key_and_timestamp_come_from_inside_each_value(client: httpx2.AsyncClient) -> None:
     body = (
         b'{"id":"a","at":1517363399650,"deep":{"~x/y":["q"]}}\n\n'
         b'{"id":1.50,"at":"2018-01-31T01:49:59.651Z"}\n'
@@ -173,7 +173,7 @@ async def test_lines_are_values_with_key_and_time_taken_out_of_them(client: http
     assert '"value":{"id":1.50,"at":"2018-01-31T01:49:59.651Z"}' in (await client.get(URL)).text
 
 
-async def test_a_pointer_goes_deep_and_knows_its_escapes(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_a_json_pointer_may_have_several_parts_and_escapes(sqlite_client: httpx2.AsyncClient) -> None:
     body = b'{"~x/y":[{"":"key"},2]}'
 
     await produce(sqlite_client, body, "?lines=values&key_from=/~0x~1y/0/", "application/x-ndjson")
@@ -203,7 +203,7 @@ async def test_a_pointer_goes_deep_and_knows_its_escapes(sqlite_client: httpx2.A
         ("timestamp_from=/at", b'{"at":1}', b'{"at":9999999999999}', "timestamp_ms"),
     ],
 )
-async def test_a_value_without_what_the_pointer_asks_for_is_refused_with_its_index(
+async def test_a_value_without_a_key_or_timestamp_at_the_pointer_is_refused_with_its_index(
     sqlite_client: httpx2.AsyncClient, query: str, good: bytes, bad: bytes, field: str
 ) -> None:
     problem = await refused(sqlite_client, b"\n".join([b"", good, b"", good, bad, good]), f"?lines=values&{query}")
@@ -213,7 +213,7 @@ async def test_a_value_without_what_the_pointer_asks_for_is_refused_with_its_ind
 
 
 @pytest.mark.parametrize("query", ["key_from=/id", "timestamp_from=/at", "lines=values&key_from=id", "lines=pages"])
-async def test_pointers_belong_to_lines_of_values(sqlite_client: httpx2.AsyncClient, query: str) -> None:
+async def test_json_pointers_need_lines_of_values(sqlite_client: httpx2.AsyncClient, query: str) -> None:
     assert (await refused(sqlite_client, b'{"value":1}', f"?{query}"))["status"] == 422
 
 
@@ -233,7 +233,7 @@ async def test_pointers_belong_to_lines_of_values(sqlite_client: httpx2.AsyncCli
         ("application/vnd.x+json", b"null", {"key": None, "value": None}),
     ],
 )
-async def test_any_other_type_is_one_value(
+async def test_a_body_of_another_media_type_is_one_value(
     sqlite_client: httpx2.AsyncClient, content_type: str | None, body: bytes, expected: dict[str, Any]
 ) -> None:
     await produce(sqlite_client, body, content_type=content_type)
@@ -241,7 +241,7 @@ async def test_any_other_type_is_one_value(
     assert await fetched(sqlite_client) == [expected]
 
 
-async def test_a_raw_value_has_key_partition_and_time_in_the_query(client: httpx2.AsyncClient) -> None:
+async def test_key_partition_and_timestamp_of_a_raw_value_come_from_the_query(client: httpx2.AsyncClient) -> None:
     response = await client.post(TOPIC_URL, params={"key": "null", "partition": 2, "timestamp_ms": 7}, content=b"x")
 
     assert response.json() == {"offsets": [{"partition": 2, "offset": 0, "timestamp_ms": 7}]}
@@ -252,9 +252,7 @@ async def test_a_raw_value_has_key_partition_and_time_in_the_query(client: httpx
 
 
 @pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
-async def test_a_form_is_refused_with_the_commands_that_work(
-    sqlite_client: httpx2.AsyncClient, content_type: str
-) -> None:
+async def test_a_form_is_refused_with_commands_that_work(sqlite_client: httpx2.AsyncClient, content_type: str) -> None:
     for method, url in (("POST", URL), ("POST", TOPIC_URL), ("PUT", "/v1/topics/orders")):
         response = await sqlite_client.request(
             method, url, content=b'{"value":"hi"}', headers={"Content-Type": content_type}
@@ -265,7 +263,7 @@ async def test_a_form_is_refused_with_the_commands_that_work(
         assert "curl -H 'Content-Type: application/json' -d '{…}' URL" in response.json()["detail"]
 
 
-async def test_types_that_cannot_be_read_yet_or_together_are_415(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_unsupported_media_types_and_combinations_are_415(sqlite_client: httpx2.AsyncClient) -> None:
     for query, content_type in (
         ("", "application/cloudevents+json"),
         ("", "application/cloudevents-batch+json"),
@@ -276,7 +274,7 @@ async def test_types_that_cannot_be_read_yet_or_together_are_415(sqlite_client: 
         assert problem["code"] == "UNSUPPORTED_MEDIA_TYPE"
 
 
-async def test_keys_choose_partitions_as_with_kafka(client: httpx2.AsyncClient) -> None:
+async def test_keys_map_to_the_partitions_of_kafka(client: httpx2.AsyncClient) -> None:
     await client.put("/v1/topics/orders", json={"partitions": 10})
     keys = ["21", "foobar", "abc", "", "a-little-bit-long-string"]
 
@@ -285,7 +283,7 @@ async def test_keys_choose_partitions_as_with_kafka(client: httpx2.AsyncClient) 
     assert [place["partition"] for place in response.json()["offsets"]] == [0, 6, 7, 1, 2]
 
 
-async def test_records_without_a_key_stick_together_and_requests_take_turns(client: httpx2.AsyncClient) -> None:
+async def test_records_without_a_key_go_to_one_partition_per_request_round_robin(client: httpx2.AsyncClient) -> None:
     chosen = []
     for _ in range(8):
         answer = (await client.post(TOPIC_URL, json={"records": [{"value": 1}] * 3})).json()
@@ -296,7 +294,7 @@ async def test_records_without_a_key_stick_together_and_requests_take_turns(clie
     assert len(set(chosen[:4])) == 4
 
 
-async def test_log_append_time_overrules_the_time_of_the_record(serve: Serve) -> None:
+async def test_log_append_time_replaces_the_timestamp_of_the_record(serve: Serve) -> None:
     _, client = await serve()
     await client.put("/v1/topics/orders", json={"config": {"message_timestamp_type": "LogAppendTime"}})
 

@@ -1,4 +1,4 @@
-"""Topics over HTTP: DESIGN.md §3.1."""
+"""Topics over HTTP."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ DEFAULTS = {
 ORDERS = "/v1/topics/orders"
 
 
-async def test_put_creates_confirms_and_refuses(client: httpx2.AsyncClient) -> None:
-    join_request = {"partitions": 2, "config": {"retention_ms": 1000}}
+async def test_put_creates_a_topic_or_confirms_it_or_is_409(client: httpx2.AsyncClient) -> None:
+    request = {"partitions": 2, "config": {"retention_ms": 1000}}
 
-    created = await client.put(ORDERS, json=join_request)
-    confirmed = await client.put(ORDERS, json=join_request)
+    created = await client.put(ORDERS, json=request)
+    confirmed = await client.put(ORDERS, json=request)
     unasked = await client.put(ORDERS)
     partitions = await client.put(ORDERS, json={"partitions": 3})
     config = await client.put(ORDERS, json={"config": {"retention_ms": 1000, "retention_bytes": 5}})
@@ -49,7 +49,7 @@ async def test_put_creates_confirms_and_refuses(client: httpx2.AsyncClient) -> N
 
 
 @pytest.mark.parametrize("content_type", [None, "application/json", "application/x-www-form-urlencoded", "text/plain"])
-async def test_an_empty_body_is_allowed_whatever_its_type(
+async def test_an_empty_body_may_have_any_media_type(
     sqlite_client: httpx2.AsyncClient, content_type: str | None
 ) -> None:
     headers = {} if content_type is None else {"Content-Type": content_type}
@@ -60,7 +60,7 @@ async def test_an_empty_body_is_allowed_whatever_its_type(
     assert (response.json()["partitions"], response.json()["config"]) == (4, DEFAULTS)
 
 
-async def test_patch_changes_and_null_restores_the_default(client: httpx2.AsyncClient) -> None:
+async def test_patch_changes_the_configuration_and_null_resets_to_the_default(client: httpx2.AsyncClient) -> None:
     await client.put(ORDERS, json={"partitions": 2, "config": {"retention_ms": 1, "max_message_bytes": 9}})
 
     changed = await client.patch(ORDERS, json={"config": {"retention_ms": None, "cleanup_policy": "compact,delete"}})
@@ -71,7 +71,7 @@ async def test_patch_changes_and_null_restores_the_default(client: httpx2.AsyncC
     assert (await client.patch(ORDERS)).json() == changed.json()
 
 
-async def test_partitions_only_grow_and_old_records_stay(client: httpx2.AsyncClient) -> None:
+async def test_partitions_can_be_added_and_not_removed(client: httpx2.AsyncClient) -> None:
     await client.put(ORDERS, json={"partitions": 2})
     await client.post(f"{ORDERS}/partitions/1/records", json={"value": 1})
 
@@ -85,7 +85,7 @@ async def test_partitions_only_grow_and_old_records_stay(client: httpx2.AsyncCli
     assert [item["log_end_offset"] for item in items] == [0, 1, 0]
 
 
-async def test_delete_removes_the_topic_and_what_belongs_to_it(client: httpx2.AsyncClient) -> None:
+async def test_delete_removes_the_topic_its_records_and_its_idempotency_keys(client: httpx2.AsyncClient) -> None:
     headers = {"Idempotency-Key": "once"}
     await client.post(f"{ORDERS}/partitions/0/records", json={"value": "old"}, headers=headers)
 
@@ -113,7 +113,7 @@ async def test_topics_are_listed_in_pages(client: httpx2.AsyncClient) -> None:
     assert (await client.get("/v1/topics", params={"cursor": "!"})).json()["code"] == "INVALID_CURSOR"
 
 
-async def test_partitions_tell_bounds_and_bytes(client: httpx2.AsyncClient) -> None:
+async def test_a_partition_has_its_offsets_and_its_size(client: httpx2.AsyncClient) -> None:
     await client.put(ORDERS, json={"partitions": 2})
     records = [{"key": "k", "value": "12", "partition": 1}, {"value": None, "partition": 1}, {"value": 7}]
     await client.post(f"{ORDERS}/partitions/1/records", json={"records": records})
@@ -126,7 +126,7 @@ async def test_partitions_tell_bounds_and_bytes(client: httpx2.AsyncClient) -> N
     }
 
 
-async def test_records_are_deleted_up_to_an_offset(client: httpx2.AsyncClient) -> None:
+async def test_the_records_before_an_offset_are_deleted(client: httpx2.AsyncClient) -> None:
     partition = f"{ORDERS}/partitions/0"
     await client.post(f"{partition}/records", json={"records": [{"value": n} for n in range(5)]})
 
@@ -149,7 +149,7 @@ async def test_records_are_deleted_up_to_an_offset(client: httpx2.AsyncClient) -
 
 
 @pytest.mark.parametrize("name", ["%2e", "%2e%2e", "a%20b", "a%00", "%C3%A9", "a" * 250, "__internal", "a%2Fb%2Fc"])
-async def test_a_name_that_is_none_is_refused(sqlite_client: httpx2.AsyncClient, name: str) -> None:
+async def test_an_invalid_name_is_refused(sqlite_client: httpx2.AsyncClient, name: str) -> None:
     for method, path in (("PUT", ""), ("POST", "/records"), ("POST", "/partitions/0/records")):
         response = await sqlite_client.request(method, f"/v1/topics/{name}{path}", json={"value": 1} if path else None)
 
@@ -179,7 +179,7 @@ async def test_a_name_that_is_none_is_refused(sqlite_client: httpx2.AsyncClient,
     ],
     ids=repr,
 )
-async def test_a_wish_out_of_bounds_is_refused_and_nothing_is_created(
+async def test_an_invalid_request_is_refused_and_creates_no_topic(
     sqlite_client: httpx2.AsyncClient, body: Any, code: str
 ) -> None:
     content = json.dumps(body)
@@ -192,7 +192,7 @@ async def test_a_wish_out_of_bounds_is_refused_and_nothing_is_created(
     assert (await sqlite_client.get(ORDERS)).status_code == 404
 
 
-async def test_a_compacted_topic_wants_keys(client: httpx2.AsyncClient) -> None:
+async def test_a_record_of_a_compacted_topic_needs_a_key(client: httpx2.AsyncClient) -> None:
     await client.put(ORDERS, json={"config": {"cleanup_policy": "compact"}})
 
     refused = await client.post(f"{ORDERS}/records", json={"records": [{"key": "k", "value": 1}, {"value": 2}]})
@@ -202,7 +202,7 @@ async def test_a_compacted_topic_wants_keys(client: httpx2.AsyncClient) -> None:
     assert (await client.post(f"{ORDERS}/records", json={"key": "", "value": 1})).status_code == 201
 
 
-async def test_topics_are_not_created_by_producing_where_that_is_off(serve: Serve) -> None:
+async def test_without_auto_create_topics_produce_creates_no_topic(serve: Serve) -> None:
     _, client = await serve(auto_create_topics=False)
 
     assert (await client.post(f"{ORDERS}/records", json={"value": 1})).status_code == 404
@@ -219,7 +219,7 @@ async def test_a_refused_record_creates_no_topic(sqlite_client: httpx2.AsyncClie
     assert (await sqlite_client.get(ORDERS)).status_code == 404
 
 
-async def test_the_servers_defaults_are_those_of_its_settings(serve: Serve) -> None:
+async def test_a_topic_has_the_defaults_of_the_settings(serve: Serve) -> None:
     _, client = await serve(default_partitions=2, max_message_bytes=50)
 
     topic = (await client.put(ORDERS)).json()
@@ -228,7 +228,7 @@ async def test_the_servers_defaults_are_those_of_its_settings(serve: Serve) -> N
     assert (await client.post(f"{ORDERS}/records", json={"value": "x" * 60})).status_code == 413
 
 
-async def test_partitions_are_listed_by_page(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_partitions_are_listed_in_pages(sqlite_client: httpx2.AsyncClient) -> None:
     path = "/v1/topics/orders/partitions"
     await sqlite_client.put("/v1/topics/orders", json={"partitions": 5})
 

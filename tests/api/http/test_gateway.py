@@ -1,4 +1,4 @@
-"""A hot operation answers the same in front of FastAPI and behind it."""
+"""A hot operation gives the same answers through the gateway and through FastAPI."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Request(NamedTuple):
     method: str
     path: str
     body: bytes = b""
-    headers: dict[str, str] = {}  # noqa: RUF012 - never changed
+    headers: dict[str, str] = {}  # noqa: RUF012 - never modified
 
 
 def post(path: str, body: bytes | dict[str, Any], **headers: str) -> Request:
@@ -48,7 +48,7 @@ def queue(name: str, body: bytes | dict[str, Any], **headers: str) -> Request:
     )
 
 
-def settled(outcome: str, number: int = 0) -> dict[str, Any]:
+def acknowledgement(outcome: str, number: int = 0) -> dict[str, Any]:
     return {"acknowledgements": [{"delivery_id": f"1.0.{number}.1", "outcome": outcome}]}
 
 
@@ -158,7 +158,7 @@ SCRIPT += [
 
 QUEUES = [
     queue("acquire", {}),
-    queue("acknowledge", settled("accept")),
+    queue("acknowledge", acknowledgement("accept")),
     queue("acquire", {"topic": "orders", "max_records": 2, "lock_duration_ms": 3_600_000}),
     queue("acquire", {"max_records": 2}, Idempotency_Key="a"),
     queue("acquire", {"max_records": 3}, Idempotency_Key="a"),
@@ -171,41 +171,44 @@ QUEUES = [
     queue("acquire", b"{"),
     queue("acquire", b"a=1", Content_Type="application/x-www-form-urlencoded"),
     queue("acquire?a=1", {}),
-    queue("acknowledge", settled("accept")),
-    queue("acknowledge", settled("accept")),
-    queue("acknowledge", settled("accept", 1), Idempotency_Key="b"),
-    queue("acknowledge", settled("accept", 1), Idempotency_Key="b"),
-    queue("acknowledge", settled("reject", 1), Idempotency_Key="b"),
-    queue("acknowledge", settled("renew", 2)),
-    queue("acknowledge", settled("lose", 2)),
+    queue("acknowledge", acknowledgement("accept")),
+    queue("acknowledge", acknowledgement("accept")),
+    queue("acknowledge", acknowledgement("accept", 1), Idempotency_Key="b"),
+    queue("acknowledge", acknowledgement("accept", 1), Idempotency_Key="b"),
+    queue("acknowledge", acknowledgement("reject", 1), Idempotency_Key="b"),
+    queue("acknowledge", acknowledgement("renew", 2)),
+    queue("acknowledge", acknowledgement("lose", 2)),
     queue("acknowledge", {}),
     queue("acknowledge", {"acknowledgements": []}),
     queue("acknowledge", {"acknowledgements": [{"delivery_id": "1.0.2.1", "outcome": "accept", "delay_ms": 5}]}),
 ]
-"""After the script, on what it has produced."""
+"""Requests after those of `SCRIPT`, for the records that it has produced."""
 
-UNTIL = re.compile(rb'"locked_until_ms":\d+')
+LOCKED_UNTIL = re.compile(rb'"locked_until_ms":\d+')
 
 
 async def answer(client: httpx2.AsyncClient, request: Request) -> tuple[int, list[tuple[str, str]], bytes]:
     headers = {"Accept-Encoding": "identity", "X-Request-ID": "same"} | request.headers
     async with client.stream(request.method, request.path, content=request.body, headers=headers) as response:
         body = b"".join([part async for part in response.aiter_raw()])
-    return response.status_code, sorted(response.headers.multi_items()), UNTIL.sub(b"", body)
+    return response.status_code, sorted(response.headers.multi_items()), LOCKED_UNTIL.sub(b"", body)
 
 
-async def test_in_front_of_fastapi_and_behind_it_the_answers_are_the_same(serve: Serve, tmp_path: Path) -> None:
-    front, in_front = await serve(database_url=f"sqlite:///{tmp_path}/front.db")
-    behind, _ = await serve(database_url=f"sqlite:///{tmp_path}/behind.db")
+async def test_a_hot_operation_answers_the_same_through_the_gateway_and_through_fastapi(
+    serve: Serve, tmp_path: Path
+) -> None:
+    application, gateway_client = await serve(database_url=f"sqlite:///{tmp_path}/gateway.db")
+    other, _ = await serve(database_url=f"sqlite:///{tmp_path}/fastapi.db")
     statuses: dict[str, set[int]] = {}
 
-    async with client_of(behind.api) as client:
+    async with client_of(other.api) as fastapi_client:
         for number, request in enumerate(SCRIPT + QUEUES):
-            mine, theirs = await answer(in_front, request), await answer(client, request)
-            assert mine == theirs, (number, request)
-            statuses.setdefault(request.operation, set()).add(mine[0])
+            by_gateway = await answer(gateway_client, request)
+            by_fastapi = await answer(fastapi_client, request)
+            assert by_gateway == by_fastapi, (number, request)
+            statuses.setdefault(request.operation, set()).add(by_gateway[0])
 
-    hot = {route.operation.name for route in operations(front.api) if route.operation.description.hot}
+    hot = {route.operation.name for route in operations(application.api) if route.operation.description.hot}
     assert set(statuses) == hot, "a hot operation is missing in the script"
     assert statuses["produce"] >= {200, 201, 400, 409, 415, 422}
     assert statuses["produce_to_partition"] >= {200, 201, 400, 404, 409, 412, 415, 422}
