@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from app.broker.waiting.signals import Signals
 from app.storage.db.engine import Storage
 from app.storage.log import pages
-from app.tasks.runner import OnSuccess
+from app.tasks.runner import OnSuccess, Sleep
 
 if TYPE_CHECKING:
     from app.storage.db.notices import Notices
@@ -45,7 +45,9 @@ class Outbox:
         return taken
 
 
-async def send_notices(outbox: Outbox, notices: Notices, interval_ms: int, on_success: OnSuccess) -> None:
+async def send_notices(
+    outbox: Outbox, notices: Notices, interval_ms: int, on_success: OnSuccess, sleep: Sleep = asyncio.sleep
+) -> None:
     """Send the partitions of the outbox: at once if the last notice is `interval_ms` old, else after that interval."""
     while True:
         partition_ids = await outbox.take()
@@ -55,7 +57,7 @@ async def send_notices(outbox: Outbox, notices: Notices, interval_ms: int, on_su
             outbox.put(partition_ids)
             raise
         on_success()
-        await asyncio.sleep(interval_ms / 1000)
+        await sleep(interval_ms / 1000)
 
 
 async def receive_notices(signals: Signals, notices: Notices, on_success: OnSuccess) -> None:

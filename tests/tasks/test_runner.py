@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.tasks.runner import TaskRunner
+from tests.tasks.sleeper import Sleeper
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -16,28 +17,6 @@ if TYPE_CHECKING:
     from app.tasks.runner import OnSuccess
 
 pytestmark = pytest.mark.anyio
-
-
-class Sleeper:
-    """Sleeps that end when the test says so."""
-
-    def __init__(self) -> None:
-        self._begun: asyncio.Queue[tuple[float, asyncio.Future[None]]] = asyncio.Queue()
-
-    async def sleep(self, seconds: float) -> None:
-        ended = asyncio.get_running_loop().create_future()
-        self._begun.put_nowait((seconds, ended))
-        await ended
-
-    async def begun(self) -> tuple[float, asyncio.Future[None]]:
-        """Wait until a task sleeps. Return the length of its sleep in seconds, and the future that ends it."""
-        return await self._begun.get()
-
-    async def next(self) -> float:
-        """Wait until a task sleeps, end its sleep, and return its length."""
-        seconds, ended = await self.begun()
-        ended.set_result(None)
-        return seconds
 
 
 class Script:
