@@ -6,7 +6,7 @@ import asyncio
 import gc
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -33,6 +33,7 @@ from app.broker.queues.queues import Queues
 from app.broker.queues.redriver import Redriver
 from app.broker.queues.topic_queues import TopicQueues
 from app.broker.transactions import Transactions
+from app.broker.waiting.deadline import monotonic_ms
 from app.broker.waiting.signals import Signals
 from app.domain.log.topic import TopicConfig
 from app.errors.http import MethodNotAllowed
@@ -80,8 +81,12 @@ class Application:
         self.services.signals.close()
 
 
-def create_app(settings: Settings) -> Application:
+def create_app(settings: Settings, session_clock_ms: Callable[[], int] = monotonic_ms) -> Application:
     """Build the application.
+
+    Args:
+        settings: The settings.
+        session_clock_ms: Monotonic clock in milliseconds, for the sessions of group members.
 
     Raises:
         ValueError, DatabaseInUse: The database cannot be opened.
@@ -90,7 +95,7 @@ def create_app(settings: Settings) -> Application:
     storage = _open_database(settings)
     runner = TaskRunner()
     outbox = Outbox()
-    archive_task, services = _build_services(settings, storage, runner, outbox)
+    archive_task, services = _build_services(settings, storage, runner, outbox, session_clock_ms)
     api = _build_api(services)
     api.router.lifespan_context = lambda _: _lifespan(settings, services, runner, outbox, archive_task)
     gateway = Gateway(
@@ -131,7 +136,11 @@ def _build_api(services: Services) -> FastAPI:
 
 
 def _build_services(
-    settings: Settings, storage: Storage, runner: TaskRunner, outbox: Outbox
+    settings: Settings,
+    storage: Storage,
+    runner: TaskRunner,
+    outbox: Outbox,
+    session_clock_ms: Callable[[], int],
 ) -> tuple[ArchiveTask, Services]:
     clock = wall_clock_ms
     topic_defaults = _topic_defaults(settings)
@@ -147,7 +156,8 @@ def _build_services(
     appender = Appender(storage, signals, clock=clock, max_pending_bytes=settings.max_pending_bytes)
     producer = Producer(storage, topics, appender, auto_create_topics=settings.auto_create_topics, clock=clock)
     fetcher = Fetcher(storage, topics, signals)
-    groups = Coordinator(storage, topics, signals, Limits(settings.max_groups, settings.max_group_members))
+    limits = Limits(settings.max_groups, settings.max_group_members)
+    groups = Coordinator(storage, topics, signals, limits, session_clock_ms)
     offsets = Offsets(storage, topics, settings.max_groups)
     archive_task = ArchiveTask(storage, signals, topic_defaults)
     queues = Queues(storage, topics, signals)

@@ -1,4 +1,4 @@
-"""Nodes without background tasks, on either engine."""
+"""Nodes without background tasks, on both databases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def node(migrated_url: str, anyio_backend: str) -> Iterator[Node]:
-    """A node alone, on either engine."""
+    """One node, on each of both databases."""
     each = Node(migrated_url)
     yield each
     each.storage.close()

@@ -1,4 +1,4 @@
-"""A node without its background tasks: what they would do, a test does when it wants it done."""
+"""A node without background tasks: tests run the work of the tasks themselves."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from app.main import create_app
 from app.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from app.api.services import Services
     from app.domain.groups.group import Group
     from app.storage.db.engine import Tx
@@ -30,8 +32,21 @@ LONG_MS = 20_000
 SECOND_MS = 1_000
 
 
+class Clock:
+    """The monotonic clock of a node, which tests advance."""
+
+    def __init__(self) -> None:
+        self._advanced_ms = 0
+
+    def __call__(self) -> int:
+        return monotonic_ms() + self._advanced_ms
+
+    def advance(self, ms: int) -> None:
+        self._advanced_ms += ms
+
+
 class Seen(NamedTuple):
-    """Records as a test compares them: topic, partition, offset."""
+    """A record in an assertion."""
 
     topic: str
     partition: int
@@ -39,32 +54,46 @@ class Seen(NamedTuple):
 
 
 class Node:
-    """One node of a cluster, and the words of the tests."""
+    """One node of a cluster, with the operations that tests need.
+
+    Attributes:
+        reads: Number of read transactions so far; tests may reset it.
+        writes: Number of write transactions so far.
+        after_read: Runs once, after the next read and before its caller gets the result.
+        before_write: Called with the arguments of each write; it may raise.
+    """
 
     def __init__(self, url: str, **settings: Any) -> None:
         values = {"database_url": url, "ballast_bytes": 0} | settings
-        self.application = create_app(Settings.model_validate(values))
+        self.clock = Clock()
+        self.application = create_app(Settings.model_validate(values), self.clock)
         self.services = self.application.services
         self.storage = self.services.storage
         self.groups = self.services.groups
         self.writes = self.reads = 0
-        self._passed_ms = 0
-        self.groups.member_cache._clock_ms = self.groups.sessions._clock_ms = lambda: monotonic_ms() + self._passed_ms
-        self._count()
+        self.after_read: Callable[[], Awaitable[None]] | None = None
+        self.before_write: Callable[[tuple[Any, ...]], None] | None = None
+        self._observe_storage()
 
-    def _count(self) -> None:
+    def _observe_storage(self) -> None:
         submit, read = self.storage.submit, self.storage.read
 
-        def counted_submit(query: Any, *args: Any, **kwargs: Any) -> Any:
+        def observed_submit(query: Any, *args: Any, **kwargs: Any) -> Any:
             self.writes += 1
+            if self.before_write is not None:
+                self.before_write(args)
             return submit(query, *args, **kwargs)
 
-        async def counted_read(query: Any, *args: Any, **kwargs: Any) -> Any:
+        async def observed_read(query: Any, *args: Any, **kwargs: Any) -> Any:
             self.reads += 1
-            return await read(query, *args, **kwargs)
+            hook, self.after_read = self.after_read, None
+            result = await read(query, *args, **kwargs)
+            if hook is not None:
+                await hook()
+            return result
 
-        self.storage.submit = counted_submit  # type: ignore[method-assign] # counts, and calls the real one
-        self.storage.read = counted_read  # type: ignore[method-assign] # counts, and calls the real one
+        self.storage.submit = observed_submit  # type: ignore[method-assign] # counts, and calls the real one
+        self.storage.read = observed_read  # type: ignore[method-assign] # counts, and calls the real one
 
     async def create(self, topic: str = "orders", partitions: int = 2) -> None:
         await self.services.topics.create(topic, TopicRequest(partitions, {}))
@@ -74,8 +103,8 @@ class Node:
         await self.services.producer.produce(ProduceRequest(topic, None, records, sum(map(len, values))))
 
     async def join(self, member: str, *topics: str, group: str = GROUP, **options: Any) -> MemberSnapshot:
-        standing, _ = await self.groups.join(group, join_request(member, *topics, **options))
-        return standing
+        joined, _ = await self.groups.join(group, join_request(member, *topics, **options))
+        return joined
 
     async def heartbeat(
         self, member: str, epoch: int, owned: set[tuple[str, int]] | None = None, group: str = GROUP
@@ -83,7 +112,7 @@ class Node:
         return await self.groups.heartbeat(Heartbeat(group, member, epoch, None if owned is None else frozenset(owned)))
 
     async def poll(self, member: str = "alice", *, group: str = GROUP, wait_ms: int = 0, **options: Any) -> PollResult:
-        """Poll with `topics`, joining if need be, or with `epoch`; see `poll_request`."""
+        """Poll with `topics`, which joins if necessary, or with `epoch`; see `poll_request`."""
         request = poll_request(member, group=group, **options)
         return await self.services.poller.poll(request, Deadline(wait_ms))
 
@@ -100,29 +129,29 @@ class Node:
         return await self.groups.get(name)
 
     async def settle(self) -> None:
-        """Do what is due, and what is due a second later."""
+        """Run the rebalances that are due now, and a second later."""
         await self.groups.tick()
         await self.groups.rebalance()
         await self.pass_time(SECOND_MS)
         await self.groups.rebalance()
 
     async def pass_time(self, ms: int, *, ticking: bool = True) -> None:
-        """Let time pass for the groups: all that they remember is so much longer ago."""
-        await self.storage.write(_age, ms, ticking=ticking)
-        self._passed_ms += ms
+        """Advance the time of the groups: move all stored times and the node's clock."""
+        await self.storage.write(_move_times, ms, ticking=ticking)
+        self.clock.advance(ms)
 
     async def parked(self, reads: int = 1) -> None:
-        """Return when so many reads wait and have nothing else to do."""
+        """Return when this number of reads wait."""
         await parked(self.services, reads)
 
 
 async def parked(services: Services, reads: int = 1) -> None:
-    """Return when so many reads of a node wait and have nothing else to do."""
+    """Return when this number of reads of a node wait."""
     for _ in range(200_000):
         if services.signals.waiting == services.signals.parked == reads:
             return
         await asyncio.sleep(0)
-    raise AssertionError("nobody waits")
+    raise AssertionError("no read waits")
 
 
 def join_request(member: str, *topics: str, pattern: str | None = None, **options: Any) -> JoinRequest:
@@ -157,16 +186,16 @@ def seen(page: PollResult) -> list[Seen]:
 
 
 def commits_of(page: PollResult) -> list[OffsetCommit]:
-    """Return what a consumer commits that has processed a page."""
+    """Return the commits of a consumer that has processed a page."""
     return [OffsetCommit(one.topic, one.partition, one.offset, one.from_offset) for one in page.ranges.values()]
 
 
-def numbers(standing: MemberSnapshot) -> list[int]:
-    """Return the partitions that a member is assigned, of all topics."""
-    return sorted(number for _, number in standing.member.assigned)
+def numbers(snapshot: MemberSnapshot) -> list[int]:
+    """Return the numbers of the assigned partitions of a member, of all topics."""
+    return sorted(number for _, number in snapshot.member.assigned)
 
 
-def _age(tx: Tx, ms: int, *, ticking: bool) -> None:
+def _move_times(tx: Tx, ms: int, *, ticking: bool) -> None:
     for statement in (
         "UPDATE group_members SET deadline_ms = deadline_ms - {0}, revoke_deadline_ms = revoke_deadline_ms - {0}",
         (

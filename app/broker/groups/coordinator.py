@@ -224,7 +224,7 @@ async def refuse_gone(gone: HasGone | None) -> None:
         ServiceUnavailable: Nothing was changed.
     """
     if gone is not None and await gone():
-        raise ServiceUnavailable("the client has gone before its call was taken; nothing was done")
+        raise ServiceUnavailable("the client disconnected before its request was processed; nothing was done")
 
 
 def watch_id(group_id: int) -> int:

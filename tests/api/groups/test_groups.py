@@ -1,4 +1,4 @@
-"""Groups over HTTP: listed, described, their rebalances, deleted. DESIGN.md §3.4."""
+"""Groups over HTTP: list, describe, rebalances, delete."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ async def test_a_group_is_described_with_its_members(client: httpx2.AsyncClient)
     assert response.status_code == 200
     found = response.json()
     (member,) = found.pop("members")
-    joined_at_ms, beat_at_ms = member.pop("joined_at_ms"), member.pop("last_heartbeat_ms")
-    assert joined_at_ms == beat_at_ms > 1_600_000_000_000
+    joined_at_ms, heartbeat_at_ms = member.pop("joined_at_ms"), member.pop("last_heartbeat_ms")
+    assert joined_at_ms == heartbeat_at_ms > 1_600_000_000_000
     assert found == {"name": "billing", "state": "STABLE", "group_epoch": 1, "assignment_epoch": 1}
     assert member == {
         "member_id": "alice",
@@ -48,7 +48,7 @@ async def test_a_group_is_described_with_its_members(client: httpx2.AsyncClient)
     }
 
 
-async def test_groups_are_listed_by_page_in_order_of_their_names(client: httpx2.AsyncClient) -> None:
+async def test_groups_are_listed_in_pages_by_name(client: httpx2.AsyncClient) -> None:
     for group in ("c", "a", "B", "d.e"):
         await join(client, group=group)
 
@@ -63,11 +63,11 @@ async def test_groups_are_listed_by_page_in_order_of_their_names(client: httpx2.
 
 
 @pytest.mark.parametrize(("query", "status"), [("limit=0", 422), ("limit=1001", 422), ("cursor=!", 400), ("x=1", 422)])
-async def test_a_list_that_cannot_be_is_refused(sqlite_client: httpx2.AsyncClient, query: str, status: int) -> None:
+async def test_an_invalid_list_query_is_refused(sqlite_client: httpx2.AsyncClient, query: str, status: int) -> None:
     assert (await sqlite_client.get(f"/v1/groups?{query}")).status_code == status
 
 
-async def test_rebalances_tell_when_why_and_who_held_what(client: httpx2.AsyncClient) -> None:
+async def test_rebalances_have_time_reasons_and_assignments(client: httpx2.AsyncClient) -> None:
     await client.put("/v1/topics/orders", json={"partitions": 2})
     await join(client)
 
@@ -84,7 +84,7 @@ async def test_rebalances_tell_when_why_and_who_held_what(client: httpx2.AsyncCl
     }
 
 
-async def test_a_group_is_deleted_once_it_has_no_members(client: httpx2.AsyncClient) -> None:
+async def test_a_group_without_members_is_deleted(client: httpx2.AsyncClient) -> None:
     await join(client)
     refused = await client.delete(GROUP)
     await client.delete(f"{GROUP}/members/alice")
@@ -111,7 +111,7 @@ BODIES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: name[:10])
-async def test_what_is_no_name_of_a_group_or_member_is_422_everywhere(client: httpx2.AsyncClient, name: str) -> None:
+async def test_an_invalid_group_or_member_name_is_422_on_every_path(client: httpx2.AsyncClient, name: str) -> None:
     await client.put("/v1/topics/orders")
     await join(client)
     for method, path in PATHS:

@@ -1,4 +1,4 @@
-"""Members over HTTP: join, heartbeat, leave. DESIGN.md §3.4."""
+"""Members over HTTP: join, heartbeat, leave."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def code(response: httpx2.Response) -> tuple[int, str]:
     return response.status_code, response.json()["code"]
 
 
-async def test_a_join_is_answered_with_what_is_free(client: httpx2.AsyncClient) -> None:
+async def test_a_join_is_answered_with_the_free_partitions(client: httpx2.AsyncClient) -> None:
     await client.put("/v1/topics/orders", json={"partitions": 2})
 
     first = await client.post(MEMBERS, json=ALICE)
@@ -43,14 +43,14 @@ async def test_a_join_is_answered_with_what_is_free(client: httpx2.AsyncClient) 
     )  # fmt: skip
 
 
-async def test_the_server_makes_a_name_where_there_is_none(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_the_server_generates_a_missing_member_id(sqlite_client: httpx2.AsyncClient) -> None:
     joined = [(await sqlite_client.post(MEMBERS, json={"topics": ["orders"]})).json() for _ in range(2)]
 
     assert len({one["member_id"] for one in joined}) == 2
     assert (await sqlite_client.get(f"{MEMBERS}/{joined[0]['member_id']}")).status_code == 200
 
 
-async def test_a_beat_is_answered_as_a_join_is(client: httpx2.AsyncClient) -> None:
+async def test_a_heartbeat_has_the_same_answer_as_a_join(client: httpx2.AsyncClient) -> None:
     await client.put("/v1/topics/orders", json={"partitions": 2})
     joined = (await client.post(MEMBERS, json=ALICE | {"session_timeout_ms": 6_000})).json()
 
@@ -60,7 +60,7 @@ async def test_a_beat_is_answered_as_a_join_is(client: httpx2.AsyncClient) -> No
     assert (joined["session_timeout_ms"], joined["heartbeat_interval_ms"]) == (6_000, 1_000)
 
 
-async def test_a_member_leaves_once(client: httpx2.AsyncClient) -> None:
+async def test_a_member_that_left_is_unknown(client: httpx2.AsyncClient) -> None:
     await client.post(MEMBERS, json=ALICE)
 
     assert (await client.delete(f"{MEMBERS}/alice")).status_code == 204
@@ -74,7 +74,7 @@ async def test_a_member_leaves_once(client: httpx2.AsyncClient) -> None:
     assert code(await client.get("/v1/groups/nothing/members/alice")) == (404, "GROUP_ID_NOT_FOUND")
 
 
-async def test_the_next_holder_of_an_instance_fences_the_one_before(client: httpx2.AsyncClient) -> None:
+async def test_a_member_with_the_same_instance_id_fences_the_one_before(client: httpx2.AsyncClient) -> None:
     await client.put("/v1/topics/orders", json={"partitions": 2})
     await client.post(MEMBERS, json=ALICE | {"instance_id": "till-1"})
 
@@ -92,7 +92,7 @@ async def test_the_next_holder_of_an_instance_fences_the_one_before(client: http
     assert len(rebalances) == 1
 
 
-async def test_more_members_or_groups_than_allowed_are_refused(serve: Serve) -> None:
+async def test_joins_beyond_the_limits_are_refused(serve: Serve) -> None:
     _, client = await serve(max_groups=1, max_group_members=1)
     await client.post(MEMBERS, json=ALICE)
 
@@ -113,7 +113,7 @@ async def test_more_members_or_groups_than_allowed_are_refused(serve: Serve) -> 
     ],
     ids=str,
 )  # fmt: skip
-async def test_a_wish_that_cannot_be_is_422_and_creates_nothing(
+async def test_an_invalid_join_request_is_422_and_creates_nothing(
     sqlite_client: httpx2.AsyncClient, fields: dict[str, Any]
 ) -> None:
     assert (await sqlite_client.post(MEMBERS, json=ALICE | fields)).status_code == 422
@@ -130,7 +130,7 @@ async def test_a_wish_that_cannot_be_is_422_and_creates_nothing(
     ["é\0", "*[!]", "[", "a" * 249, "*" * 200 + "b", "?*?*?*?*?*?*?*?*x"],
     ids=lambda text: text[:8],
 )  # fmt: skip
-async def test_any_text_is_taken_where_no_name_is_asked_for(client: httpx2.AsyncClient, text: str) -> None:
+async def test_pattern_client_id_and_instance_id_take_any_text(client: httpx2.AsyncClient, text: str) -> None:
     await client.put(f"/v1/topics/{'a' * 249}", json={"partitions": 1})
     body = {"topic_pattern": text, "client_id": text, "instance_id": text, "member_id": "alice"}
 
@@ -139,7 +139,7 @@ async def test_any_text_is_taken_where_no_name_is_asked_for(client: httpx2.Async
     assert (member["topic_pattern"], member["client_id"], member["instance_id"]) == (text, text, text)
 
 
-async def test_owned_may_name_what_was_never_there(client: httpx2.AsyncClient) -> None:
+async def test_owned_may_name_unknown_partitions(client: httpx2.AsyncClient) -> None:
     await client.put("/v1/topics/orders", json={"partitions": 2})
     await client.post(MEMBERS, json=ALICE)
     owned = [{"topic": name, "partitions": [0, 99, 2**63 - 1]} for name in ("orders", "nothing", "a b", "a\0b", "")]

@@ -1,4 +1,4 @@
-"""Offsets of groups over HTTP: commit, list with lag, reset. DESIGN.md §3.4."""
+"""Offsets of groups over HTTP: commit, list with lag, reset."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def committed(client: httpx2.AsyncClient) -> list[int | None]:
     return [one["committed_offset"] for one in (await client.get(OFFSETS)).json()["offsets"]]
 
 
-async def test_a_commit_is_shown_with_the_lag_that_remains(shop: httpx2.AsyncClient) -> None:
+async def test_a_committed_offset_is_listed_with_its_lag(shop: httpx2.AsyncClient) -> None:
     body = {"offsets": [ONE | {"metadata": "checkpoint 7"}]}
 
     response = await shop.post(OFFSETS, json=body)
@@ -64,7 +64,9 @@ async def test_a_member_commits_at_its_epoch(shop: httpx2.AsyncClient) -> None:
     assert await committed(shop) == [1, 0]
 
 
-async def test_a_commit_from_elsewhere_is_a_conflict_that_says_where_it_stands(shop: httpx2.AsyncClient) -> None:
+async def test_a_commit_with_another_from_offset_is_a_conflict(
+    shop: httpx2.AsyncClient,
+) -> None:
     await shop.post(OFFSETS, json={"offsets": [ONE]})
 
     response = await shop.post(OFFSETS, json={"offsets": [ONE | {"offset": 3, "from_offset": 0}]})
@@ -97,16 +99,14 @@ async def test_a_commit_from_elsewhere_is_a_conflict_that_says_where_it_stands(s
     ],
     ids=lambda value: str(value)[:70],
 )
-async def test_a_commit_that_cannot_be_is_422_and_makes_no_group(
-    shop: httpx2.AsyncClient, body: Any, code: str
-) -> None:
+async def test_an_invalid_commit_is_422_and_creates_no_group(shop: httpx2.AsyncClient, body: Any, code: str) -> None:
     response = await shop.post(OFFSETS, json=body)
 
     assert (response.status_code, response.json()["code"]) == (422, code), response.text
     assert (await shop.get(OFFSETS)).status_code == 404
 
 
-async def test_as_much_metadata_as_allowed_is_kept(shop: httpx2.AsyncClient) -> None:
+async def test_metadata_of_the_greatest_size_is_kept(shop: httpx2.AsyncClient) -> None:
     assert (await shop.post(OFFSETS, json={"offsets": [ONE | {"metadata": "é" * 2_048}]})).status_code == 200
 
     assert (await shop.get(OFFSETS)).json()["offsets"][0]["metadata"] == "é" * 2_048
@@ -116,7 +116,7 @@ async def test_as_much_metadata_as_allowed_is_kept(shop: httpx2.AsyncClient) -> 
     ("to", "offset"),
     [("earliest", 0), ("latest", 3), (2, 2), ("2", 2), (-1, 2), ("-2", 1), ("@0", 0), ("@2099-01-01T00:00:00Z", 3)],
 )
-async def test_a_reset_is_a_plan_until_it_is_no_dry_run(shop: httpx2.AsyncClient, to: Any, offset: int) -> None:
+async def test_a_reset_is_applied_only_without_dry_run(shop: httpx2.AsyncClient, to: Any, offset: int) -> None:
     await shop.post(OFFSETS, json={"offsets": [ONE]})
     body = {"topic": "orders", "to": to, "partitions": [0]}
     plan = [{"topic": "orders", "partition": 0, "committed_offset": 1, "offset": offset}]
@@ -140,14 +140,14 @@ async def test_a_reset_is_a_plan_until_it_is_no_dry_run(shop: httpx2.AsyncClient
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
-async def test_a_reset_that_cannot_be_is_refused(shop: httpx2.AsyncClient, fields: Any, status: int) -> None:
+async def test_an_invalid_reset_is_refused(shop: httpx2.AsyncClient, fields: Any, status: int) -> None:
     body = {"topic": "orders", "to": "earliest", "dry_run": False} | fields
 
     assert (await shop.post(f"{OFFSETS}/reset", json=body)).status_code == status
     assert (await shop.get(OFFSETS)).status_code == 404
 
 
-async def test_a_group_at_work_is_not_reset(shop: httpx2.AsyncClient) -> None:
+async def test_a_group_with_members_is_not_reset(shop: httpx2.AsyncClient) -> None:
     await shop.post("/v1/groups/billing/members", json={"topics": ["orders"], "member_id": "alice"})
     body = {"topic": "orders", "to": "latest", "dry_run": False}
 

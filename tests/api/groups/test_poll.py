@@ -1,4 +1,4 @@
-"""Poll over HTTP: one line, repeated, is a consumer. DESIGN.md §3.4."""
+"""Poll over HTTP: the same request, repeated, is a consumer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def shop(client: httpx2.AsyncClient) -> httpx2.AsyncClient:
     return client
 
 
-async def test_a_poll_answers_with_records_and_how_the_member_stands(shop: httpx2.AsyncClient) -> None:
+async def test_a_poll_answers_with_records_and_the_state_of_the_member(shop: httpx2.AsyncClient) -> None:
     await produce(shop, {"total": 1.50}, key="k", headers={"n": "v"})
     await produce(shop, "AP8=", encoding="base64")
 
@@ -60,7 +60,7 @@ async def test_a_poll_answers_with_records_and_how_the_member_stands(shop: httpx
     assert '"value":{"total":1.5}' in response.text
 
 
-async def test_topics_that_do_not_exist_are_named_until_they_do(shop: httpx2.AsyncClient) -> None:
+async def test_missing_topics_are_named_until_they_are_created(shop: httpx2.AsyncClient) -> None:
     asked = AUTO | {"topics": ["orders", "refunds"]}
     joined = await shop.post("/v1/groups/other/members", json={"topics": ["refunds"]})
     assert (joined.json()["assignment"], joined.json()["missing_topics"]) == ([], ["refunds"])
@@ -71,7 +71,7 @@ async def test_topics_that_do_not_exist_are_named_until_they_do(shop: httpx2.Asy
     assert "missing_topics" not in (await shop.post(POLL, json=asked)).json()
 
 
-async def test_one_line_repeated_is_a_consumer(shop: httpx2.AsyncClient) -> None:
+async def test_the_same_poll_repeated_is_a_consumer(shop: httpx2.AsyncClient) -> None:
     await produce(shop, *range(5))
 
     read = []
@@ -94,7 +94,7 @@ async def test_next_offsets_are_the_next_commit(shop: httpx2.AsyncClient) -> Non
     assert second == again
 
 
-async def test_what_retention_took_is_said(shop: httpx2.AsyncClient) -> None:
+async def test_a_poll_returns_the_offsets_that_retention_has_removed(shop: httpx2.AsyncClient) -> None:
     await produce(shop, 1, 2)
     await shop.post(POLL, json=AUTO)
     await shop.delete("/v1/topics/orders/partitions/0/records?before_offset=1")
@@ -105,7 +105,7 @@ async def test_what_retention_took_is_said(shop: httpx2.AsyncClient) -> None:
     assert answer["next_offsets"] == [{"topic": "orders", "partition": 0, "from_offset": 0, "offset": 2}]
 
 
-async def test_a_bounded_server_answers_a_poll_that_names_no_bounds(serve: Serve) -> None:
+async def test_a_poll_without_bounds_uses_the_limits_of_the_server(serve: Serve) -> None:
     _, client = await serve(max_wait_ms=10, max_records=1)
     await client.put("/v1/topics/orders", json={"partitions": 1})
 
@@ -136,14 +136,14 @@ async def test_a_bounded_server_answers_a_poll_that_names_no_bounds(serve: Serve
     ],
     ids=lambda value: str(value)[:60],
 )
-async def test_a_poll_that_cannot_be_is_422(sqlite_client: httpx2.AsyncClient, body: Any, field: str) -> None:
+async def test_an_invalid_poll_is_422(sqlite_client: httpx2.AsyncClient, body: Any, field: str) -> None:
     response = await sqlite_client.post(POLL, json=body)
 
     assert (response.status_code, response.json()["code"]) == (422, "INVALID_REQUEST"), response.text
     assert response.json()["errors"][0]["field"] == field
 
 
-async def test_a_commit_of_what_is_not_there_names_it(shop: httpx2.AsyncClient) -> None:
+async def test_a_commit_of_an_unknown_partition_is_422(shop: httpx2.AsyncClient) -> None:
     await shop.post(POLL, json=AUTO)
     for topic, partition, offset, code in (
         ("orders", 2, 0, "UNKNOWN_TOPIC_OR_PARTITION"),
@@ -158,7 +158,7 @@ async def test_a_commit_of_what_is_not_there_names_it(shop: httpx2.AsyncClient) 
         assert (response.status_code, response.json()["code"]) == (422, code)
 
 
-async def test_under_none_a_poll_says_what_to_do(shop: httpx2.AsyncClient) -> None:
+async def test_with_reset_none_a_poll_without_a_committed_offset_is_409(shop: httpx2.AsyncClient) -> None:
     response = await shop.post(POLL, json=AUTO | {"auto_offset_reset": "none"})
 
     problem = response.json()
@@ -166,11 +166,11 @@ async def test_under_none_a_poll_says_what_to_do(shop: httpx2.AsyncClient) -> No
     assert (problem["topic"], problem["partition"], problem["committed_offset"]) == ("orders", 0, None)
 
 
-async def test_a_poll_hands_nothing_out_before_it_knows_which_topics_are_missing(
+async def test_a_poll_that_cannot_find_its_missing_topics_returns_no_records(
     shop: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def missing(*_: object) -> list[str]:
-        raise ServiceUnavailable("the database is away")
+        raise ServiceUnavailable("the database cannot be reached")
 
     await produce(shop, 1)
     monkeypatch.setattr(Topics, "missing", missing)

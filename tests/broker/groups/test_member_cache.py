@@ -1,4 +1,4 @@
-"""Beats answered from memory: what a node remembers of a member is what the database says of it."""
+"""The member cache: a cached member is the same as in the database."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
 SESSION_MS = 45_000
 CLOCKS_MS = 1_000
-"""The most that passes between looking at one clock and at the other."""
+"""Longest time between reading one clock and the other."""
 NAMES = st.sampled_from(["alice", "bob", "carol", "dora"])
 NODES = st.integers(0, 1)
 
 
 def connect(nodes: Sequence[Node]) -> None:
-    """Let each node hear at once what the others announce."""
+    """Deliver the announcements of each node to the others at once."""
     for node in nodes:
-        hearers = [other.services.signals for other in nodes if other is not node]
-        node.services.signals._forward = lambda ids, hearers=hearers: [one.wake(ids) for one in hearers]  # type: ignore[assignment] # its answer is not looked at
+        others = [other.services.signals for other in nodes if other is not node]
+        node.services.signals._forward = lambda ids, others=others: [one.wake(ids) for one in others]  # type: ignore[assignment] # its result is not used
         node.services.signals.receives_all = True
 
 
 async def stable(node: Node) -> int:
-    """Let alice join, and beat until she is remembered, if she is to be. Return her epoch."""
+    """Let alice join and send heartbeats until she is cached. Return her epoch."""
     await node.create()
     epoch = (await node.join("alice")).member.member_epoch
     for _ in range(2):
@@ -53,7 +53,7 @@ async def stable(node: Node) -> int:
 
 
 @pytest.mark.anyio
-async def test_a_beat_of_a_stable_member_reads_nothing(node: Node) -> None:
+async def test_a_heartbeat_of_a_stable_member_reads_nothing(node: Node) -> None:
     connect([node])
     epoch = await stable(node)
     node.reads = node.writes = 0
@@ -65,7 +65,7 @@ async def test_a_beat_of_a_stable_member_reads_nothing(node: Node) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_session_is_renewed_again_and_again_without_a_read(node: Node) -> None:
+async def test_a_session_is_renewed_repeatedly_without_a_read(node: Node) -> None:
     connect([node])
     epoch = await stable(node)
     node.reads = node.writes = 0
@@ -75,14 +75,14 @@ async def test_a_session_is_renewed_again_and_again_without_a_read(node: Node) -
         await node.heartbeat("alice", epoch)
         await node.groups.drain()
 
-    assert (node.reads, node.writes) == (0, 24)  # half of them age the database
+    assert (node.reads, node.writes) == (0, 24)  # half of them move the database's time
     await node.groups.tick()
     await node.groups.rebalance()
     assert "alice" in (await node.group()).members
 
 
 @pytest.mark.anyio
-async def test_a_member_that_has_other_than_it_should_is_not_remembered(node: Node) -> None:
+async def test_a_member_that_has_to_reconcile_is_not_cached(node: Node) -> None:
     connect([node])
     epoch = await stable(node)
     await node.join("bob")
@@ -97,33 +97,25 @@ async def test_a_member_that_has_other_than_it_should_is_not_remembered(node: No
 
 
 @pytest.mark.anyio
-async def test_a_read_that_an_announcement_overtook_is_not_remembered(node: Node) -> None:
+async def test_a_read_before_an_announcement_is_not_cached(node: Node) -> None:
     connect([node])
     epoch = await stable(node)
     node.services.signals.wake_all()
-    await node.heartbeat("alice", epoch)  # from now on the group's announcements are heard
-    read, held = node.storage.read, asyncio.Event()
+    await node.heartbeat("alice", epoch)  # from now on the group is cached
 
-    async def late(query: Any, *args: Any, **kwargs: Any) -> Any:
-        found = await read(query, *args, **kwargs)
-        await held.wait()
-        return found
+    async def rebalance() -> None:
+        await node.join("bob")
+        await node.settle()
 
-    node.storage.read = late  # type: ignore[method-assign] # the real one, held up
-    heartbeat = asyncio.create_task(node.heartbeat("alice", epoch))
-    await asyncio.sleep(0.05)
-    node.storage.read = read  # type: ignore[method-assign] # the real one again
-    await node.join("bob")
-    await node.settle()
-    held.set()
-    assert (await heartbeat).assignment_epoch == epoch
+    node.after_read = rebalance
+    assert (await node.heartbeat("alice", epoch)).assignment_epoch == epoch
 
     assert (await node.heartbeat("alice", epoch)).assignment_epoch > epoch
 
 
 @pytest.mark.postgres
 @pytest.mark.anyio
-async def test_a_notice_that_was_lost_is_made_good_by_the_next_renewal(nodes: tuple[Node, Node]) -> None:
+async def test_a_lost_notice_is_made_up_for_by_the_next_renewal(nodes: tuple[Node, Node]) -> None:
     here, there = nodes
     connect(nodes)
     epoch = await stable(here)
@@ -132,7 +124,7 @@ async def test_a_notice_that_was_lost_is_made_good_by_the_next_renewal(nodes: tu
     await there.settle()
     assert (await here.heartbeat("alice", epoch)).assignment_epoch == epoch
 
-    here._passed_ms += SESSION_MS // 3 + 2_000
+    here.clock.advance(SESSION_MS // 3 + 2_000)
     assert (await here.heartbeat("alice", epoch)).assignment_epoch == epoch
     await here.groups.drain()
 
@@ -141,7 +133,7 @@ async def test_a_notice_that_was_lost_is_made_good_by_the_next_renewal(nodes: tu
 
 @pytest.mark.postgres
 @pytest.mark.anyio
-async def test_a_node_that_may_miss_notices_remembers_nothing(nodes: tuple[Node, Node]) -> None:
+async def test_a_node_that_may_miss_notices_caches_no_member(nodes: tuple[Node, Node]) -> None:
     here, _ = nodes
     epoch = await stable(here)
     here.reads = 0
@@ -153,7 +145,7 @@ async def test_a_node_that_may_miss_notices_remembers_nothing(nodes: tuple[Node,
 
 
 class Machine(RuleBasedStateMachine):
-    """Members that beat at any node, with the epochs that they know, while the group changes under them."""
+    """Members that send heartbeats to any node, with recent epochs, while the group changes."""
 
     number: ClassVar[int] = 0
 
@@ -182,28 +174,28 @@ class Machine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.epochs)))
         for _ in range(times):
             epoch = data.draw(st.sampled_from([self.epochs[name][-1], *self.epochs[name][-2:]]))
-            self.run(self.beaten(name, epoch, at, confirms=confirms))
+            self.run(self.send_heartbeat(name, epoch, at, confirms=confirms))
 
     @precondition(lambda self: self.epochs)
     @rule(at=NODES)
-    def all_beat_at_once(self, at: int) -> None:
-        beats = [
-            self.beaten(name, epochs[-1], at + number, confirms=True)
+    def all_send_heartbeats_at_once(self, at: int) -> None:
+        heartbeats = [
+            self.send_heartbeat(name, epochs[-1], at + number, confirms=True)
             for number, (name, epochs) in enumerate(self.epochs.items())
         ]
         joining = self.at(at).join("erin", self.topic, group=self.group, session_timeout_ms=SESSION_MS)
-        self.run(gathered([*beats, joining]))
+        self.run(gathered([*heartbeats, joining]))
 
     @precondition(lambda self: self.epochs)
     @rule(at=NODES)
     def settle(self, at: int) -> None:
-        """Let all that live beat until they are stable, and remembered where they heartbeat."""
+        """Let all members send heartbeats until they are stable and cached."""
         for milliseconds in (1_000, 1_000, 1_000, 1_000, 9_000, 9_000, 9_000, 9_000):
             self.wait(milliseconds)
             self.rebalance(at)
             for number, (name, epochs) in enumerate(self.epochs.items()):
-                self.run(self.beaten(name, epochs[-1], at + number, confirms=True))
-            self.what_is_remembered_is_true()
+                self.run(self.send_heartbeat(name, epochs[-1], at + number, confirms=True))
+            self.cached_members_are_as_in_the_database()
 
     @precondition(lambda self: self.epochs)
     @rule(data=st.data(), at=NODES)
@@ -227,7 +219,7 @@ class Machine(RuleBasedStateMachine):
         first, *others = self.nodes
         self.run(first.pass_time(milliseconds))
         for other in others:
-            other._passed_ms += milliseconds
+            other.clock.advance(milliseconds)
 
     @rule(at=NODES)
     def miss_notices(self, at: int) -> None:
@@ -236,26 +228,26 @@ class Machine(RuleBasedStateMachine):
         signals.wake_all()
 
     @invariant()
-    def what_is_remembered_is_true(self) -> None:
+    def cached_members_are_as_in_the_database(self) -> None:
         for node in self.nodes:
             for name, cached in node.groups.member_cache:
                 found = self.run(node.storage.read(members.find, name, cached.member.join_request.member_id))
                 assert found is not None
                 check(cached, found)
 
-    async def beaten(self, name: str, epoch: int, at: int, *, confirms: bool) -> None:
-        """Beat, and check that nobody who was answered is about to lose its session."""
+    async def send_heartbeat(self, name: str, epoch: int, at: int, *, confirms: bool) -> None:
+        """Send a heartbeat, and check that the session of an answered member is renewed."""
         node = self.at(at)
         found = await node.storage.read(members.find, self.group, name)
         owned = None if found is None or not confirms else {(self.topic, n) for _, n in found.member.assigned}
         try:
-            standing = await node.heartbeat(name, epoch, owned, group=self.group)
+            snapshot = await node.heartbeat(name, epoch, owned, group=self.group)
         except BrokerError:
             return
-        self.epochs[name].append(standing.member.member_epoch)
+        self.epochs[name].append(snapshot.member.member_epoch)
         await node.groups.drain()
         found = await node.storage.read(members.find, self.group, name)
-        if found is not None and found.member.member_epoch == standing.member.member_epoch:
+        if found is not None and found.member.member_epoch == snapshot.member.member_epoch:
             assert 3 * (found.member.deadline_ms - found.now_ms) >= 2 * SESSION_MS - 6_000
 
     def at(self, number: int) -> Node:
@@ -265,17 +257,17 @@ class Machine(RuleBasedStateMachine):
         return self.runner.run(work)
 
 
-def check(remembered: MemberSnapshot, found: MemberSnapshot) -> None:
-    """Check that what is remembered is what the database says, and promises no longer session."""
-    assert remembered.group_id == found.group_id
-    assert remembered.assignment_epoch == found.assignment_epoch
-    assert remembered.member.deadline_ms - remembered.now_ms <= found.member.deadline_ms - found.now_ms + CLOCKS_MS
+def check(cached: MemberSnapshot, found: MemberSnapshot) -> None:
+    """Check that a cached member is as in the database, and its session is not longer."""
+    assert cached.group_id == found.group_id
+    assert cached.assignment_epoch == found.assignment_epoch
+    assert cached.member.deadline_ms - cached.now_ms <= found.member.deadline_ms - found.now_ms + CLOCKS_MS
     for field in ("join_request", "member_epoch", "assigned", "revoking", "target"):
-        assert getattr(remembered.member, field) == getattr(found.member, field), field
+        assert getattr(cached.member, field) == getattr(found.member, field), field
 
 
 async def gathered(work: Sequence[Coroutine[Any, Any, Any]]) -> None:
-    """Do all at once; what is refused is refused."""
+    """Run all at once; refusals are ignored."""
     for done in await asyncio.gather(*work, return_exceptions=True):
         if isinstance(done, BaseException) and not isinstance(done, BrokerError):
             raise done
@@ -284,21 +276,23 @@ async def gathered(work: Sequence[Coroutine[Any, Any, Any]]) -> None:
 def run(nodes: Sequence[Node], examples: int, steps: int) -> None:
     connect(nodes)
     with asyncio.Runner() as runner:
-        machine: Any = lambda: Machine(nodes, runner)  # noqa: E731 - hypothesis wants a class or what makes one
-        rules = settings(max_examples=examples, stateful_step_count=steps, suppress_health_check=list(HealthCheck))
-        run_state_machine_as_test(machine, settings=rules)
+        machine: Any = lambda: Machine(nodes, runner)  # noqa: E731 - hypothesis takes a class or a factory
+        run_settings = settings(
+            max_examples=examples, stateful_step_count=steps, suppress_health_check=list(HealthCheck)
+        )
+        run_state_machine_as_test(machine, settings=run_settings)
 
 
-def test_what_a_node_remembers_is_true(node: Node) -> None:
+def test_cached_members_of_one_node_are_as_in_the_database(node: Node) -> None:
     run([node], 12, 30)
 
 
 @pytest.mark.postgres
-def test_what_two_nodes_remember_is_true(nodes: tuple[Node, Node]) -> None:
+def test_cached_members_of_two_nodes_are_as_in_the_database(nodes: tuple[Node, Node]) -> None:
     run(nodes, 8, 30)
 
 
 @pytest.mark.slow
 @pytest.mark.postgres
-def test_what_two_nodes_remember_is_true_for_long(nodes: tuple[Node, Node]) -> None:
+def test_cached_members_of_two_nodes_are_as_in_the_database_in_long_runs(nodes: tuple[Node, Node]) -> None:
     run(nodes, 200, 60)

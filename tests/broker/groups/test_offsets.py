@@ -1,4 +1,4 @@
-"""Committed offsets: who may commit what, how far a group is behind, resets, and forgetting. DESIGN.md §3.4."""
+"""Committed offsets: who may commit, lag, resets, and expiry."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 DAY_MS = 86_400_000
-NOBODY = None, -1
+OUTSIDE = None, -1
 
 
 def at(partition: int, offset: int, from_offset: int | None = None, topic: str = "orders") -> OffsetCommit:
@@ -42,7 +42,7 @@ def at(partition: int, offset: int, from_offset: int | None = None, topic: str =
 
 @pytest.fixture
 async def alice(node: Node) -> Node:
-    """A node with two partitions of three records each, all given to one member."""
+    """A node with two partitions of three records each, both assigned to one member."""
     await node.create()
     for partition in (0, 1):
         await node.produce(b"a", b"b", b"c", partition=partition)
@@ -64,7 +64,7 @@ async def test_a_member_commits_all_offsets_of_a_request_or_none(alice: Node) ->
     assert await alice.committed() == {("orders", 0): 2, ("orders", 1): 3}
 
 
-async def test_a_commit_may_go_back_unless_it_says_from_where(alice: Node) -> None:
+async def test_a_commit_may_go_back_unless_it_has_from_offset(alice: Node) -> None:
     await alice.commit("alice", 1, at(0, 3))
     await alice.commit("alice", 1, at(0, 1))
     await alice.commit("alice", 1, at(0, 2, 1))
@@ -80,14 +80,14 @@ async def test_a_commit_may_go_back_unless_it_says_from_where(alice: Node) -> No
     assert await alice.committed() == {("orders", 0): 2, ("orders", 1): 0}
 
 
-async def test_a_partition_may_be_named_once(alice: Node) -> None:
+async def test_a_partition_may_be_committed_once_in_a_request(alice: Node) -> None:
     with pytest.raises(InvalidRequest) as refused:
         await alice.commit("alice", 1, at(0, 1), at(1, 1), at(0, 2))
 
     assert refused.value.facts["errors"] == [{"index": 2, "detail": "names a partition twice"}]
 
 
-async def test_what_does_not_exist_is_named_by_its_index(alice: Node) -> None:
+async def test_an_unknown_topic_or_partition_is_refused_with_its_index(alice: Node) -> None:
     for wrong, field in ((at(2, 0), "partition"), (at(0, 0, topic="clicks"), "topic")):
         with pytest.raises(UnknownPartitionInRecord) as refused:
             await alice.commit("alice", 1, at(0, 1), wrong)
@@ -97,7 +97,7 @@ async def test_what_does_not_exist_is_named_by_its_index(alice: Node) -> None:
     assert (await alice.committed())["orders", 0] == 0
 
 
-async def test_a_member_commits_what_it_holds_until_it_has_confirmed_that_it_gave_it_up(alice: Node) -> None:
+async def test_a_member_may_commit_a_partition_until_it_has_confirmed_its_revocation(alice: Node) -> None:
     await alice.join("bob")
     await alice.settle()
     kept = numbers(await alice.heartbeat("alice", 1))[0]
@@ -133,7 +133,7 @@ async def test_the_epochs_of_a_commit_are_fenced(alice: Node) -> None:
     assert await alice.committed() == {("orders", 0): 1, ("orders", 1): 0}
 
 
-async def test_a_static_member_that_was_replaced_commits_nothing(node: Node) -> None:
+async def test_a_replaced_static_member_may_not_commit(node: Node) -> None:
     await node.create()
     await node.join("alice", instance_id="till-1")
     await node.join("anna", instance_id="till-1")
@@ -142,7 +142,7 @@ async def test_a_static_member_that_was_replaced_commits_nothing(node: Node) -> 
         await node.commit("alice", 1, at(0, 0))
 
 
-async def test_a_commit_is_no_heartbeat(alice: Node) -> None:
+async def test_a_commit_does_not_renew_the_session(alice: Node) -> None:
     await alice.pass_time(20_000)
     before = await alice.group()
 
@@ -151,18 +151,18 @@ async def test_a_commit_is_no_heartbeat(alice: Node) -> None:
     assert await alice.group() == before
 
 
-async def test_without_a_member_offsets_are_set_only_while_the_group_has_none(alice: Node) -> None:
+async def test_a_commit_without_a_member_needs_a_group_without_members(alice: Node) -> None:
     with pytest.raises(NonEmptyGroup) as refused:
-        await alice.commit(*NOBODY, at(0, 1))
+        await alice.commit(*OUTSIDE, at(0, 1))
     assert refused.value.facts == {"members": 1}
     await alice.groups.leave(GROUP, "alice")
-    await alice.commit(*NOBODY, at(0, 1))
-    await alice.commit(*NOBODY, at(0, 2), group="new")
+    await alice.commit(*OUTSIDE, at(0, 1))
+    await alice.commit(*OUTSIDE, at(0, 2), group="new")
 
     assert await alice.committed() == {("orders", 0): 1, ("orders", 1): 0}
     assert await alice.committed("new") == {("orders", 0): 2, ("orders", 1): None}
     with pytest.raises(UnknownPartitionInRecord):
-        await alice.commit(*NOBODY, at(9, 0), group="newer")
+        await alice.commit(*OUTSIDE, at(9, 0), group="newer")
     with pytest.raises(GroupIdNotFound):
         await alice.committed("newer")
 
@@ -175,16 +175,16 @@ async def test_metadata_is_kept_with_the_offset(alice: Node) -> None:
     assert [one.metadata for one in lags] == ["é — checkpoint 7", ""]
 
 
-async def test_a_topic_replaced_behind_the_cache_does_not_make_commits_stale(alice: Node) -> None:
+async def test_a_commit_reaches_a_topic_that_was_replaced_behind_the_cache(alice: Node) -> None:
     old = await alice.services.topics.get("orders")
     await alice.services.topics.delete("orders")
     await alice.create()
     await alice.settle()
-    standing = await alice.heartbeat("alice", 1, set())
+    member = await alice.heartbeat("alice", 1, set())
     await alice.produce(b"new")
     alice.services.topics._keep(old)
 
-    await alice.commit("alice", standing.member.member_epoch, at(0, 1))
+    await alice.commit("alice", member.member.member_epoch, at(0, 1))
 
     assert await alice.committed() == {("orders", 0): 1, ("orders", 1): 0}
 
@@ -199,7 +199,7 @@ async def test_a_partition_added_behind_the_cache_can_be_committed(alice: Node) 
     await alice.groups.leave(GROUP, "alice")
     await alice.storage.write(grow)
 
-    await alice.commit(*NOBODY, at(2, 0))
+    await alice.commit(*OUTSIDE, at(2, 0))
 
     assert (await alice.committed())["orders", 2] == 0
 
@@ -213,14 +213,14 @@ async def test_a_topic_deleted_behind_the_cache_is_unknown(alice: Node) -> None:
         await alice.commit("alice", 1, at(0, 1))
 
 
-async def test_lag_counts_what_is_not_committed_and_its_age(node: Node) -> None:
+async def test_lag_counts_uncommitted_records_and_the_age_of_the_oldest(node: Node) -> None:
     await node.create(partitions=4)
     now_ms = node.services.clock()
     for partition, times in ((0, (90, 60, 30)), (1, (90, 60)), (2, (50,))):
         for seconds in times:
             await _produce_at(node, partition, now_ms - seconds * 1000)
     await node.services.topics.delete_before("orders", 1, 1)
-    await node.commit(*NOBODY, at(0, 1), at(1, 0), at(2, 1))
+    await node.commit(*OUTSIDE, at(0, 1), at(1, 0), at(2, 1))
 
     lags = await node.services.offsets.lags(GROUP)
 
@@ -230,12 +230,12 @@ async def test_lag_counts_what_is_not_committed_and_its_age(node: Node) -> None:
     assert [round(one.lag_ms, -4) for one in lags] == [60_000, 60_000, 0, 0]
 
 
-async def test_lag_of_a_partition_never_committed_counts_from_its_start(node: Node) -> None:
+async def test_lag_without_a_committed_offset_counts_from_the_log_start(node: Node) -> None:
     await node.create()
     await _produce_at(node, 1, node.services.clock() - 40_000)
     await _produce_at(node, 1, node.services.clock() - 20_000)
     await node.services.topics.delete_before("orders", 1, 1)
-    await node.commit(*NOBODY, at(0, 0))
+    await node.commit(*OUTSIDE, at(0, 0))
 
     lag = (await node.services.offsets.lags(GROUP))[1]
 
@@ -247,10 +247,10 @@ async def _produce_at(node: Node, partition: int, timestamp_ms: int) -> None:
     await node.services.producer.produce(ProduceRequest("orders", None, [record], 1))
 
 
-async def test_lags_show_every_topic_subscribed_or_committed(node: Node) -> None:
+async def test_lag_is_listed_for_every_subscribed_or_committed_topic(node: Node) -> None:
     for topic in ("clicks", "orders", "other", "views"):
         await node.create(topic, 1)
-    await node.commit(*NOBODY, at(0, 0, topic="views"))
+    await node.commit(*OUTSIDE, at(0, 0, topic="views"))
     await node.join("alice", "orders", "clicks")
 
     assert await node.committed() == {("clicks", 0): 0, ("orders", 0): 0, ("views", 0): 0}
@@ -262,12 +262,12 @@ async def test_lags_show_every_topic_subscribed_or_committed(node: Node) -> None
      (Since(99), [3, 1])],
     ids=str,
 )  # fmt: skip
-async def test_a_reset_is_planned_and_then_done(node: Node, to: OffsetSpec, expected: list[int]) -> None:
+async def test_a_reset_is_planned_and_then_applied(node: Node, to: OffsetSpec, expected: list[int]) -> None:
     await node.create()
     for partition, timestamp_ms in ((0, 10), (0, 15), (0, 20), (1, 10)):
         await _produce_at(node, partition, timestamp_ms)
     await node.services.topics.delete_before("orders", 0, 1)
-    await node.commit(*NOBODY, at(0, 2))
+    await node.commit(*OUTSIDE, at(0, 2))
     reset = node.services.offsets.reset
 
     plan = await reset(GROUP, "orders", None, to, dry_run=True)
@@ -293,7 +293,7 @@ async def test_a_reset_of_some_partitions_leaves_the_others(node: Node) -> None:
     assert await node.committed("new") == {("orders", 0): None, ("orders", 1): 1, ("orders", 2): None}
 
 
-async def test_a_reset_out_of_the_log_of_what_is_not_there_or_of_a_group_at_work_is_refused(alice: Node) -> None:
+async def test_a_reset_out_of_range_or_of_an_unknown_partition_or_with_members_is_refused(alice: Node) -> None:
     reset = alice.services.offsets.reset
     with pytest.raises(InvalidRequest, match="from 0 to 3 in partition 0"):
         await reset(GROUP, "orders", None, At(4), dry_run=True)
@@ -310,14 +310,14 @@ async def test_a_reset_out_of_the_log_of_what_is_not_there_or_of_a_group_at_work
     assert await alice.committed() == {("orders", 0): 0, ("orders", 1): 0}
 
 
-async def test_a_group_is_forgotten_seven_days_after_its_last_member_or_commit(alice: Node) -> None:
-    await alice.commit(*NOBODY, at(0, 1), group="tool")
+async def test_a_group_expires_seven_days_after_its_last_member_or_commit(alice: Node) -> None:
+    await alice.commit(*OUTSIDE, at(0, 1), group="tool")
     await alice.pass_time(8 * DAY_MS)
     await alice.services.offsets.expire()
     assert [one.name for one in await alice.groups.list_("", 9)] == [GROUP]
     await alice.groups.leave(GROUP, "alice")
     await alice.pass_time(6 * DAY_MS)
-    await alice.commit(*NOBODY, at(0, 2))
+    await alice.commit(*OUTSIDE, at(0, 2))
     await alice.pass_time(6 * DAY_MS)
     await alice.services.offsets.expire()
     assert await alice.committed() == {("orders", 0): 2, ("orders", 1): 0}
@@ -329,7 +329,7 @@ async def test_a_group_is_forgotten_seven_days_after_its_last_member_or_commit(a
     assert await alice.storage.read(_count_offsets) == 0
 
 
-async def test_offsets_of_a_deleted_topic_are_forgotten_and_not_inherited(alice: Node) -> None:
+async def test_offsets_of_a_deleted_topic_are_deleted_and_not_inherited(alice: Node) -> None:
     await alice.commit("alice", 1, at(0, 3))
     await alice.services.topics.delete("orders")
     await alice.create()
@@ -343,8 +343,8 @@ async def test_offsets_of_a_deleted_topic_are_forgotten_and_not_inherited(alice:
     assert await alice.storage.read(_count_offsets) == 2
 
 
-async def test_a_member_of_very_many_partitions_joins_reads_and_commits(node: Node) -> None:
-    """More than a statement of SQLite may have parameters."""
+async def test_a_member_with_18000_partitions_joins_reads_and_commits(node: Node) -> None:
+    """Use more partitions than a statement of SQLite may have parameters."""
     for number in range(18):
         await node.create(f"t{number}", 1_000)
     await node.produce(b"a", topic="t17", partition=999)
@@ -361,8 +361,8 @@ def _count_offsets(tx: Tx) -> int:
 
 
 @pytest.mark.postgres
-async def test_a_commit_that_waits_for_a_rebalance_is_judged_by_its_outcome(nodes: tuple[Node, Node]) -> None:
-    """The partition goes to another while the commit waits for its member's row."""
+async def test_a_commit_that_waits_for_a_rebalance_is_checked_after_it(nodes: tuple[Node, Node]) -> None:
+    """Move the partition to another member while the commit waits for the member's lock."""
     first, second = nodes
     await first.create()
     await first.produce(b"a")
@@ -383,7 +383,7 @@ async def test_a_commit_that_waits_for_a_rebalance_is_judged_by_its_outcome(node
 
 
 @pytest.mark.postgres
-async def test_groups_commits_polls_and_resets_on_two_nodes_end_without_a_deadlock(nodes: tuple[Node, Node]) -> None:
+async def test_polls_commits_and_resets_on_two_nodes_do_not_deadlock(nodes: tuple[Node, Node]) -> None:
     first, second = nodes
     await first.create()
     await first.produce(*[b"x"] * 50)

@@ -1,9 +1,9 @@
-"""Poll: what a consumer is given, what is committed for it, and what ends its waiting. DESIGN.md §3.4."""
+"""Poll: what it returns and commits, and what ends its wait."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -61,7 +61,7 @@ async def test_without_auto_commit_nothing_is_committed_and_nothing_is_written(n
     assert await node.committed() == {("orders", 0): 0, ("orders", 1): 0}
 
 
-async def test_the_same_poll_again_and_again_reads_each_record_once(node: Node) -> None:
+async def test_a_repeated_poll_with_auto_commit_reads_each_record_once(node: Node) -> None:
     await node.create()
     await node.produce(b"a", b"b", b"c")
     size = PageSize(2, MIB, 1)
@@ -117,15 +117,11 @@ async def test_a_page_read_before_another_commit_is_read_again(node: Node) -> No
     await node.create(partitions=1)
     await node.produce(b"a", b"b", b"c")
     await node.poll(auto_commit=True, size=PageSize(1, MIB, 1))
-    read = node.storage.read
 
-    async def read_then_commit(query: Any, *args: Any, **kwargs: Any) -> Any:
-        found = await read(query, *args, **kwargs)
-        node.storage.read = read  # type: ignore[method-assign] # only the first read
+    async def commit() -> None:
         await node.commit("alice", 1, OffsetCommit("orders", 0, 2))
-        return found
 
-    node.storage.read = read_then_commit  # type: ignore[method-assign] # commits between the read and the write
+    node.after_read = commit
     page = await node.poll(auto_commit=True)
 
     assert seen(page) == orders(0, 2)
@@ -144,10 +140,10 @@ async def test_after_a_lost_answer_a_poll_without_auto_commit_returns_the_same_p
     assert await node.committed() == {("orders", 0): 1, ("orders", 1): 0}
 
 
-async def test_what_is_committed_is_the_page_returned_last_not_a_larger_one_that_was_lost(node: Node) -> None:
+async def test_auto_commit_commits_the_page_returned_last_not_a_larger_one_that_was_lost(node: Node) -> None:
     await node.create()
     await node.produce(b"a", b"b", b"c")
-    await node.poll(auto_commit=True)  # all three: the answer is lost
+    await node.poll(auto_commit=True)  # all three records; the answer is lost
     again = await node.poll(auto_commit=False, size=PageSize(1, MIB, 1))
 
     page = await node.poll(auto_commit=True)
@@ -156,7 +152,7 @@ async def test_what_is_committed_is_the_page_returned_last_not_a_larger_one_that
     assert await node.committed() == {("orders", 0): 1, ("orders", 1): 0}
 
 
-async def test_a_lost_answer_to_a_commit_is_repeated_without_harm(node: Node) -> None:
+async def test_a_commit_whose_answer_was_lost_can_be_repeated(node: Node) -> None:
     await node.create()
     await node.produce(b"a", b"b")
     first = await node.poll(size=PageSize(1, MIB, 1))
@@ -167,7 +163,7 @@ async def test_a_lost_answer_to_a_commit_is_repeated_without_harm(node: Node) ->
     assert seen(lost) == seen(again) == orders(0, 1)
 
 
-async def test_a_member_that_joined_again_does_not_commit_the_page_of_the_process_before(node: Node) -> None:
+async def test_a_member_that_joined_again_does_not_commit_the_last_page_of_its_old_epoch(node: Node) -> None:
     await node.create()
     await node.produce(b"a")
     await node.poll(auto_commit=True)
@@ -179,7 +175,7 @@ async def test_a_member_that_joined_again_does_not_commit_the_page_of_the_proces
     assert await node.committed() == {("orders", 0): 0, ("orders", 1): 0}
 
 
-async def test_a_page_of_a_partition_that_was_given_up_is_not_committed(node: Node) -> None:
+async def test_a_page_of_a_revoked_partition_is_not_committed(node: Node) -> None:
     await node.create()
     await node.produce(b"a")
     await node.produce(b"b", partition=1)
@@ -196,7 +192,7 @@ async def test_a_page_of_a_partition_that_was_given_up_is_not_committed(node: No
     assert await node.committed() == {("orders", kept): 1, ("orders", 1 - kept): 0}
 
 
-async def test_what_was_committed_otherwise_since_is_not_committed_over(node: Node) -> None:
+async def test_auto_commit_does_not_overwrite_a_later_commit(node: Node) -> None:
     await node.create()
     await node.produce(b"a", b"b")
     await node.poll(auto_commit=True, size=PageSize(1, MIB, 1))
@@ -207,12 +203,12 @@ async def test_what_was_committed_otherwise_since_is_not_committed_over(node: No
     assert await node.committed() == {("orders", 0): 2, ("orders", 1): 0}
 
 
-async def test_a_page_of_which_the_client_saw_nothing_is_not_committed(node: Node) -> None:
+async def test_a_page_of_a_disconnected_client_is_not_committed(node: Node) -> None:
     await node.create()
     await node.produce(b"a")
-    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    gone.set_result(None)
-    await node.services.poller.poll(poll_request("alice", auto_commit=True), Deadline(LONG_MS, gone))
+    disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    disconnected.set_result(None)
+    await node.services.poller.poll(poll_request("alice", auto_commit=True), Deadline(LONG_MS, disconnected))
 
     assert seen(await node.poll(auto_commit=True)) == orders(0, 0)
 
@@ -261,20 +257,20 @@ async def test_no_partition_starves_behind_others_with_larger_records(node: Node
     assert partitions == {0, 1, 2, 3}
 
 
-async def test_with_fewer_records_in_a_page_than_partitions_all_have_their_turn(node: Node) -> None:
+async def test_pages_with_fewer_records_than_partitions_rotate_over_all_partitions(node: Node) -> None:
     await node.create(partitions=5)
     for partition in range(5):
         await node.produce(*[b"x"] * 10, partition=partition)
 
-    turns: list[int] = []
+    partitions: list[int] = []
     for _ in range(5):
         await node.pass_time(1)
-        turns += [one.partition for one in seen(await node.poll(auto_commit=True, size=PageSize(2, MIB, 1)))]
+        partitions += [one.partition for one in seen(await node.poll(auto_commit=True, size=PageSize(2, MIB, 1)))]
 
-    assert turns == [0, 1, 2, 3, 4, 0, 1, 2, 3, 0]
+    assert partitions == [0, 1, 2, 3, 4, 0, 1, 2, 3, 0]
 
 
-async def test_a_group_that_retention_overtook_goes_on_and_says_what_it_missed(node: Node) -> None:
+async def test_a_group_behind_the_log_start_goes_on_there_and_returns_the_skipped_offsets(node: Node) -> None:
     await node.create()
     await node.produce(b"a", b"b", b"c")
     await node.poll()
@@ -289,7 +285,7 @@ async def test_a_group_that_retention_overtook_goes_on_and_says_what_it_missed(n
     assert await node.committed() == {("orders", 0): 3, ("orders", 1): 0}
 
 
-async def test_a_group_overtaken_to_the_end_of_the_log_is_told_at_once(node: Node) -> None:
+async def test_a_poll_of_a_group_whose_unread_records_were_all_deleted_does_not_wait(node: Node) -> None:
     await node.create()
     await node.produce(b"a", b"b")
     await node.poll()
@@ -302,7 +298,7 @@ async def test_a_group_overtaken_to_the_end_of_the_log_is_told_at_once(node: Nod
     assert await node.committed() == {("orders", 0): 2, ("orders", 1): 0}
 
 
-async def test_under_none_a_group_without_an_offset_is_refused(node: Node) -> None:
+async def test_with_reset_none_a_poll_without_a_committed_offset_is_refused(node: Node) -> None:
     await node.create()
 
     with pytest.raises(NoOffsetForPartition) as refused:
@@ -312,7 +308,7 @@ async def test_under_none_a_group_without_an_offset_is_refused(node: Node) -> No
     assert await node.committed() == {("orders", 0): None, ("orders", 1): None}
 
 
-async def test_under_none_a_group_that_retention_overtook_is_refused(node: Node) -> None:
+async def test_with_reset_none_a_poll_below_the_log_start_is_refused(node: Node) -> None:
     await node.create(partitions=1)
     await node.produce(b"a", b"b")
     await node.commit(None, -1, OffsetCommit("orders", 0, 1))
@@ -325,7 +321,7 @@ async def test_under_none_a_group_that_retention_overtook_is_refused(node: Node)
     assert refused.value.facts == {"topic": "orders", "partition": 0, "committed_offset": 1, "log_start_offset": 2}
 
 
-async def test_a_group_from_latest_begins_at_the_end_and_misses_nothing_after(node: Node) -> None:
+async def test_with_reset_latest_a_group_starts_at_the_log_end_and_misses_no_later_record(node: Node) -> None:
     await node.create(partitions=1)
     await node.produce(b"old")
 
@@ -335,7 +331,7 @@ async def test_a_group_from_latest_begins_at_the_end_and_misses_nothing_after(no
     assert seen(await node.poll(auto_offset_reset="latest")) == orders(0, 1)
 
 
-async def test_a_partition_added_later_is_read_from_its_start_even_from_latest(node: Node) -> None:
+async def test_with_reset_latest_a_partition_added_later_is_read_from_its_start(node: Node) -> None:
     await node.create(partitions=1)
     await node.poll(auto_offset_reset="latest")
     await node.services.topics.change("orders", TopicRequest(2, {}))
@@ -397,7 +393,7 @@ async def test_a_poll_that_joins_with_other_topics_waits_for_their_records(node:
     assert seen(await polling) == [Seen("clicks", 0, 0)]
 
 
-async def test_a_waiting_poll_is_answered_when_it_is_to_read_something_else(node: Node) -> None:
+async def test_a_waiting_poll_is_answered_when_its_assignment_changes(node: Node) -> None:
     await node.create()
     await node.poll()
     polling = node.polling()
@@ -411,7 +407,7 @@ async def test_a_waiting_poll_is_answered_when_it_is_to_read_something_else(node
     assert len((await node.group()).members["bob"].assigned) == 1
 
 
-async def test_a_poll_without_owned_gives_up_what_is_revoked_after_its_commits(node: Node) -> None:
+async def test_a_poll_without_owned_releases_revoked_partitions_after_its_commits(node: Node) -> None:
     await node.create()
     await node.produce(b"a")
     await node.produce(b"b", partition=1)
@@ -426,7 +422,7 @@ async def test_a_poll_without_owned_gives_up_what_is_revoked_after_its_commits(n
     assert await node.committed() == {("orders", 0): 1, ("orders", 1): 1}
 
 
-async def test_a_poll_that_still_owns_what_is_revoked_keeps_it_and_waits_in_peace(node: Node) -> None:
+async def test_a_poll_that_owns_a_revoked_partition_keeps_it_and_waits(node: Node) -> None:
     await node.create()
     owned = {("orders", 0), ("orders", 1)}
     await node.poll()
@@ -446,7 +442,7 @@ async def test_a_poll_that_still_owns_what_is_revoked_keeps_it_and_waits_in_peac
     assert (await node.group()).members["bob"].assigned == {}
 
 
-async def test_a_topic_deleted_while_a_poll_waits_does_not_make_it_run_in_circles(node: Node) -> None:
+async def test_a_topic_deleted_during_a_poll_does_not_cause_a_busy_loop(node: Node) -> None:
     await node.create()
     await node.create("clicks", 1)
     await node.poll(topics=("clicks", "orders"))
@@ -484,7 +480,7 @@ async def test_a_topic_created_again_behind_the_cache_is_read(node: Node) -> Non
     assert seen(await node.poll(auto_commit=True)) == orders(0, 0)
 
 
-async def test_leaving_ends_the_wait(node: Node) -> None:
+async def test_a_leave_ends_the_wait(node: Node) -> None:
     await node.create()
     polling = node.polling()
     await node.parked()
@@ -495,7 +491,7 @@ async def test_leaving_ends_the_wait(node: Node) -> None:
         await polling
 
 
-async def test_a_second_process_of_the_name_ends_the_wait_of_the_first(node: Node) -> None:
+async def test_a_second_join_ends_the_wait_of_the_first_client(node: Node) -> None:
     await node.create()
     await node.join("alice")
     polling = node.polling(epoch=1)
@@ -507,7 +503,7 @@ async def test_a_second_process_of_the_name_ends_the_wait_of_the_first(node: Nod
         await polling
 
 
-async def test_a_static_member_that_was_replaced_may_not_join_again_by_a_poll(node: Node) -> None:
+async def test_a_replaced_static_member_does_not_join_again_by_a_poll(node: Node) -> None:
     await node.create()
     await node.poll("alice", instance_id="till-1")
     await node.poll("anna", instance_id="till-1")
@@ -549,7 +545,7 @@ async def test_a_poll_that_is_refused_commits_nothing_and_releases_nothing(node:
     assert await node.committed() == {("orders", 0): 0, ("orders", 1): 0}
 
 
-async def test_the_previous_epoch_is_taken_after_a_lost_answer(node: Node) -> None:
+async def test_the_previous_epoch_is_accepted_after_a_lost_answer(node: Node) -> None:
     await node.create()
     await node.produce(b"a")
     page = await node.poll()
@@ -564,7 +560,7 @@ async def test_the_previous_epoch_is_taken_after_a_lost_answer(node: Node) -> No
     assert (await node.committed())["orders", 0] == 1
 
 
-async def test_closing_answers_all_that_wait(node: Node) -> None:
+async def test_closing_the_signals_answers_all_waiting_polls(node: Node) -> None:
     await node.create()
     polling = [node.polling(name) for name in ("alice", "bob")]
     await node.parked(2)
@@ -574,19 +570,19 @@ async def test_closing_answers_all_that_wait(node: Node) -> None:
     assert [seen(page) for page in await asyncio.gather(*polling)] == [[], []]
 
 
-async def test_a_client_that_went_away_ends_its_poll(node: Node) -> None:
+async def test_a_disconnect_ends_the_poll(node: Node) -> None:
     await node.create()
-    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    polling = asyncio.create_task(node.services.poller.poll(poll_request("alice"), Deadline(LONG_MS, gone)))
+    disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    polling = asyncio.create_task(node.services.poller.poll(poll_request("alice"), Deadline(LONG_MS, disconnected)))
     await node.parked()
 
-    gone.set_result(None)
+    disconnected.set_result(None)
 
     assert seen(await polling) == []
     assert node.services.signals.waiting == 0
 
 
-async def test_waiting_polls_hold_no_connection(node: Node) -> None:
+async def test_waiting_polls_hold_no_database_connection(node: Node) -> None:
     await node.create(partitions=40)
     polling = [node.polling(f"m{number}") for number in range(40)]
     await node.parked(40)
@@ -617,7 +613,9 @@ async def test_a_poll_on_one_node_is_woken_by_another(migrated_postgres_url: str
 
 
 @pytest.mark.postgres
-async def test_a_lost_notice_costs_only_the_interval_of_the_poll_for_it(nodes: tuple[Node, Node]) -> None:
+async def test_a_lost_notice_delays_a_poll_until_the_watched_partitions_are_checked(
+    nodes: tuple[Node, Node],
+) -> None:
     here, there = nodes
     await here.create()
     polling = here.polling()

@@ -1,4 +1,4 @@
-"""When a group is assigned anew because of its topics, and what an assignment changes."""
+"""When changed topics cause an assignment, and what an assignment changes."""
 
 from __future__ import annotations
 
@@ -36,68 +36,68 @@ def join(
     return join_group(group, join_request, NOW_MS, 10)
 
 
-def assign(group: Group, shapes: dict[str, TopicMetadata], now_ms: int = NOW_MS) -> Group:
-    return update_target_assignment(group, shapes, now_ms)[0]
+def assign(group: Group, topics_by_name: dict[str, TopicMetadata], now_ms: int = NOW_MS) -> Group:
+    return update_target_assignment(group, topics_by_name, now_ms)[0]
 
 
-def notice(group: Group, shapes: dict[str, TopicMetadata]) -> Group:
-    return notice_topics(group, shapes, LATER_MS)
+def notice(group: Group, topics_by_name: dict[str, TopicMetadata]) -> Group:
+    return notice_topics(group, topics_by_name, LATER_MS)
 
 
-def alice(shapes: dict[str, TopicMetadata], *topics: str, pattern: str | None = None) -> Group:
-    return assign(join(EMPTY, "alice", *topics, pattern=pattern), shapes)
+def alice(topics_by_name: dict[str, TopicMetadata], *topics: str, pattern: str | None = None) -> Group:
+    return assign(join(EMPTY, "alice", *topics, pattern=pattern), topics_by_name)
 
 
 # ── notice_topics ──
 
 
-def test_the_same_topics_call_for_nothing() -> None:
+def test_unchanged_topics_cause_no_assignment() -> None:
     group = alice(ORDERS, "orders")
 
     assert notice(group, ORDERS | {"audit": TopicMetadata(2, 5)}) is group
 
 
-def test_added_partitions_call_for_an_assignment() -> None:
+def test_added_partitions_cause_an_assignment() -> None:
     group = notice(alice(ORDERS, "orders"), {"orders": TopicMetadata(1, 3)})
 
     assert (group.reasons, group.assign_at_ms, group.group_epoch) == (("partitions_added",), LATER_MS, 2)
 
 
-def test_a_topic_that_was_named_before_it_was_there_calls_for_an_assignment() -> None:
+def test_a_topic_created_after_its_subscription_causes_an_assignment() -> None:
     group = notice(alice({}, "orders"), ORDERS)
 
     assert group.reasons == ("topic_created",)
 
 
-def test_a_created_topic_that_matches_a_pattern_calls_for_an_assignment() -> None:
+def test_a_created_topic_that_matches_a_pattern_causes_an_assignment() -> None:
     group = alice({}, pattern="orders.*")
 
     assert notice(group, {"orders.eu": TopicMetadata(1, 1)}).reasons == ("topic_created",)
     assert notice(group, {"orders": TopicMetadata(1, 1)}) is group
 
 
-def test_a_topic_deleted_and_made_again_is_another() -> None:
+def test_a_topic_deleted_and_created_again_is_another_topic() -> None:
     group = alice(ORDERS, "orders")
 
     assert notice(group, {}).reasons == ("topic_deleted",)
     assert notice(group, {"orders": TopicMetadata(7, 2)}).reasons == ("topic_created", "topic_deleted")
 
 
-def test_what_is_due_anyway_is_not_called_for_again() -> None:
+def test_a_scheduled_assignment_is_not_scheduled_again() -> None:
     once = notice(alice({}, "orders"), ORDERS)
 
     assert notice(once, ORDERS) is once
     assert notice(once, ORDERS | {"audit": TopicMetadata(2, 1)}) is once
 
 
-def test_a_topic_that_a_newcomer_brings_was_not_created() -> None:
-    shapes = ORDERS | {"audit": TopicMetadata(2, 1)}
-    group = notice(join(alice(shapes, "orders"), "bob", "audit"), shapes)
+def test_a_topic_that_a_new_member_subscribes_to_does_not_count_as_created() -> None:
+    topics_by_name = ORDERS | {"audit": TopicMetadata(2, 1)}
+    group = notice(join(alice(topics_by_name, "orders"), "bob", "audit"), topics_by_name)
 
     assert group.reasons == ("member_joined",)
 
 
-def test_an_empty_group_has_no_topics_to_notice() -> None:
+def test_an_empty_group_ignores_topics() -> None:
     left = assign(leave_group(alice(ORDERS, "orders"), "alice", NOW_MS), ORDERS)
 
     assert left.topics == {}
@@ -107,7 +107,7 @@ def test_an_empty_group_has_no_topics_to_notice() -> None:
 # ── update_target_assignment ──
 
 
-def test_an_assignment_tells_when_and_why_and_who_is_to_hold_what() -> None:
+def test_a_rebalance_has_time_reasons_and_target_assignments() -> None:
     group = join(alice(ORDERS, "orders"), "bob", "orders")
 
     assigned, rebalance = update_target_assignment(group, ORDERS, LATER_MS)
@@ -118,14 +118,14 @@ def test_an_assignment_tells_when_and_why_and_who_is_to_hold_what() -> None:
     assert assigned.topics == {1: 2}
 
 
-def test_partitions_of_a_deleted_topic_are_held_by_nobody_and_waited_for_by_nobody() -> None:
-    shapes = ORDERS | {"audit": TopicMetadata(2, 2)}
-    group = assign(join(alice(shapes, "orders", "audit"), "bob", "orders", "audit"), shapes)
-    told = take_heartbeat(group, "alice", 1, None, NOW_MS)
+def test_no_member_holds_or_waits_for_partitions_of_a_deleted_topic() -> None:
+    topics_by_name = ORDERS | {"audit": TopicMetadata(2, 2)}
+    group = assign(join(alice(topics_by_name, "orders", "audit"), "bob", "orders", "audit"), topics_by_name)
+    revoking = take_heartbeat(group, "alice", 1, None, NOW_MS)
 
-    after = assign(notice(told, ORDERS), ORDERS, LATER_MS)
+    after = assign(notice(revoking, ORDERS), ORDERS, LATER_MS)
 
-    assert (told.members["alice"].assigned, told.members["alice"].revoking) == (
+    assert (revoking.members["alice"].assigned, revoking.members["alice"].revoking) == (
         {(2, 0): 1, (2, 1): 1},
         {(1, 0): 1, (1, 1): 1},
     )
@@ -133,19 +133,19 @@ def test_partitions_of_a_deleted_topic_are_held_by_nobody_and_waited_for_by_nobo
     assert after.topics == {1: 2}
 
 
-def test_a_member_has_no_deadline_for_what_was_deleted() -> None:
-    shapes = ORDERS | {"audit": TopicMetadata(2, 2)}
-    group = assign(join(alice(shapes, "orders", "audit"), "bob", "orders", "audit"), shapes)
-    told = take_heartbeat(group, "alice", 1, None, NOW_MS)
+def test_a_member_has_no_revoke_deadline_for_a_deleted_topic() -> None:
+    topics_by_name = ORDERS | {"audit": TopicMetadata(2, 2)}
+    group = assign(join(alice(topics_by_name, "orders", "audit"), "bob", "orders", "audit"), topics_by_name)
+    revoking = take_heartbeat(group, "alice", 1, None, NOW_MS)
 
-    after = assign(notice(told, {"audit": TopicMetadata(2, 2)}), {"audit": TopicMetadata(2, 2)}, LATER_MS)
+    after = assign(notice(revoking, {"audit": TopicMetadata(2, 2)}), {"audit": TopicMetadata(2, 2)}, LATER_MS)
 
-    assert told.members["alice"].revoke_deadline_ms == NOW_MS + 300_000
+    assert revoking.members["alice"].revoke_deadline_ms == NOW_MS + 300_000
     assert (after.members["alice"].revoking, after.members["alice"].revoke_deadline_ms) == ({}, None)
     assert after.members["alice"].assigned == {(2, 0): 1, (2, 1): 1}
 
 
-def test_a_member_that_waited_gets_the_topic_made_again() -> None:
+def test_a_member_gets_the_partitions_of_a_topic_created_again() -> None:
     group = alice(ORDERS, "orders")
     again = {"orders": TopicMetadata(7, 1)}
     after = assign(notice(group, again), again, LATER_MS)
@@ -153,7 +153,7 @@ def test_a_member_that_waited_gets_the_topic_made_again() -> None:
     assert take_heartbeat(after, "alice", 1, None, LATER_MS).members["alice"].assigned == {(7, 0): 2}
 
 
-def test_an_assignment_without_need_keeps_the_targets() -> None:
+def test_an_assignment_without_changes_keeps_the_targets() -> None:
     group = assign(
         join(alice({"orders": TopicMetadata(1, 5)}, "orders"), "bob", "orders"), {"orders": TopicMetadata(1, 5)}
     )
@@ -166,17 +166,17 @@ def test_an_assignment_without_need_keeps_the_targets() -> None:
     }
 
 
-def test_the_assignor_is_the_one_that_most_members_want() -> None:
-    shapes = {"orders": TopicMetadata(1, 4)}
-    group = alice(shapes, "orders")
+def test_the_assignor_is_the_one_that_most_members_ask_for() -> None:
+    topics_by_name = {"orders": TopicMetadata(1, 4)}
+    group = alice(topics_by_name, "orders")
     for name in ("bob", "carol"):
         group = join(group, name, "orders", assignor="range")
 
-    assert assign(group, shapes).members["alice"].target == {(1, 0), (1, 1)}
-    assert assign(group, shapes).members["carol"].target == {(1, 3)}
+    assert assign(group, topics_by_name).members["alice"].target == {(1, 0), (1, 1)}
+    assert assign(group, topics_by_name).members["carol"].target == {(1, 3)}
 
 
-def test_under_range_a_static_member_keeps_its_place_by_another_name() -> None:
+def test_with_range_a_static_member_keeps_its_partitions_under_another_member_id() -> None:
     group = join(EMPTY, "a", "orders", assignor="range", instance_id="one")
     group = assign(join(group, "b", "orders", assignor="range", instance_id="two"), ORDERS)
 
@@ -186,10 +186,10 @@ def test_under_range_a_static_member_keeps_its_place_by_another_name() -> None:
     assert again.members["b"].target == {(1, 1)}
 
 
-# ── where those begin that have no offset ──
+# ── initial partitions ──
 
 
-def test_partitions_count_as_there_from_the_first_when_the_topic_was_there() -> None:
+def test_partitions_of_an_existing_topic_are_initial_and_later_ones_are_not() -> None:
     group = alice(ORDERS, "orders")
     grown = assign(group, {"orders": TopicMetadata(1, 5)}, LATER_MS)
 
@@ -198,19 +198,19 @@ def test_partitions_count_as_there_from_the_first_when_the_topic_was_there() -> 
 
 
 @pytest.mark.parametrize("group", [alice({}, "orders"), alice({}, pattern="ord*")])
-def test_all_partitions_of_a_topic_made_later_are_added_ones(group: Group) -> None:
+def test_a_topic_created_after_its_subscription_has_no_initial_partitions(group: Group) -> None:
     assert assign(group, ORDERS, LATER_MS).initial_partitions == {1: 0}
 
 
-def test_a_topic_subscribed_later_was_there_from_the_first() -> None:
-    shapes = ORDERS | {"audit": TopicMetadata(2, 3)}
-    group = assign(join(alice(shapes, "orders"), "bob", "audit"), shapes)
+def test_partitions_of_a_topic_subscribed_later_are_initial() -> None:
+    topics_by_name = ORDERS | {"audit": TopicMetadata(2, 3)}
+    group = assign(join(alice(topics_by_name, "orders"), "bob", "audit"), topics_by_name)
 
     assert group.initial_partitions == {1: 2, 2: 3}
     assert group.assigned_subscriptions == (Subscription(("audit",)), Subscription(("orders",)))
 
 
-def test_an_emptied_group_remembers_what_it_began_with() -> None:
+def test_an_empty_group_keeps_its_initial_partitions() -> None:
     left = assign(leave_group(alice(ORDERS, "orders"), "alice", NOW_MS), ORDERS)
     back = assign(join(left, "alice", "orders"), {"orders": TopicMetadata(1, 5)})
 

@@ -1,4 +1,4 @@
-"""Assignors: even, each partition once, and as few moves as evenness allows, against a search of all assignments."""
+"""Assignors: balanced, each partition once, with the fewest moves, compared with a search of all assignments."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def loads(assignment: Assignment) -> list[int]:
 
 
 def rejoin(subscribers: Mapping[str, Subscriber], assignment: Assignment) -> Subscribers:
-    """Return members that have what they were assigned."""
+    """Return members whose current target is the assignment."""
     return {name: one._replace(assigned=assignment[name]) for name, one in subscribers.items()}
 
 
 def owners(subscribers: Subscribers, partitions: Mapping[int, int]) -> dict[Partition, str]:
-    """Return whose each partition is that somebody may keep: the first one's, by id."""
+    """Return the owner of each partition that a member may keep: the first claimant by id."""
     found: dict[Partition, str] = {}
     for name in sorted(subscribers):
         for topic_id, n in subscribers[name].assigned:
@@ -55,7 +55,7 @@ def subscribed(subscribers: Subscribers, partitions: Mapping[int, int]) -> list[
 
 
 def best(subscribers: Subscribers, partitions: Mapping[int, int]) -> tuple[int, int]:
-    """Return the least sum of squared loads of all assignments, and the fewest moves of those that have it."""
+    """Return the least sum of squared loads of all assignments, and the fewest moves that reach it."""
     names = sorted(subscribers)
     owner = owners(subscribers, partitions)
     fewest = {(0,) * len(names): 0}
@@ -71,7 +71,7 @@ def best(subscribers: Subscribers, partitions: Mapping[int, int]) -> tuple[int, 
 
 
 def groups(topics_of: st.SearchStrategy[frozenset[int]]) -> st.SearchStrategy[Subscribers]:
-    """Return members with claims that may be stale, disputed, or of topics they no longer subscribe to."""
+    """Return members with claims that may be stale, disputed, or of unsubscribed topics."""
     claims = st.frozensets(st.tuples(st.sampled_from([1, 2, 3, 9]), st.integers(0, 4)), max_size=8)
     return st.dictionaries(st.sampled_from(MEMBERS), st.builds(Subscriber, topics_of, claims), min_size=1)
 
@@ -83,9 +83,7 @@ UNEQUAL = groups(st.frozensets(st.sampled_from([1, 2, 3, 8])))
 
 @settings(max_examples=300, deadline=None)
 @given(EQUAL | UNEQUAL, PARTITIONS)
-def test_uniform_is_as_even_as_can_be_with_the_fewest_moves_that_allow_it(
-    subscribers: Subscribers, partitions: dict[int, int]
-) -> None:
+def test_uniform_is_balanced_with_the_fewest_moves(subscribers: Subscribers, partitions: dict[int, int]) -> None:
     targets = uniform(subscribers, partitions)
 
     assert sorted(p for target in targets.values() for p in target) == sorted(subscribed(subscribers, partitions))
@@ -97,7 +95,9 @@ def test_uniform_is_as_even_as_can_be_with_the_fewest_moves_that_allow_it(
 
 @settings(deadline=None)
 @given(EQUAL, PARTITIONS)
-def test_uniform_shares_between_equals_to_within_one(subscribers: Subscribers, partitions: dict[int, int]) -> None:
+def test_uniform_loads_equal_subscribers_equally_within_one(
+    subscribers: Subscribers, partitions: dict[int, int]
+) -> None:
     shares = loads(uniform(subscribers, partitions))
 
     assert shares[-1] - shares[0] <= 1
@@ -105,7 +105,7 @@ def test_uniform_shares_between_equals_to_within_one(subscribers: Subscribers, p
 
 @settings(deadline=None)
 @given(EQUAL | UNEQUAL, PARTITIONS)
-def test_uniform_leaves_what_it_made(subscribers: Subscribers, partitions: dict[int, int]) -> None:
+def test_uniform_does_not_change_its_own_assignment(subscribers: Subscribers, partitions: dict[int, int]) -> None:
     targets = uniform(subscribers, partitions)
 
     assert uniform(rejoin(subscribers, targets), partitions) == targets
@@ -123,7 +123,7 @@ def test_the_order_of_members_and_topics_does_not_matter(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ASSIGNORS))
-def test_nobody_to_assign_to_and_nothing_to_assign_are_fine(name: str) -> None:
+def test_an_assignment_without_members_or_partitions_is_empty(name: str) -> None:
     assign = ASSIGNORS[name]
 
     assert assign({}, {1: 3}) == {}
@@ -132,13 +132,13 @@ def test_nobody_to_assign_to_and_nothing_to_assign_are_fine(name: str) -> None:
     assert assign({"a": subscriber(1, 9)}, {1: 0}) == {"a": frozenset()}
 
 
-def test_a_first_assignment_goes_round_in_order() -> None:
+def test_a_first_assignment_is_round_robin_in_order() -> None:
     targets = uniform({"a": subscriber(1, 2), "b": subscriber(1, 2)}, {1: 3, 2: 2})
 
     assert targets == {"a": held({1: "01", 2: "0"}), "b": held({1: "2", 2: "1"})}
 
 
-def test_a_newcomer_gets_its_share_and_the_others_keep_the_rest() -> None:
+def test_a_new_member_gets_its_share_and_the_others_keep_the_rest() -> None:
     had = {"a": subscriber(1, had={1: "012"}), "b": subscriber(1, had={1: "345"})}
 
     targets = uniform(had | {"c": subscriber(1)}, {1: 6})
@@ -146,13 +146,13 @@ def test_a_newcomer_gets_its_share_and_the_others_keep_the_rest() -> None:
     assert targets == {"a": held({1: "01"}), "b": held({1: "34"}), "c": held({1: "25"})}
 
 
-def test_those_who_stay_keep_all_and_share_what_a_leaver_had() -> None:
+def test_the_remaining_members_keep_all_and_share_the_partitions_of_a_member_that_left() -> None:
     targets = uniform({"a": subscriber(1, had={1: "01"}), "b": subscriber(1, had={1: "23"})}, {1: 6})
 
     assert targets == {"a": held({1: "014"}), "b": held({1: "235"})}
 
 
-def test_a_member_that_alone_reads_a_topic_gives_up_what_others_can_read() -> None:
+def test_the_only_subscriber_of_a_topic_gives_up_partitions_that_others_can_read() -> None:
     had = {"a": subscriber(1, 2, had={1: "01"}), "b": subscriber(1, had={1: "23"})}
 
     targets = uniform(had, {1: 4, 2: 4})
@@ -160,7 +160,7 @@ def test_a_member_that_alone_reads_a_topic_gives_up_what_others_can_read() -> No
     assert targets == {"a": held({2: "0123"}), "b": held({1: "0123"})}
 
 
-def test_load_passes_along_a_chain_of_members() -> None:
+def test_load_is_balanced_along_a_chain_of_members() -> None:
     had = {
         "a": subscriber(1, had={1: "012"}),
         "b": subscriber(1, 2, had={2: "01"}),
@@ -173,13 +173,13 @@ def test_load_passes_along_a_chain_of_members() -> None:
     assert moves(had, {1: 3, 2: 3}, targets) == 2
 
 
-def test_claims_to_what_is_gone_or_not_subscribed_count_for_nothing() -> None:
+def test_claims_to_missing_or_unsubscribed_partitions_are_ignored() -> None:
     had = {"a": subscriber(1, had={1: "07", 2: "0", 9: "0"}), "b": subscriber(2, had={2: "1"})}
 
     assert uniform(had, {1: 2, 2: 2}) == {"a": held({1: "01"}), "b": held({2: "01"})}
 
 
-def test_two_hundred_members_share_a_thousand_partitions_and_a_newcomer_costs_five_moves() -> None:
+def test_two_hundred_members_share_a_thousand_partitions_and_a_new_member_costs_five_moves() -> None:
     partitions = dict.fromkeys(range(1, 101), 10)
     equal = {f"m{i:03}": Subscriber(frozenset(partitions)) for i in range(200)}
     alone = dict(list(equal.items())[1:])
@@ -193,7 +193,7 @@ def test_two_hundred_members_share_a_thousand_partitions_and_a_newcomer_costs_fi
     assert moves(members, partitions, after) == 5
 
 
-def test_two_hundred_members_of_unequal_subscriptions_share_a_thousand_partitions() -> None:
+def test_two_hundred_members_with_different_subscriptions_share_a_thousand_partitions() -> None:
     partitions = dict.fromkeys(range(1, 101), 10)
     unequal = {f"m{i:03}": Subscriber(frozenset(t for t in partitions if (t * i) % 7 < 3)) for i in range(1, 201)}
 
@@ -214,7 +214,7 @@ def test_range_gives_the_first_members_one_more() -> None:
     }
 
 
-def test_range_counts_for_each_topic_only_its_subscribers() -> None:
+def test_range_divides_each_topic_among_its_subscribers_only() -> None:
     members = {"c1": subscriber(1), "c2": subscriber(1, 2), "c3": subscriber(1)}
 
     assert range_(members, {1: 3, 2: 2}) == {
@@ -224,11 +224,11 @@ def test_range_counts_for_each_topic_only_its_subscribers() -> None:
     }
 
 
-def test_range_leaves_members_beyond_the_partitions_with_nothing() -> None:
+def test_range_assigns_nothing_to_members_beyond_the_number_of_partitions() -> None:
     assert range_({"c1": subscriber(1), "c2": subscriber(1)}, {1: 1}) == {"c1": held({1: "0"}), "c2": frozenset()}
 
 
-def test_range_shares_a_topic_out_even_if_it_is_smaller_than_the_group() -> None:
+def test_range_divides_a_topic_with_fewer_partitions_than_members() -> None:
     members = {name: subscriber(1, 2) for name in ("a", "b", "c")}
 
     assert range_(members, {1: 4, 2: 2}) == {
@@ -238,7 +238,7 @@ def test_range_shares_a_topic_out_even_if_it_is_smaller_than_the_group() -> None
     }
 
 
-def test_range_orders_static_members_by_their_instance_before_all_others() -> None:
+def test_range_orders_static_members_by_instance_id_before_all_others() -> None:
     members = {
         "z1": subscriber(1, instance_id="one"),
         "a2": subscriber(1, instance_id="two"),
@@ -248,7 +248,7 @@ def test_range_orders_static_members_by_their_instance_before_all_others() -> No
     assert range_(members, {1: 3}) == {"z1": held({1: "0"}), "a2": held({1: "1"}), "a": held({1: "2"})}
 
 
-def test_range_does_not_care_what_members_had() -> None:
+def test_range_ignores_the_previous_assignment() -> None:
     had = {"a": subscriber(1, had={1: "23"}), "b": subscriber(1, had={1: "01"})}
 
     assert range_(had, {1: 4}) == {"a": held({1: "01"}), "b": held({1: "23"})}

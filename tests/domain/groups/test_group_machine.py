@@ -1,7 +1,7 @@
-"""Consumer groups against clients that keep their own view of what they may read, and a broker that may lose answers.
+"""A state machine of a consumer group with clients that keep their own assignment, and answers that may be lost.
 
-The clients obey the protocol: they stop what is no longer assigned to them, now or a while after they were told, and
-stop everything when no answer came for as long as a session surely lasts, or when they are refused. Some lie.
+The clients follow the protocol: they stop reading revoked partitions, at once or some time after the answer, and stop
+reading all partitions when a request is refused or when no answer came during a session. Some send a wrong `owned`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SUBSCRIPTIONS = st.sampled_from(
         Subscription(("__own",), "orders.*"),
     ]
 )
-WISHES = st.builds(
+JOIN_REQUESTS = st.builds(
     JoinRequest,
     member_id=st.sampled_from(["alice", "bob", "carol", "dave", "eve"]),
     instance_id=st.sampled_from([None, None, None, "one", "two"]),
@@ -58,7 +58,7 @@ WISHES = st.builds(
     rebalance_timeout_ms=st.sampled_from([10_000, 300_000]),
 )
 TOPICS = st.sampled_from(["orders", "orders.eu", "audit", "__own"])
-WHO = st.integers(0, 9)
+CLIENT_INDEX = st.integers(0, 9)
 SOME = st.integers(0, 1023)
 MOSTLY_NOT = st.sampled_from([False, False, False, True])
 
@@ -68,35 +68,38 @@ class Client:
     """A process that consumes.
 
     Attributes:
-        working: What it reads or has yet to finish.
-        answered_ms: When it sent the last request that was answered.
-        told_ms: When it last surely did not yet have to give up what it has yet to finish, or None.
-        fenced: Another process took its place; it may not know.
-        honest: It never said that it had stopped what it works on.
+        working: Partitions that it reads or still processes.
+        answered_ms: Time at which it sent the last request that was answered.
+        revoked_after_ms: A time before which none of the partitions that it still processes was revoked, or None.
+        fenced: Whether another process has replaced it, even if it has not been refused yet.
+        honest: Whether `owned` has always included all partitions that it works on.
     """
 
     join_request: JoinRequest
     epoch: int | None = None
     working: set[Partition] = field(default_factory=set)
     answered_ms: int = 0
-    told_ms: int | None = None
+    revoked_after_ms: int | None = None
     fenced: bool = False
     honest: bool = True
 
-    def believes(self, now_ms: int) -> set[Partition]:
-        """Return what it works on, unless it knows that its time is over."""
+    def readable(self, now_ms: int) -> set[Partition]:
+        """Return the partitions that it works on; none once its session or its revocation has timed out."""
         longest_ms = min(self.join_request.session_timeout_ms * 2 / 3, self.join_request.rebalance_timeout_ms)
-        too_slow = self.told_ms is not None and now_ms - self.told_ms >= self.join_request.rebalance_timeout_ms
+        too_slow = (
+            self.revoked_after_ms is not None
+            and now_ms - self.revoked_after_ms >= self.join_request.rebalance_timeout_ms
+        )
         return set() if too_slow or now_ms - self.answered_ms >= longest_ms else self.working
 
-    def hear(self, member: Member, sent_ms: int, *, stops_at_once: bool) -> None:
+    def take_answer(self, member: Member, sent_ms: int, *, stops_at_once: bool) -> None:
         may_read = set(member.assigned)
         self.working = may_read if stops_at_once else self.working | may_read
-        self.told_ms = None if self.working == may_read else (self.told_ms or self.answered_ms)
+        self.revoked_after_ms = None if self.working == may_read else (self.revoked_after_ms or self.answered_ms)
         self.epoch, self.answered_ms = member.member_epoch, sent_ms
 
     def drop(self) -> None:
-        self.epoch, self.working, self.told_ms = None, set(), None
+        self.epoch, self.working, self.revoked_after_ms = None, set(), None
 
 
 class ConsumerGroup(RuleBasedStateMachine):
@@ -104,12 +107,12 @@ class ConsumerGroup(RuleBasedStateMachine):
         super().__init__()
         self.now_ms = 1_700_000_000_000
         self.group = Group(group_id=1, name="g", empty_since_ms=self.now_ms)
-        self.shapes: dict[str, TopicMetadata] = {}
-        self.topics_made = 0
+        self.topics: dict[str, TopicMetadata] = {}
+        self.topics_created = 0
         self.clients: list[Client] = []
         self.epochs: dict[str, int] = {}
-        self.heard_ms: dict[str, int] = {}
-        self.asked_ms: dict[str, int] = {}
+        self.heartbeat_ms: dict[str, int] = {}
+        self.revoked_ms: dict[str, int] = {}
         self.assigned_at_ms: list[int] = []
         self.assigned_for: object = None
 
@@ -120,34 +123,34 @@ class ConsumerGroup(RuleBasedStateMachine):
         try:
             after = step(self.group)
         finally:
-            assert self.group == before, "a step changes nothing of the group that it is given"
-        self.follow(after)
+            assert self.group == before, "a step does not change its argument"
+        self.apply(after)
         if after.assign_at_ms is not None and after.assign_at_ms <= self.now_ms:
-            self.follow(self.update_target_assignment(after))
+            self.apply(self.update_target_assignment(after))
 
     def update_target_assignment(self, group: Group) -> Group:
-        after, rebalance = assignment.update_target_assignment(group, self.shapes, self.now_ms)
+        after, rebalance = assignment.update_target_assignment(group, self.topics, self.now_ms)
         holders = Counter(p for target in rebalance.targets.values() for p in target)
         assert holders == dict.fromkeys(self.subscribed(group), 1)
         had = {name: member.target for name, member in group.members.items()}
         assigned_for = (
             {
                 name: (join_request.subscription, join_request.assignor, join_request.instance_id)
-                for name, join_request in self.wishes(group).items()
+                for name, join_request in self.join_requests(group).items()
             },
-            self.shapes.copy(),
+            self.topics.copy(),
         )
         if assigned_for == self.assigned_for and sum(map(len, had.values())) == len(holders):
-            assert {name: member.target for name, member in after.members.items()} == had, "nothing moves without need"
+            assert {name: member.target for name, member in after.members.items()} == had, "no needless moves"
         self.assigned_for = assigned_for
         assert not self.assigned_at_ms or self.now_ms - self.assigned_at_ms[-1] >= 1_000
         self.assigned_at_ms.append(self.now_ms)
         return after
 
-    def wishes(self, group: Group) -> dict[str, JoinRequest]:
+    def join_requests(self, group: Group) -> dict[str, JoinRequest]:
         return {name: member.join_request for name, member in group.members.items()}
 
-    def follow(self, after: Group) -> None:
+    def apply(self, after: Group) -> None:
         before, self.group = self.group, after
         assert after.group_epoch >= before.group_epoch
         assert after.assignment_epoch >= before.assignment_epoch
@@ -157,17 +160,17 @@ class ConsumerGroup(RuleBasedStateMachine):
             assert member.member_epoch >= known if old is not None else member.member_epoch > known
             self.epochs[name] = member.member_epoch
             if member.revoking.keys() - (old.revoking.keys() if old is not None else set()):
-                self.asked_ms[name] = self.now_ms
+                self.revoked_ms[name] = self.now_ms
 
     def subscribed(self, group: Group) -> list[Partition]:
         return [
-            (shape.topic_id, n)
-            for name, shape in self.shapes.items()
+            (topic.topic_id, n)
+            for name, topic in self.topics.items()
             if any(member.join_request.subscription.matches(name) for member in group.members.values())
-            for n in range(shape.partitions)
+            for n in range(topic.partitions)
         ]
 
-    def take_beat(self, member_id: str, epoch: int, owned: Collection[Partition] | None, *, released: bool) -> None:
+    def heartbeat(self, member_id: str, epoch: int, owned: Collection[Partition] | None, *, released: bool) -> None:
         member = self.group.members.get(member_id)
         step = partial(
             take_heartbeat,
@@ -182,13 +185,13 @@ class ConsumerGroup(RuleBasedStateMachine):
             if not member.session_is_fresh(self.now_ms):
                 deadline_ms = max(deadline_ms, self.now_ms + member.join_request.session_timeout_ms)
             renewed = self.group.members | {member_id: replace(member, deadline_ms=deadline_ms)}
-            assert step(self.group) == replace(self.group, members=renewed), "a settled member's beat renews its lease"
+            assert step(self.group) == replace(self.group, members=renewed), "only the session is renewed"
         after = step(self.group)
         held = after.members[member_id].assigned.keys() | after.members[member_id].revoking.keys()
         if epoch == after.members[member_id].member_epoch or held.issuperset(owned or ()):
-            assert self.repeated(step, after) == after, "a request that is sent again changes nothing more"
+            assert self.repeated(step, after) == after, "a repeated request changes nothing"
         self.change(step)
-        self.heard_ms[member_id] = self.now_ms
+        self.heartbeat_ms[member_id] = self.now_ms
 
     def repeated(self, step: Callable[[Group], Group], group: Group) -> Group | BrokerError:
         try:
@@ -198,13 +201,13 @@ class ConsumerGroup(RuleBasedStateMachine):
 
     # ── clients ──
 
-    def client(self, who: int) -> Client | None:
-        return self.clients[who % len(self.clients)] if self.clients else None
+    def client(self, index: int) -> Client | None:
+        return self.clients[index % len(self.clients)] if self.clients else None
 
     def send_join(self, client: Client, *, lost: bool) -> None:
         client.drop()
         join_request = client.join_request
-        same_place = [
+        replaced = [
             other
             for other in self.clients
             if other is not client
@@ -218,16 +221,16 @@ class ConsumerGroup(RuleBasedStateMachine):
         except GroupMaxSizeReached:
             assert len(self.group.members) >= MAX_MEMBERS
             return
-        for other in same_place:
+        for other in replaced:
             other.fenced = True
         client.fenced, client.honest = False, True
-        self.take_beat(
+        self.heartbeat(
             join_request.member_id, self.group.members[join_request.member_id].member_epoch, None, released=True
         )
         if not lost:
-            client.hear(self.group.members[join_request.member_id], self.now_ms, stops_at_once=True)
+            client.take_answer(self.group.members[join_request.member_id], self.now_ms, stops_at_once=True)
 
-    def send_beat(
+    def send_heartbeat(
         self,
         client: Client,
         *,
@@ -239,7 +242,7 @@ class ConsumerGroup(RuleBasedStateMachine):
         assert client.epoch is not None
         member_id = client.join_request.member_id
         try:
-            self.take_beat(member_id, client.epoch, owned, released=released)
+            self.heartbeat(member_id, client.epoch, owned, released=released)
         except (FencedMemberEpoch, FencedInstanceId, UnknownMemberId) as refusal:
             self.check_refusal(client, refusal)
             if not lost:
@@ -247,16 +250,16 @@ class ConsumerGroup(RuleBasedStateMachine):
             return
         assert not client.fenced
         if not lost:
-            client.hear(self.group.members[member_id], self.now_ms, stops_at_once=stops_at_once)
+            client.take_answer(self.group.members[member_id], self.now_ms, stops_at_once=stops_at_once)
 
-    def send_honest_beat(
+    def send_honest_heartbeat(
         self, client: Client, *, lost: bool = False, stops_at_once: bool = True, silent: bool = False
     ) -> None:
         if client.epoch is None:
             self.send_join(client, lost=lost)
         else:
             owned = None if silent else frozenset(client.working)
-            self.send_beat(client, owned=owned, lost=lost, stops_at_once=stops_at_once)
+            self.send_heartbeat(client, owned=owned, lost=lost, stops_at_once=stops_at_once)
 
     def check_refusal(self, client: Client, refusal: BrokerError) -> None:
         member = self.group.members.get(client.join_request.member_id)
@@ -265,94 +268,96 @@ class ConsumerGroup(RuleBasedStateMachine):
             assert refusal.facts == {"member_epoch": member.member_epoch}
             assert client.epoch != member.member_epoch
 
-    @rule(join_request=WISHES, lost=MOSTLY_NOT)
+    @rule(join_request=JOIN_REQUESTS, lost=MOSTLY_NOT)
     def a_process_starts(self, join_request: JoinRequest, lost: bool) -> None:
         client = Client(join_request)
         self.send_join(client, lost=lost)
         self.clients.append(client)
 
-    @rule(who=WHO, subscription=SUBSCRIPTIONS, lost=MOSTLY_NOT, other=MOSTLY_NOT)
-    def a_process_joins_again(self, who: int, subscription: Subscription, lost: bool, other: bool) -> None:
-        if client := self.client(who):
+    @rule(index=CLIENT_INDEX, subscription=SUBSCRIPTIONS, lost=MOSTLY_NOT, other=MOSTLY_NOT)
+    def a_process_joins_again(self, index: int, subscription: Subscription, lost: bool, other: bool) -> None:
+        if client := self.client(index):
             if other:
                 client.join_request = replace(client.join_request, subscription=subscription)
             self.send_join(client, lost=lost)
 
-    @rule(who=WHO, lost=MOSTLY_NOT, stops_at_once=st.booleans(), silent=MOSTLY_NOT)
-    def a_client_beats(self, who: int, lost: bool, stops_at_once: bool, silent: bool) -> None:
-        if client := self.client(who):
-            self.send_honest_beat(client, lost=lost, stops_at_once=stops_at_once, silent=silent)
+    @rule(index=CLIENT_INDEX, lost=MOSTLY_NOT, stops_at_once=st.booleans(), silent=MOSTLY_NOT)
+    def a_client_sends_a_heartbeat(self, index: int, lost: bool, stops_at_once: bool, silent: bool) -> None:
+        if client := self.client(index):
+            self.send_honest_heartbeat(client, lost=lost, stops_at_once=stops_at_once, silent=silent)
 
     @rule(lost=SOME, seldom=SOME, slow=SOME)
-    def a_second_passes_in_which_all_beat(self, lost: int, seldom: int, slow: int) -> None:
+    def a_second_passes_in_which_all_send_heartbeats(self, lost: int, seldom: int, slow: int) -> None:
         self.now_ms += 1_000
         self.the_rebalancer_runs()
-        for who, client in enumerate(self.clients):
-            self.send_honest_beat(client, lost=bool(lost & seldom & 1 << who), stops_at_once=not slow & 1 << who)
+        for index, client in enumerate(self.clients):
+            self.send_honest_heartbeat(
+                client, lost=bool(lost & seldom & 1 << index), stops_at_once=not slow & 1 << index
+            )
 
-    @rule(who=WHO, lost=MOSTLY_NOT)
-    def a_client_polls(self, who: int, lost: bool) -> None:
-        client = self.client(who)
+    @rule(index=CLIENT_INDEX, lost=MOSTLY_NOT)
+    def a_client_polls(self, index: int, lost: bool) -> None:
+        client = self.client(index)
         if client is not None and client.epoch is not None:
-            client.working = set()  # all was processed and is committed with the poll
-            client.told_ms = None
-            self.send_beat(client, owned=None, released=True, lost=lost)
+            client.working = set()  # all records are processed, and committed with the poll
+            client.revoked_after_ms = None
+            self.send_heartbeat(client, owned=None, released=True, lost=lost)
 
-    @rule(who=WHO, lies=st.sets(st.tuples(st.integers(1, 4), st.integers(0, 3))), lost=MOSTLY_NOT)
-    def a_client_lies_about_what_it_owns(self, who: int, lies: set[Partition], lost: bool) -> None:
-        client = self.client(who)
+    @rule(index=CLIENT_INDEX, wrong=st.sets(st.tuples(st.integers(1, 4), st.integers(0, 3))), lost=MOSTLY_NOT)
+    def a_client_sends_a_wrong_owned(self, index: int, wrong: set[Partition], lost: bool) -> None:
+        client = self.client(index)
         if client is not None and client.epoch is not None:
-            client.honest = client.honest and client.working <= lies
-            self.send_beat(client, owned=lies, lost=lost, stops_at_once=False)
+            client.honest = client.honest and client.working <= wrong
+            self.send_heartbeat(client, owned=wrong, lost=lost, stops_at_once=False)
 
-    @rule(who=WHO)
-    def a_client_commits(self, who: int) -> None:
-        client = self.client(who)
+    @rule(index=CLIENT_INDEX)
+    def a_client_commits(self, index: int) -> None:
+        client = self.client(index)
         if client is None or client.epoch is None:
             return
         try:
             member = find_member(self.group, client.join_request.member_id)
         except BrokerError:
             return
-        alive = {(shape.topic_id, n) for shape in self.shapes.values() for n in range(shape.partitions)}
+        alive = {(topic.topic_id, n) for topic in self.topics.values() for n in range(topic.partitions)}
         working = sorted(client.working & alive)
         if client.fenced:
             assert check_commit(member, client.epoch, working) == working
         elif client.honest:
-            assert check_commit(member, client.epoch, sorted(client.believes(self.now_ms) & alive)) == []
+            assert check_commit(member, client.epoch, sorted(client.readable(self.now_ms) & alive)) == []
         with pytest.raises(FencedMemberEpoch):
             check_commit(member, member.member_epoch + 1, working)
 
-    @rule(who=WHO, killed=st.booleans())
-    def a_process_ends(self, who: int, killed: bool) -> None:
-        if client := self.client(who):
+    @rule(index=CLIENT_INDEX, killed=st.booleans())
+    def a_process_ends(self, index: int, killed: bool) -> None:
+        if client := self.client(index):
             self.clients.remove(client)
             if not killed and not client.fenced and client.join_request.member_id in self.group.members:
                 self.change(partial(leave_group, member_id=client.join_request.member_id, now_ms=self.now_ms))
 
     # ── topics, time and the rebalancer ──
 
-    @initialize(partitions=st.integers(1, 4), wishes=st.lists(WISHES, min_size=2, max_size=3))
-    def a_group_is_there(self, partitions: int, wishes: list[JoinRequest]) -> None:
+    @initialize(partitions=st.integers(1, 4), join_requests=st.lists(JOIN_REQUESTS, min_size=2, max_size=3))
+    def a_group_exists(self, partitions: int, join_requests: list[JoinRequest]) -> None:
         self.create("orders", partitions)
-        for join_request in wishes:
+        for join_request in join_requests:
             self.a_process_starts(join_request, lost=False)
 
-    @rule(name=TOPICS, event=st.sampled_from(["created", "grown", "grown", "deleted", "made again"]))
+    @rule(name=TOPICS, event=st.sampled_from(["created", "grown", "grown", "deleted", "created again"]))
     def topics_change(self, name: str, event: str) -> None:
-        shape = self.shapes.get(name)
-        if shape is None:
+        topic = self.topics.get(name)
+        if topic is None:
             self.create(name, 2)
         elif event == "grown":
-            self.shapes[name] = TopicMetadata(shape.topic_id, shape.partitions + 1)
+            self.topics[name] = TopicMetadata(topic.topic_id, topic.partitions + 1)
         elif event != "created":
-            del self.shapes[name]
-            if event == "made again":
+            del self.topics[name]
+            if event == "created again":
                 self.create(name, 1)
 
     def create(self, name: str, partitions: int) -> None:
-        self.topics_made += 1
-        self.shapes[name] = TopicMetadata(self.topics_made, partitions)
+        self.topics_created += 1
+        self.topics[name] = TopicMetadata(self.topics_created, partitions)
 
     @rule(
         ms=st.sampled_from([1, 400, 1_000, 1_000, 2_500, 2_500, 4_000, 4_000, 10_000, 30_000, 400_000]),
@@ -368,22 +373,22 @@ class ConsumerGroup(RuleBasedStateMachine):
         self.change(partial(expire_members, now_ms=self.now_ms))
         for name in before.keys() - self.group.members.keys():
             join_request = before[name].join_request
-            silent = self.now_ms - self.heard_ms[name] >= join_request.session_timeout_ms * 2 / 3
-            asked_ms = self.asked_ms[name] if before[name].revoking else self.now_ms
-            assert silent or self.now_ms - asked_ms >= join_request.rebalance_timeout_ms
+            silent = self.now_ms - self.heartbeat_ms[name] >= join_request.session_timeout_ms * 2 / 3
+            revoked_ms = self.revoked_ms[name] if before[name].revoking else self.now_ms
+            assert silent or self.now_ms - revoked_ms >= join_request.rebalance_timeout_ms
         for name, member in self.group.members.items():
-            assert self.now_ms - self.heard_ms[name] < member.join_request.session_timeout_ms
-        self.change(partial(assignment.notice_topics, topics=self.shapes, now_ms=self.now_ms))
+            assert self.now_ms - self.heartbeat_ms[name] < member.join_request.session_timeout_ms
+        self.change(partial(assignment.notice_topics, topics=self.topics, now_ms=self.now_ms))
 
-    def all_behave_until_it_is_quiet(self) -> None:
+    def all_send_heartbeats_until_the_group_is_stable(self) -> None:
         for _ in range(40):
             self.now_ms += 2_500
             self.the_rebalancer_runs()
             for client in self.clients:
                 if not client.fenced:
-                    self.send_honest_beat(client)
+                    self.send_honest_heartbeat(client)
             self.clients = [client for client in self.clients if not client.fenced]
-            self.no_two_clients_read_the_same()
+            self.no_two_clients_read_the_same_partition()
             joined = {client.join_request.member_id: client for client in self.clients if client.epoch is not None}
             if (
                 self.group.state in {"STABLE", "EMPTY"}
@@ -393,15 +398,15 @@ class ConsumerGroup(RuleBasedStateMachine):
             ):
                 break
         else:
-            pytest.fail("the group never came to rest")
-        owners = Counter(p for client in joined.values() for p in client.believes(self.now_ms))
+            pytest.fail("the group never became stable")
+        owners = Counter(p for client in joined.values() for p in client.readable(self.now_ms))
         assert owners == dict.fromkeys(self.subscribed(self.group), 1)
 
     def teardown(self) -> None:
         if self.clients:
-            self.all_behave_until_it_is_quiet()
+            self.all_send_heartbeats_until_the_group_is_stable()
 
-    # ── what always holds ──
+    # ── invariants ──
 
     @invariant()
     def no_partition_has_two_owners(self) -> None:
@@ -412,24 +417,24 @@ class ConsumerGroup(RuleBasedStateMachine):
         assert not any(member.assigned.keys() & member.revoking for member in self.group.members.values())
 
     @invariant()
-    def no_two_clients_read_the_same(self) -> None:
+    def no_two_clients_read_the_same_partition(self) -> None:
         readers = Counter(
-            p for client in self.clients if client.honest and not client.fenced for p in client.believes(self.now_ms)
+            p for client in self.clients if client.honest and not client.fenced for p in client.readable(self.now_ms)
         )
         assert not readers or max(readers.values()) == 1
 
     @invariant()
-    def an_assignment_is_due_while_the_group_has_changed(self) -> None:
+    def an_assignment_is_scheduled_exactly_while_the_group_has_changed(self) -> None:
         group = self.group
         assert (group.assign_at_ms is None) == (group.assignment_epoch == group.group_epoch)
         assert (group.empty_since_ms is None) == bool(group.members)
         assert group.assign_at_ms is None or group.assign_at_ms <= self.now_ms + 1_000
 
     @invariant()
-    def an_instance_is_one_member(self) -> None:
+    def an_instance_id_belongs_to_one_member(self) -> None:
         instances = Counter(member.join_request.instance_id for member in self.group.members.values())
         assert all(count == 1 for name, count in instances.items() if name is not None)
 
 
 ConsumerGroup.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
-test_every_partition_is_read_by_one_at_a_time_and_in_the_end_by_somebody = ConsumerGroup.TestCase
+test_every_partition_is_read_by_at_most_one_client_and_in_the_end_by_one = ConsumerGroup.TestCase

@@ -1,4 +1,4 @@
-"""Where a group begins without a committed offset."""
+"""auto_offset_reset: where a group starts without a committed offset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from app.errors.http import InvalidRequest
 
 
 @pytest.mark.parametrize("text", ["earliest", "latest", "none", "by_duration:PT1H"])
-def test_there_are_four_ways_to_begin(text: str) -> None:
+def test_each_kind_of_reset_is_accepted(text: str) -> None:
     check_offset_reset(text)
 
 
@@ -21,7 +21,7 @@ def test_there_are_four_ways_to_begin(text: str) -> None:
         *["by_duration:P1M", "by_duration:PT1.5H", "by_duration:PT1.S", "by_duration:PT٣H"],
     ],
 )
-def test_any_other_is_refused_and_those_there_are_named(text: str) -> None:
+def test_any_other_value_is_refused_with_the_valid_values(text: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         check_offset_reset(text)
 

@@ -1,4 +1,4 @@
-"""Groups and members as they are stored: what goes in comes out, and what is locked against whom."""
+"""Stored groups and members: saving and loading, locks, sessions, and last polls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def join_request(name: str, *topics: str, pattern: str | None = None) -> JoinReq
 
 
 def create(storage: Storage, name: str = "billing", *member_ids: str) -> Group:
-    """Create a group with members, whose topics are assigned."""
+    """Create a group with members and an assignment."""
 
     def run(tx: Tx) -> None:
         groups.create(tx, name, NOW_MS)
@@ -84,14 +84,14 @@ def test_a_step_that_changes_nothing_writes_nothing(storage: Storage) -> None:
     assert [one.split()[0] for one in statements] == []
 
 
-def test_a_group_created_twice_is_one(storage: Storage) -> None:
+def test_a_group_created_twice_exists_once(storage: Storage) -> None:
     first = create(storage)
 
     assert create(storage) == first
     assert storage.read_now(groups.count) == 1
 
 
-def test_a_page_of_the_list_is_one_statement(storage: Storage) -> None:
+def test_a_page_of_the_list_takes_one_statement(storage: Storage) -> None:
     for number in range(30):
         create(storage, f"g{number:02}", *["alice", "bob"][: number % 3])
     statements = recorded(storage.dialect.read_engine)
@@ -105,7 +105,7 @@ def test_a_page_of_the_list_is_one_statement(storage: Storage) -> None:
 
 
 def recorded(engine: Any) -> list[str]:
-    """Return a list to which the statements of an engine are added."""
+    """Return a list that collects the statements of an engine."""
     statements: list[str] = []
 
     def note(_: object, __: object, statement: str, *___: object) -> None:
@@ -115,9 +115,9 @@ def recorded(engine: Any) -> list[str]:
     return statements
 
 
-def test_a_session_is_renewed_for_the_epoch_it_was_asked_for(storage: Storage) -> None:
+def test_a_session_is_renewed_only_at_its_epoch(storage: Storage) -> None:
     group = create(storage, "billing", "alice", "bob")
-    storage.write_now(_let_pass, 20_000)
+    storage.write_now(_advance_time, 20_000)
     storage.write_now(_assign_at, 1)
     alice, bob = (SessionKey(group.group_id, name, group.members[name].member_epoch) for name in ("alice", "bob"))
     stale, gone = SessionKey(group.group_id, "bob", 9), SessionKey(group.group_id, "zoe", 1)
@@ -130,9 +130,9 @@ def test_a_session_is_renewed_for_the_epoch_it_was_asked_for(storage: Storage) -
     assert storage.write_now(members.renew_sessions, {alice: 0, bob: 0}) == ({alice, bob}, set())
 
 
-def test_a_session_lasts_from_the_beat_and_is_never_shortened(storage: Storage) -> None:
+def test_a_session_lasts_from_the_heartbeat_and_is_never_shortened(storage: Storage) -> None:
     group = create(storage, "billing", "alice", "bob")
-    storage.write_now(_let_pass, 20_000)
+    storage.write_now(_advance_time, 20_000)
     storage.write_now(_assign_at, 1)
     alice, bob = (SessionKey(group.group_id, name, group.members[name].member_epoch) for name in ("alice", "bob"))
     before = {name: member.deadline_ms for name, member in find(storage).members.items()}
@@ -144,9 +144,9 @@ def test_a_session_lasts_from_the_beat_and_is_never_shortened(storage: Storage) 
     assert after["bob"] == before["bob"]
 
 
-def test_a_member_whose_group_has_another_assignment_is_renewed_and_named_as_behind(storage: Storage) -> None:
+def test_a_session_of_a_member_behind_the_assignment_epoch_is_renewed_but_not_reported(storage: Storage) -> None:
     group = create(storage, "billing", "alice")
-    storage.write_now(_let_pass, 20_000)
+    storage.write_now(_advance_time, 20_000)
     storage.write_now(_assign_at, 9)
 
     assert storage.write_now(members.renew_sessions, {SessionKey(group.group_id, "alice", 1): 0}) == (set(), set())
@@ -158,27 +158,27 @@ def _assign_at(tx: Tx, epoch: int) -> None:
     tx.connection.exec_driver_sql(f"UPDATE consumer_groups SET assignment_epoch = {epoch}")
 
 
-def _let_pass(tx: Tx, ms: int) -> None:
+def _advance_time(tx: Tx, ms: int) -> None:
     tx.connection.exec_driver_sql(f"UPDATE group_members SET deadline_ms = deadline_ms - {ms}")
 
 
-def test_what_was_handed_out_is_taken_once_and_only_noted_at_the_epoch(storage: Storage) -> None:
+def test_a_last_poll_is_saved_only_at_its_epoch_and_taken_once(storage: Storage) -> None:
     create(storage, "billing", "alice")
     found = storage.read_now(members.find, "billing", "alice")
     assert found is not None
-    spans = {(7, 0): (3, 5), (7, 1): (0, 1)}
+    ranges = {(7, 0): (3, 5), (7, 1): (0, 1)}
 
-    assert storage.write_now(members.save_last_poll, found, 0, spans)
+    assert storage.write_now(members.save_last_poll, found, 0, ranges)
     step(storage, lambda group: join_group(group, join_request("alice"), NOW_MS, 9))
     assert not storage.write_now(members.save_last_poll, found, 0, {})
 
     taken = storage.write_now(members.begin_poll, found.group_id, "alice", 0)
-    assert (taken and taken.member_epoch, taken and taken.ranges) == (1, spans)
+    assert (taken and taken.member_epoch, taken and taken.ranges) == (1, ranges)
     assert storage.write_now(members.begin_poll, found.group_id, "alice", 0) is None
     assert storage.write_now(members.begin_poll, found.group_id, "zoe", 0) is None
 
 
-def test_a_poll_of_an_earlier_turn_hands_out_nothing(storage: Storage) -> None:
+def test_a_poll_of_an_earlier_poll_epoch_is_not_saved(storage: Storage) -> None:
     create(storage, "billing", "alice")
     found = storage.read_now(members.find, "billing", "alice")
     assert found is not None
@@ -190,7 +190,7 @@ def test_a_poll_of_an_earlier_turn_hands_out_nothing(storage: Storage) -> None:
     assert storage.read_now(members.find_poll_epoch, found) == 1
 
 
-def test_a_group_created_again_has_another_id_and_no_past(storage: Storage) -> None:
+def test_a_group_created_again_has_another_id_and_no_history(storage: Storage) -> None:
     first = create(storage, "billing", "alice")
     step(storage, lambda group: leave_group(group, "alice", NOW_MS))
     storage.write_now(
@@ -215,21 +215,21 @@ def nodes(migrated_postgres_url: str) -> Iterator[tuple[Storage, Storage]]:
 
 
 @pytest.mark.postgres
-def test_a_lease_in_the_hands_of_a_step_is_not_waited_for(nodes: tuple[Storage, Storage]) -> None:
+def test_a_renewal_skips_a_member_that_a_step_has_locked(nodes: tuple[Storage, Storage]) -> None:
     first, second = nodes
     group = create(first, "billing", "alice")
-    lease = SessionKey(group.group_id, "alice", 1)
+    session = SessionKey(group.group_id, "alice", 1)
 
     def hold(tx: Tx) -> Renewal:
         groups.load(tx, "billing")
-        return second.write_now(members.renew_sessions, {lease: 0})
+        return second.write_now(members.renew_sessions, {session: 0})
 
-    assert first.write_now(hold) == (set(), {lease})
-    assert second.write_now(members.renew_sessions, {lease: 0}) == ({lease}, set())
+    assert first.write_now(hold) == (set(), {session})
+    assert second.write_now(members.renew_sessions, {session: 0}) == ({session}, set())
 
 
 @pytest.mark.postgres
-def test_a_member_locked_after_a_step_stands_as_the_step_left_it(nodes: tuple[Storage, Storage]) -> None:
+def test_a_member_locked_after_a_step_is_as_the_step_saved_it(nodes: tuple[Storage, Storage]) -> None:
     first, second = nodes
     create(first, "billing", "alice")
 
@@ -238,7 +238,7 @@ def test_a_member_locked_after_a_step_stands_as_the_step_left_it(nodes: tuple[St
         assert before is not None
         groups.save(tx, before, join_group(before, join_request("alice"), NOW_MS, 9))
         waiting = pool.submit(second.write_now, members.load, "billing", "alice")
-        _until_somebody_waits(tx)
+        _until_a_lock_wait(tx)
         return waiting
 
     with ThreadPoolExecutor(1) as pool:
@@ -248,10 +248,10 @@ def test_a_member_locked_after_a_step_stands_as_the_step_left_it(nodes: tuple[St
     assert found.member.member_epoch == 2
 
 
-def _until_somebody_waits(tx: Tx) -> None:
+def _until_a_lock_wait(tx: Tx) -> None:
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     for _ in range(100_000):
         tx.connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")
         if tx.connection.exec_driver_sql(waiting).scalar_one():
             return
-    raise AssertionError("nobody waits")
+    raise AssertionError("no session waits for a lock")

@@ -1,4 +1,4 @@
-"""Committed offsets as they are stored: where a group stands, how far behind it is, what is forgotten."""
+"""Stored committed offsets: progress, lag, and deletion."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def commit(scribe: Scribe, info: TopicInfo, partition: int, offset: int, group_i
     scribe.storage.write_now(offsets.commit, group_id, [one], NOW_MS)
 
 
-def test_positions_are_those_of_the_group_in_the_order_asked_for(storage: Storage) -> None:
+def test_progress_is_that_of_the_group_in_the_order_of_the_request(storage: Storage) -> None:
     scribe = Scribe(storage)
     info = scribe.create(partitions=3)
     scribe.append_values(info, b"a", b"b", partition=1)
@@ -39,7 +39,7 @@ def test_positions_are_those_of_the_group_in_the_order_asked_for(storage: Storag
     assert storage.read_now(offsets.progress, GROUP_ID, []) == []
 
 
-def test_a_beginning_does_not_move_what_is_committed(storage: Storage) -> None:
+def test_an_initial_offset_does_not_replace_a_committed_offset(storage: Storage) -> None:
     scribe = Scribe(storage)
     info = scribe.create(partitions=2)
     commit(scribe, info, 0, 7)
@@ -62,7 +62,7 @@ def test_ids_of_partitions_are_found_by_topic_and_number(storage: Storage) -> No
     }
 
 
-def test_lag_is_never_below_zero_and_its_age_is_that_of_the_oldest_unread(storage: Storage) -> None:
+def test_lag_is_not_negative_and_its_age_is_that_of_the_oldest_unread_record(storage: Storage) -> None:
     scribe = Scribe(storage)
     info = scribe.create(partitions=3)
     now_ms = storage.read_now(clock.read)
@@ -80,7 +80,7 @@ def test_lag_is_never_below_zero_and_its_age_is_that_of_the_oldest_unread(storag
     assert [round(one.lag_ms, -4) for one in lags] == [120_000, 0, 0]
 
 
-def test_offsets_of_deleted_topics_are_forgotten_in_steps(storage: Storage) -> None:
+def test_offsets_of_deleted_topics_are_deleted_in_batches(storage: Storage) -> None:
     scribe = Scribe(storage)
     gone, kept = scribe.create(partitions=3), scribe.create("clicks")
     for partition in range(3):
