@@ -49,14 +49,14 @@ class Operation(Protocol):
         """Answer the call."""
 
 
-class Body(Protocol):
+class StreamBody(Protocol):
     """The body of a stream, written in parts; see `app/api/log/streams.py`."""
 
-    async def pour(self, write: Write) -> None:
-        """Write the body. Each write waits until the client has room for it."""
+    async def write_to(self, write: Write) -> None:
+        """Write the body. Each write waits while the client's buffer is full."""
 
-    def last_words(self, error: BrokerError) -> bytes:
-        """Return the last part of a stream that a refusal ends."""
+    def final_part(self, error: BrokerError) -> bytes:
+        """Return the last part of a stream that ends with an error."""
 
 
 class Reply:
@@ -75,7 +75,7 @@ class Reply:
         status: int = 200,
         content_type: bytes = JSON,
         headers: list[Header] | None = None,
-        stream: Body | None = None,
+        stream: StreamBody | None = None,
     ) -> None:
         self.body = body
         self.stream = stream
@@ -208,21 +208,21 @@ class Call:
         if reply.stream is None:
             await send_reply(self.scope, self._send, reply)
         else:
-            await self._pour(reply, reply.stream)
+            await self._send_stream(reply, reply.stream)
 
-    async def _pour(self, reply: Reply, stream: Body) -> None:
+    async def _send_stream(self, reply: Reply, stream: StreamBody) -> None:
         """Send a stream; for HEAD only the headers."""
         fields = _fields(self.scope, reply)
         await self._send({"type": "http.response.start", "status": reply.status, "headers": fields})
-        last = b""
+        final_part = b""
         try:
             if not self.scope.get("millrace.head"):
-                await stream.pour(self._write)
+                await stream.write_to(self._write)
         except asyncio.CancelledError:
             return
         except Exception as error:  # noqa: BLE001 - the border to HTTP
-            last = stream.last_words(self._refusal(error))
-        await self._send({"type": "http.response.body", "body": last})
+            final_part = stream.final_part(self._refusal(error))
+        await self._send({"type": "http.response.body", "body": final_part})
 
     async def _write(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})

@@ -101,7 +101,7 @@ def decode_json_body(body: bytes, max_records: int) -> list[Record]:
         InvalidRequest, InvalidRecord, InvalidTimestamp: With the index of the record.
     """
     if body.lstrip()[:1] == b"[":
-        raise InvalidRequest('send {"records": […]} instead of a list, or one value a line with ?lines=values')
+        raise InvalidRequest('send {"records": […]} instead of a list, or one value per line with ?lines=values')
     if body.count(b"{") > max_records + 1:
         count = len(decode_json(_record_count, body).records)
         if count > max_records:

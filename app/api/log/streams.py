@@ -156,7 +156,7 @@ class Stream:
         self._left = max_events
         self._max_wait_ms = max_wait_ms
 
-    async def pour(self, write: Write) -> None:
+    async def write_to(self, write: Write) -> None:
         """Write until a bound is reached, the client has gone or the server stops.
 
         Raises:
@@ -184,7 +184,7 @@ class Stream:
                 page = None
                 page = await follower.next()
 
-    def last_words(self, error: BrokerError) -> bytes:
+    def final_part(self, error: BrokerError) -> bytes:
         """Return how a problem that ends the stream is told."""
         return self._form.last_words(msgspec.json.encode(problems.document(error, self._call.request_id)))
 
