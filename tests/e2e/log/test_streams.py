@@ -128,8 +128,7 @@ async def reading(*clients: EventStreamClient) -> AsyncIterator[None]:
         assert task.cancelled(), task.exception()
 
 
-@pytest.mark.parametrize("kill", [False, True])
-async def test_a_stream_resumes_after_a_restart_of_the_server(migrated_url: str, tmp_path: Path, kill: bool) -> None:
+async def test_a_stream_resumes_after_a_stop_and_after_a_kill_of_the_server(migrated_url: str, tmp_path: Path) -> None:
     with ServerProcess(migrated_url, tmp_path) as node:
         async with node.client() as client:
             await create_topic(client, "orders", 2)
@@ -137,7 +136,7 @@ async def test_a_stream_resumes_after_a_restart_of_the_server(migrated_url: str,
         async with reading(*clients):
             for each in clients:
                 await each.await_event_id()
-            for round_ in range(3):
+            for round_, kill in enumerate((False, True, False)):
                 async with node.client() as client:
                     await produce(client, "orders", *[f"{round_}.{i}" for i in range(40)])
                     await client.post("/v1/topics/orders/partitions/1/records", json={"value": f"{round_}"})
@@ -155,7 +154,7 @@ async def test_a_stream_resumes_after_a_restart_of_the_server(migrated_url: str,
     for each in clients:
         each.assert_each_once_and_in_order(expected if each.path == RECORDS else [expected[0], []])
         assert each.connections > 1
-        assert kill or each.ended >= 1
+        assert each.ended >= 1
 
 
 @pytest.mark.postgres
