@@ -116,7 +116,7 @@ class DeliveryBatcher(GroupCommit[_Waiting, DeliveryResult]):
             IdempotencyKeyReused: The key was used for another request.
         """
         for attempt in range(_ATTEMPTS):
-            queue, topic = await self._queues.route(name, anew=attempt > 0)
+            queue, topic = await self._queues.route(name, refresh=attempt > 0)
             try:
                 answer = await self._answer_to(_Waiting(request, queue, topic, None))
             except QueueChanged:
@@ -127,7 +127,7 @@ class DeliveryBatcher(GroupCommit[_Waiting, DeliveryResult]):
 
     async def _acquired(self, name: str, request: Acquire, deadline: Deadline | None) -> Acquired:
         for attempt in range(_ATTEMPTS):
-            queue, topic = await self._queues.route(name, anew=attempt > 0)
+            queue, topic = await self._queues.route(name, refresh=attempt > 0)
             watched = () if deadline is None or deadline.expired else (*topic.partition_ids, scope_id(queue.queue_id))
             with self._signals.watch(watched) as watch:
                 try:

@@ -73,21 +73,21 @@ class Queues:
             raise UnknownQueue(_UNKNOWN)
         return self._keep(found)
 
-    async def route(self, name: str, *, anew: bool) -> tuple[QueueInfo, TopicInfo]:
-        """Return a queue and its topic from the caches; `anew` loads both from the database.
+    async def route(self, name: str, *, refresh: bool) -> tuple[QueueInfo, TopicInfo]:
+        """Return a queue and its topic from the caches; `refresh` loads both from the database.
 
         Raises:
             UnknownQueue: There is no queue of this name, or it was deleted with its topic.
         """
-        queue = None if anew else self._cache.get(name)
+        queue = None if refresh else self._cache.get(name)
         queue = queue or await self.get(name)
         try:
-            topic = await (self._topics.refresh(queue.topic) if anew else self._topics.get(queue.topic))
+            topic = await (self._topics.refresh(queue.topic) if refresh else self._topics.get(queue.topic))
         except UnknownTopicOrPartition:
             topic = None
         if topic is None or topic.topic_id != queue.topic_id:
-            if not anew:
-                return await self.route(name, anew=True)
+            if not refresh:
+                return await self.route(name, refresh=True)
             raise UnknownQueue("the topic of this queue was deleted, and the queue with it")
         return queue, topic
 

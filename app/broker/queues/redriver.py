@@ -91,7 +91,7 @@ class Redriver:
             MessageTooLarge: A record exceeds `max_message_bytes` of the topic.
             DiskFull: No space is left; the records appended before are not redriven again.
         """
-        queue, topic = await self._queues.route(name, anew=True)
+        queue, topic = await self._queues.route(name, refresh=True)
         source_name = dead_letter_topic or queue.dead_letter_topic
         if source_name is None:
             return Redriven(None, {}, remaining=False)

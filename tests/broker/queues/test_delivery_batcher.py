@@ -78,7 +78,7 @@ async def test_records_are_released_if_their_client_disconnects_before_the_answe
     await services.queues.create("once", QueueRequest("orders", {"max_delivery_count": 1}))
     await produce(services, 1)
     disconnected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    await services.queues.route("once", anew=False)
+    await services.queues.route("once", refresh=False)
     acquiring = asyncio.create_task(services.deliveries.acquire("once", ONE, Deadline(0, disconnected)))
     asyncio.get_running_loop().call_soon(disconnected.set_result, None)
     assert len((await acquiring).deliveries) == 1
@@ -136,8 +136,8 @@ async def test_an_acquire_skips_locked_share_partitions_and_waits_if_it_finds_no
 
 async def test_an_acquire_is_refused_after_five_changes_of_the_queue(services: Services) -> None:
     class ChangingQueues:
-        async def route(self, name: str, *, anew: bool) -> Any:
-            queue, topic = await services.queues.route(name, anew=anew)
+        async def route(self, name: str, *, refresh: bool) -> Any:
+            queue, topic = await services.queues.route(name, refresh=refresh)
             return queue, type(topic)(topic.topic_id, topic.name, 99, 0, topic.config, topic.partition_ids)
 
     changing: Any = ChangingQueues()
@@ -151,7 +151,7 @@ async def test_an_acquire_is_refused_after_five_changes_of_the_queue(services: S
 
 async def test_an_acquire_in_a_batch_with_acknowledges_searches_each_partition_in_turn(services: Services) -> None:
     await produce(services, 12)
-    queue, topic = await services.queues.route("jobs", anew=True)
+    queue, topic = await services.queues.route("jobs", refresh=True)
     held: list[Acknowledgement] = []
     partitions = []
     for rotation in range(6):
@@ -167,7 +167,7 @@ async def test_an_acquire_in_a_batch_with_acknowledges_searches_each_partition_i
 async def test_records_of_a_request_with_a_key_stay_acquired_if_its_client_disconnects(node: Node) -> None:
     await create(node)
     await produce_keyed(node, b"a")
-    await node.services.queues.route("jobs", anew=False)
+    await node.services.queues.route("jobs", refresh=False)
     request = Acquire(1, 1 << 20, key=IdempotencyKey(b"k" * 32, b"f" * 32))
     loop = asyncio.get_running_loop()
     disconnected: asyncio.Future[None] = loop.create_future()

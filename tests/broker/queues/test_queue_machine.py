@@ -235,10 +235,10 @@ class Machine(RuleBasedStateMachine):
 
     def model_archived(self, job: Job) -> None:
         expired = job.acquired and job.until_ms <= self.now_ms and job.count >= LIMIT
-        if not job.end and (job.to_archive or (expired and not self.gone(job))):
+        if not job.end and (job.to_archive or (expired and not self.deleted(job))):
             job.end = "archived"
 
-    def gone(self, job: Job) -> bool:
+    def deleted(self, job: Job) -> bool:
         """Return whether retention has deleted the record from the log."""
         return job.delayed is False and job.offset < self.starts[job.partition]
 

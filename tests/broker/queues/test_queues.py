@@ -41,11 +41,11 @@ async def test_of_equal_queues_created_at_once_one_is_created_and_the_others_are
 async def test_acquires_share_transactions_although_each_confirms_the_queue(node: Node) -> None:
     await create(node)
     await node.produce(*(b"%d" % number for number in range(50)))
-    known = await node.services.queues.get("jobs")
+    cached = await node.services.queues.get("jobs")
 
     async def confirm_and_acquire() -> int:
         info, _ = await node.services.queues.create("jobs", QueueRequest("orders", {}))
-        assert info is known
+        assert info is cached
         return len(await acquire(node, 1))
 
     assert await asyncio.gather(*(confirm_and_acquire() for _ in range(50))) == [1] * 50
@@ -56,9 +56,9 @@ async def test_acquires_share_transactions_although_each_confirms_the_queue(node
 
 async def test_get_returns_a_queue_as_another_node_changed_it(node: Node) -> None:
     await create(node)
-    known = await node.services.queues.get("jobs")
+    cached = await node.services.queues.get("jobs")
     other = Queues(node.storage, node.services.topics, node.services.signals)
     await other.change("jobs", QueueRequest(None, {"max_delivery_count": 2}))
 
     assert (await node.services.queues.get("jobs")).config.max_delivery_count == 2
-    assert known.config.max_delivery_count == 5
+    assert cached.config.max_delivery_count == 5
