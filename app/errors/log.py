@@ -29,7 +29,10 @@ class UnknownPartitionInRecord(BrokerError):
 class InvalidTopicName(BrokerError):
     code = "INVALID_TOPIC_EXCEPTION"
     title = "Invalid name"
-    cause = "A name must be 1 to 249 characters of a-z A-Z 0-9 . _ -, and not '.' or '..'. '__' starts no topic name."
+    cause = (
+        "A name must be 1 to 249 characters of a-z A-Z 0-9 . _ -, and not '.' or '..'. A topic's name must not start "
+        "with '__'."
+    )
     cure = "Choose a name of these characters."
 
 
