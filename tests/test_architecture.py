@@ -15,6 +15,7 @@ from tests.checkout import ROOT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
 MODULES = sorted((ROOT / "app").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "bench").rglob("*.py"))
@@ -30,6 +31,7 @@ MAX_MODULES = 14
 IMPORT_OF_TEST = re.compile(r"^from tests\.\S*\btest_\w+ import", re.MULTILINE)
 VAGUE_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py", "base.py"}
 VAGUE_SUFFIXES = ("Manager", "Helper", "Service", "Impl", "Base")
+SLEEP = re.compile(r"\b(asyncio|time)\.sleep\((?!0\))")
 SLEEPERS = {"tests/waiting.py", "tests/postgres.py", "tests/e2e/support/consumer_process.py"}
 
 
@@ -67,6 +69,12 @@ def test_only_the_dialect_asks_which_database_it_is() -> None:
     assert [name_of(path) for path in MODULES if ".dialect.name ==" in path.read_text()] == []
 
 
+def test_rows_of_a_query_are_unpacked_into_names() -> None:
+    found = [name_of(path) for path in MODULES if re.search(r"\brow\[[1-9]", path.read_text())]
+
+    assert found == []
+
+
 def test_the_folders_of_the_tests_mirror_those_of_the_code() -> None:
     folders = {path.parent.relative_to(ROOT / "tests") for path in TESTS}
     of_layers = {folder for folder in folders if folder.parts and folder.parts[0] in LAYERS}
@@ -74,3 +82,15 @@ def test_the_folders_of_the_tests_mirror_those_of_the_code() -> None:
     assert {path.name for path in (ROOT / "app").iterdir() if path.is_dir() and path.name[0] != "_"} == LAYERS
     assert [folder.as_posix() for folder in of_layers if not (ROOT / "app" / folder).is_dir()] == []
     assert {folder.parts[0] for folder in folders - of_layers if folder.parts} == {"e2e", "fuzz"}
+
+
+def test_no_test_imports_from_a_module_of_tests() -> None:
+    found = [name_of(path) for path in TESTS if IMPORT_OF_TEST.search(path.read_text())]
+
+    assert found == []
+
+
+def test_tests_wait_for_conditions_and_do_not_sleep() -> None:
+    found = [name_of(path) for path in TESTS if SLEEP.search(path.read_text())]
+
+    assert set(found) <= SLEEPERS
