@@ -13,7 +13,7 @@ from app.broker.log.page_reader import PageSize
 from app.broker.log.producer import ProduceRequest
 from app.broker.log.topics import TopicRequest
 from app.broker.waiting.deadline import Deadline, monotonic_ms
-from app.domain.groups.group import JoinRequest, Subscription
+from app.domain.groups.member import JoinRequest, Subscription
 from app.domain.log.record import Record
 from app.main import create_app
 from app.settings import Settings

@@ -12,7 +12,7 @@ from msgspec import Meta
 from app.api.http.call import Call
 from app.broker.groups.offsets import OffsetCommit
 from app.domain.groups.assignor import Partition
-from app.domain.groups.group import JoinRequest, MemberState, Subscription
+from app.domain.groups.member import JoinRequest, MemberState, Subscription
 from app.domain.groups.offset_reset import check_offset_reset
 from app.domain.log.topic import check_name, check_topic_name
 from app.errors.broker_error import BrokerError

@@ -24,7 +24,8 @@ from app.api.groups.group_wire import (
 from app.api.http.call import Call, Reply
 from app.api.http.wire import Description, WireRoute, describe
 from app.broker.groups.group_steps import Heartbeat
-from app.domain.groups.group import Member, MemberState, find_member
+from app.domain.groups.group import find_member
+from app.domain.groups.member import Member, MemberState
 from app.errors.groups import (
     FencedInstanceId,
     FencedMemberEpoch,

@@ -31,7 +31,7 @@ from app.broker.groups.group_steps import Heartbeat
 from app.broker.groups.poll_page import PollResult
 from app.broker.groups.poller import PollRequest
 from app.broker.log.page_reader import PageSize
-from app.domain.groups.group import MemberState
+from app.domain.groups.member import MemberState
 from app.errors.groups import (
     CommitAboveLogEnd,
     GroupMaxSizeReached,
@@ -162,12 +162,12 @@ def _poll_request(group: str, member_id: str, body: PollBody, limit: int) -> Pol
 
 
 def _check_combination(body: PollBody, *, joins: bool) -> None:
-    """Refuse fields that exclude each other, and a poll that says neither who it is nor what it joins."""
+    """Refuse fields that exclude each other, and a poll with neither `member_epoch` nor topics."""
     if body.member_epoch is not None:
         if joins:
-            raise _invalid("member_epoch", "send member_epoch, or topics to join if need be, not both")
+            raise _invalid("member_epoch", "send either member_epoch, or topics to join if necessary")
     elif not joins:
-        raise _invalid("topics", "send topics to join if need be, or the member_epoch of the last answer")
+        raise _invalid("topics", "send topics to join if necessary, or the member_epoch of the last answer")
     elif body.commit:
         raise _invalid("commit", "commit goes with the member_epoch at which the records were read; or use auto_commit")
 

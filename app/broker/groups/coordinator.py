@@ -18,7 +18,8 @@ from app.broker.log.topics import Topics
 from app.broker.waiting.deadline import monotonic_ms
 from app.broker.waiting.signals import Signals
 from app.domain.groups.assignor import Partition
-from app.domain.groups.group import Group, JoinRequest
+from app.domain.groups.group import Group
+from app.domain.groups.member import JoinRequest
 from app.errors.database import ServiceUnavailable
 from app.storage.db.engine import Storage, Tx
 from app.storage.groups import groups, rebalances

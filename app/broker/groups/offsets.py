@@ -8,7 +8,8 @@ from typing import NamedTuple
 from app.broker.groups.group_steps import group_not_found, load_or_create, member_not_found
 from app.broker.log.topics import StaleTopic, Topics, partition_id_of
 from app.domain.groups.assignor import Partition
-from app.domain.groups.group import Group, Member, check_commit
+from app.domain.groups.group import Group
+from app.domain.groups.member import Member, check_commit
 from app.domain.log.offset_spec import OffsetSpec
 from app.domain.log.topic import TopicInfo
 from app.errors.database import ServiceUnavailable

@@ -9,7 +9,7 @@ from app.broker.groups.group_steps import Heartbeat, member_not_found
 from app.broker.groups.offsets import commits_of_last_poll
 from app.broker.log.page_reader import PageSize, shares_of
 from app.domain.groups.assignor import Partition
-from app.domain.groups.group import Member, check_epoch
+from app.domain.groups.member import Member, check_epoch
 from app.domain.log.record import StoredRecord
 from app.errors.groups import NoOffsetForPartition
 from app.storage.db.engine import Tx

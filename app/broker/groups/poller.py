@@ -27,7 +27,7 @@ from app.broker.log.topics import StaleTopic, Topics
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals
 from app.domain.groups.assignor import Partition
-from app.domain.groups.group import JoinRequest, Member
+from app.domain.groups.member import JoinRequest, Member
 from app.errors.groups import NoOffsetForPartition
 from app.errors.log import ConcurrentRequest
 from app.storage.db.engine import Storage, Tx
@@ -322,8 +322,8 @@ def _begin_poll(
 def _begins_poll_epoch(request: PollRequest, last_poll: LastPoll | None) -> bool:
     """Return whether a poll commits or discards what the last one returned; earlier polls then return nothing.
 
-    The first poll with auto_commit also begins a poll epoch: `last_poll` then tells polls without auto_commit that
-    there may be something to discard.
+    The first poll with auto_commit also begins a poll epoch: from then on, `last_poll` is set, and polls without
+    auto_commit discard it.
     """
     if request.auto_commit:
         return last_poll is None or bool(last_poll.ranges)

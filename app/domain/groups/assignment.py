@@ -9,15 +9,8 @@ import msgspec
 from msgspec.structs import replace
 
 from app.domain.groups.assignor import ASSIGNORS, Assignment, Partition, Subscriber
-from app.domain.groups.group import (
-    AssignorName,
-    Group,
-    Member,
-    Reason,
-    Subscription,
-    assign_free_partitions,
-    schedule_assignment,
-)
+from app.domain.groups.group import Group, Reason, assign_free_partitions, schedule_assignment
+from app.domain.groups.member import AssignorName, Member, Subscription
 
 
 class TopicMetadata(msgspec.Struct, frozen=True):

@@ -8,7 +8,8 @@ import msgspec
 from msgspec.structs import replace
 from sqlalchemy import bindparam, case, delete, func, select, update
 
-from app.domain.groups.group import Group, GroupState, Reason, Subscription
+from app.domain.groups.group import Group, GroupState, Reason
+from app.domain.groups.member import Subscription
 from app.storage.db.engine import Query, Tx
 from app.storage.db.tables import consumer_groups, group_members, group_offsets, group_rebalances
 from app.storage.groups import members

@@ -10,7 +10,8 @@ import msgspec
 from sqlalchemy import BigInteger, bindparam, select, tuple_, update
 
 from app.domain.groups.assignor import Partition
-from app.domain.groups.group import Group, JoinRequest, Member
+from app.domain.groups.group import Group
+from app.domain.groups.member import JoinRequest, Member
 from app.storage.db.clock import now_ms
 from app.storage.db.engine import Query, Tx
 from app.storage.db.tables import consumer_groups, group_members

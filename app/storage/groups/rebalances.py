@@ -9,7 +9,8 @@ import msgspec
 from sqlalchemy import bindparam, delete, exists, func, select, update
 
 from app.domain.groups.assignment import Rebalance, TopicMetadata
-from app.domain.groups.group import Group, Subscription
+from app.domain.groups.group import Group
+from app.domain.groups.member import Subscription
 from app.storage.db import clock
 from app.storage.db.engine import Query, Tx
 from app.storage.db.tables import consumer_groups, group_members, group_rebalances, group_ticks, partitions, topics

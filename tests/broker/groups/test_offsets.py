@@ -205,9 +205,13 @@ async def test_a_partition_added_behind_the_cache_can_be_committed(alice: Node) 
 
 
 async def test_a_topic_deleted_behind_the_cache_is_unknown(alice: Node) -> None:
+    def delete(tx: Tx) -> None:
+        found = stored_topics.find_locked(tx, "orders", old.config)
+        assert found is not None
+        stored_topics.delete_(tx, found.info)
+
     old = await alice.services.topics.get("orders")
-    await alice.services.topics.delete("orders")
-    alice.services.topics._keep(old)
+    await alice.storage.write(delete)
 
     with pytest.raises(UnknownPartitionInRecord):
         await alice.commit("alice", 1, at(0, 1))

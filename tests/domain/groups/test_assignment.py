@@ -5,15 +5,8 @@ from __future__ import annotations
 import pytest
 
 from app.domain.groups.assignment import Rebalance, TopicMetadata, notice_topics, update_target_assignment
-from app.domain.groups.group import (
-    AssignorName,
-    Group,
-    JoinRequest,
-    Subscription,
-    join_group,
-    leave_group,
-    take_heartbeat,
-)
+from app.domain.groups.group import Group, join_group, leave_group, take_heartbeat
+from app.domain.groups.member import AssignorName, JoinRequest, Subscription
 
 NOW_MS = 1_700_000_000_000
 LATER_MS = NOW_MS + 60_000

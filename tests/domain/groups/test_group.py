@@ -10,16 +10,13 @@ from msgspec.structs import replace
 from app.domain.groups.assignment import TopicMetadata, update_target_assignment
 from app.domain.groups.group import (
     Group,
-    JoinRequest,
-    Member,
-    Subscription,
-    check_commit,
     expire_members,
     find_member,
     join_group,
     leave_group,
     take_heartbeat,
 )
+from app.domain.groups.member import JoinRequest, Member, Subscription, check_commit
 from app.errors.groups import FencedInstanceId, FencedMemberEpoch, GroupMaxSizeReached, UnknownMemberId
 
 NOW_MS = 1_700_000_000_000
@@ -183,13 +180,6 @@ def test_partitions_of_unsubscribed_topics_go_to_other_members() -> None:
 
     assert assigned(group, "alice") == ""
     assert assigned(heartbeat(group, "bob"), "bob") == "0123"
-
-
-def test_the_order_of_topics_does_not_change_a_subscription() -> None:
-    one, other = Subscription(("a", "b")), Subscription(("b", "a", "b"))
-
-    assert one == other
-    assert other.topics == ("a", "b")
 
 
 def test_a_full_group_accepts_only_its_own_members() -> None:
@@ -453,46 +443,3 @@ def test_a_commit_at_a_future_epoch_is_fenced() -> None:
         commit(stable().members["alice"], 3, "0")
 
     assert refusal.value.facts == {"member_epoch": 2}
-
-
-# ── subscriptions ──
-
-
-@pytest.mark.parametrize(
-    ("pattern", "name", "matches"),
-    [
-        ("orders.*", "orders.eu", True),
-        ("orders.*", "orders", False),
-        ("orders.*", "ordersXeu", False),
-        ("orders*", "orders", True),
-        ("*", "Orders", True),
-        ("orders", "Orders", False),
-        ("shard-[0-3]", "shard-2", True),
-        ("shard-[0-3]", "shard-7", False),
-        ("shard-[!0-3]", "shard-7", True),
-        ("shard-?", "shard-10", False),
-        ("[", "orders", False),
-        ("*", "__internal", False),
-        ("__*", "__internal", False),
-    ],
-)
-def test_a_pattern_is_a_case_sensitive_glob_that_excludes_internal_topics(
-    pattern: str, name: str, matches: bool
-) -> None:
-    assert Subscription((), pattern).matches(name) is matches
-
-
-def test_an_internal_topic_is_matched_by_its_name() -> None:
-    assert Subscription(("__internal",)).matches("__internal")
-
-
-@pytest.mark.parametrize(
-    ("session_ms", "left_ms", "ample"),
-    [(30_000, 14_900, True), (30_000, 10_000, True), (30_000, 9_999, False), (2_000, 1_000, True), (2_000, 999, False)],
-)
-def test_a_session_is_ample_while_two_heartbeats_and_a_second_remain(
-    session_ms: int, left_ms: int, ample: bool
-) -> None:
-    member = join(EMPTY, "alice", session_timeout_ms=session_ms).members["alice"]
-
-    assert member.session_is_ample(member.deadline_ms - left_ms) is ample

@@ -10,7 +10,8 @@ from sqlalchemy import event
 
 from app.domain.groups import assignment
 from app.domain.groups.assignment import Rebalance
-from app.domain.groups.group import Group, JoinRequest, Subscription, join_group, leave_group
+from app.domain.groups.group import Group, join_group, leave_group
+from app.domain.groups.member import JoinRequest, Subscription
 from app.storage.db import clock
 from app.storage.db.opening import open_storage
 from app.storage.groups import groups, members, rebalances
