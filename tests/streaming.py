@@ -23,7 +23,7 @@ class Event(NamedTuple):
 
     @property
     def record(self) -> Any:
-        """The JSON of its data."""
+        """The JSON of the data."""
         assert self.data is not None
         return json.loads(self.data)
 
@@ -42,7 +42,7 @@ def parsed(text: str) -> Iterator[Event]:
         yield Event(**fields)
 
 
-class OpenStream:
+class StreamClient:
     """A request to an application in this process; a write waits until the previous one was read.
 
     Attributes:
@@ -85,21 +85,32 @@ class OpenStream:
     async def _message(self) -> Any:
         return await asyncio.wait_for(self._sent.get(), DEADLINE_S)
 
-    async def leave(self) -> None:
-        """Disconnect, and wait until the request has ended; what the server still writes is dropped."""
-        self._disconnected.set()
-        dropping = asyncio.ensure_future(self._drop())
-        try:
-            await asyncio.wait_for(self.task, DEADLINE_S)
-        finally:
-            dropping.cancel()
+    @property
+    def unread_messages(self) -> int:
+        """Number of messages that the application has sent and this client has not received."""
+        return self._sent.qsize()
 
-    async def _drop(self) -> None:
+    @property
+    def unread_characters(self) -> int:
+        """Number of characters that were received and not yet returned."""
+        return len(self._text)
+
+    async def leave(self) -> None:
+        """Disconnect, and return when the application has ended the request."""
+        self._disconnected.set()
+        discarding = asyncio.create_task(self._discard())
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await self.task
+        finally:
+            discarding.cancel()
+
+    async def _discard(self) -> None:
         while True:
             await self._sent.get()
 
     async def text(self, end: str) -> str:
-        """Return the text up to `end`, included, or up to the end of the answer."""
+        """Return the text up to and with `end`, or to the end of the answer."""
         while end not in self._text and not self.ended:
             message = await self._message()
             self._text += message.get("body", b"").decode()
@@ -121,7 +132,7 @@ class OpenStream:
         return event
 
     async def records(self, number: int) -> list[Event]:
-        """Return the next events that are not comments."""
+        """Return the next events, without comments."""
         found: list[Event] = []
         while len(found) < number:
             if (event := await self.event()).comment is None:

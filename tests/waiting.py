@@ -34,3 +34,14 @@ async def pause(seconds: float) -> None:
     Never a wait for a condition: that is `until`.
     """
     await asyncio.sleep(seconds)
+
+
+async def until_true(condition: Callable[[], bool], seconds: float = DEADLINE_S) -> None:
+    """Let the event loop run until a condition of this process holds.
+
+    Raises:
+        TimeoutError: The deadline has passed.
+    """
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0)

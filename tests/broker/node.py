@@ -17,6 +17,7 @@ from app.domain.groups.member import JoinRequest, Subscription
 from app.domain.log.record import Record
 from app.main import create_app
 from app.settings import Settings
+from tests.waiting import until_true
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -147,11 +148,7 @@ class Node:
 
 async def parked(services: Services, reads: int = 1) -> None:
     """Return when this number of reads of a node wait."""
-    for _ in range(200_000):
-        if services.signals.waiting == services.signals.parked == reads:
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("no read waits")
+    await until_true(lambda: services.signals.waiting == services.signals.parked == reads)
 
 
 def join_request(member: str, *topics: str, pattern: str | None = None, **options: Any) -> JoinRequest:

@@ -78,8 +78,8 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
     with an `id` alone, then one for each record; send the last `id` as `Last-Event-ID` to go on after it. With
     `follow=true` it is a stream of one record a line. `max_wait_ms=1000` or `max_events=10` ends a stream.
     """
-    if (form := streams.form_of(call, query)) is not None:
-        return await streams.open_stream(call, topic, None, query, form, query.cursor)
+    if (stream_format := streams.format_of(call, query)) is not None:
+        return await streams.open_stream(call, topic, None, query, stream_format, query.cursor)
     start = _start(query)
     services = call.services
     size = _size(call, query)
@@ -119,8 +119,8 @@ async def fetch(call: Call, topic: str, partition: int, query: FetchQuery) -> Re
     With `Accept: text/event-stream` or `follow=true` it is a stream, as of the whole topic. The ids of either kind of
     stream are good for the other.
     """
-    if (form := streams.form_of(call, query)) is not None:
-        return await streams.open_stream(call, topic, partition, query, form)
+    if (stream_format := streams.format_of(call, query)) is not None:
+        return await streams.open_stream(call, topic, partition, query, stream_format)
     position = _position(query)
     size = _size(call, query)
     lines = _wants_lines(call)

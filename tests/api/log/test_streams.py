@@ -1,8 +1,7 @@
-"""Streams over HTTP: DESIGN.md §3.3."""
+"""Streams over HTTP."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.errors.log import OffsetBelowLogStart
-from tests.streaming import OpenStream, parsed
+from tests.streaming import StreamClient, parsed
+from tests.waiting import until_true
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import httpx2
 
     from app.main import Application
@@ -37,19 +35,22 @@ class Node:
         self.services = application.services
         self.client = client
 
-    def open(self, path: str, **headers: str) -> OpenStream:
-        return OpenStream(self.application.asgi, path, **({"Accept": "text/event-stream"} | headers))
+    def open(self, path: str, **headers: str) -> StreamClient:
+        return StreamClient(self.application.asgi, path, **({"Accept": "text/event-stream"} | headers))
 
     async def produce(self, *values: Any, partition: int = 0) -> None:
         url = f"{ORDERS}/partitions/{partition}/records"
         answer = await self.client.post(url, json={"records": [{"value": value} for value in values]})
         assert answer.status_code == 201, answer.text
 
-    async def whole(self, path: str, **headers: str) -> str:
-        """Return a stream that ends by itself."""
+    async def read_to_end(self, path: str, **headers: str) -> str:
+        """Return the whole text of a stream that has a bound."""
         answer = await self.client.get(path, headers=EVENTS | {k.replace("_", "-"): v for k, v in headers.items()})
         assert answer.status_code == 200, answer.text
         return answer.text
+
+    async def event_ids(self, path: str) -> list[str]:
+        return [event.id or "" for event in parsed(await self.read_to_end(path))]
 
     async def fetched(self, path: str = TOPIC_URL, offset: str = "earliest") -> list[Any]:
         answer = await self.client.get(path, params={"max_records": 10_000, "offset": offset})
@@ -59,13 +60,13 @@ class Node:
 
 @pytest.fixture
 async def node(migrated_url: str, serve: Serve) -> Node:
-    """A node on either engine."""
+    """A node on either database."""
     return await _node(serve, database_url=migrated_url)
 
 
 @pytest.fixture
 async def sqlite_node(serve: Serve) -> Node:
-    """A node on SQLite, for what no database can change."""
+    """A node on SQLite, for behaviour that does not depend on the database."""
     return await _node(serve)
 
 
@@ -73,12 +74,6 @@ async def _node(serve: Serve, **settings: Any) -> Node:
     application, client = await serve(**settings)
     await client.put(ORDERS, json={"partitions": 2})
     return Node(application, client)
-
-
-async def until(enough: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not enough():
-            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("url", BOTH)
@@ -102,11 +97,11 @@ async def test_a_stream_begins_with_an_id_and_then_has_each_record_as_in_fetch(n
     assert [second.record, third.record] == await node.fetched(url, "-2")
 
 
-async def test_a_stream_starts_where_it_is_told_and_else_at_the_end(node: Node) -> None:
+async def test_a_stream_starts_at_its_offset_or_cursor_and_by_default_at_the_end(node: Node) -> None:
     await node.produce(1, 2, 3)
 
     async def values(query: str, url: str = URL) -> list[Any]:
-        text = await node.whole(f"{url}?max_wait_ms=0&{query}")
+        text = await node.read_to_end(f"{url}?max_wait_ms=0&{query}")
         return [event.record["value"] for event in parsed(text) if event.data]
 
     assert await values("") == []
@@ -120,11 +115,11 @@ async def test_a_stream_starts_where_it_is_told_and_else_at_the_end(node: Node) 
 
 
 @pytest.mark.parametrize("url", BOTH)
-async def test_a_stream_ends_after_as_many_events_as_it_is_told(node: Node, url: str) -> None:
+async def test_a_stream_ends_after_max_events(node: Node, url: str) -> None:
     await node.produce(*range(5))
 
     for number in (1, 4, 5):
-        text = await node.whole(f"{url}?offset=earliest&max_events={number}")
+        text = await node.read_to_end(f"{url}?offset=earliest&max_events={number}")
         assert [event.record["value"] for event in list(parsed(text))[1:]] == list(range(number))
     async with node.open(f"{url}?offset=earliest&max_events=7") as stream:
         await stream.records(6)
@@ -136,7 +131,7 @@ async def test_a_stream_ends_after_as_many_events_as_it_is_told(node: Node, url:
 
 
 @pytest.mark.parametrize("url", BOTH)
-async def test_a_stream_ends_when_its_time_is_over(node: Node, url: str) -> None:
+async def test_a_stream_ends_after_max_wait_ms(node: Node, url: str) -> None:
     async with node.open(f"{url}?max_wait_ms=200") as stream:
         await node.produce(1)
         text = await stream.rest()
@@ -145,7 +140,7 @@ async def test_a_stream_ends_when_its_time_is_over(node: Node, url: str) -> None
     assert (await node.client.get(f"{url}?follow=true&max_wait_ms=1")).text == ""
 
 
-async def test_the_time_of_a_stream_has_no_bound_but_that_of_a_page_has(sqlite_node: Node) -> None:
+async def test_max_wait_ms_has_a_bound_for_a_page_and_none_for_a_stream(sqlite_node: Node) -> None:
     for milliseconds in (60_001, 2**63 - 1):
         async with sqlite_node.open(f"{URL}?max_wait_ms={milliseconds}") as stream:
             await stream.event()
@@ -156,10 +151,10 @@ async def test_the_time_of_a_stream_has_no_bound_but_that_of_a_page_has(sqlite_n
 
 
 @pytest.mark.parametrize("url", BOTH)
-async def test_follow_gives_one_record_a_line_from_now_on(node: Node, url: str) -> None:
+async def test_follow_streams_new_records_one_a_line(node: Node, url: str) -> None:
     await node.produce("old")
 
-    async with OpenStream(node.application.asgi, f"{url}?follow=true") as stream:
+    async with StreamClient(node.application.asgi, f"{url}?follow=true") as stream:
         assert stream.headers["content-type"] == "application/x-ndjson"
         await node.client.post(URL, content=b'{"value":{"a":\r\n1}}', headers={"Content-Type": "application/json"})
         await node.client.post(URL, json={"value": "two\nlines", "encoding": "text"})
@@ -169,7 +164,7 @@ async def test_follow_gives_one_record_a_line_from_now_on(node: Node, url: str) 
 
 
 @pytest.mark.parametrize("url", BOTH)
-async def test_a_stream_cut_anywhere_goes_on_without_loss_or_repeat(node: Node, url: str) -> None:
+async def test_a_stream_that_is_cut_continues_without_loss_or_repeat(node: Node, url: str) -> None:
     rng = random.Random(7)
     for number in range(120):
         await node.produce(*[f"{number}.{i}" for i in range(rng.randint(1, 9))], partition=number % 2)
@@ -200,29 +195,27 @@ async def test_a_stream_cut_anywhere_goes_on_without_loss_or_repeat(node: Node, 
 
 async def test_last_event_id_wins_over_offset_and_cursor(node: Node) -> None:
     await node.produce(1, 2, 3)
-    events = list(parsed(await node.whole(f"{TOPIC_URL}?offset=earliest&max_events=2")))
+    events = list(parsed(await node.read_to_end(f"{TOPIC_URL}?offset=earliest&max_events=2")))
     cursor = (await node.client.get(TOPIC_URL, params={"max_records": 1})).json()["next_cursor"]
     assert events[-1].id is not None
 
     for query in ("offset=earliest", f"cursor={cursor}", f"cursor={cursor}&offset=earliest", ""):
-        text = await node.whole(f"{TOPIC_URL}?{query}&max_wait_ms=0", Last_Event_ID=events[-1].id)
+        text = await node.read_to_end(f"{TOPIC_URL}?{query}&max_wait_ms=0", Last_Event_ID=events[-1].id)
         assert [event.record["value"] for event in list(parsed(text))[1:]] == [3]
     lines = await node.client.get(f"{URL}?follow=true&max_wait_ms=0", headers={"Last-Event-ID": events[-1].id})
     assert json.loads(lines.text)["value"] == 3
 
 
-async def test_the_ids_of_either_kind_of_stream_are_good_for_the_other(node: Node) -> None:
+async def test_event_ids_of_a_topic_and_of_a_partition_work_for_both_kinds_of_stream(node: Node) -> None:
     await node.produce("a0", "a1")
     await node.produce("b0", "b1", partition=1)
 
-    async def ids(url: str) -> list[str]:
-        return [event.id or "" for event in parsed(await node.whole(f"{url}?offset=earliest&max_wait_ms=0"))]
-
     async def values(url: str, last: str, offset: str = "latest") -> list[Any]:
-        text = await node.whole(f"{url}?max_wait_ms=0&offset={offset}", Last_Event_ID=last)
+        text = await node.read_to_end(f"{url}?max_wait_ms=0&offset={offset}", Last_Event_ID=last)
         return sorted(event.record["value"] for event in list(parsed(text))[1:])
 
-    of_topic, of_partition = await ids(TOPIC_URL), await ids(URL)
+    of_topic = await node.event_ids(f"{TOPIC_URL}?offset=earliest&max_wait_ms=0")
+    of_partition = await node.event_ids(f"{URL}?offset=earliest&max_wait_ms=0")
     assert await values(URL, of_topic[0]) == ["a0", "a1"]
     assert await values(URL, of_topic[4]) == []
     assert await values(TOPIC_URL, of_partition[1]) == ["a1"]
@@ -233,10 +226,10 @@ async def test_the_ids_of_either_kind_of_stream_are_good_for_the_other(node: Nod
     assert (other.status_code, other.json()["code"]) == (400, "INVALID_CURSOR")
 
 
-async def test_what_is_wrong_with_the_start_is_a_problem_and_no_stream(node: Node) -> None:
+async def test_an_invalid_start_is_answered_by_a_problem_instead_of_a_stream(node: Node) -> None:
     await node.produce(1, 2, 3)
-    ids = [event.id or "" for event in parsed(await node.whole(f"{TOPIC_URL}?offset=earliest&max_events=1"))]
-    places = [event.id or "" for event in parsed(await node.whole(f"{URL}?offset=earliest&max_events=1"))]
+    of_topic = await node.event_ids(f"{TOPIC_URL}?offset=earliest&max_events=1")
+    of_partition = await node.event_ids(f"{URL}?offset=earliest&max_events=1")
     await node.client.delete(URL, params={"before_offset": 2})
 
     async def refused(url: str, **headers: str) -> tuple[int, str]:
@@ -253,14 +246,19 @@ async def test_what_is_wrong_with_the_start_is_a_problem_and_no_stream(node: Nod
     assert await refused(f"{URL}?offset=9") == (416, "OFFSET_OUT_OF_RANGE")
     assert await refused(f"{URL}?offset=x") == (422, "INVALID_REQUEST")
     assert await refused(f"{URL}?max_events=0") == (422, "INVALID_REQUEST")
-    for url, known in ((URL, places), (TOPIC_URL, ids), (URL, ids), (TOPIC_URL, places)):
+    for url, known in (
+        (URL, of_partition),
+        (TOPIC_URL, of_topic),
+        (URL, of_topic),
+        (TOPIC_URL, of_partition),
+    ):
         assert await refused(url, Last_Event_ID="x") == (400, "INVALID_CURSOR")
         assert await refused(url, Last_Event_ID=known[1]) == (410, "OFFSET_OUT_OF_RANGE")
-        text = await node.whole(f"{url}?offset_reset=earliest&max_wait_ms=0", Last_Event_ID=known[1])
+        text = await node.read_to_end(f"{url}?offset_reset=earliest&max_wait_ms=0", Last_Event_ID=known[1])
         assert [event.record["value"] for event in list(parsed(text))[1:]] == [3]
     for _ in range(2):
         await node.client.delete(ORDERS)
-        for url, known in ((URL, places), (TOPIC_URL, ids)):
+        for url, known in ((URL, of_partition), (TOPIC_URL, of_topic)):
             assert await refused(url, Last_Event_ID=known[1]) == (410, "UNKNOWN_TOPIC_ID")
         await node.client.put(ORDERS)
 
@@ -274,7 +272,7 @@ async def test_what_is_wrong_with_the_start_is_a_problem_and_no_stream(node: Nod
         ("follow=", ""),
     ],
 )
-async def test_parameters_that_fit_no_stream_are_refused(sqlite_node: Node, query: str, field: str) -> None:
+async def test_parameters_of_the_other_kind_of_answer_are_refused(sqlite_node: Node, query: str, field: str) -> None:
     for url in BOTH:
         answer = await sqlite_node.client.get(f"{url}?{query}")
         assert answer.status_code == 422
@@ -283,7 +281,7 @@ async def test_parameters_that_fit_no_stream_are_refused(sqlite_node: Node, quer
 
 
 @pytest.mark.parametrize("url", BOTH)
-async def test_a_stream_that_retention_overtakes_ends_with_the_problem(node: Node, url: str) -> None:
+async def test_a_stream_whose_next_record_was_deleted_ends_with_the_problem(node: Node, url: str) -> None:
     await node.produce(*range(300))
 
     async with node.open(f"{url}?offset=earliest") as stream:
@@ -298,7 +296,7 @@ async def test_a_stream_that_retention_overtakes_ends_with_the_problem(node: Nod
 
 
 @pytest.mark.parametrize("url", BOTH)
-async def test_with_offset_reset_it_goes_on_instead(node: Node, url: str) -> None:
+async def test_with_offset_reset_a_stream_continues_after_deleted_records(node: Node, url: str) -> None:
     await node.produce(*range(300))
 
     async with node.open(f"{url}?offset=earliest&offset_reset=earliest") as stream:
@@ -310,8 +308,8 @@ async def test_with_offset_reset_it_goes_on_instead(node: Node, url: str) -> Non
 
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("url", BOTH)
-async def test_a_topic_that_is_deleted_ends_its_streams_with_the_problem(node: Node, url: str, again: bool) -> None:
-    async with node.open(url) as stream, OpenStream(node.application.asgi, f"{url}?follow=true") as lines:
+async def test_a_deleted_topic_ends_its_streams_with_the_problem(node: Node, url: str, again: bool) -> None:
+    async with node.open(url) as stream, StreamClient(node.application.asgi, f"{url}?follow=true") as lines:
         await stream.event()
         await node.client.delete(ORDERS)
         if again:
@@ -325,7 +323,7 @@ async def test_a_topic_that_is_deleted_ends_its_streams_with_the_problem(node: N
     assert node.services.signals.waiting == 0
 
 
-async def test_every_kind_of_value_is_one_line_of_data_and_what_fetch_gives(node: Node) -> None:
+async def test_every_kind_of_value_is_one_line_of_data_equal_to_fetch(node: Node) -> None:
     headers = {"Content-Type": "application/json"}
     for body in (
         b'{"value":{"a":\r\n[1,\n2 ,\r3]},"headers":\n{"n":\n"v\\nw"},\n"key":"k\\nl"}',
@@ -336,16 +334,16 @@ async def test_every_kind_of_value_is_one_line_of_data_and_what_fetch_gives(node
     ):
         assert (await node.client.post(URL, content=body, headers=headers)).status_code == 201
 
-    events = list(parsed(await node.whole(f"{URL}?offset=earliest&max_events=5")))[1:]
+    events = list(parsed(await node.read_to_end(f"{URL}?offset=earliest&max_events=5")))[1:]
 
     assert [event.record for event in events] == await node.fetched(URL)
     assert '{"a":  [1, 2 , 3]}' in (events[0].data or "")
 
 
-async def test_a_stream_says_that_it_lives_once_in_an_interval(serve: Serve) -> None:
+async def test_a_stream_of_events_has_a_comment_once_in_an_interval(serve: Serve) -> None:
     node = await _node(serve, stream_comment_interval_ms=20)
 
-    async with node.open(URL) as stream, OpenStream(node.application.asgi, f"{URL}?follow=true") as lines:
+    async with node.open(URL) as stream, StreamClient(node.application.asgi, f"{URL}?follow=true") as lines:
         await stream.event()
         comments = [await stream.event() for _ in range(3)]
         await node.produce(1)
@@ -359,13 +357,13 @@ async def _line(node: Node) -> str:
     return (await node.client.get(URL, headers={"Accept": "application/x-ndjson"})).text
 
 
-async def test_a_client_that_goes_away_leaves_nothing_behind_at_once(node: Node) -> None:
+async def test_a_client_that_disconnects_ends_its_stream_and_its_read_at_once(node: Node) -> None:
     streams = [node.open(url) for url in BOTH * 5]
     for stream in streams:
         await stream.__aenter__()
         await stream.event()
-    flights = node.services.streams._flights
-    await until(lambda: len(flights) == 2 and all(flight.tail._at_end for flight in flights.values()))
+    signals = node.services.signals
+    await until_true(lambda: node.services.streams.reads == signals.waiting == signals.parked == 2)
     metrics = (await node.client.get("/metrics")).text
     assert "millrace_open_streams 10.0" in metrics
     assert "millrace_waiting_reads 2.0" in metrics
@@ -373,26 +371,26 @@ async def test_a_client_that_goes_away_leaves_nothing_behind_at_once(node: Node)
     for stream in streams:
         await stream.leave()
 
-    assert (node.services.streams.open, node.services.streams._flights) == (0, {})
-    await until(lambda: node.services.signals.waiting == 0)
+    assert (node.services.streams.open, node.services.streams.reads) == (0, 0)
+    await until_true(lambda: signals.waiting == 0)
 
 
-async def test_a_slow_client_is_waited_for_and_holds_one_page(node: Node) -> None:
+async def test_a_stream_waits_for_a_slow_client_and_keeps_one_page_for_it(node: Node) -> None:
     await node.produce(*["x" * 1000] * 2000)
 
     async with node.open(f"{URL}?offset=earliest") as slow:
         await slow.records(2)
         async with node.open(f"{URL}?offset=earliest") as quick:
             assert len(await quick.records(2001)) == 2001
-        assert slow._sent.qsize() == 1
-        assert not node.services.streams._flights
-        assert len(slow._text) < 100_000
+        assert node.services.streams.reads == 0
+        assert slow.unread_messages == 1
+        assert slow.unread_characters < 100_000
         assert len(await slow.records(1999)) == 1999
 
 
-async def test_a_head_has_the_headers_and_no_stream(sqlite_node: Node) -> None:
+async def test_a_head_request_gets_the_headers_without_a_stream(sqlite_node: Node) -> None:
     head = await sqlite_node.client.head(URL, headers=EVENTS)
-    async with OpenStream(sqlite_node.application.asgi, URL, method="HEAD", Accept="text/event-stream") as stream:
+    async with StreamClient(sqlite_node.application.asgi, URL, method="HEAD", Accept="text/event-stream") as stream:
         assert await stream.rest() == ""
 
     assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream")
@@ -402,14 +400,14 @@ async def test_a_head_has_the_headers_and_no_stream(sqlite_node: Node) -> None:
 
 
 async def test_a_stopping_server_ends_its_streams_without_a_problem(node: Node) -> None:
-    async with node.open(URL) as stream, OpenStream(node.application.asgi, f"{URL}?follow=true") as lines:
+    async with node.open(URL) as stream, StreamClient(node.application.asgi, f"{URL}?follow=true") as lines:
         await stream.event()
         node.application.stop()
         assert await stream.rest() == ""
         assert await lines.rest() == ""
 
 
-async def test_a_partition_that_is_added_is_streamed_from_its_start(node: Node) -> None:
+async def test_an_added_partition_is_streamed_from_its_start(node: Node) -> None:
     async with node.open(TOPIC_URL) as stream:
         await stream.event()
         await node.client.patch(ORDERS, json={"partitions": 3})
@@ -419,7 +417,7 @@ async def test_a_partition_that_is_added_is_streamed_from_its_start(node: Node) 
         await stream.records(1)
 
     assert event.record["value"] == "new"
-    text = await node.whole(f"{TOPIC_URL}?max_wait_ms=0", Last_Event_ID=event.id or "")
+    text = await node.read_to_end(f"{TOPIC_URL}?max_wait_ms=0", Last_Event_ID=event.id or "")
     assert [each.record["value"] for each in list(parsed(text))[1:]] == ["newer"]
 
 
@@ -427,7 +425,7 @@ async def test_a_partition_that_is_added_is_streamed_from_its_start(node: Node) 
     ("fault", "code"),
     [(RuntimeError("secret"), "UNKNOWN_SERVER_ERROR"), (OffsetBelowLogStart("x"), "OFFSET_OUT_OF_RANGE")],
 )
-async def test_what_breaks_in_mid_stream_is_told_as_the_last_event(
+async def test_an_error_during_a_stream_is_its_last_event(
     sqlite_node: Node, monkeypatch: pytest.MonkeyPatch, fault: Exception, code: str
 ) -> None:
     async def broken(*_: object, **__: object) -> None:
@@ -437,13 +435,13 @@ async def test_what_breaks_in_mid_stream_is_told_as_the_last_event(
         await stream.event()
         monkeypatch.setattr(sqlite_node.services.fetcher, "fetch", broken)
         await sqlite_node.produce(1)
-        *_, event = parsed(await stream.rest())  # a read that began before it broke may still find the record
+        *_, event = parsed(await stream.rest())  # a read that began before may still return the record
 
     assert (event.event, event.record["code"]) == ("error", code)
     assert "secret" not in (event.data or "")
 
 
-async def test_the_document_names_the_streams(sqlite_node: Node) -> None:
+async def test_the_openapi_document_describes_the_streams(sqlite_node: Node) -> None:
     paths = (await sqlite_node.client.get("/openapi.json")).json()["paths"]
 
     for path in ("/v1/topics/{topic}/records", "/v1/topics/{topic}/partitions/{partition}/records"):
