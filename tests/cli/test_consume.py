@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli.processes import MILLRACE, Cli, Serving, await_line, free_port, serving
-from tests.cli.terminal import on_terminal
+from tests.cli.pseudo_terminal import on_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path

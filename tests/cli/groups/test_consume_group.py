@@ -22,7 +22,7 @@ from tests.cli.groups.group_commands import (
 )
 from tests.cli.lossy_proxy import lossy_proxy
 from tests.cli.processes import MILLRACE, Cli, await_line, free_port, serving, wait_until
-from tests.cli.terminal import on_terminal
+from tests.cli.pseudo_terminal import on_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.groups.group_commands import committed_offsets, produce, request
 from tests.cli.processes import Cli
-from tests.cli.terminal import on_terminal
+from tests.cli.pseudo_terminal import on_terminal
 
 
 @pytest.fixture

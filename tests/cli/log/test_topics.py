@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.cli.processes import Cli
-from tests.cli.terminal import on_terminal
+from tests.cli.pseudo_terminal import on_terminal
 
 
 def test_create_prints_the_topic_and_can_be_repeated(cli: Cli, topic: str) -> None:
