@@ -69,6 +69,19 @@ def test_only_the_dialect_asks_which_database_it_is() -> None:
     assert [name_of(path) for path in MODULES if ".dialect.name ==" in path.read_text()] == []
 
 
+def test_a_module_is_imported_under_its_own_name() -> None:
+    aliases = [
+        f"{name_of(path)}: {node.module}.{alias.name} as {alias.asname}"
+        for path in MODULES + TESTS + BENCHMARKS
+        for node in nodes_of(path)
+        if isinstance(node, ast.ImportFrom) and node.module is not None
+        for alias in node.names
+        if alias.asname and (ROOT / node.module.replace(".", "/") / f"{alias.name}.py").exists()
+    ]
+
+    assert aliases == []
+
+
 def test_rows_of_a_query_are_unpacked_into_names() -> None:
     found = [name_of(path) for path in MODULES if re.search(r"\brow\[[1-9]", path.read_text())]
 
@@ -94,3 +107,15 @@ def test_tests_wait_for_conditions_and_do_not_sleep() -> None:
     found = [name_of(path) for path in TESTS if SLEEP.search(path.read_text())]
 
     assert set(found) <= SLEEPERS
+
+
+def test_no_text_refers_to_a_document_outside_the_repository() -> None:
+    documents = {path.name for path in TEXTS if path.suffix == ".md"}
+    found = {
+        f"{name_of(path)}: {name}"
+        for path in TEXTS
+        for name in re.findall(r"\b([\w-]+\.md)\b", path.read_text())
+        if name not in documents
+    }
+
+    assert found == set()

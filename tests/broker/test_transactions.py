@@ -1,4 +1,4 @@
-"""Transactions: records and offsets, all or nothing, once. DESIGN.md §3.7."""
+"""Transactions: records and offsets, all or nothing, once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from app.errors.groups import (
     UnknownMemberId,
 )
 from app.errors.log import IdempotencyKeyReused, InvalidRecord, UnknownPartitionInRecord, UnknownTopicOrPartition
-from app.storage.log import topics as stored_topics
+from app.storage.log import topics
 from tests.broker.node import GROUP, LONG_MS, Node, parked, poll_request, seen
 
 if TYPE_CHECKING:
@@ -204,10 +204,10 @@ async def test_topics_replaced_or_grown_behind_the_cache_are_looked_at_again(ali
     old = await alice.services.topics.get("bills")
 
     def replace(tx: Tx) -> None:
-        found = stored_topics.find_locked(tx, "bills", old.config)
+        found = topics.find_locked(tx, "bills", old.config)
         assert found is not None
-        stored_topics.delete_(tx, found.info)
-        stored_topics.create(tx, "bills", 2, {}, 0)
+        topics.delete_(tx, found.info)
+        topics.create(tx, "bills", 2, {}, 0)
 
     await alice.storage.write(replace)
     alice.services.topics._keep(old)

@@ -1,4 +1,4 @@
-"""Fetch over HTTP: DESIGN.md §3.3."""
+"""Fetch over HTTP."""
 
 from __future__ import annotations
 

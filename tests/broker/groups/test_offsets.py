@@ -23,7 +23,7 @@ from app.errors.groups import (
 )
 from app.errors.http import InvalidRequest
 from app.errors.log import UnknownPartitionInRecord, UnknownTopicOrPartition
-from app.storage.log import topics as stored_topics
+from app.storage.log import topics
 from tests.broker.node import GROUP, LONG_MS, Node, numbers, seen
 
 if TYPE_CHECKING:
@@ -191,9 +191,9 @@ async def test_a_commit_reaches_a_topic_that_was_replaced_behind_the_cache(alice
 
 async def test_a_partition_added_behind_the_cache_can_be_committed(alice: Node) -> None:
     def grow(tx: Tx) -> None:
-        found = stored_topics.find_locked(tx, "orders", old.config)
+        found = topics.find_locked(tx, "orders", old.config)
         assert found is not None
-        stored_topics.change(tx, found.info, 3, {})
+        topics.change(tx, found.info, 3, {})
 
     old = await alice.services.topics.get("orders")
     await alice.groups.leave(GROUP, "alice")
@@ -206,9 +206,9 @@ async def test_a_partition_added_behind_the_cache_can_be_committed(alice: Node) 
 
 async def test_a_topic_deleted_behind_the_cache_is_unknown(alice: Node) -> None:
     def delete(tx: Tx) -> None:
-        found = stored_topics.find_locked(tx, "orders", old.config)
+        found = topics.find_locked(tx, "orders", old.config)
         assert found is not None
-        stored_topics.delete_(tx, found.info)
+        topics.delete_(tx, found.info)
 
     old = await alice.services.topics.get("orders")
     await alice.storage.write(delete)

@@ -21,7 +21,7 @@ from app.errors.groups import (
     UnknownMemberId,
 )
 from app.errors.log import UnknownPartitionInRecord
-from app.storage.log import topics as stored_topics
+from app.storage.log import topics
 from app.tasks.notices import poll_watched
 from tests.broker.node import LONG_MS, SECOND_MS, Node, Seen, commits_of, numbers, parked, poll_request, seen
 
@@ -466,10 +466,10 @@ async def test_a_topic_created_again_behind_the_cache_is_read(node: Node) -> Non
     old = await node.services.topics.get("orders")
 
     def replace(tx: Tx) -> None:
-        found = stored_topics.find_locked(tx, "orders", old.config)
+        found = topics.find_locked(tx, "orders", old.config)
         assert found is not None
-        stored_topics.delete_(tx, found.info)
-        stored_topics.create(tx, "orders", 1, {}, 0)
+        topics.delete_(tx, found.info)
+        topics.create(tx, "orders", 1, {}, 0)
 
     await node.storage.write(replace)
     await node.settle()
