@@ -29,7 +29,7 @@ _MEDIA = ("application/x-ndjson", "text/event-stream")
 _STREAM_HEADERS: dict[str, dict[str, Any]] = {
     "Last-Event-ID": {
         "schema": {"type": "string"},
-        "description": "On streams: the id of the last event, where it goes on; wins over offset and cursor.",
+        "description": "On streams: the id of the last event, after which it continues; wins over offset and cursor.",
     }
 }
 _DEFAULTS = FetchTopicQuery()
@@ -37,7 +37,7 @@ _NO_DEADLINE = nullcontext()
 
 
 class FetchAnswer(msgspec.Struct):
-    """A page of a partition and its bounds, of one moment."""
+    """A page of a partition and its bounds, on one snapshot."""
 
     records: list[FetchedRecord]
     next_offset: int
@@ -72,10 +72,10 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
     """Read all partitions of a topic, merged by time.
 
     The order within a partition is kept, and each partition with unread records has a share of the page.
-    `next_cursor` goes on where the page ended. With `Accept: application/x-ndjson` one record a line.
+    `next_cursor` is where the next page begins. With `Accept: application/x-ndjson` the answer is one record a line.
 
-    With `Accept: text/event-stream` it is a stream of server-sent events, from now on unless told otherwise: first one
-    with an `id` alone, then one for each record; send the last `id` as `Last-Event-ID` to go on after it. With
+    With `Accept: text/event-stream` the answer is a stream of server-sent events, by default of new records: first an
+    event with only an `id`, then one for each record. Send the last `id` as `Last-Event-ID` to continue after it. With
     `follow=true` it is a stream of one record a line. `max_wait_ms=1000` or `max_events=10` ends a stream.
     """
     if (stream_format := streams.format_of(call, query)) is not None:
@@ -85,12 +85,12 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
     size = _size(call, query)
     with _deadline(call, query) as deadline:
         page, cursor = await services.fetcher.fetch_topic(topic, start, size, query.offset_reset, deadline)
-    word = encode_cursor(cursor)
-    link = _link(call, query, {"cursor": word})
+    next_cursor = encode_cursor(cursor)
+    link = _link(call, query, {"cursor": next_cursor})
     if _wants_lines(call):
         return await _page(call, record_encoding.ndjson(page.records), b"application/x-ndjson", link)
     records = [record_encoding.record_out(partition, record) for partition, record in page.records]
-    return await _page(call, record_encoding.encode(FetchTopicAnswer(records, word)) + b"\n", JSON, link)
+    return await _page(call, record_encoding.encode(FetchTopicAnswer(records, next_cursor)) + b"\n", JSON, link)
 
 
 @router.get("/partitions/{partition}/records")
@@ -113,20 +113,20 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
 async def fetch(call: Call, topic: str, partition: int, query: FetchQuery) -> Reply:
     """Read a partition from an offset, the start, the end or a time.
 
-    `records` is empty only at `log_end_offset` or when the wait ran out. With `max_wait_ms` the answer comes as
-    soon as `min_bytes` are there. With `Accept: application/x-ndjson` one record a line.
+    `records` is empty only at `log_end_offset` or after `max_wait_ms`. With `max_wait_ms` the server answers as soon as
+    the page has `min_bytes`. With `Accept: application/x-ndjson` the answer is one record a line.
 
-    With `Accept: text/event-stream` or `follow=true` it is a stream, as of the whole topic. The ids of either kind of
-    stream are good for the other.
+    With `Accept: text/event-stream` or `follow=true` the answer is a stream, like that of the whole topic. Event ids of
+    both kinds of stream can be used for the other kind.
     """
     if (stream_format := streams.format_of(call, query)) is not None:
         return await streams.open_stream(call, topic, partition, query, stream_format)
-    position = _position(query)
+    start = _offset_spec(query)
     size = _size(call, query)
     lines = _wants_lines(call)
     with _deadline(call, query) as deadline:
-        body, next_offset = await call.services.fetcher.fetch_as(
-            _lines if lines else _json, topic, partition, position, size, query.offset_reset, deadline
+        body, next_offset = await call.services.fetcher.fetch_encoded(
+            _lines if lines else _json, topic, partition, start, size, query.offset_reset, deadline
         )
     link = _link(call, query, {"offset": str(next_offset)})
     return await _page(call, body, b"application/x-ndjson" if lines else JSON, link)
@@ -142,13 +142,13 @@ def _json(page: PartitionPage) -> tuple[bytes, int]:
     return record_encoding.encode(answer) + b"\n", page.next_offset
 
 
-def _position(query: FetchQuery) -> OffsetSpec:
+def _offset_spec(query: FetchQuery) -> OffsetSpec:
     return Earliest() if query.offset is None else parse_offset_spec(query.offset)
 
 
 def _start(query: FetchTopicQuery) -> OffsetSpec | Cursor:
     if query.cursor is None:
-        return _position(query)
+        return _offset_spec(query)
     if query.offset is not None:
         raise InvalidRequest("send either cursor or offset, not both")
     start = decode_cursor(query.cursor)
@@ -156,7 +156,7 @@ def _start(query: FetchTopicQuery) -> OffsetSpec | Cursor:
 
 
 def _deadline(call: Call, query: FetchQuery) -> AbstractContextManager[Deadline | None]:
-    """Return the deadline of a read that waits, else a context without one."""
+    """Return the deadline of a read that waits, else an empty context."""
     if not query.max_wait_ms:
         return _NO_DEADLINE
     check_bound("max_wait_ms", query.max_wait_ms, call.services.max_wait_ms)
@@ -178,15 +178,15 @@ def _wants_lines(call: Call) -> bool:
     return accept is not None and any(name in accept for name in LINE_TYPES)
 
 
-def _link(call: Call, query: FetchQuery, place: dict[str, str]) -> Header:
-    """Return the Link to the next page: the same request from where this one ended."""
+def _link(call: Call, query: FetchQuery, next_page: dict[str, str]) -> Header:
+    """Return the Link to the next page: the same request with the next offset or cursor."""
     same = {
         name: value
         for name, value in msgspec.structs.asdict(query).items()
         if value is not None and name not in {"offset", "cursor"} and value != getattr(_DEFAULTS, name)
     }
     path = quote(call.scope["path"], safe="/")
-    return b"link", f'<{path}?{urlencode(place | same)}>; rel="next"'.encode()
+    return b"link", f'<{path}?{urlencode(next_page | same)}>; rel="next"'.encode()
 
 
 async def _page(call: Call, body: bytes, content_type: bytes, link: Header) -> Reply:

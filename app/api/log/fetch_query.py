@@ -1,4 +1,4 @@
-"""What a fetch asks for, as a page or as a stream."""
+"""Query parameters of a fetch, of a page and of a stream."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.api.http.wire import MAX_INT64
 
 
 class FetchQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Where to read, how much, and how long to wait for it."""
+    """Where to read, how much, and how long to wait."""
 
     offset: Annotated[
         Annotated[str, Meta(max_length=64)] | None,
@@ -21,30 +21,32 @@ class FetchQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = None
     max_records: Annotated[
-        Annotated[int, Meta(ge=1, le=10_000)] | None, Meta(description="500 if not given, or what the server allows.")
+        Annotated[int, Meta(ge=1, le=10_000)] | None,
+        Meta(description="Default 500, or the limit of the server if lower."),
     ] = None
     max_bytes: Annotated[int, Meta(ge=1, le=33_554_432)] = 1_048_576
-    min_bytes: Annotated[int, Meta(ge=0, le=33_554_432, description="Wait for as many bytes.")] = 1
+    min_bytes: Annotated[int, Meta(ge=0, le=33_554_432, description="Wait until the page has this size.")] = 1
     max_wait_ms: Annotated[
         Annotated[int, Meta(ge=0, le=MAX_INT64)] | None,
         Meta(
-            description="Longest wait of a page for min_bytes: 0 to 60,000, 0 if not given. "
-            "A stream ends so long after its start, and without it never."
+            description="Longest wait of a page for min_bytes: 0 to 60,000, default 0. "
+            "A stream ends this long after its start; by default it has no end."
         ),
     ] = None
     offset_reset: Annotated[
-        Literal["earliest", "latest"] | None, Meta(description="Where to go on instead of 410 or 416.")
+        Literal["earliest", "latest"] | None,
+        Meta(description="Where to read if the offset is out of range, instead of 410 or 416."),
     ] = None
     follow: Annotated[
-        bool, Meta(description="Stream one record a line, for as long as the client stays, instead of a page.")
+        bool, Meta(description="Stream one record a line until the client disconnects, instead of a page.")
     ] = False
     max_events: Annotated[
         Annotated[int, Meta(ge=1, le=MAX_INT64)] | None,
-        Meta(description="A stream ends after so many records, such as 10. Pages have max_records."),
+        Meta(description="A stream ends after this number of records, such as 10. Pages have max_records."),
     ] = None
 
 
 class FetchTopicQuery(FetchQuery, forbid_unknown_fields=True, kw_only=True):
-    """As for a partition; `cursor` goes on where a page ended."""
+    """Parameters of a read of a whole topic."""
 
     cursor: Annotated[str | None, Meta(description="next_cursor of a page; instead of offset.")] = None

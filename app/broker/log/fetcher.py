@@ -1,6 +1,6 @@
-"""Fetch: read, and where that is not enough, wait for an append and read again.
+"""Fetch: read a page; if it is not enough, wait for an append and read again.
 
-A waiting read holds no database connection. Streams are the same loop.
+A waiting read holds no database connection.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from app.storage.db.engine import Storage, Tx
 
 T = TypeVar("T")
 
-_GONE = "this cursor is of another topic, or of one that was deleted; leave it out and start with offset=earliest"
+_FOREIGN_CURSOR = "the cursor is of another topic or of a deleted one; omit it and start with offset=earliest"
 
 
 class Fetcher:
-    """Reads partitions and topics, waiting for records where asked."""
+    """Reads partitions and topics, and waits for records if asked to."""
 
     def __init__(self, storage: Storage, topics: Topics, signals: Signals) -> None:
         self._storage = storage
@@ -44,67 +44,91 @@ class Fetcher:
         self,
         topic: str,
         partition: int,
-        position: OffsetSpec,
+        start: OffsetSpec,
         size: PageSize,
         reset: OffsetReset | None = None,
         deadline: Deadline | None = None,
         topic_id: int | None = None,
     ) -> PartitionPage:
-        """Return a page of a partition, once it has `min_bytes` or the deadline is over; see `fetch_as`."""
-        return await self.fetch_as(_itself, topic, partition, position, size, reset, deadline, topic_id)
+        """Return a page of a partition once it has `min_bytes` or the deadline has passed; see `fetch_encoded`."""
+        return await self.fetch_encoded(_itself, topic, partition, start, size, reset, deadline, topic_id)
 
-    async def fetch_as(
+    async def fetch_encoded(
         self,
-        shape: Callable[[PartitionPage], T],
+        encode: Callable[[PartitionPage], T],
         topic: str,
         partition: int,
-        position: OffsetSpec,
+        start: OffsetSpec,
         size: PageSize,
         reset: OffsetReset | None = None,
         deadline: Deadline | None = None,
         topic_id: int | None = None,
     ) -> T:
-        """Return what `shape` makes of a page of a partition, once it has `min_bytes` or the deadline is over.
+        """Return an encoded page of a partition once it has `min_bytes` or the deadline has passed.
 
-        `shape` runs in the thread that has read the page: there the event loop does not wait for it, nor does it
-        wait for the event loop between a page's records.
+        `encode` runs in the worker thread that read the page, so that it does not block the event loop.
 
-        The position is resolved once, before any wait. With `topic_id` it belongs to that topic, and to none that
-        was created again under the name.
+        The start is resolved to an offset once, before any wait. With `topic_id`, the read is of that topic only, not
+        of a later one of the same name.
 
         Raises:
-            CursorExpired: The topic of `topic_id` is gone.
-            UnknownTopicOrPartition: There is none, or it was deleted during the wait.
+            CursorExpired: The topic of `topic_id` was deleted.
+            UnknownTopicOrPartition: It does not exist, or was deleted during the wait.
             OffsetBelowLogStart, OffsetAboveLogEnd: Without `reset`, with the bounds.
         """
         info = await self._with_partition(topic, partition, topic_id)
-        resolved = False
         while True:
-            partition_id = info.partition_ids[partition]
-            with self._signals.watch([partition_id]) as watch:
-                while True:
-                    watch.clear()
-                    last = deadline is None or deadline.expired or self._signals.closed
-                    peek = not last and size.min_bytes > 1
-                    try:
-                        async with self._reads:
-                            page, shaped = await self._storage.read(
-                                _read, shape, info, partition, position, size, reset, last=last, peek=peek
-                            )
-                    except UnknownTopicOrPartition:
-                        if resolved or topic_id is not None:
-                            self._topics.evict(info)
-                        if topic_id is not None:
-                            raise CursorExpired(_GONE) from None
-                        if resolved:
-                            raise
-                        info = await self._instead_of(info, partition)
-                        break
-                    if deadline is None or shaped is not None:
-                        return cast("T", shaped)
-                    position, resolved = At(page.start_offset), True
-                    watch.log_end_offsets[partition_id] = page.log_end_offset
-                    await deadline.wait(watch)
+            try:
+                return await self._read_until_enough(encode, info, partition, start, size, reset, deadline)
+            except UnknownTopicOrPartition:
+                if topic_id is None:
+                    raise
+                self._topics.evict(info)
+                raise CursorExpired(_FOREIGN_CURSOR) from None
+            except StaleTopic:
+                if topic_id is not None:
+                    self._topics.evict(info)
+                    raise CursorExpired(_FOREIGN_CURSOR) from None
+                info = await self._recreated(info, partition)
+
+    async def _read_until_enough(
+        self,
+        encode: Callable[[PartitionPage], T],
+        info: TopicInfo,
+        partition: int,
+        start: OffsetSpec,
+        size: PageSize,
+        reset: OffsetReset | None,
+        deadline: Deadline | None,
+    ) -> T:
+        """Read a page until it is enough or the last.
+
+        Raises:
+            StaleTopic: The topic was deleted before the first read.
+            UnknownTopicOrPartition: The topic was deleted during the wait.
+        """
+        partition_id = info.partition_ids[partition]
+        waited = False
+        with self._signals.watch([partition_id]) as watch:
+            while True:
+                watch.clear()
+                last = self._is_last(deadline)
+                peek = not last and size.min_bytes > 1
+                try:
+                    async with self._reads:
+                        page, encoded = await self._storage.read(
+                            _read, encode, info, partition, start, size, reset, last=last, peek=peek
+                        )
+                except UnknownTopicOrPartition:
+                    if not waited:
+                        raise StaleTopic from None
+                    self._topics.evict(info)
+                    raise
+                if deadline is None or encoded is not None:
+                    return cast("T", encoded)
+                start, waited = At(page.start_offset), True
+                watch.log_end_offsets[partition_id] = page.log_end_offset
+                await deadline.wait(watch)
 
     async def fetch_topic(
         self,
@@ -114,17 +138,17 @@ class Fetcher:
         reset: OffsetReset | None = None,
         deadline: Deadline | None = None,
     ) -> tuple[TopicPage, Cursor]:
-        """Return a page of all partitions, merged by time, and the cursor to go on with.
+        """Return a page of all partitions, merged by time, and the cursor of the next page.
 
         The order within each partition is kept, and each partition with unread records has a share of the page.
 
         Raises:
-            UnknownTopicOrPartition: There is none, or it was deleted during the wait.
-            CursorExpired: The topic of the cursor is gone.
+            UnknownTopicOrPartition: The topic does not exist, or was deleted during the wait.
+            CursorExpired: The topic of the cursor was deleted.
             OffsetBelowLogStart, OffsetAboveLogEnd: Without `reset`, with the partition and its bounds.
         """
-        info = await self._of_cursor(topic, start)
-        resolved = False
+        info = await self._topic_of(topic, start)
+        waited = False
         while True:
             with self._signals.watch(info.partition_ids) as watch:
                 while True:
@@ -133,14 +157,18 @@ class Fetcher:
                         async with self._reads:
                             page = await self._storage.read(read_topic, info, start, size, reset)
                     except StaleTopic:
-                        info = await self._changed(info, start, resolved=resolved)
+                        info = await self._changed(info, start, waited=waited)
                         break
-                    if page.enough or deadline is None or deadline.expired or self._signals.closed:
+                    if deadline is None or page.enough or self._is_last(deadline):
                         return page, Cursor(info.topic_id, page.next_offsets)
-                    start, resolved = Cursor(info.topic_id, page.starts), True
+                    start, waited = Cursor(info.topic_id, page.start_offsets), True
                     watch.topic_version = info.version
                     watch.log_end_offsets.update(zip(info.partition_ids, page.log_end_offsets, strict=True))
                     await deadline.wait(watch)
+
+    def _is_last(self, deadline: Deadline | None) -> bool:
+        """Return whether the next read is the last one, whatever it finds."""
+        return deadline is None or deadline.expired or self._signals.closed
 
     async def _with_partition(self, topic: str, partition: int, topic_id: int | None) -> TopicInfo:
         info = await (self._topics.get(topic) if topic_id is None else self._of_id(topic, topic_id))
@@ -149,38 +177,36 @@ class Fetcher:
         partition_id_of(info, partition)
         return info
 
-    async def _instead_of(self, old: TopicInfo, partition: int) -> TopicInfo:
-        """Return the topic that has the name of one that is gone."""
-        info = await self._topics.refresh(old.name)
+    async def _recreated(self, deleted: TopicInfo, partition: int) -> TopicInfo:
+        """Return the topic that has the name of a deleted one now."""
+        info = await self._topics.refresh(deleted.name)
         partition_id_of(info, partition)
         return info
 
-    async def _of_cursor(self, topic: str, start: OffsetSpec | Cursor) -> TopicInfo:
-        if not isinstance(start, Cursor):
-            return await self._topics.get(topic)
-        return await self._of_id(topic, start.topic_id)
+    async def _topic_of(self, topic: str, start: OffsetSpec | Cursor) -> TopicInfo:
+        return await (self._of_id(topic, start.topic_id) if isinstance(start, Cursor) else self._topics.get(topic))
 
     async def _of_id(self, topic: str, topic_id: int) -> TopicInfo:
         info = await self._topics.find(topic)
         if info is not None and info.topic_id != topic_id:
             info = await self._topics.refresh(topic)
         if info is None or info.topic_id != topic_id:
-            raise CursorExpired(_GONE)
+            raise CursorExpired(_FOREIGN_CURSOR)
         return info
 
-    async def _changed(self, old: TopicInfo, start: OffsetSpec | Cursor, *, resolved: bool) -> TopicInfo:
-        """Return the topic as it is now: with more partitions, or another one if no read has begun."""
+    async def _changed(self, before: TopicInfo, start: OffsetSpec | Cursor, *, waited: bool) -> TopicInfo:
+        """Return the topic after a change: with more partitions, or a new topic of the same name before any wait."""
         try:
-            info = await self._topics.refresh(old.name)
+            info = await self._topics.refresh(before.name)
         except UnknownTopicOrPartition:
-            if isinstance(start, Cursor) and not resolved:
-                raise CursorExpired(_GONE) from None
+            if isinstance(start, Cursor) and not waited:
+                raise CursorExpired(_FOREIGN_CURSOR) from None
             raise
-        if info.topic_id != old.topic_id:
-            if resolved:
+        if info.topic_id != before.topic_id:
+            if waited:
                 raise UnknownTopicOrPartition("the topic was deleted")
             if isinstance(start, Cursor):
-                raise CursorExpired(_GONE)
+                raise CursorExpired(_FOREIGN_CURSOR)
         return info
 
 
@@ -190,16 +216,16 @@ def _itself(page: PartitionPage) -> PartitionPage:
 
 def _read(
     tx: Tx,
-    shape: Callable[[PartitionPage], T],
+    encode: Callable[[PartitionPage], T],
     info: TopicInfo,
     partition: int,
-    position: OffsetSpec,
+    start: OffsetSpec,
     size: PageSize,
     reset: OffsetReset | None,
     *,
     last: bool,
     peek: bool,
 ) -> tuple[PartitionPage, T | None]:
-    """Return a page, and its shape if it is enough or the last that is read."""
-    page = read_partition(tx, info, partition, position, size, reset, peek=peek)
-    return page, shape(page) if page.enough or last else None
+    """Return a page, encoded if it is enough or the last."""
+    page = read_partition(tx, info, partition, start, size, reset, peek=peek)
+    return page, encode(page) if page.enough or last else None

@@ -1,4 +1,4 @@
-"""One read of the log on one snapshot: a page of a partition, or of a whole topic merged by time."""
+"""Read one page of a partition, or of a whole topic merged by time, on one snapshot."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class PageSize(NamedTuple):
 
 
 class PartitionPage(NamedTuple):
-    """Records of one partition and its bounds, of one snapshot.
+    """Records of one partition and its bounds, on one snapshot.
 
     Attributes:
         start_offset: Where the page begins.
-        enough: Whether it has `min_bytes`, or as much as a page may have.
+        enough: Whether the page has `min_bytes` or is full.
         info: The topic as it was read.
     """
 
@@ -50,15 +50,15 @@ class TopicPage(NamedTuple):
     """Records of all partitions with the partition of each, merged by time.
 
     Attributes:
-        starts: Offset of each partition where the page begins.
+        start_offsets: Offset of each partition where the page begins.
         next_offsets: Offset of each partition where the next page begins.
         log_end_offsets: Log end of each partition.
-        enough: Whether it has `min_bytes`, or as much as a page may have.
+        enough: Whether the page has `min_bytes` or is full.
         info: The topic as it was read.
     """
 
     records: list[tuple[int, StoredRecord]]
-    starts: list[int]
+    start_offsets: list[int]
     next_offsets: list[int]
     log_end_offsets: list[int]
     enough: bool
@@ -69,13 +69,13 @@ def read_partition(
     tx: Tx,
     info: TopicInfo,
     partition: int,
-    position: OffsetSpec,
+    start: OffsetSpec,
     size: PageSize,
     reset: OffsetReset | None,
     *,
     peek: bool,
 ) -> PartitionPage:
-    """Return a page of a partition; with `peek` none of its records while they are surely not enough.
+    """Return a page of a partition; with `peek`, one without records if they are certainly not enough.
 
     Raises:
         UnknownTopicOrPartition: The topic was deleted.
@@ -85,16 +85,15 @@ def read_partition(
     bounds = pages.bounds(tx, [partition_id]).get(partition_id)
     if bounds is None or bounds.topic_id != info.topic_id:
         raise UnknownTopicOrPartition("the topic was deleted")
-    start = _start_offset(tx, bounds, position, reset)
+    offset = _start_offset(tx, bounds, start, reset)
     first, end = bounds.log_start_offset, bounds.log_end_offset
     fewest = min(size.min_bytes, size.max_records + 1)
-    if peek and end - start < fewest and pages.size_from(tx, bounds, start) < size.min_bytes:
-        return PartitionPage(partition, [], start, start, first, end, enough=False, info=info)
-    records = pages.read(tx, bounds, start, size.max_records, size.max_bytes)
-    next_offset = records[-1].offset + 1 if records else start
-    more = next_offset < end
-    enough = _is_enough(records, size.min_bytes, more=more)
-    return PartitionPage(partition, records, start, next_offset, first, end, enough, info)
+    if peek and end - offset < fewest and pages.size_from(tx, bounds, offset) < size.min_bytes:
+        return PartitionPage(partition, [], offset, offset, first, end, enough=False, info=info)
+    records = pages.read(tx, bounds, offset, size.max_records, size.max_bytes)
+    next_offset = records[-1].offset + 1 if records else offset
+    enough = _is_enough(records, size.min_bytes, more=next_offset < end)
+    return PartitionPage(partition, records, offset, next_offset, first, end, enough, info)
 
 
 def read_topic(
@@ -103,7 +102,7 @@ def read_topic(
     """Return a page of all partitions, merged by time; each with unread records has a share of it.
 
     Raises:
-        StaleTopic: The topic has other partitions than `info` says, or is gone.
+        StaleTopic: The topic has other partitions than `info`, or was deleted.
         OffsetBelowLogStart, OffsetAboveLogEnd: Without `reset`, with the partition and its bounds.
         InvalidCursor: The cursor has more partitions than the topic.
     """
@@ -111,7 +110,7 @@ def read_topic(
     if len(found) < info.partitions or found[info.partition_ids[0]].version != info.version:
         raise StaleTopic
     bounds = [found[partition_id] for partition_id in info.partition_ids]
-    specs = _positions(info, start)
+    specs = _offset_specs(info, start)
     starts = [_start_offset(tx, one, spec, reset) for one, spec in zip(bounds, specs, strict=True)]
     shares = shares_of(tx, bounds, starts, size)
     records = _merge(shares, size.max_records, size.max_bytes)
@@ -129,7 +128,7 @@ def read_topic(
     )
 
 
-def _positions(info: TopicInfo, start: OffsetSpec | Cursor) -> Sequence[OffsetSpec]:
+def _offset_specs(info: TopicInfo, start: OffsetSpec | Cursor) -> Sequence[OffsetSpec]:
     if not isinstance(start, Cursor):
         return [start] * info.partitions
     if len(start.offsets) > info.partitions:
@@ -157,7 +156,7 @@ def _start_offset(tx: Tx, bounds: Bounds, spec: OffsetSpec, reset: OffsetReset |
 
 
 def _is_enough(records: Sequence[StoredRecord], min_bytes: int, *, more: bool) -> bool:
-    """Return whether a page has `min_bytes`, or is as full as it may be. Each record counts as one byte at least."""
+    """Return whether a page has `min_bytes` or is full. Each record counts as at least one byte."""
     if not records:
         return min_bytes == 0
     return more or len(records) >= min_bytes or sum(record.size_bytes for record in records) >= min_bytes
@@ -166,10 +165,10 @@ def _is_enough(records: Sequence[StoredRecord], min_bytes: int, *, more: bool) -
 def shares_of(
     tx: Tx, bounds: Sequence[Bounds], starts: Sequence[int], size: PageSize, *, in_order: bool = False
 ) -> Mapping[int, list[StoredRecord]]:
-    """Read what each partition gives to the page: equal shares, then what the others leave.
+    """Read the share of each partition in a page: equal shares first, then what other partitions leave.
 
-    Where records are so large that the page is full before all had their turn, the next page begins elsewhere;
-    or, with `in_order`, the caller says by the order of the partitions whose turn it is.
+    If large records fill the page before each partition has had a share, the next page begins with another partition.
+    With `in_order`, each page begins with the first of `bounds`, and the caller rotates their order.
     """
     offsets = list(starts)
     shares: dict[int, list[StoredRecord]] = {}
@@ -179,8 +178,8 @@ def shares_of(
         if not unread:
             break
         share_records, share_bytes = max(1, left_records // len(unread)), max(1, left_bytes // len(unread))
-        turn = 0 if in_order else sum(starts) % len(unread)
-        for number in unread[turn:] + unread[:turn]:
+        first = 0 if in_order else sum(starts) % len(unread)
+        for number in unread[first:] + unread[:first]:
             if left_bytes <= 0:
                 break
             records = pages.read(tx, bounds[number], offsets[number], share_records, share_bytes)
@@ -194,7 +193,7 @@ def shares_of(
 def _merge(
     shares: Mapping[int, list[StoredRecord]], max_records: int, max_bytes: int
 ) -> list[tuple[int, StoredRecord]]:
-    """Merge by time, keeping the order within each partition, up to the bounds of a page."""
+    """Merge by time up to the bounds of a page, and keep the order within each partition."""
     heads = [(records[0].timestamp_ms, partition, 0) for partition, records in shares.items()]
     heapify(heads)
     merged: list[tuple[int, StoredRecord]] = []

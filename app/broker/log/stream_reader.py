@@ -89,7 +89,7 @@ async def read_topic_page(
 ) -> SharedPage:
     """Read a page of a topic without a wait. The errors are those of `Fetcher.fetch_topic`."""
     page, cursor = await fetcher.fetch_topic(topic, start, _PAGE, reset)
-    offset = StreamOffset(topic, cursor.topic_id, None, tuple(page.starts), reset)
+    offset = StreamOffset(topic, cursor.topic_id, None, tuple(page.start_offsets), reset)
     return SharedPage(offset, page.records, page.next_offsets, page.info, page.log_end_offsets)
 
 

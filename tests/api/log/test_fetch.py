@@ -12,6 +12,8 @@ from urllib.parse import quote
 import pytest
 import zstandard
 
+from tests.waiting import until_true
+
 if TYPE_CHECKING:
     import httpx2
 
@@ -61,7 +63,7 @@ async def test_a_page_has_its_records_and_the_bounds(client: httpx2.AsyncClient)
     }
 
 
-POSITIONS = {
+OFFSET_SPECS = {
     "earliest": [30, 10, 50, 40],
     "latest": [],
     "-1": [40],
@@ -78,14 +80,14 @@ POSITIONS = {
 OFFSETS = {"0": [30, 10, 50, 40], "3": [40], "4": []}
 
 
-async def test_a_read_starts_where_it_is_told(client: httpx2.AsyncClient) -> None:
+async def test_a_read_starts_at_its_offset_spec(client: httpx2.AsyncClient) -> None:
     await fill(client, 30, 10, 50, 40)
 
-    of_partition = {offset: values(await page(client, offset=offset)) for offset in POSITIONS | OFFSETS}
-    of_topic = {offset: values(await page(client, TOPIC_URL, offset=offset)) for offset in POSITIONS}
+    of_partition = {offset: values(await page(client, offset=offset)) for offset in OFFSET_SPECS | OFFSETS}
+    of_topic = {offset: values(await page(client, TOPIC_URL, offset=offset)) for offset in OFFSET_SPECS}
 
-    assert of_partition == POSITIONS | OFFSETS
-    assert of_topic == POSITIONS
+    assert of_partition == OFFSET_SPECS | OFFSETS
+    assert of_topic == OFFSET_SPECS
 
 
 async def test_a_plus_in_a_time_may_come_as_a_blank(client: httpx2.AsyncClient) -> None:
@@ -107,7 +109,7 @@ async def test_a_page_is_bounded_in_records_and_bytes_but_never_empty(client: ht
     assert len((await page(client, TOPIC_URL, max_bytes=1))["records"]) == 1
 
 
-async def test_an_offset_out_of_the_bounds_is_told_with_them_or_reset(client: httpx2.AsyncClient) -> None:
+async def test_an_offset_out_of_range_is_refused_with_the_bounds_or_reset(client: httpx2.AsyncClient) -> None:
     await fill(client, 1, 2, 3)
     await client.delete(URL, params={"before_offset": 1})
 
@@ -124,7 +126,7 @@ async def test_an_offset_out_of_the_bounds_is_told_with_them_or_reset(client: ht
         assert (await page(client, offset=offset, offset_reset="latest"))["next_offset"] == 3
 
 
-async def test_links_lead_through_the_whole_partition(client: httpx2.AsyncClient) -> None:
+async def test_next_links_read_the_whole_partition(client: httpx2.AsyncClient) -> None:
     await fill(client, *range(10))
     url, seen = f"{URL}?max_records=4&offset=-7&max_wait_ms=1", []
     while True:
@@ -139,7 +141,7 @@ async def test_links_lead_through_the_whole_partition(client: httpx2.AsyncClient
     assert seen == list(range(3, 10))
 
 
-async def test_cursors_and_links_lead_through_the_whole_topic(client: httpx2.AsyncClient) -> None:
+async def test_cursors_and_next_links_read_the_whole_topic(client: httpx2.AsyncClient) -> None:
     for partition in range(4):
         await fill(client, *range(partition, 40, 4), partition=partition)
 
@@ -159,7 +161,7 @@ async def test_cursors_and_links_lead_through_the_whole_topic(client: httpx2.Asy
     assert sorted(values(await page(client, TOPIC_URL, offset="-2"))) == list(range(32, 40))
 
 
-async def test_a_cursor_is_refused_where_it_does_not_fit(client: httpx2.AsyncClient) -> None:
+async def test_an_invalid_or_expired_cursor_is_refused(client: httpx2.AsyncClient) -> None:
     await fill(client, 1, 2)
     cursor = (await page(client, TOPIC_URL, max_records=1))["next_cursor"]
     await client.put("/v1/topics/other")
@@ -182,7 +184,7 @@ async def test_a_cursor_is_refused_where_it_does_not_fit(client: httpx2.AsyncCli
     assert reset["records"] == []
 
 
-async def test_ndjson_has_one_record_a_line_even_where_a_value_has_many(client: httpx2.AsyncClient) -> None:
+async def test_ndjson_has_one_record_a_line_even_if_a_value_has_line_breaks(client: httpx2.AsyncClient) -> None:
     headers = {"Content-Type": "application/json"}
     await client.post(URL, content=b'{"value":{"a":\r\n[1,\n2]}}', headers=headers)
     await client.post(URL, json={"value": "two\nlines", "encoding": "text"})
@@ -210,7 +212,7 @@ async def test_ndjson_has_one_record_a_line_even_where_a_value_has_many(client: 
         ("zstd;q=0, gzip;q=1", "gzip"),
     ],
 )
-async def test_answers_are_compressed_as_the_client_accepts(
+async def test_answers_have_a_coding_that_the_client_accepts(
     sqlite_client: httpx2.AsyncClient, accepted: str, coding: str | None
 ) -> None:
     await sqlite_client.post(URL, json={"records": [{"value": "x" * 100}] * 20})
@@ -239,9 +241,8 @@ async def test_a_head_is_a_get_without_its_body(sqlite_client: httpx2.AsyncClien
 
 
 async def waiting(application: Application, reads: int) -> None:
-    """Return when so many reads wait."""
-    while application.services.signals.waiting < reads:
-        await asyncio.sleep(0)
+    """Return when this number of reads wait."""
+    await until_true(lambda: application.services.signals.waiting >= reads)
 
 
 async def test_a_long_poll_is_answered_by_an_append(serve: Serve, migrated_url: str) -> None:
@@ -256,7 +257,7 @@ async def test_a_long_poll_is_answered_by_an_append(serve: Serve, migrated_url: 
     assert [values(await poll) for poll in polls] == [[7], [7]]
 
 
-async def test_a_long_poll_ends_with_what_there_is(client: httpx2.AsyncClient) -> None:
+async def test_a_long_poll_ends_with_the_records_so_far(client: httpx2.AsyncClient) -> None:
     await fill(client, 1)
     started = time.monotonic()
 
@@ -266,7 +267,7 @@ async def test_a_long_poll_ends_with_what_there_is(client: httpx2.AsyncClient) -
     assert values(answer) == [1]
 
 
-async def test_a_stopping_server_answers_those_who_wait(serve: Serve) -> None:
+async def test_a_stopping_server_answers_waiting_reads(serve: Serve) -> None:
     application, client = await serve()
     await client.put(ORDERS)
     poll = asyncio.create_task(page(client, max_wait_ms=20_000))
@@ -278,14 +279,14 @@ async def test_a_stopping_server_answers_those_who_wait(serve: Serve) -> None:
     assert (await client.get("/readyz")).status_code == 503
 
 
-async def test_a_client_that_goes_away_leaves_no_read_behind(serve: Serve) -> None:
+async def test_a_disconnect_of_the_client_ends_its_read(serve: Serve) -> None:
     application, client = await serve()
     await client.put(ORDERS)
-    gone = asyncio.Event()
+    disconnected = asyncio.Event()
     sent: list[Any] = []
 
     async def receive() -> Any:
-        await gone.wait()
+        await disconnected.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
@@ -298,7 +299,7 @@ async def test_a_client_that_goes_away_leaves_no_read_behind(serve: Serve) -> No
     }  # fmt: skip
     task = asyncio.ensure_future(application.asgi(scope, receive, send))
     await waiting(application, 1)
-    gone.set()
+    disconnected.set()
     await asyncio.wait_for(task, 5)
 
     assert application.services.signals.waiting == 0
@@ -338,7 +339,7 @@ async def test_settings_lower_the_bounds(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("partition", ["4", "-1", "99999999999999999999", "1_0", "+1", "%201", "x", "1.0", "٣"])
-async def test_a_partition_that_is_none_is_refused(sqlite_client: httpx2.AsyncClient, partition: str) -> None:
+async def test_an_unknown_or_malformed_partition_is_refused(sqlite_client: httpx2.AsyncClient, partition: str) -> None:
     await sqlite_client.put(ORDERS)
 
     for method, path in (
@@ -351,7 +352,7 @@ async def test_a_partition_that_is_none_is_refused(sqlite_client: httpx2.AsyncCl
         assert response.status_code in {404, 422}, (method, path, response.text)
 
 
-async def test_a_topic_nobody_created_is_404(client: httpx2.AsyncClient) -> None:
+async def test_an_unknown_topic_is_404(client: httpx2.AsyncClient) -> None:
     for url in (URL, TOPIC_URL, ORDERS, f"{ORDERS}/partitions", f"{ORDERS}/partitions/0"):
         response = await client.get(url, params={})
         assert (response.status_code, response.json()["code"]) == (404, "UNKNOWN_TOPIC_OR_PARTITION")
@@ -375,7 +376,7 @@ async def test_a_partition_added_under_a_cursor_starts_at_0_or_is_410(
     assert (gone.status_code, gone.json()["log_start_offset"]) == (410, 2)
 
 
-async def test_large_records_of_many_partitions_come_in_turns(sqlite_client: httpx2.AsyncClient) -> None:
+async def test_large_records_of_many_partitions_are_read_in_turns(sqlite_client: httpx2.AsyncClient) -> None:
     topic = "/v1/topics/large"
     await sqlite_client.put(topic, json={"partitions": 5})
     for partition in range(5):

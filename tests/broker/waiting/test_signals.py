@@ -1,4 +1,4 @@
-"""Waking readers: nobody sleeps through an announcement."""
+"""Announcements wake the readers that wait for them, and deadlines end their waits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def test_an_announcement_between_the_read_and_the_wait_is_not_lost() -> No
         await asyncio.wait_for(watch.wait(), 1)
 
 
-async def test_an_announcement_before_the_read_is_not_waited_for_twice() -> None:
+async def test_an_announcement_before_the_read_does_not_end_the_wait_after_it() -> None:
     signals = Signals()
     with signals.watch([1]) as watch:
         signals.announce([1])
@@ -32,7 +32,7 @@ async def test_an_announcement_before_the_read_is_not_waited_for_twice() -> None
             await asyncio.wait_for(watch.wait(), 0.01)
 
 
-async def test_only_those_who_watch_the_partition_are_woken() -> None:
+async def test_only_readers_of_the_partition_are_woken() -> None:
     signals = Signals()
     with signals.watch([1, 2]) as both, signals.watch([3]) as other:
         both.clear()
@@ -44,7 +44,7 @@ async def test_only_those_who_watch_the_partition_are_woken() -> None:
             await asyncio.wait_for(other.wait(), 0.01)
 
 
-async def test_all_who_watch_a_partition_are_woken_at_once() -> None:
+async def test_all_readers_of_a_partition_are_woken_at_once() -> None:
     signals = Signals()
 
     async def wait() -> None:
@@ -62,7 +62,7 @@ async def test_all_who_watch_a_partition_are_woken_at_once() -> None:
     assert signals.watched_ids() == []
 
 
-async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
+async def test_a_cancelled_wait_leaves_no_watch() -> None:
     signals = Signals()
 
     async def wait() -> None:
@@ -78,7 +78,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
     assert signals.watched_ids() == []
 
 
-async def test_announcements_are_forwarded_to_other_nodes_and_notices_are_not() -> None:
+async def test_only_announcements_of_this_node_are_forwarded_to_other_nodes() -> None:
     forwarded: list[Iterable[int]] = []
     signals = Signals(forwarded.append)
 
@@ -89,15 +89,15 @@ async def test_announcements_are_forwarded_to_other_nodes_and_notices_are_not() 
     assert forwarded == [[1]]
 
 
-async def test_the_poll_wakes_those_who_are_behind_or_whose_partition_is_gone() -> None:
+async def test_the_poll_wakes_readers_that_are_behind_or_whose_partition_is_deleted() -> None:
     signals = Signals()
-    with signals.watch([1]) as behind, signals.watch([2]) as gone, signals.watch([3]) as current:
-        for watch, partition_id in ((behind, 1), (gone, 2), (current, 3)):
+    with signals.watch([1]) as behind, signals.watch([2]) as deleted, signals.watch([3]) as current:
+        for watch, partition_id in ((behind, 1), (deleted, 2), (current, 3)):
             watch.clear()
             watch.log_end_offsets[partition_id] = 5
         signals.wake_outdated({1: (1, 6), 3: (1, 5)})
 
-        await asyncio.wait_for(asyncio.gather(behind.wait(), gone.wait()), 1)
+        await asyncio.wait_for(asyncio.gather(behind.wait(), deleted.wait()), 1)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(current.wait(), 0.01)
 
@@ -112,7 +112,7 @@ async def test_closing_ends_all_waits() -> None:
     assert signals.closed
 
 
-async def test_patience_is_over_at_its_deadline() -> None:
+async def test_a_deadline_expires_after_its_time() -> None:
     signals = Signals()
     deadline = Deadline(20)
     with signals.watch([1]) as watch:
@@ -123,21 +123,21 @@ async def test_patience_is_over_at_its_deadline() -> None:
         assert deadline.expired
 
 
-async def test_patience_is_over_when_the_client_goes() -> None:
+async def test_a_deadline_expires_when_the_client_disconnects() -> None:
     signals = Signals()
-    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    deadline = Deadline(60_000, gone)
+    disconnect: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    deadline = Deadline(60_000, disconnect)
     with signals.watch([1]) as watch:
         watch.clear()
         waiting = asyncio.ensure_future(deadline.wait(watch))
         await asyncio.sleep(0)
-        gone.set_result(None)
+        disconnect.set_result(None)
         await asyncio.wait_for(waiting, 1)
 
         assert deadline.expired
 
 
-async def test_the_poll_wakes_a_reader_of_a_whole_topic_that_has_grown() -> None:
+async def test_the_poll_wakes_a_reader_of_a_topic_with_new_partitions() -> None:
     signals = Signals()
     with signals.watch([1]) as watch:
         watch.clear()
