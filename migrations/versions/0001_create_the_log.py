@@ -1,4 +1,4 @@
-"""Create the log: topics, partitions, records, and what retention, compaction and idempotence need.
+"""Create the log: topics, partitions, records, and the tables of retention, compaction and idempotence.
 
 Revision ID: 0001
 """

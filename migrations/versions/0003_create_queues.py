@@ -1,4 +1,4 @@
-"""Create queues: their windows, delayed records, and what was archived last.
+"""Create queues: their share partitions, delayed records, and the last archived records.
 
 Revision ID: 0003
 """
@@ -14,7 +14,7 @@ depends_on = None
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _NAME = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
-_ROOM_IN_PAGES = """
+_FREE_SPACE_IN_PAGES = """
 ALTER TABLE queue_partitions SET (
     fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000
 )
@@ -80,7 +80,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_queue_archives_at", "queue_archives", ["queue_id", "partition_id", "archived_at_ms"])
     if op.get_bind().dialect.name == "postgresql":
-        op.execute(_ROOM_IN_PAGES)
+        op.execute(_FREE_SPACE_IN_PAGES)
 
 
 def downgrade() -> None:

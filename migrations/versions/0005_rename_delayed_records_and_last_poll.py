@@ -1,6 +1,6 @@
-"""Rename what is stored of delayed records and of a member's last poll to the names that the code uses.
+"""Rename the table and the columns of delayed records, and the column of a member's last poll.
 
-Unlike other migrations, this one does not leave the previous release running.
+Nodes of the previous release fail after this migration: stop them before it.
 
 Revision ID: 0005
 """
@@ -58,7 +58,7 @@ def downgrade() -> None:
 
 
 def _rename_index(table: str, old: str, new: str, columns: list[str]) -> None:
-    """Rename an index where the database can, else make it anew: SQLite has no statement for it."""
+    """Rename an index. SQLite has no statement for this, so the index is created again."""
     if op.get_bind().dialect.name == "postgresql":
         op.execute(f"ALTER INDEX {old} RENAME TO {new}")
     else:

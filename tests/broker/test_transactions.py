@@ -84,7 +84,7 @@ async def test_records_and_offsets_are_written_together(alice: Node) -> None:
     assert seen(await alice.poll(epoch=1))[0].offset == 2
 
 
-async def test_a_transaction_sent_again_after_a_lost_answer_writes_nothing(alice: Node) -> None:
+async def test_a_transaction_repeated_after_a_lost_answer_writes_nothing(alice: Node) -> None:
     await run(alice, values("bills", b"1"), commit=[(ALICE, [move(0, 2)])])
 
     with pytest.raises(OffsetConflict) as refused:
@@ -111,7 +111,7 @@ async def test_a_transaction_sent_again_after_a_lost_answer_writes_nothing(alice
         ("compacted", (ALICE, [move(0, 1)]), InvalidRecord),
     ],
 )
-async def test_a_refusal_of_any_part_leaves_nothing(
+async def test_a_refusal_of_any_part_writes_nothing(
     alice: Node, produce: str, commit: Commits, refusal: type[Exception]
 ) -> None:
     await alice.services.topics.create("compacted", TopicRequest(1, {"cleanup_policy": "compact"}))
@@ -125,10 +125,10 @@ async def test_a_refusal_of_any_part_leaves_nothing(
     assert await alice.group() == before
     assert await alice.committed() == {("orders", 0): 0, ("orders", 1): 0}
     assert [one.name for one in await alice.groups.list_("", 9)] == [GROUP]
-    await run(alice, values("bills", b"free"), key=KEY)  # the key is free
+    await run(alice, values("bills", b"free"), key=KEY)  # the key is unused
 
 
-async def test_a_repeated_key_is_answered_as_the_first_time_whatever_has_changed(alice: Node) -> None:
+async def test_a_repeat_of_a_key_gets_the_first_result_whatever_has_changed(alice: Node) -> None:
     request = (values("bills", b"1"), values("new", b"2"))
     first = await run(alice, *request, commit=[(ALICE, [move(0, 2)])], key=KEY)
     await alice.join("alice")
@@ -151,7 +151,7 @@ async def test_a_key_belongs_to_one_request(alice: Node) -> None:
     assert await log_of(alice, "bills") == [b"1"]
 
 
-async def test_the_same_transaction_many_times_at_once_is_one(alice: Node) -> None:
+async def test_concurrent_repeats_of_a_transaction_are_applied_once(alice: Node) -> None:
     def send(key: IdempotencyKey | None) -> Any:
         return run(alice, values("bills", b"1"), commit=[(ALICE, [move(0, 2)])], key=key)
 
@@ -184,7 +184,7 @@ async def test_a_topic_named_twice_is_appended_in_order_and_created_once(alice: 
     assert await log_of(alice, "new") == [b"1", b"3", b"4"]
 
 
-async def test_where_topics_are_not_created_a_transaction_does_not_either(migrated_url: str) -> None:
+async def test_a_transaction_creates_no_topic_where_that_is_disabled(migrated_url: str) -> None:
     node = Node(migrated_url, auto_create_topics=False)
 
     with pytest.raises(UnknownTopicOrPartition):
@@ -193,34 +193,41 @@ async def test_where_topics_are_not_created_a_transaction_does_not_either(migrat
     node.storage.close()
 
 
-async def test_topics_created_at_once_by_many_are_the_same(node: Node) -> None:
+async def test_concurrent_transactions_create_a_topic_once(node: Node) -> None:
     outcomes = await asyncio.gather(*[run(node, values("new", b"%d" % n)) for n in range(6)])
 
     assert sorted(one.produced[0].offsets[0] for one in outcomes) == [0, 1, 2, 3, 4, 5]
     assert sorted(map(bytes, filter(None, await log_of(node, "new")))) == [b"0", b"1", b"2", b"3", b"4", b"5"]
 
 
-async def test_topics_replaced_or_grown_behind_the_cache_are_looked_at_again(alice: Node) -> None:
+async def test_topics_that_another_node_replaced_or_grew_are_refreshed(alice: Node) -> None:
     old = await alice.services.topics.get("bills")
 
-    def replace(tx: Tx) -> None:
+    def replace(tx: Tx, partitions: int) -> None:
         found = topics.find_locked(tx, "bills", old.config)
         assert found is not None
         topics.delete_(tx, found.info)
-        topics.create(tx, "bills", 2, {}, 0)
+        topics.create(tx, "bills", partitions, {}, 0)
 
-    await alice.storage.write(replace)
-    alice.services.topics._keep(old)
+    def grow(tx: Tx, partitions: int) -> None:
+        found = topics.find_locked(tx, "bills", old.config)
+        assert found is not None
+        topics.change(tx, found.info, partitions, {})
 
+    await alice.storage.write(replace, 1)
     await run(alice, values("bills", b"1"))
-    alice.services.topics._keep(old)
-    done = await run(alice, values("bills", b"2", partition=1))
+    await alice.storage.write(grow, 2)
+    grown = await run(alice, values("bills", b"2", partition=1))
 
-    assert (done.produced[0].partitions, done.produced[0].offsets) == ([1], [0])
+    assert (grown.produced[0].partitions, grown.produced[0].offsets) == ([1], [0])
     assert await log_of(alice, "bills") == [b"1", b"2"]
+    await alice.storage.write(replace, 3)
+    replaced = await run(alice, values("bills", b"3", partition=2))
+    assert (replaced.produced[0].partitions, replaced.produced[0].offsets) == ([2], [0])
+    assert await log_of(alice, "bills") == [b"3"]
 
 
-async def test_a_transaction_wakes_who_waits_for_its_records(alice: Node) -> None:
+async def test_a_transaction_wakes_the_readers_of_its_records(alice: Node) -> None:
     await alice.poll("zoe", group="audit", topics=("bills",))
     polling = asyncio.create_task(
         alice.services.poller.poll(poll_request("zoe", group="audit", topics=("bills",)), Deadline(LONG_MS))
@@ -232,7 +239,7 @@ async def test_a_transaction_wakes_who_waits_for_its_records(alice: Node) -> Non
     assert [(one.topic, one.offset) for one in seen(await polling)] == [("bills", 0)]
 
 
-async def test_offsets_alone_and_records_alone_are_transactions_too(alice: Node) -> None:
+async def test_a_transaction_may_have_only_offsets_or_only_records(alice: Node) -> None:
     assert (await run(alice, commit=[(ALICE, [move(0, 1)])])).produced == []
     assert [one.offsets for one in (await run(alice, values("bills", b"1"))).produced] == [[0]]
     with pytest.raises(FencedMemberEpoch):

@@ -1,4 +1,4 @@
-"""Writes to and reads from a log through the functions of the storage, in the words of the tests."""
+"""Short functions for tests that write and read a log through the storage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEFAULTS = TopicConfig()
 
 
 class Row(NamedTuple):
-    """A record for the log: a time, and what it holds."""
+    """Timestamp, key, value and headers of a record to append."""
 
     timestamp_ms: int = NOW_MS
     key: bytes | None = None
@@ -93,7 +93,7 @@ class Scribe:
         return self.storage.read_now(read)
 
     def values(self, info: TopicInfo, partition: int = 0) -> dict[int, bytes | None]:
-        """Return all that can be read, by offset, page by page."""
+        """Read all records page by page, and return their values by offset."""
         bounds = self.bounds(info, partition)
         offset, found = bounds.log_start_offset, {}
         while offset < bounds.log_end_offset:
@@ -107,12 +107,12 @@ class Scribe:
         return self.storage.write_now(retention.delete_before, info.partition_ids[partition], offset)
 
     def retain(self, info: TopicInfo, **config: Any) -> int:
-        kept = [retention.RetainedPartition(id_, TopicConfig(**config)) for id_ in info.partition_ids]
-        risen = self.storage.read_now(retention.new_starts, kept, self.now_ms)
-        return sum(self.storage.write_now(retention.delete_before, *start) for start in risen)
+        retained = [retention.RetainedPartition(id_, TopicConfig(**config)) for id_ in info.partition_ids]
+        starts = self.storage.read_now(retention.new_starts, retained, self.now_ms)
+        return sum(self.storage.write_now(retention.delete_before, *start) for start in starts)
 
     def purge(self, limit: int = 1000) -> int:
-        """Remove what is no longer in the log; return the number of passes."""
+        """Purge all rows that are no longer in the log, and return the number of passes."""
         passes = 0
         while self.storage.write_now(retention.purge, limit):
             passes += 1

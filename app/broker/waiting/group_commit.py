@@ -40,9 +40,9 @@ class GroupCommit(ABC, Generic[R, T]):
     A lane exists while one of its transactions runs. A subclass decides which requests share a batch and answers them.
 
     Attributes:
-        operation: What a request asks for, for log lines and errors.
+        operation: The name of the operation in log lines and errors.
         refusals: Errors that are an answer to the requests of a batch. After any other error, each request of the
-            batch is retried alone.
+            batch is retried in a transaction of its own.
     """
 
     operation: ClassVar[str]
@@ -90,7 +90,9 @@ class GroupCommit(ABC, Generic[R, T]):
         if isinstance(error, self.refusals):
             self._refuse(lane, batch, error)
         elif len(batch) > 1:
-            _log.warning("a batch of %d %ss failed; retrying each alone", len(batch), self.operation, exc_info=error)
+            _log.warning(
+                "a batch of %d requests failed (%s); retrying each", len(batch), self.operation, exc_info=error
+            )
             lane.retries.extend(batch)
         else:
             _log.error("the %s failed", self.operation, exc_info=error)

@@ -314,9 +314,9 @@ class Storage:
 
     def _connection(self, engine: Engine) -> Connection:
         """Return the connection of this worker thread. Taking one from the pool costs as much as a read."""
-        kept: dict[Engine, Connection] = self._worker.connections
-        if (connection := kept.get(engine)) is None:
-            connection = kept[engine] = engine.connect()
+        connections: dict[Engine, Connection] = self._worker.connections
+        if (connection := connections.get(engine)) is None:
+            connection = connections[engine] = engine.connect()
             self._connections.append(connection)
         return connection
 

@@ -1,4 +1,4 @@
-"""The ends of partitions, kept in memory where one process alone appends."""
+"""The ends of partitions in memory, where only one process appends."""
 
 from __future__ import annotations
 

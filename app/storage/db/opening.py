@@ -35,4 +35,4 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
         from app.storage.db.postgres import Postgres  # noqa: PLC0415 - the import takes a tenth of an embedded start
 
         return Storage(Postgres(url.set(drivername="postgresql+psycopg")))
-    raise ValueError(f"the database {backend} is not known: use sqlite:///millrace.db or postgresql://…")
+    raise ValueError(f"the database {backend} is not supported: use sqlite:///millrace.db or postgresql://…")

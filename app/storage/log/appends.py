@@ -70,7 +70,7 @@ def append_all(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[AppendOut
 def _lock_ends(tx: Tx, partition_ids: Sequence[int]) -> dict[int, PartitionEnd]:
     """Lock partitions and then read their ends in a statement of its own: it sees what was committed before the lock.
 
-    A process that alone appends reads an end once.
+    If no other process appends, each end is read only once.
     """
     tx.dialect.lock_partitions(tx, partition_ids)
     log_ends = tx.log_ends

@@ -1,4 +1,4 @@
-"""Find the offset that an offset spec, a time or a size stands for.
+"""Find the offset of an offset spec, a time or a size.
 
 Times and sizes are found by bisection over columns that rise with the offset.
 """
@@ -95,7 +95,7 @@ class Extent(NamedTuple):
 
 
 def resolve(tx: Tx, bounds: Bounds, spec: OffsetSpec) -> int:
-    """Return the offset that a spec stands for.
+    """Return the offset of a spec.
 
     Only the offset of `At` may be out of bounds: it is returned unchanged, and the caller decides what it means.
     """

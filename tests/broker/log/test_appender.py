@@ -1,4 +1,4 @@
-"""Group commit: requests share a transaction, never a fate."""
+"""The appender: requests share a transaction, but one refused request does not fail the others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEY = IdempotencyKey(b"k" * 32, b"f" * 32)
 
 @pytest.fixture
 async def services(migrated_url: str, serve: Serve) -> Services:
-    """The parts of an application on an empty log, on either engine."""
+    """The services of an application on an empty log, on either database."""
     application, _ = await serve(database_url=migrated_url)
     return application.services
 
@@ -75,7 +75,7 @@ async def test_requests_that_arrive_while_a_transaction_runs_share_the_next_one(
     assert (services.appender.requests, services.appender.records, services.appender.pending_bytes) == (50, 50, 0)
 
 
-async def test_a_refused_request_does_not_fail_its_neighbours(services: Services, orders: TopicInfo) -> None:
+async def test_a_refused_request_does_not_fail_the_others_of_its_batch(services: Services, orders: TopicInfo) -> None:
     outcomes = await all_of(
         services.appender,
         append(orders),
@@ -103,7 +103,7 @@ async def test_a_request_that_the_database_refuses_fails_alone(
     assert offset((await all_of(services.appender, append(orders)))[0]) == 3
 
 
-async def test_a_client_that_goes_away_does_not_keep_its_neighbours_from_their_answer(
+async def test_a_cancelled_request_does_not_keep_the_others_from_their_outcome(
     services: Services, orders: TopicInfo
 ) -> None:
     tasks = [asyncio.ensure_future(services.appender.append(append(orders), 10)) for _ in range(4)]
@@ -132,7 +132,7 @@ async def test_requests_to_all_partitions_in_any_order_do_not_block_each_other(
     assert [await end_of(services, orders, partition) for partition in range(4)] == [40] * 4
 
 
-async def test_draining_waits_for_what_waits(services: Services, orders: TopicInfo) -> None:
+async def test_draining_waits_for_all_pending_requests(services: Services, orders: TopicInfo) -> None:
     tasks = [asyncio.ensure_future(services.appender.append(append(orders, partition=n % 4), 10)) for n in range(20)]
     await asyncio.sleep(0)
 
@@ -143,7 +143,7 @@ async def test_draining_waits_for_what_waits(services: Services, orders: TopicIn
     await services.appender.drain()
 
 
-async def test_what_waits_is_bounded_in_bytes(services: Services, orders: TopicInfo) -> None:
+async def test_pending_bytes_are_limited(services: Services, orders: TopicInfo) -> None:
     appender = Appender(services.storage, services.signals, clock=services.clock, max_pending_bytes=1000)
 
     first = asyncio.ensure_future(appender.append(append(orders), 2000))
@@ -155,8 +155,8 @@ async def test_what_waits_is_bounded_in_bytes(services: Services, orders: TopicI
     assert offset(await appender.append(append(orders), 1)) == 1
 
 
-class Slow:
-    """A storage whose writes end when and how the test says; reads and the rest are the real one's."""
+class ScriptedStorage:
+    """A storage whose writes end when and how the test says."""
 
     def __init__(self, services: Services) -> None:
         self.dialect = services.storage.dialect
@@ -170,40 +170,40 @@ class Slow:
         return self.futures[-1]
 
 
-async def test_a_lock_timeout_refuses_those_who_waited_for_a_key_and_tries_the_rest_again(
+async def test_a_lock_timeout_refuses_the_requests_with_a_key_and_retries_the_others(
     services: Services, orders: TopicInfo
 ) -> None:
-    slow = Slow(services)
-    appender = Appender(slow, services.signals, clock=services.clock, max_pending_bytes=1000)  # type: ignore[arg-type] # a double
+    storage = ScriptedStorage(services)
+    appender = Appender(storage, services.signals, clock=services.clock, max_pending_bytes=1000)  # type: ignore[arg-type] # a double
     accepted = Accepted(None, duplicate=True)  # type: ignore[arg-type] # a double
     tasks = [asyncio.ensure_future(appender.append(append(orders), 1))]
     await asyncio.sleep(0)
     tasks += [asyncio.ensure_future(appender.append(each, 1)) for each in (append(orders, key=KEY), append(orders))]
     await asyncio.sleep(0)
 
-    slow.futures[0].set_result([accepted])
+    storage.futures[0].set_result([accepted])
     await tasks[0]
-    slow.futures[1].set_exception(LockTimeout("a lock"))
+    storage.futures[1].set_exception(LockTimeout("a lock"))
     assert isinstance(await tasks[1], ConcurrentRequest)
-    slow.futures[2].set_result([accepted])
+    storage.futures[2].set_result([accepted])
 
     assert await tasks[2] == accepted
-    assert [len(batch) for batch in slow.batches] == [1, 2, 1]
+    assert [len(batch) for batch in storage.batches] == [1, 2, 1]
 
 
-async def test_a_full_disk_refuses_before_anything_waits(services: Services, orders: TopicInfo) -> None:
-    slow = Slow(services)
-    slow.full = True
-    appender = Appender(slow, services.signals, clock=services.clock, max_pending_bytes=1000)  # type: ignore[arg-type] # a double
+async def test_a_full_disk_refuses_a_request_before_it_waits(services: Services, orders: TopicInfo) -> None:
+    storage = ScriptedStorage(services)
+    storage.full = True
+    appender = Appender(storage, services.signals, clock=services.clock, max_pending_bytes=1000)  # type: ignore[arg-type] # a double
 
     with pytest.raises(DiskFull):
         await appender.append(append(orders), 1)
 
-    assert slow.batches == []
+    assert storage.batches == []
 
 
 @pytest.mark.postgres
-async def test_a_keyed_request_whose_key_is_held_elsewhere_is_refused_as_concurrent(
+async def test_a_request_whose_key_another_transaction_holds_is_refused_as_concurrent(
     serve: Serve, migrated_postgres_url: str
 ) -> None:
     application, _ = await serve(database_url=migrated_postgres_url)
@@ -211,7 +211,7 @@ async def test_a_keyed_request_whose_key_is_held_elsewhere_is_refused_as_concurr
     info, _ = await services.topics.create("orders", TopicRequest(1, {}))
 
     @event.listens_for(services.storage.dialect.write_engine, "begin")
-    def impatient(connection: Any) -> None:
+    def shorten_lock_timeout(connection: Any) -> None:
         connection.exec_driver_sql("SET LOCAL lock_timeout = '50ms'")
 
     async with await psycopg.AsyncConnection.connect(migrated_postgres_url) as other:

@@ -1,4 +1,4 @@
-"""Topics that change while somebody works with them."""
+"""Topics that change while a request uses them."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 DEFAULTS = TopicConfig()
-UNSAID = TopicRequest(None, {})
+UNSPECIFIED = TopicRequest(None, {})
 
 
 @pytest.fixture
 async def services(migrated_url: str, serve: Serve) -> Services:
-    """The parts of an application on an empty log, on either engine."""
+    """The services of an application on an empty log, on either database."""
     application, _ = await serve(database_url=migrated_url)
     return application.services
 
 
 class Interrupted:
-    """A storage whose topic is deleted by somebody else right after the first write."""
+    """A storage in which another client deletes the topic right after the first write."""
 
     def __init__(self, services: Services) -> None:
         self._storage = services.storage
@@ -64,15 +64,15 @@ def change(tx: Tx, /, partitions: int, **config: Any) -> None:
 
 
 @pytest.mark.parametrize("present", [False, True])
-async def test_a_topic_deleted_while_it_is_created_or_confirmed_is_there_in_the_end(
+async def test_a_topic_deleted_while_it_is_created_or_confirmed_exists_in_the_end(
     services: Services, present: bool
 ) -> None:
     if present:
-        await services.topics.create("orders", UNSAID)
+        await services.topics.create("orders", UNSPECIFIED)
     interrupted: Any = Interrupted(services)
     catalogue = Topics(interrupted, services.signals, defaults=DEFAULTS, default_partitions=4, clock=services.clock)
 
-    info, _ = await catalogue.create("orders", UNSAID)
+    info, _ = await catalogue.create("orders", UNSPECIFIED)
 
     assert info.name == "orders"
 
@@ -82,8 +82,8 @@ async def produce(services: Services, partition: int = -1) -> Any:
     return await services.producer.produce(ProduceRequest("orders", None, [record], 1))
 
 
-async def test_an_append_to_a_topic_that_was_deleted_behind_the_cache_goes_to_a_new_one(services: Services) -> None:
-    old, _ = await services.topics.create("orders", UNSAID)
+async def test_an_append_to_a_topic_that_another_node_deleted_creates_a_new_one(services: Services) -> None:
+    old, _ = await services.topics.create("orders", UNSPECIFIED)
     await produce(services, 0)
     await services.storage.write(delete)
 
@@ -93,7 +93,7 @@ async def test_an_append_to_a_topic_that_was_deleted_behind_the_cache_goes_to_a_
     assert (await services.topics.get("orders")).topic_id > old.topic_id
 
 
-async def test_a_partition_added_behind_the_cache_is_found(services: Services) -> None:
+async def test_a_partition_that_another_node_added_is_found(services: Services) -> None:
     await services.topics.create("orders", TopicRequest(1, {}))
     await produce(services, 0)
     await services.storage.write(change, 2)
@@ -103,7 +103,7 @@ async def test_a_partition_added_behind_the_cache_is_found(services: Services) -
     assert (accepted.appended.partitions, accepted.appended.offsets) == ([1], [0])
 
 
-async def test_a_policy_set_behind_the_cache_is_obeyed(services: Services) -> None:
+async def test_a_policy_that_another_node_set_is_applied(services: Services) -> None:
     await services.topics.create("orders", TopicRequest(1, {}))
     await produce(services)
     await services.storage.write(change, 1, cleanup_policy="compact")
@@ -112,8 +112,8 @@ async def test_a_policy_set_behind_the_cache_is_obeyed(services: Services) -> No
         await produce(services)
 
 
-async def test_a_deleted_topic_is_gone_from_the_cache(services: Services) -> None:
-    await services.topics.create("orders", UNSAID)
+async def test_a_deleted_topic_is_dropped_from_the_cache(services: Services) -> None:
+    await services.topics.create("orders", UNSPECIFIED)
     await services.topics.delete("orders")
 
     with pytest.raises(UnknownTopicOrPartition):

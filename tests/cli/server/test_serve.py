@@ -93,7 +93,7 @@ def test_a_port_in_use_is_refused(server: Serving, alone: Cli) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("mysql://u:secret@h/x", "the database mysql is not known"),
+        ("mysql://u:secret@h/x", "the database mysql is not supported"),
         ("nonsense", "MILLRACE_DATABASE_URL is not a URL"),
         ("sqlite:////nowhere/x.db", "cannot write beside the database file /nowhere/x.db"),
         ("sqlite:///garbage.db", "the database cannot be used: file is not a database"),

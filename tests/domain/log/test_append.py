@@ -1,4 +1,4 @@
-"""Requests that meet in one batch: each is judged against what those before it have changed."""
+"""A batch of appends: each request meets the state that the requests before it have left."""
 
 from __future__ import annotations
 
@@ -45,65 +45,65 @@ def offsets(outcome: object) -> list[int]:
     return outcome.appended.offsets
 
 
-def test_records_lie_one_after_the_other_with_what_is_before_them() -> None:
-    judged = batch()
+def test_offsets_and_start_bytes_follow_the_records_before() -> None:
+    applied = batch()
 
-    outcome = judged.apply(append(b"a", b"bcd", b"", partitions=[0, 1, 0]))
+    outcome = applied.apply(append(b"a", b"bcd", b"", partitions=[0, 1, 0]))
 
     assert outcome == Accepted(Appended([0, 1, 0], [100, 0, 101], [NOW_MS] * 3), duplicate=False)
-    assert judged.rows == [
+    assert applied.rows == [
         (70_100, NOW_MS, 0, None, b"a", None, 5_000, NOW_MS),
         (80_000, NOW_MS, 0, None, b"bcd", None, 0, NOW_MS),
         (70_101, NOW_MS, 0, None, b"", None, 5_001, NOW_MS),
     ]
 
 
-def test_a_record_keeps_its_time_and_the_largest_so_far_never_falls() -> None:
-    judged = batch()
+def test_a_record_keeps_its_timestamp_and_the_largest_one_never_falls() -> None:
+    applied = batch()
 
-    judged.apply(append(b"a", timestamp_ms=50))
-    judged.apply(append(b"b", timestamp_ms=3))
+    applied.apply(append(b"a", timestamp_ms=50))
+    applied.apply(append(b"b", timestamp_ms=3))
 
-    assert [(row[1], row[7]) for row in judged.rows] == [(50, 50), (3, 50)]
+    assert [(row[1], row[7]) for row in applied.rows] == [(50, 50), (3, 50)]
 
 
-def test_log_append_time_overrules_the_time_of_the_record() -> None:
-    judged = batch()
+def test_log_append_time_replaces_the_timestamp_of_the_record() -> None:
+    applied = batch()
 
-    outcome = judged.apply(append(b"a", timestamp_ms=50, stamp_time=True))
+    outcome = applied.apply(append(b"a", timestamp_ms=50, stamp_time=True))
 
     assert isinstance(outcome, Accepted)
     assert outcome.appended.timestamps_ms == [NOW_MS]
 
 
 def test_sixteen_equal_keys_in_one_batch_append_once() -> None:
-    judged = batch()
+    applied = batch()
 
-    outcomes = [judged.apply(append(b"a", key=KEY)) for _ in range(16)]
+    outcomes = [applied.apply(append(b"a", key=KEY)) for _ in range(16)]
 
     appended = Appended([0], [100], [NOW_MS])
     assert outcomes == [Accepted(appended, duplicate=False)] + [Accepted(appended, duplicate=True)] * 15
-    assert len(judged.rows) == 1
-    assert list(judged.keys_written) == [(1, b"key")]
+    assert len(applied.rows) == 1
+    assert list(applied.keys_written) == [(1, b"key")]
 
 
-def test_an_equal_key_with_another_request_is_refused_in_the_same_batch() -> None:
-    judged = batch()
+def test_another_request_with_the_same_key_is_refused_in_the_same_batch() -> None:
+    applied = batch()
 
-    judged.apply(append(b"a", key=KEY))
-    outcome = judged.apply(append(b"b", key=IdempotencyKey(b"key", b"other")))
+    applied.apply(append(b"a", key=KEY))
+    outcome = applied.apply(append(b"b", key=IdempotencyKey(b"key", b"other")))
 
     assert isinstance(outcome, IdempotencyKeyReused)
-    assert len(judged.rows) == 1
+    assert len(applied.rows) == 1
 
 
 def test_a_key_belongs_to_its_topic() -> None:
-    judged = batch(keys={(2, b"key"): StoredKey(b"print", b"")})
+    applied = batch(keys={(2, b"key"): StoredKey(b"print", b"")})
 
-    assert offsets(judged.apply(append(b"a", key=KEY))) == [100]
+    assert offsets(applied.apply(append(b"a", key=KEY))) == [100]
 
 
-def test_a_replay_is_judged_before_expected_offset_and_before_the_version_of_the_topic() -> None:
+def test_a_repeat_gets_its_result_whatever_expected_offset_and_topic_version_are() -> None:
     first = batch()
     first.apply(append(b"a", key=KEY, expected_offset=100))
     second = batch(
@@ -117,22 +117,22 @@ def test_a_replay_is_judged_before_expected_offset_and_before_the_version_of_the
     assert second.keys_written == {}
 
 
-def test_a_refused_request_leaves_its_key_free() -> None:
-    judged = batch()
+def test_the_key_of_a_refused_request_stays_unused() -> None:
+    applied = batch()
 
-    refused = judged.apply(append(b"a", key=KEY, expected_offset=99))
-    accepted = judged.apply(append(b"b", key=KEY))
+    refused = applied.apply(append(b"a", key=KEY, expected_offset=99))
+    accepted = applied.apply(append(b"b", key=KEY))
 
     assert isinstance(refused, OffsetMismatch)
     assert offsets(accepted) == [100]
 
 
-def test_of_two_equal_expected_offsets_in_one_batch_the_first_wins() -> None:
-    judged = batch()
+def test_of_two_equal_expected_offsets_in_one_batch_the_first_is_accepted() -> None:
+    applied = batch()
 
-    first = judged.apply(append(b"a", expected_offset=100))
-    second = judged.apply(append(b"b", expected_offset=100))
-    third = judged.apply(append(b"c", expected_offset=101))
+    first = applied.apply(append(b"a", expected_offset=100))
+    second = applied.apply(append(b"b", expected_offset=100))
+    third = applied.apply(append(b"c", expected_offset=101))
 
     assert offsets(first) == [100]
     assert isinstance(second, OffsetMismatch)
@@ -140,16 +140,16 @@ def test_of_two_equal_expected_offsets_in_one_batch_the_first_wins() -> None:
     assert offsets(third) == [101]
 
 
-def test_sequences_n_and_n_plus_one_may_meet_in_one_batch() -> None:
-    judged = batch()
+def test_consecutive_sequences_may_share_a_batch() -> None:
+    applied = batch()
     stamps = [ProducerStamp("p", 0, sequence, b"%d" % sequence) for sequence in (0, 2, 1, 2, 1)]
 
-    outcomes = [judged.apply(append(b"a", stamp=stamp)) for stamp in stamps]
+    outcomes = [applied.apply(append(b"a", stamp=stamp)) for stamp in stamps]
 
     assert offsets(outcomes[0]) == [100]
     assert isinstance(outcomes[1], OutOfOrderSequenceNumber)
     assert [offsets(outcome) for outcome in outcomes[2:]] == [[101], [102], [101]]
-    assert len(judged.rows) == 3
+    assert len(applied.rows) == 3
 
 
 @pytest.mark.parametrize(
@@ -166,20 +166,20 @@ def test_sequences_n_and_n_plus_one_may_meet_in_one_batch() -> None:
     ids=["offset", "key", "sequence", "both", "version", "recreated", "deleted"],
 )
 def test_a_refusal_changes_nothing(refused: Append) -> None:
-    judged = batch(keys={(1, b"used"): StoredKey(b"print", b"")})
+    applied = batch(keys={(1, b"used"): StoredKey(b"print", b"")})
 
-    outcome = judged.apply(refused)
+    outcome = applied.apply(refused)
 
     assert not isinstance(outcome, Accepted)
-    assert (judged.rows, judged.keys_written, judged.producers_written) == ([], {}, {})
-    assert offsets(judged.apply(append(b"a", key=KEY))) == [100]
+    assert (applied.rows, applied.keys_written, applied.producers_written) == ([], {}, {})
+    assert offsets(applied.apply(append(b"a", key=KEY))) == [100]
 
 
 def test_records_checked_against_another_version_of_the_topic_are_checked_again() -> None:
     assert batch().apply(Append(1, "orders", 2, (10, 11), records(b"x"), [0])) == TopicVersionChanged()
 
 
-def test_a_partition_of_another_topic_or_of_none_is_a_deleted_topic() -> None:
+def test_a_missing_partition_or_one_of_another_topic_means_a_deleted_topic() -> None:
     gone = batch().apply(Append(1, "orders", 3, (10, 99), records(b"x"), [1]))
     recreated = batch().apply(Append(2, "orders", 3, (10, 11), records(b"x"), [0]))
 

@@ -1,4 +1,4 @@
-"""The cursor over all partitions of a topic."""
+"""Cursors of all partitions of a topic, and of one partition."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def packed(content: object) -> str:
 
 
 @given(st.integers(1, 2**63 - 1), OFFSETS)
-def test_a_cursor_comes_back_as_it_was(topic_id: int, offsets: list[int]) -> None:
+def test_a_cursor_is_decoded_as_it_was_encoded(topic_id: int, offsets: list[int]) -> None:
     word = encode_cursor(Cursor(topic_id, offsets))
 
     assert decode_cursor(word) == Cursor(topic_id, offsets)
@@ -31,7 +31,7 @@ def test_a_cursor_comes_back_as_it_was(topic_id: int, offsets: list[int]) -> Non
 
 
 @given(st.integers(1, 2**63 - 1), st.integers(0, 999), st.integers(0, 2**42 - 1))
-def test_a_place_comes_back_as_it_was(topic_id: int, partition: int, offset: int) -> None:
+def test_a_partition_cursor_is_decoded_as_it_was_encoded(topic_id: int, partition: int, offset: int) -> None:
     word = encode_partition_cursor(topic_id, partition, offset)
 
     assert decode_cursor(word) == PartitionCursor(topic_id, partition, offset)
@@ -39,16 +39,16 @@ def test_a_place_comes_back_as_it_was(topic_id: int, partition: int, offset: int
     assert len(word) <= 32
 
 
-def test_a_place_to_cursor_says_nothing_of_the_other_partitions() -> None:
+def test_a_partition_cursor_has_no_offset_of_the_other_partitions() -> None:
     assert PartitionCursor(7, 2, 5).to_cursor(Latest()) == Cursor(7, [-1, -1, 5], Latest())
     assert Cursor(7, [1]).rest == At(0)
 
 
-@pytest.mark.parametrize("word", [encode_partition_cursor(7, 2, 5), encode_cursor(Cursor(7, [1, 2, 3]))])
-def test_a_word_with_another_character_is_refused(word: str) -> None:
-    for at, other in ((0, "l"), (3, "B"), (len(word) - 1, "0")):
+@pytest.mark.parametrize("token", [encode_partition_cursor(7, 2, 5), encode_cursor(Cursor(7, [1, 2, 3]))])
+def test_a_token_with_another_character_is_refused(token: str) -> None:
+    for at, other in ((0, "l"), (3, "B"), (len(token) - 1, "0")):
         with pytest.raises(InvalidCursor):
-            decode_cursor(word[:at] + other + word[at + 1 :])
+            decode_cursor(token[:at] + other + token[at + 1 :])
 
 
 def test_a_cursor_of_the_largest_topic_fits_a_url() -> None:
@@ -65,7 +65,7 @@ def test_garbage_is_refused(text: str) -> None:
 
 
 @given(st.data())
-def test_a_cursor_that_was_cut_is_refused(data: st.DataObject) -> None:
+def test_a_truncated_cursor_is_refused(data: st.DataObject) -> None:
     word = encode_cursor(Cursor(7, [1, 2, 3]))
 
     with pytest.raises(InvalidCursor):
@@ -97,6 +97,6 @@ def test_a_cursor_of_another_shape_is_refused(content: object) -> None:
         decode_cursor(packed(content))
 
 
-def test_a_cursor_that_unpacks_to_gigabytes_is_refused() -> None:
+def test_a_cursor_that_decompresses_to_gigabytes_is_refused() -> None:
     with pytest.raises(InvalidCursor):
         decode_cursor(urlsafe_b64encode(zlib.compress(b"\0" * 10_000_000)).decode())

@@ -1,4 +1,4 @@
-"""Where a read starts, as users write it."""
+"""Parsing of offset specs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from app.errors.http import InvalidRequest
         ("@2018-01-31T01:49:59Z", Since(1517363399000)),
     ],
 )
-def test_a_position_is_read(text: str, expected: OffsetSpec) -> None:
+def test_an_offset_spec_is_parsed(text: str, expected: OffsetSpec) -> None:
     assert parse_offset_spec(text) == expected
 
 
@@ -59,7 +59,7 @@ def test_a_position_is_read(text: str, expected: OffsetSpec) -> None:
         "@@1",
     ],
 )
-def test_anything_else_is_refused_with_the_forms_there_are(text: str) -> None:
+def test_any_other_text_is_refused_with_the_allowed_forms(text: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         parse_offset_spec(text)
 
@@ -70,7 +70,7 @@ def test_anything_else_is_refused_with_the_forms_there_are(text: str) -> None:
 
 
 @given(st.text(max_size=30))
-def test_no_text_does_worse_than_be_refused(text: str) -> None:
+def test_every_text_is_parsed_or_refused(text: str) -> None:
     for candidate in (text, "@" + text, "-" + text):
         try:
             position = parse_offset_spec(candidate)

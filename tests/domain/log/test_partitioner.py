@@ -1,4 +1,4 @@
-"""Which partition a key belongs to: the same as with Kafka's own clients."""
+"""The partition of a key is the same as with Kafka's own clients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VECTORS = [
 
 
 @pytest.mark.parametrize(("key", "expected"), VECTORS, ids=str)
-def test_murmur2_is_that_of_kafka(key: bytes, expected: int) -> None:
+def test_murmur2_equals_that_of_kafka(key: bytes, expected: int) -> None:
     assert murmur2(key) == expected
 
 
@@ -33,13 +33,13 @@ def test_the_sign_is_masked_before_the_remainder(key: bytes, partition: int) -> 
 
 
 @given(st.binary(max_size=200), st.integers(1, 1000))
-def test_a_key_has_one_partition_and_the_topic_has_it(key: bytes, partitions: int) -> None:
+def test_a_key_always_has_the_same_existing_partition(key: bytes, partitions: int) -> None:
     partition = partition_for_key(key, partitions)
 
     assert 0 <= partition < partitions
     assert partition_for_key(key, partitions) == partition
 
 
-def test_a_key_too_long_for_the_cache_is_placed_by_the_same_hash() -> None:
+def test_a_key_too_long_for_the_cache_has_the_same_hash() -> None:
     assert partition_for_key(b"a" * 64, 1000) == (murmur2(b"a" * 64) & 0x7FFFFFFF) % 1000
     assert partition_for_key(b"a" * 65, 1000) == (murmur2(b"a" * 65) & 0x7FFFFFFF) % 1000

@@ -1,4 +1,4 @@
-"""The idempotent producer against a model that remembers every request."""
+"""The idempotent producer against a model of all acknowledged requests."""
 
 from __future__ import annotations
 
@@ -26,43 +26,43 @@ class Sent:
 
 @dataclass
 class Model:
-    """What was acknowledged: per topic in order, and per producer, topic and epoch by sequence."""
+    """Acknowledged requests: per topic in order, and per producer, topic and epoch by sequence."""
 
     logs: dict[int, list[bytes]] = field(default_factory=lambda: {1: [], 2: []})
     sent: dict[tuple[str, int, int], list[Sent]] = field(default_factory=dict)
-    fences: dict[str, int] = field(default_factory=dict)
+    epochs: dict[str, int] = field(default_factory=dict)
 
     def of(self, producer: str, topic: int, epoch: int) -> list[Sent]:
         return self.sent.setdefault((producer, topic, epoch), [])
 
 
 class IdempotentProducer(RuleBasedStateMachine):
-    """Sends any request at any time; a batch ends and its changes are stored whenever hypothesis likes."""
+    """Sends any request at any time; hypothesis decides when a batch ends and its changes are stored."""
 
     def __init__(self) -> None:
         super().__init__()
         self.model = Model()
         self.ends = {topic: PartitionEnd(topic, 1, 0, 0, 0, first_id=topic * 1000) for topic in (1, 2)}
         self.states: dict[ProducerId, ProducerState] = {}
-        self.fences: dict[str, int] = {}
+        self.epochs: dict[str, int] = {}
         self.rows: list[tuple[int, bytes | None]] = []
         self.begin()
 
     def begin(self) -> None:
-        self.batch = AppendBatch(self.ends, {}, self.fences, self.states, NOW_MS)
+        self.batch = AppendBatch(self.ends, {}, self.epochs, self.states, NOW_MS)
 
     @rule()
     def commit(self) -> None:
         self.rows += [(row[0], row[4]) for row in self.batch.rows]
         self.states |= self.batch.producers_written
         for (producer, _), state in self.batch.producers_written.items():
-            self.fences[producer] = max(state.epoch, self.fences.get(producer, -1))
+            self.epochs[producer] = max(state.epoch, self.epochs.get(producer, -1))
         self.begin()
 
     @rule(producer=PRODUCERS)
     def fence(self, producer: str) -> None:
         self.commit()
-        self.fences[producer] = self.model.fences[producer] = self.model.fences.get(producer, -1) + 1
+        self.epochs[producer] = self.model.epochs[producer] = self.model.epochs.get(producer, -1) + 1
         self.begin()
 
     @rule(
@@ -73,8 +73,8 @@ class IdempotentProducer(RuleBasedStateMachine):
         same=st.sampled_from([True, True, False]),
     )
     def send(self, producer: str, topic: int, epoch_ahead: int, sequence_ahead: int, same: bool) -> None:
-        fence = self.model.fences.get(producer, -1)
-        epoch = max(0, fence + epoch_ahead)
+        highest = self.model.epochs.get(producer, -1)
+        epoch = max(0, highest + epoch_ahead)
         sent = self.model.of(producer, topic, epoch)
         sequence = max(0, len(sent) + sequence_ahead)
         body = f"{producer} {epoch} {sequence}".encode()
@@ -82,9 +82,9 @@ class IdempotentProducer(RuleBasedStateMachine):
 
         outcome = self.apply(topic, ProducerStamp(producer, epoch, sequence, fingerprint), body)
 
-        if epoch < fence:
+        if epoch < highest:
             assert isinstance(outcome, InvalidProducerEpoch)
-            assert outcome.facts == {"producer_epoch": fence}
+            assert outcome.facts == {"producer_epoch": highest}
         elif sequence > len(sent):
             assert isinstance(outcome, OutOfOrderSequenceNumber)
             assert outcome.facts == {"expected_sequence": len(sent)}
@@ -94,7 +94,7 @@ class IdempotentProducer(RuleBasedStateMachine):
             assert outcome.appended.offsets == [len(self.model.logs[topic])]
             sent.append(Sent(fingerprint, len(self.model.logs[topic])))
             self.model.logs[topic].append(body)
-            self.model.fences[producer] = epoch
+            self.model.epochs[producer] = epoch
         elif sequence < len(sent) - 5:
             assert isinstance(outcome, DuplicateSequenceNumber)
             assert outcome.facts == {"expected_sequence": len(sent)}

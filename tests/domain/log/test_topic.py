@@ -1,4 +1,4 @@
-"""Names, numbers of partitions and configurations."""
+"""Names, numbers of partitions and configuration of topics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.errors.log import InvalidConfig, InvalidPartitions, InvalidTopicName
 
 
 @pytest.mark.parametrize("name", ["a", "A.b_c-9", "...", "-", "_", "a" * 249, "_x"])
-def test_a_name_of_the_right_characters_is_taken(name: str) -> None:
+def test_a_name_of_allowed_characters_is_accepted(name: str) -> None:
     check_topic_name(name)
 
 
@@ -26,14 +26,14 @@ def test_any_other_name_is_refused(name: str) -> None:
         check_topic_name(name)
 
 
-def test_names_that_start_with_two_underscores_are_kept_for_the_server() -> None:
+def test_names_that_start_with_two_underscores_are_reserved() -> None:
     with pytest.raises(InvalidTopicName):
         check_topic_name("__consumer_offsets")
     check_name("__internal", "producer")
 
 
 @pytest.mark.parametrize(("partitions", "present"), [(1, 0), (1000, 0), (4, 4), (5, 4)])
-def test_a_topic_has_one_to_a_thousand_partitions_and_grows(partitions: int, present: int) -> None:
+def test_a_topic_has_one_to_a_thousand_partitions_and_may_gain_some(partitions: int, present: int) -> None:
     check_partitions(partitions, present)
 
 
@@ -76,7 +76,7 @@ def test_the_defaults_are_those_of_kafka() -> None:
     )
 
 
-def test_what_a_topic_sets_itself_stands_above_the_defaults() -> None:
+def test_values_of_the_topic_replace_the_defaults() -> None:
     config = with_overrides(TopicConfig(max_message_bytes=10), {"retention_ms": -1})
 
     assert (config.max_message_bytes, config.retention_ms, config.retention_bytes) == (10, -1, -1)
@@ -86,7 +86,7 @@ def test_what_a_topic_sets_itself_stands_above_the_defaults() -> None:
     ("policy", "compacted", "deleted"),
     [("delete", False, True), ("compact", True, False), ("compact,delete", True, True)],
 )
-def test_the_policy_says_what_is_removed(policy: str, compacted: bool, deleted: bool) -> None:
+def test_the_policy_decides_about_retention_and_compaction(policy: str, compacted: bool, deleted: bool) -> None:
     config = with_overrides(TopicConfig(), {"cleanup_policy": policy})
 
     assert (config.compacted, config.deleted) == (compacted, deleted)

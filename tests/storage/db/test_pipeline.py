@@ -1,4 +1,4 @@
-"""Statements that share a round trip on PostgreSQL: their order, their failures, and packed arrays."""
+"""Several statements in one round trip to PostgreSQL: their order, their failures, and packed arrays."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_first_failure_is_raised_and_nothing_after_it_runs(
     assert pipeline.run([Statement(ALL)]) == [(None,)]
 
 
-def test_statements_first_met_in_a_failed_call_can_be_used_again(
+def test_statements_first_used_in_a_failed_call_can_be_used_again(
     connection: psycopg.Connection, pipeline: Pipeline
 ) -> None:
     for _ in range(3):
@@ -71,7 +71,7 @@ def test_statements_first_met_in_a_failed_call_can_be_used_again(
 
 
 @pytest.mark.parametrize("change", ["DEALLOCATE ALL", "ALTER TABLE notes ADD COLUMN more int"])
-def test_a_statement_that_the_server_will_not_run_any_more_is_prepared_anew(
+def test_a_statement_that_the_server_has_dropped_is_prepared_again(
     connection: psycopg.Connection, pipeline: Pipeline, change: str
 ) -> None:
     everything = Statement("SELECT * FROM notes")
@@ -86,7 +86,7 @@ def test_a_statement_that_the_server_will_not_run_any_more_is_prepared_anew(
     assert pipeline.run([everything]) == []
 
 
-def test_a_transaction_begun_elsewhere_goes_on(connection: psycopg.Connection, pipeline: Pipeline) -> None:
+def test_statements_join_an_open_transaction_of_psycopg(connection: psycopg.Connection, pipeline: Pipeline) -> None:
     connection.execute("INSERT INTO notes VALUES (5)")
 
     assert pipeline.run([Statement(ALL)]) == [([5],)]
@@ -94,7 +94,7 @@ def test_a_transaction_begun_elsewhere_goes_on(connection: psycopg.Connection, p
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(st.lists(st.tuples(int64s, int16s, st.none() | st.binary()), max_size=40))
-def test_arrays_arrive_as_they_were_packed(
+def test_the_server_reads_arrays_as_they_were_packed(
     connection: psycopg.Connection, pipeline: Pipeline, rows: list[tuple[int, int, bytes | None]]
 ) -> None:
     packed = [int8s([row[0] for row in rows]), int2s([row[1] for row in rows]), byteas([row[2] for row in rows])]

@@ -1,4 +1,4 @@
-"""Statements for hot paths, compiled once and run with other parameters each time."""
+"""Queries: compiled once, and run with the parameters of each call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from app.storage.db.engine import Storage
 
 
-def test_a_parameter_beside_a_list_is_the_one_of_each_call(storage: Storage) -> None:
+def test_a_parameter_beside_a_list_has_the_value_of_each_call(storage: Storage) -> None:
     found = Scribe(storage).create("orders", partitions=2).partition_ids
     query = Query(
         select(bindparam("given", type_=BigInteger), partitions.c.partition).where(

@@ -1,4 +1,4 @@
-"""Tables, migrations and the view for people."""
+"""Tables, migrations, and the view `log`."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def empty(database_url: str) -> Iterator[Storage]:
     opened.close()
 
 
-def test_the_newest_revision_is_the_one_the_code_asks_for() -> None:
+def test_the_newest_revision_is_the_one_that_the_code_needs() -> None:
     assert ScriptDirectory.from_config(alembic()).get_heads() == [schema.HEAD]
 
 
-def test_the_migrations_make_the_tables_that_the_code_knows(storage: Storage) -> None:
+def test_the_migrations_create_the_tables_of_the_code(storage: Storage) -> None:
     def differences(tx: Tx) -> list[Any]:
         context = MigrationContext.configure(tx.connection, opts={"compare_type": True})
         found: list[Any] = compare_metadata(context, metadata)
@@ -52,18 +52,18 @@ def test_the_migrations_make_the_tables_that_the_code_knows(storage: Storage) ->
     assert storage.read_now(differences) == []
 
 
-def test_an_empty_database_is_refused_with_the_command_that_helps(empty: Storage) -> None:
+def test_an_empty_database_is_refused_with_the_command_that_migrates_it(empty: Storage) -> None:
     with pytest.raises(schema.SchemaNotCurrent, match=r"revision none .* needs \d{4}; run millrace migrate"):
         empty.read_now(schema.check)
 
 
-def test_upgrading_twice_does_something_once(empty: Storage) -> None:
+def test_a_second_upgrade_changes_nothing(empty: Storage) -> None:
     assert empty.write_now(schema.upgrade) is True
     assert empty.write_now(schema.upgrade) is False
     empty.read_now(schema.check)
 
 
-def test_the_migrations_can_be_taken_back_and_run_again(storage: Storage) -> None:
+def test_the_migrations_can_be_downgraded_and_run_again(storage: Storage) -> None:
     def downgrade(tx: Tx) -> list[str]:
         config = alembic()
         config.attributes["connection"] = tx.connection
@@ -80,7 +80,7 @@ def view(scribe: Scribe) -> list[tuple[Any, ...]]:
     return scribe.storage.read_now(lambda tx: [tuple(row) for row in tx.connection.exec_driver_sql(statement)])
 
 
-def test_the_view_spells_every_record_out(storage: Storage) -> None:
+def test_the_view_shows_every_record_as_text(storage: Storage) -> None:
     scribe = Scribe(storage)
     info = scribe.create()
     given = [
@@ -105,7 +105,7 @@ def test_the_view_spells_every_record_out(storage: Storage) -> None:
     ]
 
 
-def test_the_view_survives_every_byte(storage: Storage) -> None:
+def test_the_view_shows_keys_and_values_of_any_bytes(storage: Storage) -> None:
     scribe = Scribe(storage)
     info = scribe.create()
     every = bytes(range(256))
@@ -115,7 +115,7 @@ def test_the_view_survives_every_byte(storage: Storage) -> None:
     assert [(key, value[:2]) for _, key, value, _, _ in view(scribe)] == [(f"{b:02x}", f"{b:02x}") for b in range(256)]
 
 
-def test_the_view_shows_what_is_in_the_log_and_no_more(storage: Storage) -> None:
+def test_the_view_shows_only_records_of_the_log(storage: Storage) -> None:
     scribe = Scribe(storage)
     first, second = scribe.create("first", 2), scribe.create("second")
     scribe.append_values(first, b"1", b"2", b"3")
@@ -128,7 +128,7 @@ def test_the_view_shows_what_is_in_the_log_and_no_more(storage: Storage) -> None
     assert [(row[0], row[2]) for row in view(scribe)] == [(2, "3"), (0, "4")]
 
 
-def test_the_view_tells_the_time_in_utc(storage: Storage) -> None:
+def test_the_view_shows_times_in_utc(storage: Storage) -> None:
     scribe = Scribe(storage)
     info = scribe.create()
     scribe.append_values(info, b"1")

@@ -1,4 +1,4 @@
-"""The log against a Python list: whatever is appended, read, deleted, retained, compacted and purged."""
+"""The log against a model: append, read, delete, retain, compact and purge in any order."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ROWS = st.lists(
 
 
 class Model:
-    """A partition as a list of what is in it, by offset."""
+    """The records of a partition by offset."""
 
     def __init__(self) -> None:
         self.rows: dict[int, Row] = {}
@@ -47,7 +47,7 @@ class Model:
         self.end = 0
         self.cleaned = 0
         self.latest: dict[bytes, tuple[int, int | None]] = {}
-        """Of each key below `cleaned`: offset, and when it was first seen as a tombstone."""
+        """By key below `cleaned`: the offset, and for a tombstone the time of the first pass that read it."""
 
     @property
     def last_offset(self) -> int:
@@ -106,12 +106,12 @@ def size(row: Row) -> int:
     return len(row.key or b"") + len(row.value or b"") + len(row.headers or b"")
 
 
-def spelled(page: list[StoredRecord]) -> list[tuple[int, Row]]:
+def rows_of(page: list[StoredRecord]) -> list[tuple[int, Row]]:
     return [(r.offset, Row(r.timestamp_ms, r.key, r.value, r.headers)) for r in page]
 
 
 class Log(RuleBasedStateMachine):
-    """One topic of two partitions, whose second is a bystander that nothing but appends may change."""
+    """One topic of two partitions. Only appends may change the second one, the bystander."""
 
     def __init__(self, open_again: Callable[[], Storage], storage: Storage) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class Log(RuleBasedStateMachine):
     def read_a_page(self, data: st.DataObject, max_records: int, max_bytes: int) -> None:
         offset = data.draw(st.integers(self.model.start, self.model.end))
 
-        found = spelled(self.scribe.page(self.info, offset, max_records, max_bytes))
+        found = rows_of(self.scribe.page(self.info, offset, max_records, max_bytes))
 
         expected = self.model.page(offset, max_records, max_bytes)
         if self.compacted:  # a page over gaps may end early, but not before its first record
@@ -217,11 +217,11 @@ class Log(RuleBasedStateMachine):
 
 @pytest.fixture
 def opened(migrated_url: str) -> Callable[[], Storage]:
-    """Open the same database again and again; the test closes what it opens."""
+    """A function that opens the same database. The test closes what it opens."""
     return lambda: open_storage(migrated_url)
 
 
-def test_the_log_is_the_list_that_was_appended_whatever_happens_to_it(opened: Callable[[], Storage]) -> None:
+def test_the_log_equals_the_model_after_any_operations(opened: Callable[[], Storage]) -> None:
     last = [opened()]
 
     def open_again() -> Storage:

@@ -1,4 +1,4 @@
-"""Several threads, several nodes: no offset twice, no gap, nothing passed over, nothing twice."""
+"""Concurrent appends of threads and nodes: dense offsets, no record skipped, no request applied twice."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def nodes(migrated_postgres_url: str) -> Iterator[tuple[Scribe, Scribe]]:
     second.close()
 
 
-def held_up(
+def while_locked(
     node: Scribe, hold: Callable[[Tx], T], *others: Callable[[], AppendOutcome]
 ) -> tuple[T, list[AppendOutcome]]:
-    """Do `hold` in a transaction that commits only when all the others wait for it; return what all give."""
+    """Run `hold` in a transaction that commits when all others wait for its locks. Return all results."""
     with ThreadPoolExecutor(len(others)) as pool:
 
         def both(tx: Tx) -> tuple[T, list[Future[AppendOutcome]]]:
@@ -67,7 +67,7 @@ def duplicate(outcome: AppendOutcome) -> bool:
     return outcome.duplicate
 
 
-def test_concurrent_appends_get_dense_offsets_and_a_reader_passes_over_none(storage: Storage) -> None:
+def test_concurrent_appends_get_dense_offsets_and_a_reader_skips_none(storage: Storage) -> None:
     scribe = Scribe(storage)
     info = scribe.create(partitions=2)
 
@@ -96,11 +96,11 @@ def test_concurrent_appends_get_dense_offsets_and_a_reader_passes_over_none(stor
 
 
 @pytest.mark.postgres
-def test_a_key_in_use_on_another_node_is_waited_for_and_replayed(nodes: tuple[Scribe, Scribe]) -> None:
+def test_a_key_locked_by_another_node_is_waited_for_and_answered_with_its_result(nodes: tuple[Scribe, Scribe]) -> None:
     first, second = nodes
     info = first.create(partitions=2)
 
-    mine, (theirs,) = held_up(
+    mine, (theirs,) = while_locked(
         first,
         appending(request(info, [Row()], 0, key=KEY)),
         lambda: second.apply(request(info, [Row()], 1, key=KEY))[0],
@@ -117,7 +117,7 @@ def test_an_expired_key_used_on_two_nodes_at_once_appends_once(nodes: tuple[Scri
     first.apply(request(info, [Row()], 0, key=KEY))
     first.now_ms = second.now_ms = NOW_MS + DAY_MS + 1
 
-    _, outcomes = held_up(
+    _, outcomes = while_locked(
         first,
         lambda tx: tx.dialect.lock_partitions(tx, info.partition_ids),
         lambda: first.apply(request(info, [Row()], 0, key=KEY))[0],
@@ -133,7 +133,7 @@ def test_a_sequence_sent_to_two_nodes_at_once_is_appended_once(nodes: tuple[Scri
     first, second = nodes
     info = first.create(partitions=2)
 
-    mine, (theirs,) = held_up(
+    mine, (theirs,) = while_locked(
         first,
         appending(request(info, [Row()], 0, stamp=STAMP)),
         lambda: second.apply(request(info, [Row()], 1, stamp=STAMP))[0],
@@ -144,11 +144,11 @@ def test_a_sequence_sent_to_two_nodes_at_once_is_appended_once(nodes: tuple[Scri
 
 
 @pytest.mark.postgres
-def test_an_append_waits_for_the_partition_and_goes_on_after_it(nodes: tuple[Scribe, Scribe]) -> None:
+def test_an_append_waits_for_the_partition_lock_and_gets_the_next_offset(nodes: tuple[Scribe, Scribe]) -> None:
     first, second = nodes
     info = first.create()
 
-    _, (outcome,) = held_up(
+    _, (outcome,) = while_locked(
         first, appending(request(info, [Row()] * 3)), lambda: second.apply(request(info, [Row()]))[0]
     )
 
@@ -165,14 +165,14 @@ def test_an_append_that_waited_for_the_deletion_of_its_topic_is_refused(nodes: t
         assert topics.find_locked(tx, "orders", DEFAULTS) is not None
         topics.delete_(tx, info)
 
-    _, (outcome,) = held_up(first, delete, lambda: second.apply(request(info, [Row()]))[0])
+    _, (outcome,) = while_locked(first, delete, lambda: second.apply(request(info, [Row()]))[0])
 
     assert isinstance(outcome, UnknownTopicOrPartition)
     assert first.count("records") == 0
 
 
 @pytest.mark.postgres
-def test_a_lost_connection_before_the_commit_costs_nothing(
+def test_a_write_is_retried_after_a_connection_lost_before_commit(
     nodes: tuple[Scribe, Scribe], migrated_postgres_url: str
 ) -> None:
     scribe, _ = nodes
@@ -190,18 +190,18 @@ def test_a_lost_connection_before_the_commit_costs_nothing(
 
 
 @pytest.mark.postgres
-def test_a_lock_not_to_be_had_in_time_is_refused_and_writes_nothing(nodes: tuple[Scribe, Scribe]) -> None:
+def test_an_append_whose_lock_times_out_is_refused_and_writes_nothing(nodes: tuple[Scribe, Scribe]) -> None:
     first, second = nodes
     info = first.create()
 
-    def impatient(tx: Tx) -> list[AppendOutcome]:
+    def append_with_short_timeout(tx: Tx) -> list[AppendOutcome]:
         tx.connection.exec_driver_sql("SET LOCAL lock_timeout = '50ms'")
         return append_all(tx, [request(info, [Row()])], NOW_MS)
 
     def hold(tx: Tx) -> None:
         append_all(tx, [request(info, [Row()])], NOW_MS)
         with pytest.raises(LockTimeout):
-            second.storage.write_now(impatient)
+            second.storage.write_now(append_with_short_timeout)
 
     first.storage.write_now(hold)
 
@@ -209,7 +209,7 @@ def test_a_lock_not_to_be_had_in_time_is_refused_and_writes_nothing(nodes: tuple
 
 
 @pytest.mark.postgres
-def test_the_end_of_a_partition_is_found_by_its_index_before_the_database_has_statistics(
+def test_the_log_end_is_read_by_index_before_the_database_has_statistics(
     nodes: tuple[Scribe, Scribe],
 ) -> None:
     node, _ = nodes

@@ -1,4 +1,4 @@
-"""Compaction and retention, by example: what stays, what goes, and when."""
+"""Compaction and retention by example."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def keyed(*pairs: tuple[bytes, bytes | None]) -> list[Row]:
     return [Row(key=key, value=value) for key, value in pairs]
 
 
-def test_the_highest_offset_of_each_key_stays(scribe: Scribe) -> None:
+def test_the_record_with_the_highest_offset_of_each_key_is_kept(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.append(info, keyed((b"a", b"1"), (b"b", b"1"), (b"a", b"2"), (b"c", b"1"), (b"a", b"3")))
 
@@ -42,7 +42,7 @@ def test_the_highest_offset_of_each_key_stays(scribe: Scribe) -> None:
     assert scribe.extent(info)[1:] == (0, 5, 6)
 
 
-def test_offsets_never_change_and_never_fill_again(scribe: Scribe) -> None:
+def test_offsets_never_change_and_gaps_are_never_filled(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.append(info, keyed((b"a", b"1"), (b"a", b"2")))
     compact(scribe, info)
@@ -51,7 +51,7 @@ def test_offsets_never_change_and_never_fill_again(scribe: Scribe) -> None:
     assert scribe.values(info) == {1: b"2", 2: b"1"}
 
 
-def test_a_tombstone_goes_its_time_after_the_first_pass_that_saw_it(scribe: Scribe) -> None:
+def test_a_tombstone_is_deleted_its_retention_after_the_first_pass_that_read_it(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.append(info, keyed((b"a", b"1"), (b"a", None), (b"b", b"1")))
 
@@ -68,7 +68,7 @@ def test_a_tombstone_goes_its_time_after_the_first_pass_that_saw_it(scribe: Scri
     assert scribe.values(info) == {2: b"1"}
 
 
-def test_the_highest_offset_is_never_removed_even_as_a_tombstone(scribe: Scribe) -> None:
+def test_the_last_record_is_never_deleted_even_if_it_is_a_tombstone(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.append(info, keyed((b"a", b"1"), (b"a", None)))
     compact(scribe, info)
@@ -82,7 +82,7 @@ def test_the_highest_offset_is_never_removed_even_as_a_tombstone(scribe: Scribe)
     assert scribe.values(info) == {2: b"1"}
 
 
-def test_records_younger_than_the_lag_are_left(scribe: Scribe) -> None:
+def test_records_younger_than_the_lag_are_kept(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.append(info, [Row(NOW_MS, b"a", b"1"), Row(NOW_MS, b"a", b"2"), Row(NOW_MS + 1, b"a", b"3")])
     scribe.now_ms = NOW_MS + 100
@@ -97,7 +97,7 @@ def test_records_younger_than_the_lag_are_left(scribe: Scribe) -> None:
     assert scribe.values(info) == {2: b"3"}
 
 
-def test_records_without_a_key_from_before_the_policy_stay(scribe: Scribe) -> None:
+def test_records_without_a_key_from_before_the_policy_are_kept(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.append(info, [Row(value=b"1"), Row(value=b"2")])
 
@@ -115,7 +115,7 @@ def test_keys_too_long_for_an_index_are_compacted_too(scribe: Scribe) -> None:
     assert list(scribe.values(info)) == [1, 2]
 
 
-def test_retention_by_size_counts_what_compaction_left(scribe: Scribe) -> None:
+def test_retention_by_size_counts_only_records_that_compaction_kept(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.append(info, keyed((b"a", b"1" * 99), (b"b", b"1" * 99)))
     scribe.append(info, keyed(*[(b"c", b"1" * 99)] * 20))
@@ -129,7 +129,7 @@ def test_retention_by_size_counts_what_compaction_left(scribe: Scribe) -> None:
     assert list(scribe.values(info)) == [1, 21]
 
 
-def test_a_partition_below_its_size_is_left_alone_gaps_and_all(scribe: Scribe) -> None:
+def test_a_sparse_partition_below_its_size_limit_is_kept(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.append(info, keyed((b"c", b"1"), (b"c", b"2")))
     compact(scribe, info)
@@ -139,7 +139,7 @@ def test_a_partition_below_its_size_is_left_alone_gaps_and_all(scribe: Scribe) -
     assert scribe.extent(info)[1:] == (0, 2, 2)
 
 
-def test_retention_by_time_removes_the_longest_prefix_that_is_older(scribe: Scribe) -> None:
+def test_retention_by_time_deletes_the_longest_prefix_of_older_records(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.append(info, [Row(NOW_MS + at, value=b"%d" % at) for at in (0, 10, 5, 30, 7, 20)])
     scribe.now_ms = NOW_MS + 100
@@ -150,7 +150,7 @@ def test_retention_by_time_removes_the_longest_prefix_that_is_older(scribe: Scri
     assert scribe.extent(info)[1:] == (3, 6, 5)
 
 
-def test_time_after_retention_is_looked_up_in_what_is_left(scribe: Scribe) -> None:
+def test_a_time_is_looked_up_in_the_records_that_retention_kept(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.append(info, [Row(NOW_MS + at) for at in (90, 10, 20, 30)])
     scribe.delete_before(info, 1)
@@ -161,7 +161,7 @@ def test_time_after_retention_is_looked_up_in_what_is_left(scribe: Scribe) -> No
     assert list(scribe.values(info)) == [3]
 
 
-def test_retention_empties_a_partition_which_goes_on_where_it_was(scribe: Scribe) -> None:
+def test_offsets_continue_after_retention_has_emptied_a_partition(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.append_values(info, b"1", b"2", b"3")
     scribe.now_ms += DAY_MS
@@ -177,7 +177,7 @@ def test_retention_empties_a_partition_which_goes_on_where_it_was(scribe: Scribe
     assert scribe.extent(info)[1:] == (3, 4, 1)
 
 
-def test_purging_takes_as_many_passes_as_its_limit_asks_for(scribe: Scribe) -> None:
+def test_a_purge_takes_as_many_passes_as_its_limit_requires(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.append_values(info, *[b"x"] * 10)
     scribe.delete_before(info, 9)

@@ -1,4 +1,4 @@
-"""Topics in the database: what belongs to a topic's id, and never to its name."""
+"""Topics in the database: rows belong to the id of a topic, not to its name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_topic_created_twice_is_created_once(scribe: Scribe) -> None:
     assert (info.partitions, info.config.retention_ms, info.created_at_ms, info.version) == (3, 5, NOW_MS, 1)
 
 
-def test_topics_are_listed_in_order_of_their_bytes(scribe: Scribe) -> None:
+def test_topics_are_listed_in_the_byte_order_of_their_names(scribe: Scribe) -> None:
     for name in ("b", "a.", "A", "a", "_", "9", "a-"):
         scribe.create(name)
 
@@ -75,7 +75,7 @@ def test_a_topic_created_again_inherits_nothing(scribe: Scribe) -> None:
     assert scribe.count("compacted_keys") == scribe.count("compactions") == 0
 
 
-def test_an_append_to_a_deleted_topic_is_refused_even_if_its_name_is_back(scribe: Scribe) -> None:
+def test_an_append_to_a_deleted_topic_is_refused_even_if_a_new_one_has_its_name(scribe: Scribe) -> None:
     old = scribe.create()
     scribe.delete(old)
     scribe.create()
@@ -85,7 +85,7 @@ def test_an_append_to_a_deleted_topic_is_refused_even_if_its_name_is_back(scribe
     assert isinstance(outcome, UnknownTopicOrPartition)
 
 
-def test_an_append_prepared_for_an_older_version_is_to_be_prepared_again(scribe: Scribe) -> None:
+def test_an_append_checked_against_an_older_version_is_to_be_checked_again(scribe: Scribe) -> None:
     old = scribe.create()
     new = scribe.change(old, 3, cleanup_policy="compact")
 
@@ -96,7 +96,7 @@ def test_an_append_prepared_for_an_older_version_is_to_be_prepared_again(scribe:
     assert scribe.values(new) == {}
 
 
-def test_ids_are_not_given_again_after_the_last_topic_is_gone(scribe: Scribe) -> None:
+def test_ids_are_not_reused_after_the_last_topic_is_deleted(scribe: Scribe) -> None:
     old = scribe.create()
     scribe.delete(old)
     scribe.purge()
@@ -107,14 +107,14 @@ def test_ids_are_not_given_again_after_the_last_topic_is_gone(scribe: Scribe) ->
     assert new.partition_ids[0] > old.partition_ids[0]
 
 
-def test_a_key_is_replayed_for_24_hours_and_then_forgotten(scribe: Scribe) -> None:
+def test_a_key_is_answered_with_its_result_for_24_hours_and_then_unused(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.apply(request(info, [Row()], key=KEY))
 
     scribe.now_ms += DAY_MS
-    (replay,) = scribe.apply(request(info, [Row()], key=KEY))
-    assert isinstance(replay, Accepted)
-    assert (replay.duplicate, replay.appended.offsets, replay.appended.timestamps_ms) == (True, [0], [NOW_MS])
+    (repeat,) = scribe.apply(request(info, [Row()], key=KEY))
+    assert isinstance(repeat, Accepted)
+    assert (repeat.duplicate, repeat.appended.offsets, repeat.appended.timestamps_ms) == (True, [0], [NOW_MS])
 
     scribe.now_ms += 1
     (fresh,) = scribe.apply(request(info, [Row()], key=KEY))
@@ -126,7 +126,7 @@ def test_a_key_is_replayed_for_24_hours_and_then_forgotten(scribe: Scribe) -> No
     assert (again.duplicate, again.appended.offsets) == (True, [1])
 
 
-def test_expired_keys_are_removed_a_few_at_a_time(scribe: Scribe) -> None:
+def test_expired_keys_are_deleted_a_few_at_a_time(scribe: Scribe) -> None:
     info = scribe.create()
     for number in range(5):
         scribe.apply(request(info, [Row()], key=IdempotencyKey(b"%032d" % number, b"f")))
@@ -168,7 +168,7 @@ def test_a_raised_epoch_starts_every_topic_at_zero(scribe: Scribe) -> None:
     assert scribe.storage.read_now(producers.find, "checkout") == (1, [("orders", 0), ("other", 0)])
 
 
-def test_a_producer_silent_for_seven_days_is_forgotten(scribe: Scribe) -> None:
+def test_a_producer_without_requests_for_seven_days_is_deleted(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.storage.write_now(producers.raise_epoch, "quiet", NOW_MS)
     scribe.apply(request(info, [Row()], stamp=stamp(0)))
@@ -185,13 +185,13 @@ def test_a_producer_silent_for_seven_days_is_forgotten(scribe: Scribe) -> None:
     assert scribe.count("producer_topics") == 0
 
 
-def test_a_sequence_is_remembered_across_batches(scribe: Scribe) -> None:
+def test_a_sequence_is_stored_across_batches(scribe: Scribe) -> None:
     info = scribe.create()
     for sequence in range(7):
         scribe.apply(request(info, [Row()], stamp=stamp(sequence)))
 
-    (replay,) = scribe.apply(request(info, [Row()], stamp=stamp(2)))
+    (repeat,) = scribe.apply(request(info, [Row()], stamp=stamp(2)))
 
-    assert isinstance(replay, Accepted)
-    assert (replay.duplicate, replay.appended.offsets) == (True, [2])
+    assert isinstance(repeat, Accepted)
+    assert (repeat.duplicate, repeat.appended.offsets) == (True, [2])
     assert scribe.extent(info).log_end_offset == 7
