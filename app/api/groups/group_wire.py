@@ -176,8 +176,8 @@ async def assignment_of(call: Call, partitions: Iterable[Partition]) -> list[Top
     await topics.load_topics_of(partitions)
     found: dict[str, list[int]] = {}
     for topic_id, number in partitions:
-        if (place := topics.find_partition(topic_id, number)) is not None:
-            found.setdefault(place[0], []).append(number)
+        if (found_partition := topics.find_partition(topic_id, number)) is not None:
+            found.setdefault(found_partition[0], []).append(number)
     return [TopicPartitions(name, numbers) for name, numbers in sorted(found.items())]
 
 

@@ -121,7 +121,7 @@ async def heartbeat(call: Call, group: str, member_id: str, body: HeartbeatBody)
     check_group(group)
     check_member(member_id)
     heartbeat = Heartbeat(group, member_id, body.member_epoch, owned_of(body.owned))
-    member = await call.services.groups.heartbeat(heartbeat, gone=call.is_disconnected)
+    member = await call.services.groups.heartbeat(heartbeat, is_disconnected=call.is_disconnected)
     return Reply.of(await assignment_answer(call, member))
 
 

@@ -32,7 +32,7 @@ _TOPIC_CHECK_INTERVAL = 200
 """Rebalance runs after which the groups are compared with the topics even if no topic seems to have changed: a group
 may have been assigned while a topic was being created."""
 
-HasGone = Callable[[], Awaitable[bool]]
+IsDisconnected = Callable[[], Awaitable[bool]]
 """Returns whether the client of a call has disconnected."""
 
 
@@ -74,14 +74,14 @@ class Coordinator:
         return changed.member(join_request.member_id), join_request.member_id not in changed.before.members
 
     async def heartbeat(
-        self, heartbeat: Heartbeat, found: MemberSnapshot | None = None, gone: HasGone | None = None
+        self, heartbeat: Heartbeat, found: MemberSnapshot | None = None, is_disconnected: IsDisconnected | None = None
     ) -> MemberSnapshot:
         """Take a heartbeat and return the member after it; see `domain.groups.group.take_heartbeat`.
 
         Args:
             heartbeat: The heartbeat.
             found: The member, if it was just read.
-            gone: Whether the client has disconnected.
+            is_disconnected: Whether the client has disconnected.
 
         Raises:
             UnknownMemberId, FencedMemberEpoch, FencedInstanceId: Nothing was changed.
@@ -95,24 +95,24 @@ class Coordinator:
                 return found
             if await self.sessions.renew(found):
                 return found
-        return await self.step(heartbeat, found, gone)
+        return await self.step(heartbeat, found, is_disconnected)
 
     async def step(
-        self, heartbeat: Heartbeat, found: MemberSnapshot | None, gone: HasGone | None = None
+        self, heartbeat: Heartbeat, found: MemberSnapshot | None, is_disconnected: IsDisconnected | None = None
     ) -> MemberSnapshot:
         """Take a heartbeat under the group's lock.
 
         Args:
             heartbeat: The heartbeat.
             found: The member as it was last read.
-            gone: Whether the client has disconnected.
+            is_disconnected: Whether the client has disconnected.
 
         Raises:
             UnknownMemberId, FencedMemberEpoch, FencedInstanceId: Nothing was changed.
             ServiceUnavailable: The client has disconnected; nothing was changed.
         """
         owned = await self.owned_ids(heartbeat.owned, found)
-        await refuse_gone(gone)
+        await refuse_disconnected(is_disconnected)
         changed = await self._storage.write(group_steps.heartbeat, heartbeat, owned)
         self.announce(changed, heartbeat.member_id)
         member = changed.member(heartbeat.member_id)
@@ -134,8 +134,8 @@ class Coordinator:
         await self._topics.load_topics_of(held)
         ids: dict[tuple[str, int], set[Partition]] = {}
         for partition in held:
-            if (place := self._topics.find_partition(*partition)) is not None:
-                ids.setdefault((place[0], partition[1]), set()).add(partition)
+            if (found_partition := self._topics.find_partition(*partition)) is not None:
+                ids.setdefault((found_partition[0], partition[1]), set()).add(partition)
         return {one for name, number in owned for one in ids.get((name, number), {(0, number)})}
 
     async def leave(self, name: str, member_id: str) -> None:
@@ -215,7 +215,7 @@ class Coordinator:
             self._signals.announce([watch_id(after.group_id)])
 
 
-async def refuse_gone(gone: HasGone | None) -> None:
+async def refuse_disconnected(is_disconnected: IsDisconnected | None) -> None:
     """Refuse a call whose client has disconnected: it may have sent another call since, perhaps to another node.
 
     If it ran late, this call would release partitions that the later call was assigned, or commit records that the
@@ -224,7 +224,7 @@ async def refuse_gone(gone: HasGone | None) -> None:
     Raises:
         ServiceUnavailable: Nothing was changed.
     """
-    if gone is not None and await gone():
+    if is_disconnected is not None and await is_disconnected():
         raise ServiceUnavailable("the client disconnected before its request was processed; nothing was done")
 
 

@@ -17,7 +17,7 @@ from app.storage.groups import members, offsets
 from app.storage.groups.members import MemberSnapshot
 from app.storage.groups.offsets import PartitionProgress
 
-PlaceOf = Callable[[int, int], tuple[str, int] | None]
+FindPartition = Callable[[int, int], tuple[str, int] | None]
 """Returns a partition's topic name and storage id by topic id and number, or None if this node does not have them."""
 
 
@@ -57,13 +57,17 @@ class PollResult(NamedTuple):
     commits: dict[Partition, int]
 
 
-def named_partitions(member: Member, place_of: PlaceOf) -> dict[int, NamedPartition]:
+def named_partitions(member: Member, find_partition: FindPartition) -> dict[int, NamedPartition]:
     """Return the assigned partitions by the storage's ids; those that this node does not have are left out."""
-    places = ((partition, place_of(*partition)) for partition in member.assigned)
-    return {place[1]: NamedPartition(place[0], partition) for partition, place in places if place is not None}
+    named: dict[int, NamedPartition] = {}
+    for partition in member.assigned:
+        if (found := find_partition(*partition)) is not None:
+            topic, partition_id = found
+            named[partition_id] = NamedPartition(topic, partition)
+    return named
 
 
-def read(tx: Tx, heartbeat: Heartbeat, place_of: PlaceOf, size: PageSize) -> PollResult:
+def read(tx: Tx, heartbeat: Heartbeat, find_partition: FindPartition, size: PageSize) -> PollResult:
     """Read a page for a member.
 
     Raises:
@@ -74,18 +78,18 @@ def read(tx: Tx, heartbeat: Heartbeat, place_of: PlaceOf, size: PageSize) -> Pol
     if found is None:
         raise member_not_found(tx, heartbeat.group, heartbeat.member_id)
     check_epoch(found.member, -1 if heartbeat.member_epoch is None else heartbeat.member_epoch, None)
-    return read_for(tx, found, place_of, size, commits_last_poll=False)
+    return read_for(tx, found, find_partition, size, commits_last_poll=False)
 
 
 def read_for(
-    tx: Tx, found: MemberSnapshot, place_of: PlaceOf, size: PageSize, *, commits_last_poll: bool
+    tx: Tx, found: MemberSnapshot, find_partition: FindPartition, size: PageSize, *, commits_last_poll: bool
 ) -> PollResult:
     """Read a page for a member found in the same snapshot.
 
     Args:
         tx: A transaction.
         found: The member.
-        place_of: This node's names of partitions.
+        find_partition: This node's names of partitions.
         size: Bounds of the page.
         commits_last_poll: Whether the last poll is to be committed before the page is returned.
 
@@ -93,7 +97,7 @@ def read_for(
         NoOffsetForPartition: auto_offset_reset is none, and a partition has no valid committed offset.
     """
     member = found.member
-    partitions = named_partitions(member, place_of)
+    partitions = named_partitions(member, find_partition)
     progress = offsets.progress(tx, found.group_id, sorted(partitions))
     commits: dict[Partition, int] = {}
     if commits_last_poll:

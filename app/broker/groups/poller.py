@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from app.broker.groups import group_steps, poll_page
-from app.broker.groups.coordinator import Coordinator, HasGone, refuse_gone, watch_id
+from app.broker.groups.coordinator import Coordinator, IsDisconnected, refuse_disconnected, watch_id
 from app.broker.groups.group_steps import GroupChange, Heartbeat, member_not_found
 from app.broker.groups.offsets import (
     CommittingMember,
@@ -21,7 +21,7 @@ from app.broker.groups.offsets import (
     commit_offsets,
     topic_changes_too_often,
 )
-from app.broker.groups.poll_page import PlaceOf, PolledRange, PollResult, named_partitions
+from app.broker.groups.poll_page import FindPartition, PolledRange, PollResult, named_partitions
 from app.broker.log.page_reader import PageSize
 from app.broker.log.topics import StaleTopic, Topics
 from app.broker.waiting.deadline import Deadline
@@ -117,10 +117,10 @@ class Poller:
                 return page
             member = page.member
 
-    async def _begin(self, request: PollRequest, gone: HasGone) -> _Begun:
+    async def _begin(self, request: PollRequest, is_disconnected: IsDisconnected) -> _Begun:
         """Join if the member is not in the group, else commit and take the heartbeat."""
         if request.commits and request.join_request is None:
-            return await self._commit(request, gone)
+            return await self._commit(request, is_disconnected)
         found, page = await self._storage.read(_find, request, self._topics.find_partition)
         if found is None or (request.join_request is not None and found.member.join_request != request.join_request):
             return await self._join(request, found)
@@ -129,8 +129,8 @@ class Poller:
             heartbeat = heartbeat._replace(member_epoch=found.member.member_epoch)
             request = request._replace(heartbeat=heartbeat)
         if request.commits or _begins_poll_epoch(request, found.last_poll):
-            return await self._commit(request, gone, found, page)
-        member = await self._coordinator.heartbeat(heartbeat, found, gone)
+            return await self._commit(request, is_disconnected, found, page)
+        member = await self._coordinator.heartbeat(heartbeat, found, is_disconnected)
         poll_epoch = found.poll_epoch if request.auto_commit else None
         return _Begun(member, found.member.assigned.keys(), poll_epoch, page if member is found else None)
 
@@ -148,7 +148,7 @@ class Poller:
     async def _commit(
         self,
         request: PollRequest,
-        gone: HasGone,
+        is_disconnected: IsDisconnected,
         found: MemberSnapshot | None = None,
         page: PollResult | None = None,
     ) -> _Begun:
@@ -159,14 +159,14 @@ class Poller:
         heartbeat = request.heartbeat
         for _ in range(_ATTEMPTS):
             commits = await self._offsets.resolve(request.commits)
-            await refuse_gone(gone)
+            await refuse_disconnected(is_disconnected)
             try:
                 begun = await self._storage.write(_commit_for_member, request, commits, found, page)
                 if isinstance(begun, _Begun):
                     self._coordinator.note_heartbeat(begun.member)
                     return begun
                 owned = await self._coordinator.owned_ids(heartbeat.owned, begun)
-                await refuse_gone(gone)
+                await refuse_disconnected(is_disconnected)
                 changed, poll_epoch = await self._storage.write(_commit_for_group, request, commits, found, owned)
                 self._coordinator.announce(changed, heartbeat.member_id)
                 member = changed.member(heartbeat.member_id)
@@ -218,7 +218,9 @@ class Poller:
         return False
 
 
-def _find(tx: Tx, request: PollRequest, place_of: PlaceOf) -> tuple[MemberSnapshot | None, PollResult | None]:
+def _find(
+    tx: Tx, request: PollRequest, find_partition: FindPartition
+) -> tuple[MemberSnapshot | None, PollResult | None]:
     """Return the member and, if its heartbeat changes no assignment, its page in the same snapshot."""
     heartbeat, join_request = request.heartbeat, request.join_request
     found = members.find(tx, heartbeat.group, heartbeat.member_id)
@@ -229,10 +231,10 @@ def _find(tx: Tx, request: PollRequest, place_of: PlaceOf) -> tuple[MemberSnapsh
         heartbeat.member_epoch not in {None, member.member_epoch}
     ):
         return found, None
-    if any(place_of(*partition) is None for partition in member.assigned):  # its topic has to be loaded first
+    if any(find_partition(*partition) is None for partition in member.assigned):  # its topic has to be loaded first
         return found, None
     try:
-        return found, poll_page.read_for(tx, found, place_of, request.size, commits_last_poll=request.auto_commit)
+        return found, poll_page.read_for(tx, found, find_partition, request.size, commits_last_poll=request.auto_commit)
     except NoOffsetForPartition:  # refused by the next read, after the heartbeat and the commits
         return found, None
 

@@ -159,7 +159,7 @@ async def test_a_heartbeat_of_a_disconnected_client_changes_nothing(node: Node) 
     for owned in (None, frozenset[tuple[str, int]]()):
         with pytest.raises(ServiceUnavailable, match="disconnected"):
             await node.groups.heartbeat(
-                Heartbeat("billing", "alice", 1, owned, released=owned is None), gone=_disconnected
+                Heartbeat("billing", "alice", 1, owned, released=owned is None), is_disconnected=_disconnected
             )
 
     assert await node.group() == before
