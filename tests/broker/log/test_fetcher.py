@@ -14,6 +14,7 @@ from app.broker.waiting.deadline import Deadline
 from app.domain.log.offset_spec import At, Earliest, Last, Latest, Since
 from app.domain.log.record import Record
 from app.errors.log import CursorExpired, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
+from tests.broker.log.silent_node import SilentNode
 from tests.broker.node import parked
 
 if TYPE_CHECKING:
@@ -37,8 +38,12 @@ async def services(migrated_url: str, serve: Serve) -> Services:
 
 
 async def produce(services: Services, *values: bytes, partition: int = 0, timestamp_ms: int = -1) -> None:
+    await services.producer.produce(produce_request(*values, partition=partition, timestamp_ms=timestamp_ms))
+
+
+def produce_request(*values: bytes, partition: int = 0, timestamp_ms: int = -1) -> ProduceRequest:
     records = [Record(partition, timestamp_ms, None, value, None, 0) for value in values]
-    await services.producer.produce(ProduceRequest("orders", None, records, 10 * len(values)))
+    return ProduceRequest("orders", None, records, 10 * len(values))
 
 
 def values(page: PartitionPage | TopicPage) -> list[bytes | None]:
@@ -164,16 +169,18 @@ async def _create_again(services: Services) -> None:
 
 
 async def test_a_read_with_a_deleted_topic_in_the_cache_finds_the_new_topic(services: Services) -> None:
-    old = await services.topics.get("orders")
-    await services.topics.delete("orders")
-    await services.topics.create("orders", TopicRequest(2, {}))
-    await produce(services, b"new")
-    services.topics._cache["orders"] = old
+    other = SilentNode(services)
+    await services.topics.get("orders")
 
+    async def replace_topic() -> None:
+        await other.replace_topic("orders", 2)
+        await other.produce(produce_request(b"new"))
+
+    await replace_topic()
     assert values(await fetch(services)) == [b"new"]
-    services.topics._cache["orders"] = old
+    await replace_topic()
     assert values((await fetch_topic(services))[0]) == [b"new"]
-    services.topics._cache["orders"] = old
+    await replace_topic()
     await produce(services, b"newer")
     assert values(await fetch(services)) == [b"new", b"newer"]
 
@@ -192,10 +199,10 @@ async def test_a_partition_added_while_a_read_of_the_topic_waits_is_read_from_it
 
 
 async def test_a_read_finds_a_partition_that_the_cached_topic_does_not_have(services: Services) -> None:
-    old = await services.topics.get("orders")
-    await services.topics.change("orders", TopicRequest(3, {}))
-    await produce(services, b"new", partition=2)
-    services.topics._cache["orders"] = old
+    other = SilentNode(services)
+    await services.topics.get("orders")
+    await other.topics.change("orders", TopicRequest(3, {}))
+    await other.produce(produce_request(b"new", partition=2))
 
     page = await services.fetcher.fetch("orders", 2, Earliest(), PAGE)
 

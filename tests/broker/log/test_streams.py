@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from app.broker.log.appender import Appender
 from app.broker.log.fetcher import Fetcher
-from app.broker.log.producer import Producer, ProduceRequest
+from app.broker.log.producer import ProduceRequest
 from app.broker.log.streams import OpenStream, Streams
 from app.broker.log.topics import TopicRequest
-from app.broker.waiting.deadline import Deadline, monotonic_ms
-from app.broker.waiting.signals import Signals
+from app.broker.waiting.deadline import Deadline
 from app.domain.log.cursor import Cursor, PartitionCursor
 from app.domain.log.offset_spec import At, Earliest, Latest
 from app.domain.log.record import Record
 from app.errors.database import ServiceUnavailable
 from app.errors.log import InvalidCursor, OffsetBelowLogStart, UnknownTopicOrPartition
+from tests.broker.log.silent_node import SilentNode
 from tests.broker.node import parked
 from tests.waiting import until_true
 
@@ -76,13 +75,6 @@ class Node:
 
     async def produce(self, *values: bytes, partition: int = 0) -> None:
         await self.services.producer.produce(produce_request(*values, partition=partition))
-
-    async def produce_without_notice(self, *values: bytes) -> None:
-        """Produce as another node whose notices are lost."""
-        storage, topics = self.services.storage, self.services.topics
-        appender = Appender(storage, Signals(), clock=monotonic_ms, max_pending_bytes=1_000_000)
-        producer = Producer(storage, topics, appender, auto_create_topics=False, clock=monotonic_ms)
-        await producer.produce(produce_request(*values))
 
     async def at_rest(self) -> None:
         """Return when one read waits for all streams."""
@@ -208,7 +200,7 @@ async def test_a_record_appended_while_a_page_is_sent_is_read_without_another_ap
 async def test_the_poll_finds_an_append_whose_notice_is_lost(node: Node) -> None:
     (client,) = await readers(node, 1, None)
     info = await node.services.topics.get("orders")
-    await node.produce_without_notice(b"quiet")
+    await SilentNode(node.services).produce(produce_request(b"quiet"))
 
     current = dict.fromkeys(info.partition_ids, (info.version, 0)) | {info.partition_ids[0]: (info.version, 1)}
     node.services.signals.wake_outdated(current)
