@@ -56,7 +56,7 @@ class StreamFormat(Protocol):
 
 
 class ServerSentEvents:
-    """`text/event-stream`: each event has a record, and the id with which the stream goes on after it."""
+    """`text/event-stream`: each event has a record, and the id to continue after it."""
 
     name = "events"
     chunk = "chunk of events"

@@ -147,8 +147,8 @@ def _start_offset(tx: Tx, bounds: Bounds, spec: OffsetSpec, reset: OffsetReset |
         return first if reset == "earliest" else end
     refusal = OffsetBelowLogStart if offset < first else OffsetAboveLogEnd
     raise refusal(
-        f"partition {bounds.partition} has the offsets {first} to {end}, where {end} is the next to be written; "
-        "offset_reset=earliest or offset_reset=latest goes on there",
+        f"partition {bounds.partition} has the offsets {first} to {end}, and the next record gets {end}; "
+        "with offset_reset=earliest or offset_reset=latest the read starts there",
         partition=bounds.partition,
         log_start_offset=first,
         log_end_offset=end,

@@ -73,7 +73,7 @@ class Streams:
             partition: None for all partitions.
             start: Where to start: an offset, or a cursor of a topic or of a partition.
             rest: Where partitions start that the cursor does not contain.
-            reset: Where to go on if the offset is out of range.
+            reset: Where to read if the offset is out of range.
 
         Raises:
             UnknownTopicOrPartition, CursorExpired, InvalidCursor, OffsetBelowLogStart, OffsetAboveLogEnd

@@ -174,12 +174,12 @@ async def test_an_invalid_or_expired_cursor_is_refused(client: httpx2.AsyncClien
     below = await client.get(TOPIC_URL, params={"cursor": cursor})
     reset = await page(client, TOPIC_URL, cursor=cursor, offset_reset="earliest")
     await client.delete(ORDERS)
-    gone = await client.get(TOPIC_URL, params={"cursor": cursor})
+    deleted = await client.get(TOPIC_URL, params={"cursor": cursor})
 
-    assert [response.status_code for response in (both, garbage, empty, other, below, gone)] == [
+    assert [response.status_code for response in (both, garbage, empty, other, below, deleted)] == [
         422, 400, 400, 410, 410, 410,
     ]  # fmt: skip
-    assert (garbage.json()["code"], gone.json()["code"]) == ("INVALID_CURSOR", "UNKNOWN_TOPIC_ID")
+    assert (garbage.json()["code"], deleted.json()["code"]) == ("INVALID_CURSOR", "UNKNOWN_TOPIC_ID")
     assert (below.json()["code"], below.json()["partition"]) == ("OFFSET_OUT_OF_RANGE", 0)
     assert reset["records"] == []
 
@@ -370,10 +370,10 @@ async def test_a_partition_added_under_a_cursor_starts_at_0_or_is_410(
 
     page = (await sqlite_client.get(f"{topic}/records", params={"cursor": cursor})).json()
     await sqlite_client.delete(f"{topic}/partitions/1/records", params={"before_offset": 2})
-    gone = await sqlite_client.get(f"{topic}/records", params={"cursor": cursor})
+    below = await sqlite_client.get(f"{topic}/records", params={"cursor": cursor})
 
     assert [record["value"] for record in page["records"]] == [0, 1, 2]
-    assert (gone.status_code, gone.json()["log_start_offset"]) == (410, 2)
+    assert (below.status_code, below.json()["log_start_offset"]) == (410, 2)
 
 
 async def test_large_records_of_many_partitions_are_read_in_turns(sqlite_client: httpx2.AsyncClient) -> None:
