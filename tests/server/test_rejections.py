@@ -6,16 +6,7 @@ import json
 
 import pytest
 
-from tests.server.tiny_server_process import (
-    CHUNKED,
-    GET,
-    POST,
-    TinyServer,
-    parse,
-    problem,
-    read_to_end,
-    read_until,
-)
+from tests.server.tiny_server_process import CHUNKED, GET, POST, TinyServer, parse, problem, read_to_end, read_until
 
 
 def test_twenty_thousand_header_fields_are_rejected(server: TinyServer) -> None:

@@ -7,14 +7,7 @@ from typing import NamedTuple
 
 from app.domain.groups.assignment import notice_topics, update_target_assignment
 from app.domain.groups.assignor import Partition
-from app.domain.groups.group import (
-    Group,
-    expire_members,
-    find_member,
-    join_group,
-    leave_group,
-    take_heartbeat,
-)
+from app.domain.groups.group import Group, expire_members, find_member, join_group, leave_group, take_heartbeat
 from app.domain.groups.member import JoinRequest
 from app.errors.broker_error import BrokerError
 from app.errors.groups import GroupIdNotFound, GroupMaxSizeReached, NonEmptyGroup, UnknownMemberId

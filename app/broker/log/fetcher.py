@@ -9,14 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-from app.broker.log.page_reader import (
-    OffsetReset,
-    PageSize,
-    PartitionPage,
-    TopicPage,
-    read_partition,
-    read_topic,
-)
+from app.broker.log.page_reader import OffsetReset, PageSize, PartitionPage, TopicPage, read_partition, read_topic
 from app.broker.log.topics import StaleTopic, Topics, partition_id_of
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals

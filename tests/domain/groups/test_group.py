@@ -8,14 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from app.domain.groups.assignment import TopicMetadata, update_target_assignment
-from app.domain.groups.group import (
-    Group,
-    expire_members,
-    find_member,
-    join_group,
-    leave_group,
-    take_heartbeat,
-)
+from app.domain.groups.group import Group, expire_members, find_member, join_group, leave_group, take_heartbeat
 from app.domain.groups.member import JoinRequest, Member, Subscription, check_commit
 from app.errors.groups import FencedInstanceId, FencedMemberEpoch, GroupMaxSizeReached, UnknownMemberId
 

@@ -21,14 +21,7 @@ from msgspec.structs import replace
 from app.domain.groups import assignment
 from app.domain.groups.assignment import TopicMetadata
 from app.domain.groups.assignor import Partition
-from app.domain.groups.group import (
-    Group,
-    expire_members,
-    find_member,
-    join_group,
-    leave_group,
-    take_heartbeat,
-)
+from app.domain.groups.group import Group, expire_members, find_member, join_group, leave_group, take_heartbeat
 from app.domain.groups.member import JoinRequest, Member, Subscription, check_commit
 from app.errors.broker_error import BrokerError
 from app.errors.groups import FencedInstanceId, FencedMemberEpoch, GroupMaxSizeReached, UnknownMemberId
