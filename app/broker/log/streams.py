@@ -104,17 +104,21 @@ class Streams:
 
     async def _run(self, read: SharedRead) -> None:
         """Read page after page while streams wait for them."""
-        while (page := await read.next()) is not None:
-            self._send(page, read.streams)
-            self._remove(read)
-            read.offset = page.next_offset
-            other = self._reads.setdefault(read.offset, read)
-            if other is not read:
-                streams, read.streams = read.streams, set()
-                other.join(streams)
-                return
-            if not read.streams and not await read.wait_for_streams(self._idle_s):
-                return
+        try:
+            while (page := await read.next()) is not None:
+                self._send(page, read.streams)
+                self._remove(read)
+                read.offset = page.next_offset
+                del page  # a read that waits keeps no page
+                other = self._reads.setdefault(read.offset, read)
+                if other is not read:
+                    streams, read.streams = read.streams, set()
+                    other.join(streams)
+                    return
+                if not read.streams and not await read.wait_for_streams(self._idle_s):
+                    return
+        finally:
+            self._remove(read)  # before `_end`, so that no stream joins a read that has ended
 
     def _send(self, page: SharedPage, streams: set[OpenStream]) -> None:
         """Send a page to the streams whose clients keep up; remove the others and let their tasks send it."""
@@ -130,8 +134,7 @@ class Streams:
                 stream.receive(page)
 
     def _end(self, read: SharedRead, task: asyncio.Task[None]) -> None:
-        """Remove a read that ended, and wake its streams, which take the exception from its task."""
-        self._remove(read)
+        """Close a read that ended, and wake its streams, which take the exception from its task."""
         read.close()
         if not task.cancelled():
             task.exception()  # marks it as retrieved, as all streams may have left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,6 +11,7 @@ import pytest
 
 from app.broker.log.fetcher import Fetcher
 from app.broker.log.producer import ProduceRequest
+from app.broker.log.stream_reader import SharedPage
 from app.broker.log.streams import OpenStream, Streams
 from app.broker.log.topics import TopicRequest
 from app.broker.waiting.deadline import Deadline
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.api.services import Services
-    from app.broker.log.stream_reader import SharedPage
     from app.storage.db.engine import Storage
     from tests.serving import Serve
 
@@ -331,6 +332,36 @@ async def test_a_read_that_no_stream_joins_again_ends(node: Node) -> None:
 
     await until_true(lambda: node.services.signals.waiting == 0)
     assert client.values == [b"1"]
+
+
+async def test_a_stream_that_joins_as_an_idle_read_ends_gets_another_read(node: Node) -> None:
+    streams = node.new_streams(idle_ms=10)
+    first = await streams.start("orders", 0, LATEST, LATEST, None)
+    with OpenStream(streams, first.next_offset, Deadline(None), lambda _: False, comments=False) as stream:
+        waiting = asyncio.create_task(stream.next())
+        await until_true(lambda: streams.reads == 1)
+        idle = stream.read
+        await node.produce(b"1")
+        page = await waiting
+        assert idle is not None
+        assert page is not None
+
+        await until_true(idle.task.done)
+        streams.join(page.next_offset, (stream,))
+
+        assert stream.read is not None
+        assert not stream.read.task.done()
+
+
+async def test_a_read_that_waits_keeps_no_page(node: Node) -> None:
+    (client,) = await readers(node, 1)
+
+    await node.produce(b"1")
+    await until_true(lambda: client.values == [b"1"])
+    await node.at_rest()
+    gc.collect()
+
+    assert [each for each in gc.get_objects() if isinstance(each, SharedPage) and each.records] == []
 
 
 async def test_a_stopping_node_ends_its_streams(node: Node) -> None:
