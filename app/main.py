@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException as RouterException  # noqa: TID251 - the exception of the router
@@ -40,12 +41,14 @@ from app.errors.http import MethodNotAllowed
 from app.settings import Settings
 from app.storage.db import schema
 from app.storage.db.engine import Storage
-from app.storage.db.notices import Notices
 from app.storage.db.opening import open_storage
 from app.tasks.archiving import ArchiveTask
 from app.tasks.notices import Outbox, open_notices, poll_watched, receive_notices, send_notices
 from app.tasks.retention import Retention
 from app.tasks.runner import TaskRunner
+
+if TYPE_CHECKING:
+    from app.storage.db.notices import Notices
 
 _THREAD_SWITCH_INTERVAL_S = 0.0001
 """How long a worker thread with a result waits for a busy event loop; Python's default is 5 ms."""

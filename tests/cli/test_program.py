@@ -50,6 +50,12 @@ def test_the_program_and_client_commands_import_no_server() -> None:
         assert set(done.stdout.split()) & absent == set()
 
 
+def test_the_server_imports_the_driver_of_postgresql_only_for_postgresql() -> None:
+    code = "import sys; import app.main; print('psycopg' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
