@@ -67,8 +67,14 @@ def named_partitions(member: Member, find_partition: FindPartition) -> dict[int,
     return named
 
 
-def read(tx: Tx, heartbeat: Heartbeat, find_partition: FindPartition, size: PageSize) -> PollResult:
+def read(tx: Tx, heartbeat: Heartbeat, partitions: Mapping[int, NamedPartition], size: PageSize) -> PollResult:
     """Read a page for a member.
+
+    Args:
+        tx: A transaction.
+        heartbeat: The heartbeat of the member.
+        partitions: Partitions to read, by the storage's ids; those that are not assigned now are left out.
+        size: Bounds of the page.
 
     Raises:
         UnknownMemberId, FencedInstanceId, FencedMemberEpoch: The member has left the group or joined again.
@@ -78,18 +84,19 @@ def read(tx: Tx, heartbeat: Heartbeat, find_partition: FindPartition, size: Page
     if found is None:
         raise member_not_found(tx, heartbeat.group, heartbeat.member_id)
     check_epoch(found.member, -1 if heartbeat.member_epoch is None else heartbeat.member_epoch, None)
-    return read_for(tx, found, find_partition, size, commits_last_poll=False)
+    assigned = {key: partition for key, partition in partitions.items() if partition.id in found.member.assigned}
+    return read_for(tx, found, assigned, size, commits_last_poll=False)
 
 
 def read_for(
-    tx: Tx, found: MemberSnapshot, find_partition: FindPartition, size: PageSize, *, commits_last_poll: bool
+    tx: Tx, found: MemberSnapshot, partitions: Mapping[int, NamedPartition], size: PageSize, *, commits_last_poll: bool
 ) -> PollResult:
     """Read a page for a member found in the same snapshot.
 
     Args:
         tx: A transaction.
         found: The member.
-        find_partition: This node's names of partitions.
+        partitions: Its assigned partitions, by the storage's ids.
         size: Bounds of the page.
         commits_last_poll: Whether the last poll is to be committed before the page is returned.
 
@@ -97,7 +104,6 @@ def read_for(
         NoOffsetForPartition: auto_offset_reset is none, and a partition has no valid committed offset.
     """
     member = found.member
-    partitions = named_partitions(member, find_partition)
     progress = offsets.progress(tx, found.group_id, sorted(partitions))
     commits: dict[Partition, int] = {}
     if commits_last_poll:

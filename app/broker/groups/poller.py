@@ -181,11 +181,11 @@ class Poller:
     ) -> PollResult:
         """Read a page; wait until there are records, the member has changed, or the deadline is over."""
         await self._topics.load_topics_of(known.member.assigned)
-        partition_ids = named_partitions(known.member, self._topics.find_partition)
-        with self._signals.watch([watch_id(known.group_id), *partition_ids]) as watch:
+        partitions = named_partitions(known.member, self._topics.find_partition)
+        with self._signals.watch([watch_id(known.group_id), *partitions]) as watch:
             while True:
                 watch.clear()
-                page = await self._storage.read(poll_page.read, heartbeat, self._topics.find_partition, request.size)
+                page = await self._storage.read(poll_page.read, heartbeat, partitions, request.size)
                 if self._is_final(page, begun, deadline):
                     if await self._save(page, begun.poll_epoch, deadline):
                         return page
@@ -231,10 +231,11 @@ def _find(
         heartbeat.member_epoch not in {None, member.member_epoch}
     ):
         return found, None
-    if any(find_partition(*partition) is None for partition in member.assigned):  # its topic has to be loaded first
+    partitions = named_partitions(member, find_partition)
+    if len(partitions) < len(member.assigned):  # a topic has to be loaded first
         return found, None
     try:
-        return found, poll_page.read_for(tx, found, find_partition, request.size, commits_last_poll=request.auto_commit)
+        return found, poll_page.read_for(tx, found, partitions, request.size, commits_last_poll=request.auto_commit)
     except NoOffsetForPartition:  # refused by the next read, after the heartbeat and the commits
         return found, None
 

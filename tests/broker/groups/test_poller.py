@@ -354,6 +354,18 @@ async def test_a_waiting_poll_is_answered_by_an_append(node: Node) -> None:
     assert node.services.signals.waiting == 0
 
 
+async def test_a_waiting_poll_reads_on_after_its_topic_leaves_the_cache(node: Node) -> None:
+    await node.create(partitions=1)
+    await node.poll()
+    polling = node.polling()
+    await node.parked()
+    node.before_write = lambda _: node.services.topics.drop(["orders"])
+
+    await node.produce(b"a")
+
+    assert seen(await polling) == orders(0, 0)
+
+
 async def test_a_poll_waits_no_longer_than_a_heartbeat_interval(node: Node) -> None:
     await node.create()
     started = asyncio.get_running_loop().time()
