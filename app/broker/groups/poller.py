@@ -28,6 +28,7 @@ from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals
 from app.domain.groups.assignor import Partition
 from app.domain.groups.member import JoinRequest, Member
+from app.errors.broker_error import BrokerError
 from app.errors.groups import NoOffsetForPartition
 from app.errors.log import ConcurrentRequest
 from app.storage.db.engine import Storage, Tx
@@ -158,7 +159,7 @@ class Poller:
         """
         heartbeat = request.heartbeat
         for _ in range(_ATTEMPTS):
-            commits = await self._offsets.resolve(request.commits)
+            commits = await self._resolve_commits(request, found)
             await refuse_disconnected(is_disconnected)
             try:
                 begun = await self._storage.write(_commit_for_member, request, commits, found, page)
@@ -175,6 +176,15 @@ class Poller:
             except StaleTopic:
                 self._offsets.drop_topics(request.commits)
         raise topic_changes_too_often()
+
+    async def _resolve_commits(self, request: PollRequest, found: MemberSnapshot | None) -> list[Commit]:
+        """Return the explicit commits with the ids of their partitions. An unknown member is refused before them."""
+        try:
+            return await self._offsets.resolve(request.commits)
+        except BrokerError:
+            if found is None:
+                await self._storage.read(_check_is_member, request.heartbeat)
+            raise
 
     async def _read_or_wait(
         self, request: PollRequest, heartbeat: Heartbeat, known: MemberSnapshot, begun: _Begun, deadline: Deadline
@@ -238,6 +248,11 @@ def _find(
         return found, poll_page.read_for(tx, found, partitions, request.size, commits_last_poll=request.auto_commit)
     except NoOffsetForPartition:  # refused by the next read, after the heartbeat and the commits
         return found, None
+
+
+def _check_is_member(tx: Tx, heartbeat: Heartbeat) -> None:
+    if members.find(tx, heartbeat.group, heartbeat.member_id) is None:
+        raise member_not_found(tx, heartbeat.group, heartbeat.member_id)
 
 
 def _commit_for_member(

@@ -538,6 +538,18 @@ async def test_a_poll_with_an_epoch_does_not_join(node: Node) -> None:
         await node.poll("bob", epoch=0)
 
 
+async def test_an_unknown_member_is_refused_before_an_unknown_partition(node: Node) -> None:
+    await node.create()
+
+    with pytest.raises(UnknownMemberId):
+        await node.poll(epoch=1, commits=[OffsetCommit("orders", 9, 0)])
+    await node.poll("alice", instance_id="till-1")
+    await node.poll("anna", instance_id="till-1")
+
+    with pytest.raises(FencedInstanceId):
+        await node.poll(epoch=1, commits=[OffsetCommit("nowhere", 0, 0)])
+
+
 async def test_a_poll_that_is_refused_commits_nothing_and_releases_nothing(node: Node) -> None:
     await node.create()
     await node.produce(b"a")
