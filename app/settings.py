@@ -38,7 +38,7 @@ class Settings(BaseSettings):
         1_048_576, ge=1, le=33_554_432, description="Default of the topics' `max_message_bytes`."
     )
     max_records: int = Field(10_000, ge=1, le=10_000, description="Maximum number of records in a request or a page.")
-    max_wait_ms: int = Field(60_000, ge=0, le=60_000, description="Longest wait of a read.")
+    max_wait_ms: int = Field(60_000, ge=0, le=60_000, description="Longest wait of a read that is not a stream.")
     stream_comment_interval_ms: int = Field(
         15_000, ge=10, le=600_000, description="Interval of the comments that keep an idle event stream open."
     )
@@ -67,7 +67,9 @@ class Settings(BaseSettings):
         description="SQLite: size of the file that is reserved for deletions on a full disk.",
     )
     max_pending_bytes: int = Field(
-        268_435_456, ge=1_048_576, description="Bytes of waiting appends above which an append is refused with 503."
+        268_435_456,
+        ge=1_048_576,
+        description="Limit of bytes in waiting appends; further appends are refused with 503.",
     )
 
     @field_validator("allowed_hosts", "cors_origins", mode="before")
