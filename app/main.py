@@ -21,7 +21,7 @@ from app.api.http.gateway import Gateway, allowed_hosts, answer_unmatched
 from app.api.routers import ROUTERS
 from app.api.services import Services
 from app.broker.groups.coordinator import Coordinator
-from app.broker.groups.group_steps import Limits
+from app.broker.groups.group_transactions import Limits
 from app.broker.groups.offsets import Offsets
 from app.broker.groups.poller import Poller
 from app.broker.log.appender import Appender
@@ -235,7 +235,7 @@ def _start_tasks(settings: Settings, services: Services, runner: TaskRunner, arc
     runner.every("purge", min(_PURGE_INTERVAL_MS, settings.retention_interval_ms), retention.purge)
     runner.every("producer-expiry", _EXPIRY_INTERVAL_MS, retention.expire)
     runner.every("rebalance", settings.rebalance_interval_ms, services.groups.rebalance)
-    runner.every("sessions", _SESSION_INTERVAL_MS, services.groups.tick)
+    runner.every("sessions", _SESSION_INTERVAL_MS, services.groups.record_running_node)
     runner.every("offset-expiry", _EXPIRY_INTERVAL_MS, services.offsets.expire)
     runner.forever("archive", lambda on_success: archive_task.run(_ARCHIVE_INTERVAL_MS, on_success))
 

@@ -240,7 +240,7 @@ class PostgresServer:
     """A PostgreSQL server on which to create databases: a new process, or the server that `url` names.
 
     Args:
-        url: An existing server, with a user who may create databases; it is neither started nor stopped.
+        url: An existing server, with a user that may create databases; it is neither started nor stopped.
         version: The major version to run, one of `find_installations()`; the newest by default.
         settings: Server settings that override the defaults (200 connections, 32 MB of buffers, fsync on).
 

@@ -1,4 +1,4 @@
-"""The programs of `examples/` do what their comments promise."""
+"""The programs of `examples/` do what their comments describe."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.api import transactions
 from app.api.groups import groups, members, offsets, poll
-from app.api.http import operations
+from app.api.http import monitoring
 from app.api.log import fetch, produce, producers, topics
 from app.api.queues import deliveries, queues
 
@@ -23,6 +23,6 @@ ROUTERS = (
     queues.router,
     deliveries.router,
     queues.admin,
-    operations.router,
+    monitoring.router,
 )
 """In the order of the OpenAPI document, whose examples work in this order on an empty server."""

@@ -8,11 +8,11 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app.api.groups.group_wire import MOST_OFFSETS, Epoch, Offset, PartitionNumber, check_group, check_member
+from app.api.groups.group_structs import MOST_OFFSETS, Epoch, Offset, PartitionNumber, check_group, check_member
 from app.api.http.call import Call, Reply
 from app.api.http.json_bodies import check_records, decode_json
 from app.api.http.media import media_type_of, require_json
-from app.api.http.wire import Description, WireRoute, describe
+from app.api.http.operations import Description, OperationRoute, describe
 from app.api.log.produce import RecordPlace, idempotency_key, record_places
 from app.api.log.record_decoding import RecordIn, records_of
 from app.broker.groups.offsets import Committer, OffsetCommit
@@ -37,7 +37,7 @@ from app.errors.log import (
     UnknownTopicOrPartition,
 )
 
-router = APIRouter(prefix="/v1/transactions", tags=["transactions"], route_class=WireRoute)
+router = APIRouter(prefix="/v1/transactions", tags=["transactions"], route_class=OperationRoute)
 
 
 class TopicRecords(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -114,7 +114,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
 @describe(
     Description(
         answers={201: TransactionAnswer, 200: TransactionAnswer},
-        refusals=(
+        errors=(
             OffsetConflict,
             UnknownMemberId,
             FencedMemberEpoch,

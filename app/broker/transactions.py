@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from app.broker.groups.group_steps import load_or_create, member_not_found
+from app.broker.groups.group_transactions import load_or_create, member_not_found
 from app.broker.groups.offsets import (
     Committer,
     CommittingMember,
@@ -56,7 +56,7 @@ class TransactionResult(NamedTuple):
     duplicate: bool
 
 
-class _GroupCommit(NamedTuple):
+class _OffsetCommits(NamedTuple):
     """Commits of one committer.
 
     Attributes:
@@ -108,7 +108,7 @@ class Transactions:
         """Append all records and commit all offsets, or write nothing.
 
         Raises:
-            BrokerError: The refusal of one part, with its index; nothing is written.
+            BrokerError: One part is refused; the error has its index. Nothing is written.
         """
         key = request.key
         if key is not None and (stored := await self._storage.read(_find_result, key, self._clock_ms())):
@@ -135,11 +135,11 @@ class Transactions:
                 appends.append(await self._producer.prepare(produce))
         return appends
 
-    async def _resolve_commits(self, request: TransactionRequest) -> list[_GroupCommit]:
+    async def _resolve_commits(self, request: TransactionRequest) -> list[_OffsetCommits]:
         resolved = []
         for index, (committer, commits) in enumerate(request.commit):
             with _adding_index("commit", index):
-                resolved.append(_GroupCommit(index, committer, await self._offsets.resolve(commits)))
+                resolved.append(_OffsetCommits(index, committer, await self._offsets.resolve(commits)))
         return resolved
 
     def _drop_topics(self, request: TransactionRequest) -> None:
@@ -154,19 +154,19 @@ class Transactions:
 
 @contextmanager
 def _adding_index(part: Literal["produce", "commit"], index: int) -> Iterator[None]:
-    """Add the part of the transaction and its index to a refusal."""
+    """Add the part of the transaction and its index to an error."""
     try:
         yield
-    except BrokerError as refusal:
-        if refusal.retriable:  # it concerns the database, not a part
+    except BrokerError as error:
+        if error.retriable:  # it concerns the database, not a part
             raise
-        raise type(refusal)(f"{part} {index}: {refusal.detail}", **refusal.facts | {part: index}) from refusal
+        raise type(error)(f"{part} {index}: {error.detail}", **error.facts | {part: index}) from error
 
 
 def _run(
     tx: Tx,
     appends: Sequence[Append],
-    commits: Sequence[_GroupCommit],
+    commits: Sequence[_OffsetCommits],
     key: IdempotencyKey | None,
     now_ms: int,
     max_groups: int,
@@ -182,7 +182,7 @@ def _run(
     produced = _append(tx, _create_topics(tx, appends, now_ms), now_ms)
     if key is not None:
         key_id = (_TRANSACTIONS_SCOPE, key.key_hash)
-        idempotency.settle(tx, [key_id], {key_id: StoredKey(key.fingerprint, _encode(produced))}, now_ms)
+        idempotency.save_results(tx, [key_id], {key_id: StoredKey(key.fingerprint, _encode(produced))}, now_ms)
     return TransactionResult(produced, duplicate=False)
 
 
@@ -192,7 +192,7 @@ def _lock(tx: Tx, committer: Committer, max_groups: int) -> Group | MemberSnapsh
     return members.load(tx, committer.group, committer.member_id)
 
 
-def _commit(tx: Tx, commit: _GroupCommit, found: Group | MemberSnapshot | None) -> None:
+def _commit(tx: Tx, commit: _OffsetCommits, found: Group | MemberSnapshot | None) -> None:
     committer, holder = commit.committer, None
     if found is None:
         raise member_not_found(tx, committer.group, committer.member_id or "")

@@ -1,4 +1,4 @@
-"""HTTP client of the commands: turns refusals into exit codes, and prints requests as curl lines on `--verbose`."""
+"""HTTP client of the commands: turns errors into exit codes, and prints requests as curl lines on `--verbose`."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class Client:
             hint = _START_HINT if "Connect" in kind else ""
             raise Unreachable(f"cannot reach {self.url}: {reason}", UNAVAILABLE, hint) from error
         if not response.is_success:
-            raise _refusal(response)
+            raise _error_of(response)
         return response
 
     def exists(self, path: str) -> bool:
@@ -224,7 +224,7 @@ def _invalid_url(url: str) -> CommandFailed:
     return CommandFailed(f"{url!r} is not the URL of a server: use one such as http://127.0.0.1:8400", ERROR)
 
 
-def _refusal(response: httpx2.Response) -> ServerRefused:
+def _error_of(response: httpx2.Response) -> ServerRefused:
     status = response.status_code
     try:
         problem = response.json()

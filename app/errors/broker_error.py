@@ -1,4 +1,4 @@
-"""The base class of all refusals."""
+"""The base class of all errors for clients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 
 class BrokerError(Exception):
-    """A refusal with a code, a cause and facts; it never carries the text of an internal exception.
+    """An error for the client, with a code, a cause and facts. It never contains the text of an internal exception.
 
     Args:
         detail: What is wrong with this request and what to do, in one or two sentences.
@@ -18,7 +18,7 @@ class BrokerError(Exception):
     cause: ClassVar[str]
     cure: ClassVar[str]
     retriable: ClassVar[bool] = False
-    """True promises that nothing was written and that the same request may be sent again."""
+    """True if nothing was written and the same request may be sent again."""
 
     def __init__(self, detail: str, **facts: object) -> None:
         super().__init__(detail)

@@ -1,4 +1,4 @@
-"""Refusals because of the database or an internal error."""
+"""Errors of the database, and internal errors."""
 
 from __future__ import annotations
 

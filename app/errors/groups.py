@@ -1,4 +1,4 @@
-"""Refusals of consumer groups and their offsets."""
+"""Errors of consumer groups and their offsets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals of a request for its path, its headers or its body."""
+"""Errors in the path, the headers or the body of a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals of topics, records, offsets and producers."""
+"""Errors of topics, records, offsets and producers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals of queues."""
+"""Errors of queues."""
 
 from __future__ import annotations
 

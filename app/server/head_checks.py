@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from app.errors.http import BadRequest, HeaderFieldsTooLarge, UriTooLong
-from app.server.rejections import TARGET_CURE
+from app.server.error_responses import TARGET_CURE
 
 if TYPE_CHECKING:
     from app.server.limits import ProtocolLimits

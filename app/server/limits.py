@@ -19,7 +19,7 @@ class ProtocolLimits:
         body_bytes_per_s: Lowest average rate of a body after its first `body_timeout_ms`.
         keep_alive_ms: Longest idle time after a response. Longer than the 60 s after which common load balancers
             close an idle connection, so that none sends a request while the server closes the connection.
-        linger_ms: Time before the close after a rejection. An immediate close would reset the connection before a
+        linger_ms: Time before the close after an error. An immediate close would reset the connection before a
             client that is still sending has read the answer.
         pipelined_requests: Requests that wait for the answer to an earlier request.
     """

@@ -17,9 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.errors.broker_error import BrokerError
 from app.errors.http import BadRequest, RequestTimedOut
 from app.server.direct_write import write_answer, write_chunk
+from app.server.error_responses import CHUNKS_CURE, TARGET_CURE, malformed_head, problem_response
 from app.server.head_checks import check_fields, check_head, check_target
 from app.server.limits import ProtocolLimits
-from app.server.rejections import CHUNKS_CURE, TARGET_CURE, malformed_head, problem_response
 
 if TYPE_CHECKING:
     import asyncio
@@ -57,7 +57,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._deadline = math.inf
         self._newest: RequestResponseCycle | None = None
         self._running: RequestResponseCycle | None = None
-        self._rejection: BrokerError | None = None
+        self._error: BrokerError | None = None
         self._read_bytes = 0
         self._unsent_bytes = math.inf
         self._head_bytes = 0
@@ -74,7 +74,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        if self._rejection is not None:
+        if self._error is not None:
             return
         self._read_bytes = len(data)
         rest = None
@@ -86,7 +86,7 @@ class LimitedProtocol(HttpToolsProtocol):
             if rest is not None:
                 self._ignore_upgrade(rest)
         except httptools.HttpParserError as error:
-            self._reject(self._rejection_of(error))
+            self._reject(self._error_of(error))
             return
         newest = self._newest
         if newest is None or newest.scope is not self.scope or newest.more_body:
@@ -171,8 +171,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif self._rejection is not None:
-            self._answer(self._rejection)
+        elif self._error is not None:
+            self._answer(self._error)
         elif (current := self._current()) is not None:
             # After an answer before the end of the body, such as a 413, the rest of the body is discarded.
             limits = self.limits
@@ -196,8 +196,8 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._await_head()
             elif not current.response_complete:
                 self._await_body()
-        except BrokerError as refusal:
-            self._reject(refusal)
+        except BrokerError as error:
+            self._reject(error)
 
     def _await_head(self) -> None:
         if not self._begun:
@@ -243,7 +243,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if self._deadline - self.loop.time() > _CLOCK_RESOLUTION_S:
             self._arm(self._deadline)
-        elif self._rejection is not None:
+        elif self._error is not None:
             self.transport.abort()
         else:
             self._expire()
@@ -274,7 +274,7 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             self.transport.abort()
 
-    # ── rejections ─────────────────────────────────────────────────────────────────────
+    # ── errors ─────────────────────────────────────────────────────────────────────────
 
     def _ignore_upgrade(self, rest: memoryview) -> None:
         """Parse a request without its Upgrade header, as RFC 9110 §7.8 allows.
@@ -296,8 +296,8 @@ class LimitedProtocol(HttpToolsProtocol):
             else:
                 return
 
-    def _rejection_of(self, error: httptools.HttpParserError) -> BrokerError:
-        """Return the rejection for an error of the parser.
+    def _error_of(self, error: httptools.HttpParserError) -> BrokerError:
+        """Return the error for the client, for an error of the parser.
 
         Raises:
             Exception: The exception of a callback that is an internal error.
@@ -321,9 +321,9 @@ class LimitedProtocol(HttpToolsProtocol):
         newest = self._newest
         return newest if newest is not None and newest.scope is self.scope else None
 
-    def _reject(self, refusal: BrokerError) -> None:
-        """Stop reading, and send the rejection after the answers of earlier requests."""
-        self._rejection = refusal
+    def _reject(self, error: BrokerError) -> None:
+        """Stop reading, and send the problem document after the answers of earlier requests."""
+        self._error = error
         self._deadline = math.inf
         self.flow.resume_reading()
         broken = self._current()
@@ -334,7 +334,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._running = None
                 self._disconnect(broken)
         if self._running is None or self._running.response_complete:
-            self._answer(refusal)
+            self._answer(error)
 
     def _disconnect(self, cycle: RequestResponseCycle) -> None:
         """Send a disconnect to the application, and close the connection if its response has begun."""
@@ -343,11 +343,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if cycle.response_started:
             self.transport.close()
 
-    def _answer(self, refusal: BrokerError) -> None:
+    def _answer(self, error: BrokerError) -> None:
         if self.transport.is_closing():
             return
         self._running = None
-        self.transport.write(problem_response(refusal, self.server_state.default_headers))
+        self.transport.write(problem_response(error, self.server_state.default_headers))
         self.transport.write_eof()
         self._expect_within(self.limits.linger_ms)
 

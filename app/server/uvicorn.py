@@ -133,7 +133,7 @@ class Server(uvicorn.Server):
                     await asyncio.sleep(0.01)
 
     async def _abort_requests(self) -> None:
-        """Abort all connections: without an answer, the client knows that the outcome is unknown."""
+        """Abort all connections: without an answer, the outcome is unknown to the client."""
         tasks = set(self.server_state.tasks)
         for connection in list(self.server_state.connections):
             connection.transport.abort()

@@ -1,1 +1,1 @@
-"""The log in a SQL database: synchronous functions `f(tx, ...)`; the only package that knows SQL."""
+"""The log in a SQL database: synchronous functions `f(tx, ...)`; the only package that contains SQL."""

@@ -12,7 +12,7 @@ from app.broker.waiting.signals import Signals
 from app.domain.log.topic import TopicConfig
 from app.storage.db.engine import Storage
 from app.storage.queues import share_partitions
-from app.storage.queues.queues import scope_id
+from app.storage.queues.queues import negative_queue_id
 from app.tasks.runner import OnSuccess
 
 _SHARE_PARTITIONS_AT_ONCE = 200
@@ -55,5 +55,5 @@ class ArchiveTask:
             done = await self.storage.write(archive, key, self.defaults, full=self.storage.full)
             more |= done.more
             if done.settled:
-                self.signals.announce([*done.partition_ids, scope_id(key.queue_id)])
+                self.signals.announce([*done.partition_ids, negative_queue_id(key.queue_id)])
         return more

@@ -121,7 +121,7 @@ def _run_workers(server: Process, schedule: Schedule, *, produce: bool = False) 
 def _cycle(
     clients: list[Connection], produces: Iterator[bytes] | None, begin: float, end: float, accepted: Counter[str]
 ) -> None:
-    """Send the requests of each worker one after the other: produce if asked, acquire, accept."""
+    """Send the requests of each worker one after the other: optionally produce, then acquire and accept."""
     stages = dict.fromkeys(clients, "accept")
     in_flight = 0
     with selectors.DefaultSelector() as selector:

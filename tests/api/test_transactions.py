@@ -66,7 +66,7 @@ async def test_the_key_of_a_refused_transaction_can_be_used_again(shop: httpx2.A
     assert (await shop.post(URL, json=BOTH, headers=key)).status_code == 201
 
 
-async def test_a_refusal_names_the_commit_or_the_produce_at_fault(shop: httpx2.AsyncClient) -> None:
+async def test_an_error_names_the_commit_or_the_produce_at_fault(shop: httpx2.AsyncClient) -> None:
     good, bad = MOVE, MOVE | {"from_offset": 1}
 
     commits = [{"group": "other", "offsets": [good | {"from_offset": 0}]}, ALICE | {"offsets": [bad]}]

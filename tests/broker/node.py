@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from app.broker.groups.group_steps import Heartbeat
+from app.broker.groups.group_transactions import Heartbeat
 from app.broker.groups.offsets import Committer, OffsetCommit
 from app.broker.groups.poll_page import PollResult
 from app.broker.groups.poller import PollRequest
@@ -79,16 +79,16 @@ class Node:
     def _observe_storage(self) -> None:
         submit, read = self.storage.submit, self.storage.read
 
-        def observed_submit(query: Any, *args: Any, **kwargs: Any) -> Any:
+        def observed_submit(function: Any, *args: Any, **kwargs: Any) -> Any:
             self.writes += 1
             if self.before_write is not None:
                 self.before_write(args)
-            return submit(query, *args, **kwargs)
+            return submit(function, *args, **kwargs)
 
-        async def observed_read(query: Any, *args: Any, **kwargs: Any) -> Any:
+        async def observed_read(function: Any, *args: Any, **kwargs: Any) -> Any:
             self.reads += 1
             hook, self.after_read = self.after_read, None
-            result = await read(query, *args, **kwargs)
+            result = await read(function, *args, **kwargs)
             if hook is not None:
                 await hook()
             return result
@@ -131,14 +131,14 @@ class Node:
 
     async def settle(self) -> None:
         """Run the rebalances that are due now, and a second later."""
-        await self.groups.tick()
+        await self.groups.record_running_node()
         await self.groups.rebalance()
         await self.pass_time(SECOND_MS)
         await self.groups.rebalance()
 
-    async def pass_time(self, ms: int, *, ticking: bool = True) -> None:
+    async def pass_time(self, ms: int, *, node_running: bool = True) -> None:
         """Advance the time of the groups: move all stored times and the node's clock."""
-        await self.storage.write(_move_times, ms, ticking=ticking)
+        await self.storage.write(_move_times, ms, node_running=node_running)
         self.clock.advance(ms)
 
     async def parked(self, reads: int = 1) -> None:
@@ -192,7 +192,7 @@ def numbers(snapshot: MemberSnapshot) -> list[int]:
     return sorted(number for _, number in snapshot.member.assigned)
 
 
-def _move_times(tx: Tx, ms: int, *, ticking: bool) -> None:
+def _move_times(tx: Tx, ms: int, *, node_running: bool) -> None:
     for statement in (
         "UPDATE group_members SET deadline_ms = deadline_ms - {0}, revoke_deadline_ms = revoke_deadline_ms - {0}",
         (
@@ -200,6 +200,6 @@ def _move_times(tx: Tx, ms: int, *, ticking: bool) -> None:
             "empty_since_ms = empty_since_ms - {0}"
         ),
         "UPDATE group_offsets SET committed_at_ms = committed_at_ms - {0}",
-        *(() if ticking else ("UPDATE group_ticks SET ticked_at_ms = ticked_at_ms - {0}",)),
+        *(() if node_running else ("UPDATE group_ticks SET ticked_at_ms = ticked_at_ms - {0}",)),
     ):
         tx.connection.exec_driver_sql(statement.format(ms))

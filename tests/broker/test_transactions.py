@@ -95,7 +95,7 @@ async def test_a_transaction_repeated_after_a_lost_answer_writes_nothing(alice: 
 
 
 @pytest.mark.parametrize(
-    ("produce", "commit", "refusal"),
+    ("produce", "commit", "error"),
     [
         ("new", (ALICE, [move(1, 2)]), OffsetConflict),
         ("new", (ALICE, [move(0, 4)]), CommitAboveLogEnd),
@@ -111,13 +111,13 @@ async def test_a_transaction_repeated_after_a_lost_answer_writes_nothing(alice: 
         ("compacted", (ALICE, [move(0, 1)]), InvalidRecord),
     ],
 )
-async def test_a_refusal_of_any_part_writes_nothing(
-    alice: Node, produce: str, commit: Commits, refusal: type[Exception]
+async def test_an_error_of_any_part_writes_nothing(
+    alice: Node, produce: str, commit: Commits, error: type[Exception]
 ) -> None:
     await alice.services.topics.create("compacted", TopicRequest(1, {"cleanup_policy": "compact"}))
     before = await alice.group()
 
-    with pytest.raises(refusal):
+    with pytest.raises(error):
         await run(alice, values("bills", b"1"), values("new", b"2"), values(produce, b"3"), commit=[commit], key=KEY)
 
     assert await log_of(alice, "bills") == []

@@ -1,4 +1,4 @@
-"""The errors list of a refusal."""
+"""The `errors` list of an error."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from app.errors.http import InvalidRequest
 
 
 def test_a_field_of_an_item_is_named_with_the_index_of_the_item() -> None:
-    refusal = InvalidRequest.at(3, "key", "must be base64")
+    error = InvalidRequest.at(3, "key", "must be base64")
 
-    assert refusal.detail == "record 3: key must be base64"
-    assert refusal.facts == {"errors": [{"index": 3, "field": "key", "detail": "must be base64"}]}
+    assert error.detail == "record 3: key must be base64"
+    assert error.facts == {"errors": [{"index": 3, "field": "key", "detail": "must be base64"}]}
 
 
 def test_an_item_and_a_field_may_each_stand_alone() -> None:
@@ -23,8 +23,8 @@ def test_an_item_and_a_field_may_each_stand_alone() -> None:
     assert only_field.facts == {"errors": [{"field": "to", "detail": "must be from 0 to 9"}]}
 
 
-def test_a_refusal_may_have_its_own_message_and_more_facts() -> None:
-    refusal: BrokerError = InvalidRequest.at(1, "value", "has 9 bytes", message="record 1 is too large", max_bytes=8)
+def test_an_error_may_have_its_own_message_and_more_facts() -> None:
+    error: BrokerError = InvalidRequest.at(1, "value", "has 9 bytes", message="record 1 is too large", max_bytes=8)
 
-    assert refusal.detail == "record 1 is too large"
-    assert list(refusal.facts) == ["max_bytes", "errors"]
+    assert error.detail == "record 1 is too large"
+    assert list(error.facts) == ["max_bytes", "errors"]

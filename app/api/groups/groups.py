@@ -8,16 +8,16 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app.api.groups.group_wire import TopicPartitions, check_group
+from app.api.groups.group_structs import TopicPartitions, check_group
 from app.api.groups.members import MemberAnswer, member_answer
 from app.api.http.call import Call, Reply
 from app.api.http.cursors import name_after, page_of
-from app.api.http.wire import Description, WireRoute, describe
+from app.api.http.operations import Description, OperationRoute, describe
 from app.domain.groups.group import GroupState
 from app.errors.groups import GroupIdNotFound, NonEmptyGroup
 from app.errors.log import InvalidCursor
 
-router = APIRouter(prefix="/v1/groups", tags=["groups"], route_class=WireRoute)
+router = APIRouter(prefix="/v1/groups", tags=["groups"], route_class=OperationRoute)
 
 
 class GroupListQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -79,7 +79,7 @@ class RebalanceList(msgspec.Struct):
 
 
 @router.get("")
-@describe(Description(answers={200: GroupList}, refusals=(InvalidCursor,)))
+@describe(Description(answers={200: GroupList}, errors=(InvalidCursor,)))
 async def list_groups(call: Call, query: GroupListQuery) -> Reply:
     """List the groups in the order of their names."""
     found = await call.services.groups.list_(name_after(query.cursor), query.limit + 1)
@@ -88,7 +88,7 @@ async def list_groups(call: Call, query: GroupListQuery) -> Reply:
 
 
 @router.get("/{group}/rebalances")
-@describe(Description(answers={200: RebalanceList}, refusals=(GroupIdNotFound,), examples={"group": "billing"}))
+@describe(Description(answers={200: RebalanceList}, errors=(GroupIdNotFound,), examples={"group": "billing"}))
 async def list_rebalances(call: Call, group: str) -> Reply:
     """List the last rebalances of a group: times, reasons, and target assignments before and after."""
     check_group(group)
@@ -113,7 +113,7 @@ async def list_rebalances(call: Call, group: str) -> Reply:
 
 
 @router.get("/{group}")
-@describe(Description(answers={200: GroupAnswer}, refusals=(GroupIdNotFound,), examples={"group": "billing"}))
+@describe(Description(answers={200: GroupAnswer}, errors=(GroupIdNotFound,), examples={"group": "billing"}))
 async def get_group(call: Call, group: str) -> Reply:
     """Describe a group: its state, epochs, and members with their partitions."""
     check_group(group)
@@ -123,7 +123,7 @@ async def get_group(call: Call, group: str) -> Reply:
 
 
 @router.delete("/{group}")
-@describe(Description(answers={204: None}, refusals=(GroupIdNotFound, NonEmptyGroup), examples={"group": "billing"}))
+@describe(Description(answers={204: None}, errors=(GroupIdNotFound, NonEmptyGroup), examples={"group": "billing"}))
 async def delete_group(call: Call, group: str) -> Reply:
     """Delete a group without members, with its committed offsets."""
     check_group(group)

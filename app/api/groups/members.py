@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app.api.groups.group_wire import (
+from app.api.groups.group_structs import (
     AssignmentAnswer,
     Epoch,
     Membership,
@@ -22,8 +22,8 @@ from app.api.groups.group_wire import (
     owned_of,
 )
 from app.api.http.call import Call, Reply
-from app.api.http.wire import Description, WireRoute, describe
-from app.broker.groups.group_steps import Heartbeat
+from app.api.http.operations import Description, OperationRoute, describe
+from app.broker.groups.group_transactions import Heartbeat
 from app.domain.groups.group import find_member
 from app.domain.groups.member import Member, MemberState
 from app.errors.groups import (
@@ -36,8 +36,8 @@ from app.errors.groups import (
 )
 from app.errors.log import InvalidTopicName
 
-router = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=WireRoute)
-details = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=WireRoute)
+router = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=OperationRoute)
+details = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=OperationRoute)
 
 FENCED = (UnknownMemberId, FencedMemberEpoch, FencedInstanceId)
 
@@ -83,7 +83,7 @@ class MemberAnswer(msgspec.Struct):
 @describe(
     Description(
         answers={201: AssignmentAnswer, 200: AssignmentAnswer},
-        refusals=(InvalidGroupId, InvalidTopicName, GroupMaxSizeReached),
+        errors=(InvalidGroupId, InvalidTopicName, GroupMaxSizeReached),
         examples={"group": "billing", "body": {"topics": ["orders"], "member_id": "alice"}},
     )
 )
@@ -107,7 +107,7 @@ async def join_group(call: Call, group: str, body: JoinBody) -> Reply:
 @describe(
     Description(
         answers={200: AssignmentAnswer},
-        refusals=FENCED,
+        errors=FENCED,
         examples={"group": "billing", "member_id": "alice", "body": {"member_epoch": 1}},
         hot=True,
     )
@@ -129,7 +129,7 @@ async def heartbeat(call: Call, group: str, member_id: str, body: HeartbeatBody)
 @describe(
     Description(
         answers={200: MemberAnswer},
-        refusals=(GroupIdNotFound, UnknownMemberId, FencedInstanceId),
+        errors=(GroupIdNotFound, UnknownMemberId, FencedInstanceId),
         examples={"group": "billing", "member_id": "alice"},
     )
 )
@@ -142,7 +142,7 @@ async def get_member(call: Call, group: str, member_id: str) -> Reply:
 
 
 @details.delete("/{member_id}")
-@describe(Description(answers={204: None}, refusals=FENCED[::2], examples={"group": "billing", "member_id": "alice"}))
+@describe(Description(answers={204: None}, errors=FENCED[::2], examples={"group": "billing", "member_id": "alice"}))
 async def leave_group(call: Call, group: str, member_id: str) -> Reply:
     """Leave a group; its partitions are free at once."""
     check_group(group)

@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app.api.groups.group_wire import (
+from app.api.groups.group_structs import (
     MOST_OFFSETS,
     CommittedOffset,
     Epoch,
@@ -18,7 +18,7 @@ from app.api.groups.group_wire import (
     commits_of,
 )
 from app.api.http.call import Call, Reply
-from app.api.http.wire import Description, WireRoute, describe
+from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.groups.offsets import Committer
 from app.domain.log.offset_spec import parse_offset_spec
 from app.errors.groups import (
@@ -35,7 +35,7 @@ from app.errors.groups import (
 from app.errors.http import InvalidRequest
 from app.errors.log import UnknownPartitionInRecord, UnknownTopicOrPartition
 
-router = APIRouter(prefix="/v1/groups/{group}/offsets", tags=["groups"], route_class=WireRoute)
+router = APIRouter(prefix="/v1/groups/{group}/offsets", tags=["groups"], route_class=OperationRoute)
 
 
 class CommitBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -104,7 +104,7 @@ class ResetAnswer(msgspec.Struct):
 @describe(
     Description(
         answers={200: CommitAnswer},
-        refusals=(
+        errors=(
             UnknownMemberId,
             FencedMemberEpoch,
             FencedInstanceId,
@@ -144,7 +144,7 @@ async def commit_offsets(call: Call, group: str, body: CommitBody) -> Reply:
 
 
 @router.get("")
-@describe(Description(answers={200: GroupOffsets}, refusals=(GroupIdNotFound,), examples={"group": "billing"}))
+@describe(Description(answers={200: GroupOffsets}, errors=(GroupIdNotFound,), examples={"group": "billing"}))
 async def list_offsets(call: Call, group: str) -> Reply:
     """List the committed offset of a group in each partition, and its lag in records and in time."""
     check_group(group)
@@ -155,7 +155,7 @@ async def list_offsets(call: Call, group: str) -> Reply:
 @describe(
     Description(
         answers={200: ResetAnswer},
-        refusals=(UnknownTopicOrPartition, NonEmptyGroup, InvalidRequest),
+        errors=(UnknownTopicOrPartition, NonEmptyGroup, InvalidRequest),
         examples={"group": "billing", "body": {"topic": "orders", "to": "earliest", "dry_run": True}},
     )
 )

@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app.api.groups.group_wire import (
+from app.api.groups.group_structs import (
     MOST_OFFSETS,
     CommittedOffset,
     Epoch,
@@ -24,10 +24,10 @@ from app.api.groups.group_wire import (
 )
 from app.api.groups.members import FENCED
 from app.api.http.call import JSON, Call, Reply
-from app.api.http.wire import Description, WireRoute, check_bound, describe
+from app.api.http.operations import Description, OperationRoute, check_bound, describe
 from app.api.log import record_encoding
 from app.api.log.record_encoding import PolledRecord
-from app.broker.groups.group_steps import Heartbeat
+from app.broker.groups.group_transactions import Heartbeat
 from app.broker.groups.poll_page import PollResult
 from app.broker.groups.poller import PollRequest
 from app.broker.log.page_reader import PageSize
@@ -41,7 +41,7 @@ from app.errors.groups import (
 )
 from app.errors.http import InvalidRequest
 
-router = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=WireRoute)
+router = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=OperationRoute)
 
 _MAX_RECORDS = 500
 _MAX_WAIT_MS = 1_000
@@ -111,7 +111,7 @@ class PollAnswer(msgspec.Struct, omit_defaults=True):
 @describe(
     Description(
         answers={200: PollAnswer},
-        refusals=(
+        errors=(
             *FENCED,
             StaleMemberEpoch,
             OffsetConflict,

@@ -41,7 +41,7 @@ class ClientDisconnected(Exception):
 
 
 class Operation(Protocol):
-    """A function of a call that returns its reply; see `app/api/http/wire.py`."""
+    """A function of a call that returns its reply; see `app/api/http/operations.py`."""
 
     name: str
 
@@ -90,7 +90,7 @@ class Reply:
 
     @classmethod
     def problem(cls, error: BrokerError, request_id: str) -> Reply:
-        """Return a reply with the problem document of a refusal."""
+        """Return a reply with the problem document of an error."""
         document = problems.document(error, request_id)
         return cls(
             _encoder.encode(document) + b"\n",
@@ -201,7 +201,7 @@ class Call:
         except (ClientDisconnected, asyncio.CancelledError):
             return
         except Exception as error:  # noqa: BLE001 - the border to HTTP
-            reply = Reply.problem(self._refusal(error), self.request_id)
+            reply = Reply.problem(self._client_error(error), self.request_id)
         counter = (operation.name, reply.status)
         answers = self.services.answers
         answers[counter] = answers.get(counter, 0) + 1
@@ -221,14 +221,14 @@ class Call:
         except asyncio.CancelledError:
             return
         except Exception as error:  # noqa: BLE001 - the border to HTTP
-            final_part = stream.final_part(self._refusal(error))
+            final_part = stream.final_part(self._client_error(error))
         await self._send({"type": "http.response.body", "body": final_part})
 
     async def _write(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
-    def _refusal(self, error: Exception) -> BrokerError:
-        """Return the refusal for an exception, and log an internal exception, which the client does not see."""
+    def _client_error(self, error: Exception) -> BrokerError:
+        """Return the error for the client, and log an internal exception, which the client does not see."""
         if not isinstance(error, BrokerError):
             _log.error("request %s failed", self.request_id, exc_info=error)
             return UnknownServerError("the server failed; its log has the cause under the request_id")

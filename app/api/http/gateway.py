@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http.call import Call, Reply, request_id, send_reply
-from app.api.http.wire import WireOperation, WireRoute
+from app.api.http.operations import Operation, OperationRoute
 from app.api.services import Services
 from app.errors.broker_error import BrokerError
 from app.errors.http import CrossOriginRefused, MethodNotAllowed, NotFound, WrongHost
@@ -43,7 +43,7 @@ _PATH_HINTS = {
     ): 'PATCH /v1/queues/{queue} with {"paused":true} pauses, false resumes',
 }
 
-_HotRoute = tuple[tuple[tuple[int, str], ...], tuple[tuple[int, str], ...], WireOperation]
+_HotRoute = tuple[tuple[tuple[int, str], ...], tuple[tuple[int, str], ...], Operation]
 """The literal parts of a path and its parameters, each with its index in the path, and the operation."""
 
 
@@ -62,7 +62,7 @@ class Gateway:
         self,
         app: ASGIApp,
         services: Services,
-        routes: Iterable[WireRoute],
+        routes: Iterable[OperationRoute],
         *,
         hosts: Collection[str] | None,
         origins: Collection[str],
@@ -85,8 +85,8 @@ class Gateway:
             return
         try:
             self._check_source(scope)
-        except BrokerError as refusal:
-            await send_reply(scope, send, Reply.problem(refusal, request_id(scope)))
+        except BrokerError as error:
+            await send_reply(scope, send, Reply.problem(error, request_id(scope)))
             return
         if self._cors is None:
             await self._route(scope, receive, send)
@@ -105,14 +105,14 @@ class Gateway:
             return
         await self._app(scope, receive, _with_headers(send, request_id(scope)))
 
-    def _add(self, route: WireRoute) -> None:
+    def _add(self, route: OperationRoute) -> None:
         parts = route.path.split("/")
         fixed = tuple((i, part) for i, part in enumerate(parts) if not part.startswith("{"))
         named = tuple((i, part[1:-1]) for i, part in enumerate(parts) if part.startswith("{"))
         for method in route.methods or ():
             self._hot.setdefault((method, len(parts)), []).append((fixed, named, route.operation))
 
-    def _find(self, method: str, path: str) -> tuple[WireOperation, Mapping[str, str]] | None:
+    def _find(self, method: str, path: str) -> tuple[Operation, Mapping[str, str]] | None:
         parts = path.split("/")
         for fixed, named, operation in self._hot.get((method, len(parts)), ()):
             if all(parts[i] == part for i, part in fixed):
@@ -187,13 +187,13 @@ def _with_headers(send: Send, identity: str) -> Send:
 async def answer_unmatched(request: Request, error: Exception) -> Response:
     """Answer a request that no route matches with 404 or 405."""
     if isinstance(error, MethodNotAllowed):
-        refusal: BrokerError = error
+        client_error: BrokerError = error
     elif isinstance(error, RouterException) and error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "")
-        refusal = MethodNotAllowed(f"this path allows {allow}", allow=allow)
+        client_error = MethodNotAllowed(f"this path allows {allow}", allow=allow)
     else:
-        refusal = NotFound(f"there is nothing at this path; {_path_hint(request.url.path)}")
-    reply = Reply.problem(refusal, request_id(request.scope))
+        client_error = NotFound(f"there is nothing at this path; {_path_hint(request.url.path)}")
+    reply = Reply.problem(client_error, request_id(request.scope))
     headers = {name.decode(): value.decode() for name, value in reply.headers}
     return Response(reply.body, reply.status, headers, reply.content_type.decode())
 

@@ -1,4 +1,4 @@
-"""Decode JSON bodies and JSON lines; errors in them become refusals with an index and a field."""
+"""Decode JSON bodies and JSON lines; errors name an index and a field."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from app.api.http.validation_errors import plain, validation_refusal
+from app.api.http.validation_errors import invalid_request_of, plain
 from app.errors.broker_error import BrokerError
 from app.errors.http import BadRequest, InvalidRequest
 
@@ -36,7 +36,7 @@ def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:  # noqa
     except RecursionError:
         raise BadRequest("the JSON is nested too deeply") from None
     except msgspec.ValidationError as error:
-        raise validation_refusal(error, "field", decoder.type) from None
+        raise invalid_request_of(error, "field", decoder.type) from None
     except msgspec.DecodeError as error:
         raise BadRequest(f"the body is not valid JSON: {plain(str(error))}") from None
 
@@ -62,12 +62,12 @@ def decode_lines(decoder: msgspec.json.Decoder[Any], body: bytes, max_records: i
 def _decode_line(index: int, decoder: msgspec.json.Decoder[Any], line: bytes) -> Any:  # noqa: ANN401 - the decoder's type
     try:
         return decode_json(decoder, line)
-    except BrokerError as refusal:
-        entry = {"detail": refusal.detail}
-        if isinstance(errors := refusal.facts.get("errors"), list):
+    except BrokerError as error:
+        entry = {"detail": error.detail}
+        if isinstance(errors := error.facts.get("errors"), list):
             entry = errors[0]
-        message = f"record {index}: {refusal.detail}"
-        raise type(refusal).at(index, entry.get("field"), entry["detail"], message=message) from None
+        message = f"record {index}: {error.detail}"
+        raise type(error).at(index, entry.get("field"), entry["detail"], message=message) from None
 
 
 def check_records(count: int, max_records: int) -> None:

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from app.api.http.operations import Description, Operation, OperationRoute, operation_routes
 from app.api.http.problems import MEDIA_TYPE, STATUS, Problem
-from app.api.http.wire import Description, WireOperation, WireRoute, wire_routes
 from app.errors.broker_error import BrokerError
 
 Schema = dict[str, Any]
@@ -52,9 +52,9 @@ TAGS = [
 ]
 
 
-def operations(app: FastAPI) -> Iterator[WireRoute]:
+def operations(app: FastAPI) -> Iterator[OperationRoute]:
     """Return the routes of all operations, in the order of the document."""
-    return wire_routes(app.router.routes)
+    return operation_routes(app.router.routes)
 
 
 def openapi_route(app: FastAPI) -> Route:
@@ -91,7 +91,7 @@ def document(app: FastAPI) -> Schema:
     return result
 
 
-def _schemas(operations: list[WireOperation]) -> dict[str, Schema]:
+def _schemas(operations: list[Operation]) -> dict[str, Schema]:
     types: list[Any] = [Problem]
     for operation in operations:
         types += operation.description.body_types
@@ -108,7 +108,7 @@ def _structs(answer: type[msgspec.Struct] | tuple[type[msgspec.Struct], ...] | N
     return answer if isinstance(answer, tuple) else (answer,)
 
 
-def _describe(operation: WireOperation) -> Schema:
+def _describe(operation: Operation) -> Schema:
     description = operation.description
     entry: Schema = {"responses": dict(_responses(description))}
     if parameters := [*_path(operation), *_query(operation), *_headers(description)]:
@@ -123,7 +123,7 @@ def _describe(operation: WireOperation) -> Schema:
     return entry
 
 
-def _path(operation: WireOperation) -> Iterator[Schema]:
+def _path(operation: Operation) -> Iterator[Schema]:
     for name in _PATH_PARAMETER.findall(operation.path):
         schema = _PARTITION if operation.parameters[name] is int else _NAME
         parameter = {"name": name, "in": "path", "required": True, "schema": schema}
@@ -131,7 +131,7 @@ def _path(operation: WireOperation) -> Iterator[Schema]:
         yield parameter | {"example": operation.description.examples[name]}
 
 
-def _query(operation: WireOperation) -> Iterator[Schema]:
+def _query(operation: Operation) -> Iterator[Schema]:
     if "query" not in operation.parameters:
         return
     (_,), components = msgspec.json.schema_components([operation.parameters["query"]], ref_template=_REF)
@@ -175,10 +175,10 @@ def _responses(description: Description) -> Iterator[tuple[str, Schema]]:
             response["content"] = content
         yield str(status), response
     by_status: dict[int, list[type[BrokerError]]] = {}
-    for refusal in description.refusals:
-        by_status.setdefault(STATUS[refusal], []).append(refusal)
-    for status, refusals in sorted(by_status.items()):
-        yield str(status), _problem("; ".join(f"`{refusal.code}`: {refusal.title}" for refusal in refusals))
+    for error in description.errors:
+        by_status.setdefault(STATUS[error], []).append(error)
+    for status, errors in sorted(by_status.items()):
+        yield str(status), _problem("; ".join(f"`{error.code}`: {error.title}" for error in errors))
     yield "default", _problem("Any other problem")
 
 

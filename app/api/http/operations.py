@@ -1,142 +1,218 @@
-"""Health, readiness and metrics."""
+"""Operations: handlers with msgspec structs, and their routes in FastAPI.
+
+The signature of a handler declares its input: path parameters by name, `query` and `body` as structs, `call` for
+everything else. FastAPI uses the route for the OpenAPI document and for matching paths. FastAPI does not decode the
+request, so the gateway can run a hot operation without FastAPI, and the answer is the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
-from fastapi import APIRouter
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
 
-from app import __version__
 from app.api.http.call import Call, Reply
-from app.api.http.wire import Description, WireRoute, describe
-from app.api.services import Services
-from app.errors.database import ServiceUnavailable
-from app.storage.db import schema
+from app.api.http.json_bodies import decode_json, is_deeper
+from app.api.http.media import media_type_of, require_json
+from app.api.http.validation_errors import invalid_request_of
+from app.errors.broker_error import BrokerError
+from app.errors.http import BadRequest, InvalidRequest, MethodNotAllowed
+from app.errors.log import UnknownTopicOrPartition
 
-router = APIRouter(tags=["operations"], route_class=WireRoute)
+Handler = Callable[..., Awaitable[Reply]]
+Binder = Callable[[Call], Any]
+Schema = dict[str, Any]
+H = TypeVar("H", bound=Handler)
 
-_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+MAX_BODY_DEPTH = 32
+MAX_INT64 = 2**63 - 1
 
-
-class Links(msgspec.Struct):
-    """Paths of the documentation, the health checks and the topics."""
-
-    name: str
-    version: str
-    docs: str
-    openapi: str
-    health: str
-    ready: str
-    metrics: str
-    topics: str
-
-
-class Health(msgspec.Struct):
-    """The process is running."""
-
-    status: str
-    version: str
+_METHOD_HINTS = {
+    "/v1/topics": "; PUT /v1/topics/{topic} creates a topic",
+    "/v1/queues": "; PUT /v1/queues/{queue} creates a queue",
+    "/v1/topics/{topic}": "; POST /v1/topics/{topic}/records produces",
+}
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
-class Readiness(msgspec.Struct):
-    """The database answers, its tables are current, and the background tasks succeed."""
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the OpenAPI document contains about an operation, besides its signature.
 
-    status: str
-    database: str
-    revision: str
+    Attributes:
+        answers: Struct of the JSON body for each status, or several alternatives; None for no body.
+        errors: The errors that the document lists for this operation.
+        examples: A working value for each parameter and for `body`.
+        bodies: Media types of a body that the handler decodes itself, each with schema and example.
+        body_types: Structs that the schemas in `bodies` refer to.
+        headers: Request headers, each with its schema.
+        media: Other media types of the answers.
+        hot: Whether the gateway runs the operation without FastAPI.
+    """
 
-
-class Metrics(msgspec.Struct):
-    """Metrics in Prometheus' text format, not in JSON."""
-
-
-@router.get("/")
-@describe(Description(answers={200: Links}))
-async def get_links(call: Call) -> Reply:
-    """Show the paths of the documentation, the health checks and the topics."""
-    _ = call
-    return Reply.of(
-        Links("millrace", __version__, "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/topics")
-    )
-
-
-@router.get("/healthz")
-@describe(Description(answers={200: Health}))
-async def get_health(call: Call) -> Reply:
-    """Report that the process is running."""
-    _ = call
-    return Reply.of(Health("ok", __version__))
+    answers: Mapping[int, type[msgspec.Struct] | tuple[type[msgspec.Struct], ...] | None]
+    errors: Sequence[type[BrokerError]] = ()
+    examples: Mapping[str, object] = field(default_factory=dict)
+    bodies: Mapping[str, Schema] = field(default_factory=dict)
+    body_types: Sequence[type[msgspec.Struct]] = ()
+    headers: Mapping[str, Schema] = field(default_factory=dict)
+    media: Sequence[str] = ()
+    hot: bool = False
 
 
-@router.get("/readyz")
-@describe(Description(answers={200: Readiness}, refusals=(ServiceUnavailable,)))
-async def get_readiness(call: Call) -> Reply:
-    """Report whether the server is ready: database, tables and background tasks."""
-    services = call.services
-    if services.signals.closed:
-        raise ServiceUnavailable("the server is stopping")
-    revision = await services.storage.read(schema.version)
-    if revision != schema.HEAD:
-        raise ServiceUnavailable("the database's tables are not current; run millrace migrate")
-    if failing := services.tasks_failing():
-        raise ServiceUnavailable(f"background tasks fail: {', '.join(failing)}; see the server's log")
-    return Reply.of(Readiness("ok", services.storage.dialect.name, revision))
+def describe(description: Description) -> Callable[[H], H]:
+    """Attach a description to a handler."""
+
+    def attach(handler: H) -> H:
+        handler.description = description  # type: ignore[attr-defined] # an attribute of the function
+        return handler
+
+    return attach
 
 
-@router.get("/metrics")
-@describe(Description(answers={200: Metrics}, media=("text/plain",)))
-async def get_metrics(call: Call) -> Reply:
-    """Return this node's metrics in Prometheus' text format."""
-    registry = CollectorRegistry()
-    registry.register(_NodeMetrics(call.services))
-    return Reply(generate_latest(registry), 200, _METRICS_TYPE)
+class Operation:
+    """A handler and the decoders of its arguments."""
+
+    def __init__(self, path: str, handler: Handler) -> None:
+        self.path = path
+        self.handler = handler
+        self.name = handler.__name__
+        self.description: Description = handler.description  # type: ignore[attr-defined] # set by `describe`
+        hints = get_type_hints(handler, include_extras=True)
+        self.parameters = {name: hints[name] for name in inspect.signature(handler).parameters}
+        self._names = [name for name in self.parameters if name != "body"]
+        self._binders = [_binder(name, self.parameters[name]) for name in self._names]
+        self._body = _body_decoder(self.parameters["body"]) if "body" in self.parameters else None
+        self._takes_no_query = "query" not in self.parameters and path.startswith("/v1/")
+
+    async def __call__(self, call: Call) -> Reply:
+        """Decode the request and run the handler."""
+        if self._takes_no_query and call.scope["query_string"]:
+            raise InvalidRequest("this operation takes no parameters in the query")
+        arguments = [bind(call) for bind in self._binders]
+        if self._body is None:
+            return await self.handler(*arguments)
+        body = self._body(call, await call.body())
+        return await self.handler(**dict(zip(self._names, arguments, strict=True)), body=body)
 
 
-class _NodeMetrics(Collector):
-    """Reads the counters of this node at each scrape."""
+class OperationRoute(APIRoute):
+    """A route that FastAPI documents and matches; the operation itself runs on plain ASGI."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, path: str, endpoint: Handler, **options: Any) -> None:  # noqa: ANN401 - FastAPI's options
+        self.operation = Operation(path, endpoint)
+        summary = inspect.getdoc(endpoint) or ""
+        first, _, rest = summary.partition("\n")
 
-    def collect(self) -> Iterator[Metric]:
-        """Return all metrics."""
-        answers = CounterMetricFamily(
-            "millrace_http_answers", "Answers by operation and status.", labels=["operation", "status"]
-        )
-        for (operation, status), number in self._services.answers.items():
-            answers.add_metric([operation, str(status)], number)
-        yield answers
-        appender = self._services.appender
-        yield CounterMetricFamily("millrace_appended_records", "Records appended.", value=appender.records)
-        yield CounterMetricFamily("millrace_append_requests", "Append requests answered.", value=appender.requests)
-        yield CounterMetricFamily(
-            "millrace_append_transactions", "Transactions that committed append requests.", value=appender.transactions
-        )
-        yield CounterMetricFamily(
-            "millrace_queue_requests",
-            "Acquire and acknowledge requests answered.",
-            value=self._services.deliveries.requests,
-        )
-        yield CounterMetricFamily(
-            "millrace_queue_transactions",
-            "Transactions of acquire and acknowledge requests.",
-            value=self._services.deliveries.transactions,
-        )
-        yield GaugeMetricFamily(
-            "millrace_pending_append_bytes",
-            "Bytes of appends that wait for a commit.",
-            value=appender.pending_bytes,
-        )
-        yield GaugeMetricFamily(
-            "millrace_waiting_reads", "Reads that wait for records.", value=self._services.signals.waiting
-        )
-        yield GaugeMetricFamily("millrace_open_streams", "Open streams.", value=self._services.streams.open)
-        yield GaugeMetricFamily(
-            "millrace_disk_full",
-            "1 while appends are refused for lack of space.",
-            value=float(self._services.storage.full),
-        )
+        async def documented() -> None:
+            """Stand in for the handler, so that FastAPI finds no parameters."""
+
+        documented.__name__ = endpoint.__name__
+        documented.__doc__ = rest.strip()
+        options |= {
+            "operation_id": endpoint.__name__,
+            "summary": first.rstrip("."),
+            "description": rest.strip(),
+            "response_model": None,
+            "status_code": next(iter(self.operation.description.answers)),
+            "openapi_extra": None,
+            "responses": None,
+        }
+        super().__init__(path, documented, **options)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the operation; FastAPI has matched the path.
+
+        Raises:
+            MethodNotAllowed: The path has no operation for the method.
+        """
+        if scope["method"] not in (self.methods or ()):
+            routes = [route for route in operation_routes(scope["app"].router.routes) if route.path == self.path]
+            allowed = {method for route in routes for method in route.methods or ()}
+            allow = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
+            raise MethodNotAllowed(f"this path allows {allow}{_METHOD_HINTS.get(self.path, '')}", allow=allow)
+        parameters = {name: str(value) for name, value in scope["path_params"].items()}
+        call = Call(scope, receive, send, scope["app"].state.services, parameters)
+        await call.run(self.operation)
+
+
+def operation_routes(routes: Iterable[Any]) -> Iterator[OperationRoute]:
+    """Return the `OperationRoute`s of a list of routes and of its included routers, in order."""
+    for route in routes:
+        if isinstance(route, OperationRoute):
+            yield route
+        elif (inner := getattr(route, "original_router", None)) is not None:
+            yield from operation_routes(inner.routes)
+
+
+def _binder(name: str, hint: object) -> Binder:
+    if name == "call":
+        return lambda call: call
+    if name == "query":
+        return _query_binder(hint)
+    if hint is int:
+        return lambda call: _partition_number(name, call.parameters[name])
+    return lambda call: call.parameters[name]
+
+
+def _partition_number(name: str, text: str) -> int:
+    if not _INTEGER.fullmatch(text):
+        detail = "must be an integer"
+        raise InvalidRequest.at(None, name, detail, message=f"{name} in the path {detail}")
+    if text.startswith("-") or len(text) > 9:
+        raise UnknownTopicOrPartition(f"there is no {name} of this number")
+    return int(text)
+
+
+def _query_binder(struct: Any) -> Binder:  # noqa: ANN401 - a struct type
+    defaults = struct()
+    hints = get_type_hints(struct)
+    numbers = {name for name, hint in hints.items() if hint is int or int in get_args(hint)}
+    flags = {name for name, hint in hints.items() if hint is bool}
+
+    def bind(call: Call) -> Any:  # noqa: ANN401 - the struct
+        if not call.scope["query_string"]:
+            return defaults
+        values: dict[str, Any] = call.query()
+        for name in numbers & values.keys():
+            if _INTEGER.fullmatch(values[name]):
+                values[name] = int(values[name])
+        for name in flags & values.keys():
+            values[name] = {"true": True, "false": False}.get(values[name], values[name])
+        try:
+            return msgspec.convert(values, struct)
+        except msgspec.ValidationError as error:
+            raise invalid_request_of(error, "parameter", struct) from None
+
+    return bind
+
+
+def _body_decoder(struct: Any) -> Callable[[Call, bytes], Any]:  # noqa: ANN401 - a struct type
+    decoder = msgspec.json.Decoder(struct)
+
+    def decode(call: Call, body: bytes) -> Any:  # noqa: ANN401 - the struct
+        if not body:
+            return decode_json(decoder, b"{}")
+        require_json(media_type_of(call))
+        decoded = decode_json(decoder, body)
+        if is_deeper(body, MAX_BODY_DEPTH):
+            raise BadRequest(f"the JSON is nested more than {MAX_BODY_DEPTH} levels deep")
+        return decoded
+
+    return decode
+
+
+def check_bound(name: str, value: int, bound: int) -> None:
+    """Refuse a value above a bound that comes from the settings.
+
+    Raises:
+        InvalidRequest: With the bound.
+    """
+    if value > bound:
+        raise InvalidRequest.at(None, name, f"must be at most {bound}")

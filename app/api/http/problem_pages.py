@@ -26,7 +26,7 @@ class ProblemPage(NamedTuple):
         code: The symbolic name; Kafka's if Kafka has one.
         title: A few words.
         status: The HTTP status; if one code has several, all of them: `410 or 416`.
-        cause: Why the server refuses. Text between backticks is rendered as code, here and in the cure.
+        cause: Why the server returns the error. Text between backticks is rendered as code, here and in the cure.
         cure: What the client can do.
     """
 
@@ -50,7 +50,7 @@ def problem_routes() -> list[Route]:
 def problem_pages() -> dict[str, ProblemPage]:
     """Return the page of each problem type by slug, in the order of the index.
 
-    Refusals with the same code share a page.
+    Errors with the same code share a page.
     """
     pages: dict[str, ProblemPage] = {}
     for kind, status in sorted(STATUS.items(), key=lambda item: (item[1], item[0].code)):

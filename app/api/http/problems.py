@@ -1,4 +1,4 @@
-"""RFC 9457 problem documents, and the HTTP status of every refusal."""
+"""RFC 9457 problem documents, and the HTTP status of every error."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class FieldError(msgspec.Struct, omit_defaults=True):
 class Problem(msgspec.Struct, omit_defaults=True):
     """A problem document (RFC 9457). Some problems add members such as `log_start_offset`.
 
-    `retriable: true` promises that nothing was written.
+    `retriable: true` means that nothing was written.
     """
 
     type: str
@@ -158,7 +158,7 @@ def slug(kind: type[BrokerError]) -> str:
 
 
 def document(error: BrokerError, request_id: str) -> dict[str, object]:
-    """Return the problem document of a refusal, with at most `MAX_ERRORS` entries in `errors`."""
+    """Return the problem document of an error, with at most `MAX_ERRORS` entries in `errors`."""
     facts = dict(error.facts)
     if isinstance(errors := facts.get("errors"), list):
         facts["errors"] = errors[:MAX_ERRORS]
@@ -175,7 +175,7 @@ def document(error: BrokerError, request_id: str) -> dict[str, object]:
 
 
 def headers(error: BrokerError) -> list[tuple[bytes, bytes]]:
-    """Return the headers that a refusal's status requires."""
+    """Return the headers that the status of an error requires."""
     if STATUS[type(error)] in {429, 503, 507}:
         return [(b"retry-after", b"%d" % RETRY_AFTER_S)]
     if isinstance(error, MethodNotAllowed):

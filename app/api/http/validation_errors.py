@@ -1,4 +1,4 @@
-"""Turn msgspec's validation errors into refusals with the index, the field and what to change."""
+"""Turn msgspec's validation errors into errors for the client, with index, field and what to change."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ _INDEX = re.compile(r"\[\d+\]")
 _STEP = re.compile(r"\.([a-z_]+)|\[")
 
 
-def validation_refusal(error: msgspec.ValidationError, noun: str, expected: object = None) -> InvalidRequest:
-    """Turn a validation error of msgspec into a refusal with index and field.
+def invalid_request_of(error: msgspec.ValidationError, noun: str, expected: object = None) -> InvalidRequest:
+    """Turn a validation error of msgspec into an error for the client, with index and field.
 
     The index is that of the item in the outermost list; the field is a field of that item.
 

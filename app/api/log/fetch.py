@@ -11,7 +11,7 @@ from fastapi import APIRouter
 
 from app.api.http.call import JSON, Call, Header, Reply
 from app.api.http.media import LINE_TYPES
-from app.api.http.wire import Description, WireRoute, check_bound, describe
+from app.api.http.operations import Description, OperationRoute, check_bound, describe
 from app.api.log import record_encoding, streams
 from app.api.log.fetch_query import FetchQuery, FetchTopicQuery
 from app.api.log.record_encoding import FetchedRecord
@@ -22,7 +22,7 @@ from app.domain.log.offset_spec import Earliest, OffsetSpec, parse_offset_spec
 from app.errors.http import InvalidRequest
 from app.errors.log import CursorExpired, InvalidCursor, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
 
-router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=WireRoute)
+router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=OperationRoute)
 
 _MAX_RECORDS = 500
 _MEDIA = ("application/x-ndjson", "text/event-stream")
@@ -56,7 +56,7 @@ class FetchTopicAnswer(msgspec.Struct):
 @describe(
     Description(
         answers={200: FetchTopicAnswer},
-        refusals=(
+        errors=(
             UnknownTopicOrPartition,
             OffsetBelowLogStart,
             InvalidCursor,
@@ -97,7 +97,7 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
 @describe(
     Description(
         answers={200: FetchAnswer},
-        refusals=(
+        errors=(
             UnknownTopicOrPartition,
             OffsetBelowLogStart,
             OffsetAboveLogEnd,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from app.api.http.wire import MAX_INT64
+from app.api.http.operations import MAX_INT64
 
 
 class FetchQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

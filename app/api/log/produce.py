@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from app.api.http.call import JSON, Call, Reply
 from app.api.http.media import LINE_TYPES, charset_of, media_type_of, refuse_form
-from app.api.http.wire import MAX_INT64, Description, WireRoute, describe
+from app.api.http.operations import MAX_INT64, Description, OperationRoute, describe
 from app.api.log import examples
 from app.api.log.record_decoding import ProduceBody, decode_json_body, decode_raw, decode_record_lines
 from app.api.log.value_lines import decode_value_lines
@@ -36,7 +36,7 @@ from app.errors.log import (
     UnknownTopicOrPartition,
 )
 
-router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=WireRoute)
+router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=OperationRoute)
 
 Natural = Annotated[int, Meta(ge=0, le=MAX_INT64)]
 Short = Annotated[str, Meta(max_length=512)]
@@ -107,7 +107,7 @@ class MinimalProduceAnswer(msgspec.Struct, omit_defaults=True):
     duplicate: bool = False
 
 
-_PRODUCE_REFUSALS = (
+_PRODUCE_ERRORS = (
     UnknownTopicOrPartition,
     InvalidTopicName,
     InvalidRecord,
@@ -127,7 +127,7 @@ _PRODUCE_REFUSALS = (
 @describe(
     Description(
         answers={201: (ProduceAnswer, MinimalProduceAnswer), 200: (ProduceAnswer, MinimalProduceAnswer)},
-        refusals=_PRODUCE_REFUSALS,
+        errors=_PRODUCE_ERRORS,
         examples={"topic": "orders"},
         bodies=examples.PRODUCE_BODIES,
         body_types=(ProduceBody,),
@@ -150,7 +150,7 @@ async def produce(call: Call, topic: str, query: ProduceQuery) -> Reply:
 @describe(
     Description(
         answers={201: (ProduceAnswer, MinimalProduceAnswer), 200: (ProduceAnswer, MinimalProduceAnswer)},
-        refusals=(*_PRODUCE_REFUSALS, OffsetMismatch),
+        errors=(*_PRODUCE_ERRORS, OffsetMismatch),
         examples={"topic": "orders", "partition": 0},
         bodies=examples.PRODUCE_BODIES,
         body_types=(ProduceBody,),

@@ -6,12 +6,12 @@ import msgspec
 from fastapi import APIRouter
 
 from app.api.http.call import Call, Reply
-from app.api.http.wire import Description, WireRoute, describe
+from app.api.http.operations import Description, OperationRoute, describe
 from app.domain.log.topic import check_name
 from app.errors.log import InvalidTopicName, UnknownProducerId
 from app.storage.log import producers
 
-router = APIRouter(prefix="/v1/producers", tags=["producers"], route_class=WireRoute)
+router = APIRouter(prefix="/v1/producers", tags=["producers"], route_class=OperationRoute)
 
 
 class ProducerEpoch(msgspec.Struct):
@@ -36,9 +36,7 @@ class ProducerAnswer(msgspec.Struct):
 
 
 @router.post("/{producer_id}")
-@describe(
-    Description(answers={200: ProducerEpoch}, refusals=(InvalidTopicName,), examples={"producer_id": "checkout-1"})
-)
+@describe(Description(answers={200: ProducerEpoch}, errors=(InvalidTopicName,), examples={"producer_id": "checkout-1"}))
 async def register_producer(call: Call, producer_id: str) -> Reply:
     """Increase a producer's epoch by one and fence its older instances."""
     check_name(producer_id, "producer")
@@ -49,7 +47,7 @@ async def register_producer(call: Call, producer_id: str) -> Reply:
 @describe(
     Description(
         answers={200: ProducerAnswer},
-        refusals=(UnknownProducerId,),
+        errors=(UnknownProducerId,),
         examples={"producer_id": "checkout-1"},
     )
 )

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from app.api.http.json_bodies import check_records, decode_json, decode_lines, is_deeper
-from app.api.http.wire import MAX_INT64
+from app.api.http.operations import MAX_INT64
 from app.domain.log.record import (
     KEY_BASE64,
     MAX_HEADER_BYTES,

@@ -45,7 +45,7 @@ class StreamFormat(Protocol):
     content_type: bytes
     comment: bytes
 
-    def opening(self, start: StreamOffset) -> bytes:
+    def first_bytes(self, start: StreamOffset) -> bytes:
         """Encode the start of the stream."""
 
     def records(self, start: StreamOffset, records: _Records) -> bytes:
@@ -63,7 +63,7 @@ class ServerSentEvents:
     content_type = EVENTS
     comment = b":\n\n"
 
-    def opening(self, start: StreamOffset) -> bytes:
+    def first_bytes(self, start: StreamOffset) -> bytes:
         """Encode the id of the start, which a browser sends if the stream ends before its first record."""
         return b"id: %b\nretry: %d\n\n" % (_event_id(start), _RETRY_MS)
 
@@ -93,7 +93,7 @@ class Lines:
     content_type = LINES
     comment = b""
 
-    def opening(self, start: StreamOffset) -> bytes:
+    def first_bytes(self, start: StreamOffset) -> bytes:
         """Return no bytes."""
         _ = start
         return b""
@@ -112,7 +112,7 @@ _EVENTS, _LINES = ServerSentEvents(), Lines()
 
 
 def format_of(call: Call, query: FetchQuery) -> StreamFormat | None:
-    """Return the format of the stream that the caller asks for, or None for a page.
+    """Return the format of the stream that the request accepts, or None for a page.
 
     Raises:
         InvalidRequest: A parameter of a page is given for a stream, or one of a stream for a page.
@@ -182,7 +182,7 @@ class Stream:
             OffsetBelowLogStart: Retention deleted the next record.
         """
         page: SharedPage | None = self._first
-        await write(self._format.opening(self._first.start_offset))
+        await write(self._format.first_bytes(self._first.start_offset))
         comments = bool(self._format.comment)
         streams, offset = self._call.services.streams, self._first.next_offset
         del self._first  # a stream that waits keeps no page

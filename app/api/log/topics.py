@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from app.api.http.call import Call, Reply
 from app.api.http.cursors import ListQuery, cursor_after, name_after, page_of
-from app.api.http.wire import MAX_INT64, Description, WireRoute, describe
+from app.api.http.operations import MAX_INT64, Description, OperationRoute, describe
 from app.broker.log.topics import TopicRequest, partition_id_of
 from app.domain.log.topic import CleanupPolicy, TimestampType, TopicConfig, TopicInfo
 from app.errors.http import InvalidRequest
@@ -26,7 +26,7 @@ from app.errors.log import (
 )
 from app.storage.log import offset_lookup
 
-router = APIRouter(prefix="/v1/topics", tags=["topics"], route_class=WireRoute)
+router = APIRouter(prefix="/v1/topics", tags=["topics"], route_class=OperationRoute)
 
 _PartitionCount = Annotated[int, Meta(description="From 1 to 1,000; cannot decrease.")]
 
@@ -107,7 +107,7 @@ class DeleteRecordsQuery(msgspec.Struct, forbid_unknown_fields=True):
 @describe(
     Description(
         answers={201: TopicAnswer, 200: TopicAnswer},
-        refusals=(
+        errors=(
             TopicAlreadyExists,
             InvalidTopicName,
             InvalidPartitions,
@@ -126,7 +126,7 @@ async def create_topic(call: Call, topic: str, body: TopicChange) -> Reply:
 
 
 @router.get("/{topic}")
-@describe(Description(answers={200: TopicAnswer}, refusals=(UnknownTopicOrPartition,), examples={"topic": "orders"}))
+@describe(Description(answers={200: TopicAnswer}, errors=(UnknownTopicOrPartition,), examples={"topic": "orders"}))
 async def get_topic(call: Call, topic: str) -> Reply:
     """Describe a topic."""
     return Reply.of(_answer(await call.services.topics.refresh(topic)))
@@ -136,7 +136,7 @@ async def get_topic(call: Call, topic: str) -> Reply:
 @describe(
     Description(
         answers={200: TopicAnswer},
-        refusals=(UnknownTopicOrPartition, InvalidPartitions, InvalidConfig),
+        errors=(UnknownTopicOrPartition, InvalidPartitions, InvalidConfig),
         examples={"topic": "orders", "body": {"partitions": 8, "config": {"retention_ms": 86400000}}},
     )
 )
@@ -152,7 +152,7 @@ async def alter_topic(call: Call, topic: str, body: TopicChange) -> Reply:
 @describe(
     Description(
         answers={204: None},
-        refusals=(UnknownTopicOrPartition, TopicInUse),
+        errors=(UnknownTopicOrPartition, TopicInUse),
         examples={"topic": "orders"},
     )
 )
@@ -167,7 +167,7 @@ async def delete_topic(call: Call, topic: str) -> Reply:
 
 
 @router.get("")
-@describe(Description(answers={200: TopicList}, refusals=(InvalidCursor,)))
+@describe(Description(answers={200: TopicList}, errors=(InvalidCursor,)))
 async def list_topics(call: Call, query: ListQuery) -> Reply:
     """List the topics in order of name."""
     infos = await call.services.topics.list_(name_after(query.cursor), query.limit + 1)
@@ -197,11 +197,11 @@ def _answer(info: TopicInfo) -> TopicAnswer:
     return TopicAnswer(info.name, info.partitions, info.config, info.created_at_ms)
 
 
-partitions = APIRouter(prefix="/v1/topics/{topic}/partitions", tags=["partitions"], route_class=WireRoute)
+partitions = APIRouter(prefix="/v1/topics/{topic}/partitions", tags=["partitions"], route_class=OperationRoute)
 
 
 @partitions.get("")
-@describe(Description(answers={200: PartitionList}, refusals=(UnknownTopicOrPartition,), examples={"topic": "orders"}))
+@describe(Description(answers={200: PartitionList}, errors=(UnknownTopicOrPartition,), examples={"topic": "orders"}))
 async def list_partitions(call: Call, topic: str, query: PartitionListQuery) -> Reply:
     """List the partitions of a topic with their offsets and sizes."""
     info = await call.services.topics.refresh(topic)
@@ -217,7 +217,7 @@ async def list_partitions(call: Call, topic: str, query: PartitionListQuery) -> 
 @describe(
     Description(
         answers={200: PartitionAnswer},
-        refusals=(UnknownTopicOrPartition,),
+        errors=(UnknownTopicOrPartition,),
         examples={"topic": "orders", "partition": 0},
     )
 )
@@ -234,7 +234,7 @@ async def get_partition(call: Call, topic: str, partition: int) -> Reply:
 @describe(
     Description(
         answers={200: LogStart},
-        refusals=(UnknownTopicOrPartition, OffsetAboveLogEnd),
+        errors=(UnknownTopicOrPartition, OffsetAboveLogEnd),
         examples={"topic": "orders", "partition": 0, "before_offset": 0},
     )
 )

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from app.api.http.call import Call, ClientDisconnected, Reply
 from app.api.http.media import media_type_of
-from app.api.http.wire import Description, WireRoute, check_bound, describe
+from app.api.http.operations import Description, OperationRoute, check_bound, describe
 from app.api.log import record_encoding
 from app.api.log.record_encoding import FetchedRecord
 from app.broker.queues.queues import QueueRequest
@@ -32,7 +32,7 @@ from app.errors.http import InvalidRequest, NotFound
 from app.errors.log import IdempotencyKeyReused
 from app.errors.queues import DelayedRecordsLimit, InvalidRecordState, QueueAlreadyExists, UnknownQueue
 
-router = APIRouter(prefix="/v1/queues/{queue}", tags=["queues"], route_class=WireRoute)
+router = APIRouter(prefix="/v1/queues/{queue}", tags=["queues"], route_class=OperationRoute)
 
 OutcomeName = Literal["accept", "release", "reject", "renew"]
 _OUTCOMES = {
@@ -128,14 +128,14 @@ _HEADERS: dict[str, dict[str, Any]] = {
     }
 }
 _JOBS = {"queue": "jobs"}
-_REFUSALS = (UnknownQueue, IdempotencyKeyReused)
+_ERRORS = (UnknownQueue, IdempotencyKeyReused)
 
 
 @router.post("/acquire")
 @describe(
     Description(
         answers={200: AcquireAnswer},
-        refusals=(*_REFUSALS, QueueAlreadyExists),
+        errors=(*_ERRORS, QueueAlreadyExists),
         examples=_JOBS | {"body": {"topic": "orders", "max_records": 10, "max_wait_ms": 0}},
         headers=_HEADERS,
         hot=True,
@@ -166,7 +166,7 @@ async def acquire(call: Call, queue: str, body: AcquireRequest) -> Reply:
 @describe(
     Description(
         answers={200: AcknowledgeAnswer},
-        refusals=_REFUSALS,
+        errors=_ERRORS,
         examples=_JOBS | {"body": {"acknowledgements": [{"delivery_id": "2.0.0.1", "outcome": "renew"}]}},
         headers=_HEADERS,
         hot=True,
@@ -196,7 +196,7 @@ async def acknowledge(call: Call, queue: str, body: AcknowledgeRequest) -> Reply
 @describe(
     Description(
         answers={200: AcknowledgementResult},
-        refusals=(*_REFUSALS, NotFound, InvalidRecordState, DelayedRecordsLimit),
+        errors=(*_ERRORS, NotFound, InvalidRecordState, DelayedRecordsLimit),
         examples=_JOBS | {"delivery_id": "2.0.0.1", "outcome": "release", "body": {"delay_ms": 0}},
         headers=_HEADERS,
     )
@@ -218,7 +218,7 @@ async def settle_delivery(
     if parse_delivery_id(delivery_id) is None:
         raise InvalidRecordState("this is not a delivery_id such as 1.0.0.1; copy it from the response of acquire")
     if settled.code is not None:
-        raise _refusal(settled)
+        raise _error_of(settled)
     return Reply.of(AcknowledgementResult(delivery_id, given.outcome, None, settled.locked_until_ms))
 
 
@@ -239,7 +239,7 @@ def _delay_ms(outcome: str, query: OutcomeQuery, body: OutcomeBody) -> int:
     raise InvalidRequest.at(None, "delay_ms", detail)
 
 
-def _refusal(settled: Settled) -> InvalidRecordState | DelayedRecordsLimit:
+def _error_of(settled: Settled) -> InvalidRecordState | DelayedRecordsLimit:
     kind = DelayedRecordsLimit if settled.code == DelayedRecordsLimit.code else InvalidRecordState
     return kind(settled.detail)
 

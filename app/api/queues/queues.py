@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from app.api.http.call import Call, Reply
 from app.api.http.cursors import ListQuery, cursor_after, name_after, page_of
-from app.api.http.wire import Description, WireRoute, check_bound, describe
+from app.api.http.operations import Description, OperationRoute, check_bound, describe
 from app.api.log import record_encoding
 from app.api.log.record_encoding import FetchedRecord
 from app.broker.queues.browse import BrowsedRecord, browse
@@ -21,7 +21,7 @@ from app.errors.database import DiskFull
 from app.errors.log import InvalidCursor, InvalidTopicName, MessageTooLarge, UnknownTopicOrPartition
 from app.errors.queues import InvalidQueueConfig, QueueAlreadyExists, UnknownQueue
 
-router = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=WireRoute)
+router = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=OperationRoute)
 
 _LockDuration = Annotated[int, Meta(description="From 1,000 to 3,600,000; 30,000 if not given.")]
 _DeliveryCount = Annotated[int, Meta(description="From 1 to 100; 5 if not given.")]
@@ -164,14 +164,14 @@ class QueueRecords(msgspec.Struct):
 
 
 _JOBS = {"queue": "jobs"}
-_REFUSALS = (InvalidQueueConfig, InvalidTopicName)
+_ERRORS = (InvalidQueueConfig, InvalidTopicName)
 
 
 @router.put("/{queue}")
 @describe(
     Description(
         answers={201: QueueAnswer, 200: QueueAnswer},
-        refusals=(QueueAlreadyExists, *_REFUSALS),
+        errors=(QueueAlreadyExists, *_ERRORS),
         examples=_JOBS
         | {
             "body": {
@@ -199,7 +199,7 @@ async def create_queue(call: Call, queue: str, body: QueueSettings) -> Reply:
 
 
 @router.get("/{queue}")
-@describe(Description(answers={200: QueueDescription}, refusals=(UnknownQueue,), examples=_JOBS))
+@describe(Description(answers={200: QueueDescription}, errors=(UnknownQueue,), examples=_JOBS))
 async def get_queue(call: Call, queue: str) -> Reply:
     """Describe a queue and count its records.
 
@@ -214,7 +214,7 @@ async def get_queue(call: Call, queue: str) -> Reply:
 @describe(
     Description(
         answers={200: QueueAnswer},
-        refusals=(UnknownQueue, *_REFUSALS),
+        errors=(UnknownQueue, *_ERRORS),
         examples=_JOBS | {"body": {"lock_duration_ms": 60000, "paused": False}},
     )
 )
@@ -232,7 +232,7 @@ async def alter_queue(call: Call, queue: str, body: QueueChange) -> Reply:
 
 
 @router.delete("/{queue}")
-@describe(Description(answers={204: None}, refusals=(UnknownQueue,), examples=_JOBS))
+@describe(Description(answers={204: None}, errors=(UnknownQueue,), examples=_JOBS))
 async def delete_queue(call: Call, queue: str) -> Reply:
     """Delete a queue with its state; its topics stay."""
     await call.services.queues.delete(queue)
@@ -240,7 +240,7 @@ async def delete_queue(call: Call, queue: str) -> Reply:
 
 
 @router.get("")
-@describe(Description(answers={200: QueueList}, refusals=(InvalidCursor,)))
+@describe(Description(answers={200: QueueList}, errors=(InvalidCursor,)))
 async def list_queues(call: Call, query: ListQuery) -> Reply:
     """List the queues in order of their names."""
     found = await call.services.queues.list_(name_after(query.cursor), query.limit + 1)
@@ -248,11 +248,11 @@ async def list_queues(call: Call, query: ListQuery) -> Reply:
     return Reply.of(QueueList([_answer(info) for info in page], cursor))
 
 
-admin = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=WireRoute)
+admin = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=OperationRoute)
 
 
 @admin.get("/{queue}/records")
-@describe(Description(answers={200: QueueRecords}, refusals=(UnknownQueue, InvalidCursor), examples=_JOBS))
+@describe(Description(answers={200: QueueRecords}, errors=(UnknownQueue, InvalidCursor), examples=_JOBS))
 async def list_queue_records(call: Call, queue: str, query: BrowseQuery) -> Reply:
     """List records of a queue without acquiring them.
 
@@ -267,7 +267,7 @@ async def list_queue_records(call: Call, queue: str, query: BrowseQuery) -> Repl
 
 
 @admin.post("/{queue}/purge")
-@describe(Description(answers={200: Purged}, refusals=(UnknownQueue,), examples=_JOBS))
+@describe(Description(answers={200: Purged}, errors=(UnknownQueue,), examples=_JOBS))
 async def purge_queue(call: Call, queue: str) -> Reply:
     """Archive all available and delayed records, without dead letters.
 
@@ -280,7 +280,7 @@ async def purge_queue(call: Call, queue: str) -> Reply:
 @describe(
     Description(
         answers={200: RedriveAnswer},
-        refusals=(UnknownQueue, UnknownTopicOrPartition, MessageTooLarge, DiskFull),
+        errors=(UnknownQueue, UnknownTopicOrPartition, MessageTooLarge, DiskFull),
         examples=_JOBS | {"body": {"dry_run": True}},
     )
 )

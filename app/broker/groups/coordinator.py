@@ -10,8 +10,8 @@ import random
 from collections.abc import Awaitable, Callable, Iterable
 from itertools import count
 
-from app.broker.groups import group_steps
-from app.broker.groups.group_steps import GroupChange, Heartbeat, Limits, group_not_found
+from app.broker.groups import group_transactions
+from app.broker.groups.group_transactions import GroupChange, Heartbeat, Limits, group_not_found
 from app.broker.groups.member_cache import MemberCache
 from app.broker.groups.sessions import Sessions
 from app.broker.log.topics import Topics
@@ -55,7 +55,7 @@ class Coordinator:
         self.sessions = Sessions(storage, self.member_cache.note_renewal, clock_ms)
         self._topics_fingerprint: tuple[int, ...] | None = None
         self._runs = count()
-        self._ticked = False
+        self._has_recorded_run = False
 
     async def join(self, name: str, join_request: JoinRequest, *, by_poll: bool = False) -> tuple[MemberSnapshot, bool]:
         """Join, or join again with a new epoch. Return the member and whether it is new.
@@ -69,7 +69,7 @@ class Coordinator:
             GroupMaxSizeReached: The group is full, or there are too many groups.
             FencedInstanceId: Another member has taken over its instance_id.
         """
-        changed = await self._storage.write(group_steps.join, name, join_request, self._limits, by_poll=by_poll)
+        changed = await self._storage.write(group_transactions.join, name, join_request, self._limits, by_poll=by_poll)
         self.announce(changed)
         return changed.member(join_request.member_id), join_request.member_id not in changed.before.members
 
@@ -113,7 +113,7 @@ class Coordinator:
         """
         owned = await self.owned_ids(heartbeat.owned, found)
         await refuse_disconnected(is_disconnected)
-        changed = await self._storage.write(group_steps.heartbeat, heartbeat, owned)
+        changed = await self._storage.write(group_transactions.heartbeat, heartbeat, owned)
         self.announce(changed, heartbeat.member_id)
         member = changed.member(heartbeat.member_id)
         self.note_heartbeat(member)
@@ -144,7 +144,7 @@ class Coordinator:
         Raises:
             UnknownMemberId, FencedInstanceId
         """
-        self.announce(await self._storage.write(group_steps.leave, name, member_id))
+        self.announce(await self._storage.write(group_transactions.leave, name, member_id))
 
     async def get(self, name: str) -> Group:
         """Return a group with its members.
@@ -178,17 +178,17 @@ class Coordinator:
         Raises:
             GroupIdNotFound, NonEmptyGroup
         """
-        await self._storage.write(group_steps.delete, name)
+        await self._storage.write(group_transactions.delete, name)
 
     async def rebalance(self) -> bool:
-        """Do what is due in all groups: expire members, note changed topics, assign. Safe on every node at once."""
+        """Expire members, and schedule and compute assignments, in all groups. Safe on every node at once."""
         await self.sessions.write_due()
         fingerprint, names = await self._storage.read(_due)
         if fingerprint != self._topics_fingerprint or next(self._runs) % _TOPIC_CHECK_INTERVAL == 0:
             names |= set(await self._storage.read(rebalances.outdated))
         changes = 0
         for name in random.sample(sorted(names), len(names)):  # one failing group must not block the same others
-            changed = await self._storage.write(group_steps.rebalance, name, expires=self._ticked)
+            changed = await self._storage.write(group_transactions.rebalance, name, expires=self._has_recorded_run)
             if changed is not None:
                 self.announce(changed)
                 changes += 1
@@ -199,10 +199,10 @@ class Coordinator:
         """Return when all sessions whose heartbeats were answered are renewed in the database."""
         await self.sessions.drain()
 
-    async def tick(self) -> bool:
+    async def record_running_node(self) -> bool:
         """Record in the database that a node runs the rebalances."""
-        await self._storage.write(rebalances.tick, first=not self._ticked)
-        self._ticked = True
+        await self._storage.write(rebalances.record_running_node, first=not self._has_recorded_run)
+        self._has_recorded_run = True
         return False
 
     def announce(self, changed: GroupChange, actor: str | None = None) -> None:

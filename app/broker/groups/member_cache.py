@@ -75,18 +75,18 @@ class MemberCache:
             group.members[member_id] = _CachedMember(found._replace(last_poll=None), found.now_ms - began_ms)
         return found
 
-    def note_renewal(self, asked: MemberSnapshot, renewed: bool) -> None:  # noqa: FBT001 - a callback's result
+    def note_renewal(self, written: MemberSnapshot, renewed: bool) -> None:  # noqa: FBT001 - a callback's result
         """Extend a cached session after its renewal, or drop the member if the renewal was refused."""
-        group = self._groups.get(self._names.get(asked.group_id, ""))
-        member_id = asked.member.join_request.member_id
+        group = self._groups.get(self._names.get(written.group_id, ""))
+        member_id = written.member.join_request.member_id
         cached = None if group is None else group.members.get(member_id)
         if group is None or cached is None:
             return
         member = cached.snapshot.member
-        if not renewed or member.member_epoch != asked.member.member_epoch:
+        if not renewed or member.member_epoch != written.member.member_epoch:
             del group.members[member_id]
             return
-        later = msgspec.structs.replace(member, deadline_ms=max(member.deadline_ms, asked.full_session_ms))
+        later = msgspec.structs.replace(member, deadline_ms=max(member.deadline_ms, written.full_session_ms))
         group.members[member_id] = cached._replace(snapshot=cached.snapshot._replace(member=later))
 
     def _begin(self, name: str, group_id: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from app.broker.groups.group_steps import group_not_found, load_or_create, member_not_found
+from app.broker.groups.group_transactions import group_not_found, load_or_create, member_not_found
 from app.broker.log.topics import StaleTopic, Topics, partition_id_of
 from app.domain.groups.assignor import Partition
 from app.domain.groups.group import Group
@@ -167,7 +167,7 @@ class Offsets:
 
 
 def topic_changes_too_often() -> ServiceUnavailable:
-    """Return the refusal of a request whose topics were replaced during each attempt."""
+    """Return the error for a request whose topics were replaced during each attempt."""
     return ServiceUnavailable("the topic changes too often; try again")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from app.broker.groups.group_steps import Heartbeat, member_not_found
+from app.broker.groups.group_transactions import Heartbeat, member_not_found
 from app.broker.groups.offsets import commits_of_last_poll
 from app.broker.log.page_reader import PageSize, shares_of
 from app.domain.groups.assignor import Partition

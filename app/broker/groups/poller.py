@@ -1,8 +1,9 @@
 """Poll: the whole loop of a consumer in one call. It commits, counts as a heartbeat, and reads assigned partitions.
 
-A poll that neither joins, reconciles nor waits runs at most two transactions: a read of the member and its page on one
-snapshot and, only if there is something to write, a write. The write commits, renews the session and saves what the
-page returns, under the member's lock. Explicit commits go first, in a write of their own, and the page is read after.
+The usual poll is that of a stable member, and it does not wait. It runs at most two transactions. The first one reads
+the member and the page on one snapshot. The second one runs only if there is something to write: under the member's
+lock, it commits, renews the session and saves which offsets the page returns. Explicit commits run in a write of their
+own, before the page is read.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from app.broker.groups import group_steps, poll_page
+from app.broker.groups import group_transactions, poll_page
 from app.broker.groups.coordinator import Coordinator, IsDisconnected, refuse_disconnected, watch_id
-from app.broker.groups.group_steps import GroupChange, Heartbeat, member_not_found
+from app.broker.groups.group_transactions import GroupChange, Heartbeat, member_not_found
 from app.broker.groups.offsets import (
     CommittingMember,
     OffsetCommit,
@@ -76,7 +77,7 @@ class _Begun(NamedTuple):
 
 
 class Poller:
-    """Runs polls, and waits for records if asked."""
+    """Runs polls, and waits for records until their deadline."""
 
     def __init__(
         self, storage: Storage, topics: Topics, signals: Signals, coordinator: Coordinator, offsets: Offsets
@@ -294,13 +295,15 @@ def _commit_for_group(
 ) -> tuple[GroupChange, int | None]:
     """Commit and take the heartbeat under the group's lock. Return the change and the poll epoch."""
     heartbeat = request.heartbeat
-    before, now_ms = group_steps.load(tx, heartbeat.group)
-    stepped = group_steps.with_heartbeat(before, heartbeat, owned, now_ms)
+    before, now_ms = group_transactions.load(tx, heartbeat.group)
+    stepped = group_transactions.with_heartbeat(before, heartbeat, owned, now_ms)
     member = before.members[heartbeat.member_id]
     _commit_explicit(tx, before.group_id, member, heartbeat, commits)
     last_poll = members.find_last_poll(tx, before.group_id, heartbeat.member_id)
     poll_epoch, _ = _begin_poll(tx, request, before.group_id, member, last_poll, found, None)
-    return group_steps.save(tx, before, group_steps.assign_if_due(tx, stepped, now_ms), now_ms), poll_epoch
+    return group_transactions.save(
+        tx, before, group_transactions.assign_if_due(tx, stepped, now_ms), now_ms
+    ), poll_epoch
 
 
 def _commit_explicit(tx: Tx, group_id: int, member: Member, heartbeat: Heartbeat, commits: Sequence[Commit]) -> None:

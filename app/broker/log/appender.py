@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from app.broker.waiting.group_commit import GroupCommit, Lane
+from app.broker.waiting.batch_committer import BatchCommitter, Lane
 from app.broker.waiting.signals import Signals
 from app.domain.log.append import Accepted, Append, AppendOutcome
 from app.errors.broker_error import BrokerError
@@ -30,7 +30,7 @@ class _Waiting:
         self.outcome = outcome
 
 
-class Appender(GroupCommit[_Waiting, list[AppendOutcome]]):
+class Appender(BatchCommitter[_Waiting, list[AppendOutcome]]):
     """Appends records in batches, one transaction at a time per lane.
 
     A request joins the lane of its lowest partition id. Correctness depends on the partition locks, not on lanes.
@@ -88,24 +88,24 @@ class Appender(GroupCommit[_Waiting, list[AppendOutcome]]):
     def _submit(self, _: Lane[_Waiting], batch: list[_Waiting]) -> asyncio.Future[list[AppendOutcome]]:
         return self._storage.submit(append_all, [request.append for request in batch], self._clock())
 
-    def _settle(self, _: Lane[_Waiting], batch: list[_Waiting], outcomes: list[AppendOutcome]) -> None:
-        self._answer(batch, outcomes)
+    def _answer(self, _: Lane[_Waiting], batch: list[_Waiting], outcomes: list[AppendOutcome]) -> None:
+        self._set_outcomes(batch, outcomes)
 
     def _refuse(self, lane: Lane[_Waiting], batch: list[_Waiting], error: Exception) -> None:
         """Refuse the batch; after a lock timeout, only the requests with an Idempotency-Key if there are any.
 
         Their keys may be locked by another transaction. The others are retried.
         """
-        assert isinstance(error, BrokerError)  # noqa: S101 - `refusals` has no other
+        assert isinstance(error, BrokerError)  # noqa: S101 - `answered_errors` has no other
         keyed = [request for request in batch if request.append.key is not None]
         if not keyed or not isinstance(error, LockTimeout):
-            self._answer(batch, [error] * len(batch))
+            self._set_outcomes(batch, [error] * len(batch))
             return
         running = ConcurrentRequest("another request with this Idempotency-Key is still running; try again")
-        self._answer(keyed, [running] * len(keyed))
+        self._set_outcomes(keyed, [running] * len(keyed))
         lane.retries.extend([request for request in batch if request.append.key is None])
 
-    def _answer(self, batch: list[_Waiting], outcomes: Sequence[AppendOutcome]) -> None:
+    def _set_outcomes(self, batch: list[_Waiting], outcomes: Sequence[AppendOutcome]) -> None:
         partition_ids_written: set[int] = set()
         for request, outcome in zip(batch, outcomes, strict=True):
             self.pending_bytes -= request.size_bytes

@@ -25,7 +25,7 @@ _FOREIGN_CURSOR = "the cursor is of another topic or of a deleted one; omit it a
 
 
 class Fetcher:
-    """Reads partitions and topics, and waits for records if asked to."""
+    """Reads partitions and topics, and waits for records until a deadline if one is given."""
 
     def __init__(self, storage: Storage, topics: Topics, signals: Signals) -> None:
         self._storage = storage

@@ -145,8 +145,8 @@ def _start_offset(tx: Tx, bounds: Bounds, spec: OffsetSpec, reset: OffsetReset |
         return offset
     if reset is not None:
         return first if reset == "earliest" else end
-    refusal = OffsetBelowLogStart if offset < first else OffsetAboveLogEnd
-    raise refusal(
+    error = OffsetBelowLogStart if offset < first else OffsetAboveLogEnd
+    raise error(
         f"partition {bounds.partition} has the offsets {first} to {end}, and the next record gets {end}; "
         "with offset_reset=earliest or offset_reset=latest the read starts there",
         partition=bounds.partition,

@@ -75,7 +75,7 @@ class Producer:
         """Append all records of a request or none.
 
         Raises:
-            BrokerError: The refusal of the request; nothing is written.
+            BrokerError: The request is refused; nothing is written.
         """
         for _ in range(_ATTEMPTS):
             topic = self._topics.cached(request.topic) or await self._topic(request)
@@ -85,7 +85,7 @@ class Producer:
             outcome = await self._appender.append(append, request.size_bytes)
             if isinstance(outcome, Accepted):
                 return outcome
-            if outcome is append.refusal or not isinstance(outcome, TopicVersionChanged | UnknownTopicOrPartition):
+            if outcome is append.error or not isinstance(outcome, TopicVersionChanged | UnknownTopicOrPartition):
                 raise outcome
             self._topics.evict(topic)
         raise ServiceUnavailable("the topic changes too often; try again")
@@ -96,7 +96,7 @@ class Producer:
         A topic that the append creates has the id DRAFT, the server's defaults, and partitions without ids.
 
         Raises:
-            BrokerError: The refusal of the request; nothing is written.
+            BrokerError: The request is refused; nothing is written.
         """
         for _ in range(_ATTEMPTS):
             topic = await self._topics.find(request.topic)
@@ -114,7 +114,7 @@ class Producer:
         """Return the append to a cached topic, or None if the request is refused and the cached topic is stale.
 
         Raises:
-            BrokerError: The refusal of the request by the current topic.
+            BrokerError: The current topic refuses the request.
         """
         try:
             return self._prepare(topic, request)
@@ -142,14 +142,14 @@ class Producer:
         return self._topics.draft(name)
 
     def _prepare(self, topic: TopicInfo, request: ProduceRequest) -> Append:
-        """Return the append. A refusal of a request that may be a repeat becomes a part of the append."""
-        refusal = None
+        """Return the append. The error of a request that may be a repeat becomes a part of the append."""
+        error: BrokerError | None = None
         try:
             partitions = self._check(topic, request, self._round_robin)
-        except BrokerError as error:
+        except BrokerError as raised:
             if request.key is None and request.stamp is None:
                 raise
-            partitions, refusal = [0] * len(request.records), error
+            partitions, error = [0] * len(request.records), raised
         return Append(
             topic.topic_id,
             topic.name,
@@ -161,7 +161,7 @@ class Producer:
             request.expected_offset,
             request.key,
             request.stamp,
-            refusal,
+            error,
         )
 
     def _check(self, topic: TopicInfo, request: ProduceRequest, round_robin: Iterator[int]) -> list[int]:

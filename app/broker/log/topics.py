@@ -17,7 +17,7 @@ DRAFT = 0
 
 
 class StaleTopic(Exception):
-    """The stored topic is another one than that of the cache: refresh it, and try again."""
+    """The topic in the cache is stale: load it from the database, and repeat the request."""
 
 
 class TopicRequest(NamedTuple):
@@ -47,8 +47,8 @@ class TopicDependent(Protocol):
             TopicInUse
         """
 
-    def grow(self, tx: Tx, topic_id: int, present: int) -> None:
-        """Add the partitions of a locked topic from number `present` on."""
+    def grow(self, tx: Tx, topic_id: int, first_new_partition: int) -> None:
+        """Add the new partitions of a locked topic, from `first_new_partition`."""
 
     def delete(self, tx: Tx, topic_id: int) -> None:
         """Delete what depends on a locked topic."""

@@ -54,7 +54,7 @@ class _ToArchive(NamedTuple):
 
 
 class _AppendResult(NamedTuple):
-    """Partitions that dead letters were appended to, and the refusals by offset of the record."""
+    """Partitions that dead letters were appended to, and the errors by offset of the record."""
 
     partition_ids: frozenset[int]
     refused: Mapping[int, BrokerError]
@@ -153,7 +153,7 @@ def _end(
 
 
 def _store_error(share_partition: SharePartition, refused: Mapping[int, BrokerError]) -> None:
-    """Store the first refusal, or clear the stored one if the record that it concerns has ended."""
+    """Store the first error, or clear the stored one if the record that it concerns has ended."""
     state = share_partition.state
     if refused:
         offset, error = next(iter(refused.items()))
@@ -180,8 +180,8 @@ def _append_dead_letters(
     refused: dict[int, BrokerError] = {}
     for each in to_archive:
         letter = _dead_letter(queue, partition, each)
-        if (refusal := _refusal(target, letter)) is not None:
-            refused[each.entry.offset] = refusal
+        if (error := _check_letter(target, letter)) is not None:
+            refused[each.entry.offset] = error
         else:
             letters.append(letter)
     if not letters:
@@ -218,7 +218,7 @@ def _dead_letter(queue: QueueInfo, partition: int, to_archive: _ToArchive) -> Re
     return Record(-1, -1, record.key, record.value, headers, record.encoding)
 
 
-def _refusal(target: TopicInfo, letter: Record) -> BrokerError | None:
+def _check_letter(target: TopicInfo, letter: Record) -> BrokerError | None:
     """Return why the configuration of the dead-letter topic refuses a record, or None."""
     size_bytes = len(letter.key or b"") + len(letter.value or b"")
     limit = target.config.max_message_bytes

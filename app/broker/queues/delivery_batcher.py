@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from app.broker.queues.delivery_transaction import DeliveryBatch, DeliveryResult, QueueChanged, deliver
 from app.broker.queues.queues import Queues
+from app.broker.waiting.batch_committer import BatchCommitter, Lane
 from app.broker.waiting.deadline import Deadline
-from app.broker.waiting.group_commit import GroupCommit, Lane
 from app.broker.waiting.signals import Signals
 from app.domain.log.topic import TopicInfo
 from app.domain.queues.delivery import (
@@ -28,7 +28,7 @@ from app.errors.broker_error import BrokerError
 from app.errors.database import ServiceUnavailable
 from app.storage.db import clock
 from app.storage.db.engine import Storage, Tx
-from app.storage.queues.queues import scope_id
+from app.storage.queues.queues import negative_queue_id
 
 _ATTEMPTS = 5
 _MAX_REQUESTS = 200
@@ -59,7 +59,7 @@ class _Waiting:
         return self.request.max_records if isinstance(self.request, Acquire) else len(self.request.items)
 
 
-class DeliveryBatcher(GroupCommit[_Waiting, DeliveryResult]):
+class DeliveryBatcher(BatchCommitter[_Waiting, DeliveryResult]):
     """Acquires and acknowledges records of queues.
 
     Args:
@@ -69,7 +69,7 @@ class DeliveryBatcher(GroupCommit[_Waiting, DeliveryResult]):
     """
 
     operation = "delivery"
-    refusals = (BrokerError, QueueChanged)
+    answered_errors = (BrokerError, QueueChanged)
 
     def __init__(
         self,
@@ -128,7 +128,11 @@ class DeliveryBatcher(GroupCommit[_Waiting, DeliveryResult]):
     async def _acquired(self, name: str, request: Acquire, deadline: Deadline | None) -> Acquired:
         for attempt in range(_ATTEMPTS):
             queue, topic = await self._queues.route(name, refresh=attempt > 0)
-            watched = () if deadline is None or deadline.expired else (*topic.partition_ids, scope_id(queue.queue_id))
+            watched = (
+                ()
+                if deadline is None or deadline.expired
+                else (*topic.partition_ids, negative_queue_id(queue.queue_id))
+            )
             with self._signals.watch(watched) as watch:
                 try:
                     while True:
@@ -190,12 +194,12 @@ class DeliveryBatcher(GroupCommit[_Waiting, DeliveryResult]):
                 retried.append(waiting)
         lane.waiting.extendleft(reversed(retried))
 
-    def _settle(self, lane: Lane[_Waiting], batch: list[_Waiting], result: DeliveryResult) -> None:
+    def _answer(self, lane: Lane[_Waiting], batch: list[_Waiting], result: DeliveryResult) -> None:
         for waiting, answer in zip(batch, result.answers, strict=True):
             if not isinstance(answer, Retry) and not waiting.answer.done():
                 waiting.answer.set_result(answer)
         if result.freed:
-            self._signals.announce([scope_id(lane.key)])
+            self._signals.announce([negative_queue_id(lane.key)])
         if result.to_archive:
             self._to_archive()
 

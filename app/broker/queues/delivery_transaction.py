@@ -180,8 +180,8 @@ class DeliveryTransaction:
     def _acknowledge(self, request: Acknowledge) -> Answer:
         try:
             stored = self._results.settled(request.key)
-        except IdempotencyKeyReused as refusal:
-            return refusal
+        except IdempotencyKeyReused as error:
+            return error
         if stored is not None:
             return Acknowledged(stored)
         self._load_delayed(request.items)
@@ -214,8 +214,8 @@ class DeliveryTransaction:
                 raise InvalidRecordState("there is no such delivery in this queue")
             _, _, offset, delivery_count = item.delivery_id
             entry = share_partition.settle(offset, delivery_count, item.acknowledge_type, item.delay_ms, self._quota)
-        except BrokerError as refusal:
-            return Settled(refusal.code, refusal.detail)
+        except BrokerError as error:
+            return Settled(error.code, error.detail)
         if entry is None:
             return Settled()
         if entry.state in {RecordState.REJECTED, RecordState.EXHAUSTED}:
@@ -245,8 +245,8 @@ class DeliveryTransaction:
         """Return the answer to an acquire whose key is in use, or None if it has to acquire."""
         try:
             stored = self._results.deliveries(request.key)
-        except IdempotencyKeyReused as refusal:
-            return refusal
+        except IdempotencyKeyReused as error:
+            return error
         return None if stored is None else self._still_acquired(stored)
 
     def _still_acquired(self, stored: Iterable[StoredDelivery]) -> Answer | None:

@@ -12,7 +12,7 @@ from app.domain.queues.delivery import Acquire, Delivery, Request, Settled
 from app.errors.log import IdempotencyKeyReused
 from app.storage.db.engine import Tx
 from app.storage.log import idempotency
-from app.storage.queues.queues import scope_id
+from app.storage.queues.queues import negative_queue_id
 
 
 class StoredDelivery(NamedTuple):
@@ -33,7 +33,7 @@ class IdempotentResults:
 
     def __init__(self, tx: Tx, queue_id: int) -> None:
         self._tx = tx
-        self._scope_id = scope_id(queue_id)
+        self._negative_queue_id = negative_queue_id(queue_id)
         self._claimed: list[KeyId] = []
         self._stored: Mapping[KeyId, StoredKey] = {}
         self._written: dict[KeyId, StoredKey] = {}
@@ -86,10 +86,10 @@ class IdempotentResults:
         """Write the results, and release the claimed keys whose requests have none."""
         if self._claimed:
             unused = [key_id for key_id in self._claimed if key_id not in self._stored]
-            idempotency.settle(self._tx, unused, self._written, now_ms)
+            idempotency.save_results(self._tx, unused, self._written, now_ms)
 
     def _id(self, key: IdempotencyKey) -> KeyId:
-        return self._scope_id, key.key_hash
+        return self._negative_queue_id, key.key_hash
 
     def _find(self, key: IdempotencyKey | None) -> bytes | None:
         if key is None:

@@ -24,7 +24,7 @@ from app.storage.db.engine import Storage, Tx
 from app.storage.log import offset_lookup, pages
 from app.storage.log.pages import Bounds
 from app.storage.queues import delayed_records, queues, share_partitions
-from app.storage.queues.queues import scope_id
+from app.storage.queues.queues import negative_queue_id
 from app.storage.queues.share_partitions import SharePartitionKey
 
 _ATTEMPTS = 5
@@ -138,7 +138,7 @@ class Queues:
         if info is None:
             raise UnknownQueue(_UNKNOWN)
         self._cache[name] = info
-        self._signals.announce([scope_id(info.queue_id)])
+        self._signals.announce([negative_queue_id(info.queue_id)])
         return info
 
     async def delete(self, name: str) -> None:
@@ -152,7 +152,7 @@ class Queues:
         self._cache.pop(name, None)
         if queue_id is None:
             raise UnknownQueue(_UNKNOWN)
-        self._signals.announce([scope_id(queue_id)])
+        self._signals.announce([negative_queue_id(queue_id)])
 
     async def describe(self, name: str) -> tuple[QueueInfo, QueueState]:
         """Return a queue and the state of its records.

@@ -38,7 +38,7 @@ class SharePartition:
         rules: Rules of the queue.
         now_ms: Time of the transaction.
         delayed: Its delayed records.
-        freed: Whether a record has become available that a waiting acquire may want.
+        freed: Whether a record has become available to a waiting acquire.
         incomplete: Whether another acquire may find records although this one found none.
     """
 

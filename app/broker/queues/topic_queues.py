@@ -28,9 +28,9 @@ class TopicQueues:
                 f"the topic is the dead-letter topic of {', '.join(names)}; give them another one first", queues=names
             )
 
-    def grow(self, tx: Tx, topic_id: int, present: int) -> None:
-        """Add the partitions of a topic from number `present` on to the queues over it."""
-        queues.add_partitions(tx, topic_id, present)
+    def grow(self, tx: Tx, topic_id: int, first_new_partition: int) -> None:
+        """Add the new partitions of a topic, from `first_new_partition`, to the queues over it."""
+        queues.add_partitions(tx, topic_id, first_new_partition)
 
     def delete(self, tx: Tx, topic_id: int) -> None:
         """Delete the queues over a topic with their state."""

@@ -1,4 +1,7 @@
-"""Announcements of appends and changes, which wake the readers of a partition. Used on the event loop only."""
+"""Announcements of appends and changes, which wake the readers of a partition. Used on the event loop only.
+
+An announcement is an event within a node; a notification is what one node sends to the others about it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ class Watch:
     An announcement between a read and the wait after it ends that wait at once.
 
     Attributes:
-        log_end_offsets: Log end of each partition at the last read; the poll compares it to find lost notices.
+        log_end_offsets: Log end of each partition at the last read; the poll compares it to find lost notifications.
         topic_version: Version of the topic at the last read, if the reader needs to see new partitions.
     """
 
@@ -61,7 +64,7 @@ class Watch:
 
 
 Listener = Callable[[int | None], None]
-"""Called with each announced id that is not of a partition; with None when announcements may have been lost."""
+"""Called with each announced id that is not of a partition; with None when notifications may have been lost."""
 
 
 class Signals:
@@ -69,19 +72,17 @@ class Signals:
 
     Negative ids stand for other things than partitions, such as groups and queues.
 
-    Args:
-        forward: Called with the ids announced on this node, to notify other nodes.
-
     Attributes:
-        receives_all: Whether no announcement can be lost now; always true without other nodes.
+        notify: Called with the ids announced on this node, to notify the other nodes; None without other nodes.
+        receives_all: Whether no notification can be lost now; always true without other nodes.
         closed: Whether the server stops: no read waits any more.
     """
 
-    def __init__(self, forward: Callable[[Iterable[int]], None] | None = None) -> None:
+    def __init__(self, notify: Callable[[Iterable[int]], None] | None = None) -> None:
         self._watches: dict[int, set[Watch]] = {}
         self._listeners: list[Listener] = []
-        self._forward = forward
-        self.receives_all = forward is None
+        self.notify = notify
+        self.receives_all = notify is None
         self.closed = False
 
     def watch(self, partition_ids: Iterable[int]) -> Watch:
@@ -93,13 +94,13 @@ class Signals:
         self._listeners.append(listener)
 
     def announce(self, partition_ids: Iterable[int]) -> None:
-        """Wake the readers of partitions that this node changed, here and on other nodes."""
-        if self._forward is not None:
-            self._forward(partition_ids)
+        """Announce partitions that this node changed, and notify the other nodes."""
+        if self.notify is not None:
+            self.notify(partition_ids)
         self.wake(partition_ids)
 
     def wake(self, partition_ids: Iterable[int]) -> None:
-        """Wake the readers of partitions on this node."""
+        """Announce partitions to the readers of this node only."""
         for partition_id in partition_ids:
             if partition_id < 0:
                 self._call_listeners(partition_id)
@@ -108,7 +109,7 @@ class Signals:
                     watch.wake()
 
     def wake_all(self) -> None:
-        """Wake all readers of this node, after announcements may have been lost."""
+        """Wake all readers of this node, after notifications may have been lost."""
         self._call_listeners(None)
         self.wake(tuple(self._watches))
 

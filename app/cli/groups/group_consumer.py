@@ -63,7 +63,7 @@ class GroupConsumer:
         self._heartbeats = Heartbeats(membership, self)
 
     def join(self) -> None:
-        """Join the group. An unreachable server is a failure; after a retriable refusal the first poll joins.
+        """Join the group. An unreachable server is a failure; after a retriable error the first poll joins.
 
         Raises:
             CommandFailed: The server refused, or is unreachable.
@@ -188,7 +188,7 @@ class GroupConsumer:
         return not self._page.owned() <= self._membership.assignment
 
     def recover(self, error: ServerRefused, *, rejoins: bool = True) -> bool:
-        """Handle a refusal. Return whether the repeated request may succeed because of that."""
+        """Handle an error of the server. Return whether the repeated request may succeed because of that."""
         if error.code in _OFFSET_REFUSED_CODES:
             return self._recover_offset(error)
         if error.code == "STALE_MEMBER_EPOCH":
@@ -235,7 +235,7 @@ class GroupConsumer:
             interruptible: Whether a signal ends the attempts.
 
         Raises:
-            CommandFailed: The refusal is final, or the server was unavailable for too long.
+            CommandFailed: The error is final, or the server was unavailable for too long.
             ShutdownRequested: By a signal.
         """
         began_s = time.monotonic()

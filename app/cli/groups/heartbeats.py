@@ -1,4 +1,4 @@
-"""Heartbeats from a second thread, so that a slow reader of standard output does not cost the membership."""
+"""Heartbeats from a second thread, so that the session does not end while standard output blocks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class HeartbeatSource(Protocol):
         """Send a heartbeat."""
 
     def recover(self, error: ServerRefused) -> bool:
-        """Handle a refusal. Return whether to repeat the request."""
+        """Handle an error of the server. Return whether to repeat the request."""
 
 
 class Heartbeats:
@@ -40,7 +40,7 @@ class Heartbeats:
         member: Sends a heartbeat.
 
     Attributes:
-        failure: The refusal that ends the member; None until then.
+        failure: The error that ends the membership; None until then.
     """
 
     def __init__(self, membership: Membership, member: HeartbeatSource) -> None:
@@ -107,13 +107,13 @@ class Heartbeats:
         try:
             self._member.heartbeat()
         except ServerRefused as error:
-            self._handle_refusal(error)
+            self._handle_error(error)
         except Unreachable:
             pass  # the next heartbeat tries again
         self._is_revoking = self._member.is_revoking
         self._not_before_s = time.monotonic() + min(self._membership.heartbeat_interval_s, _RETRY_BACKOFF_MAX_S)
 
-    def _handle_refusal(self, error: ServerRefused) -> None:
+    def _handle_error(self, error: ServerRefused) -> None:
         try:
             if not self._member.recover(error) and not error.is_retriable:
                 self.failure = error

@@ -54,7 +54,7 @@ class Acknowledger:
         """Send acknowledgements; repeat the request while the server is unavailable.
 
         Raises:
-            RequestFailed: The refusal is final, or a signal ended the retries.
+            RequestFailed: The error is final, or a signal ended the retries.
         """
         body = json.dumps({"acknowledgements": acknowledgements}).encode()
         backoff_s, give_up_at_s, answer_lost = _RETRY_BACKOFF_S, float("inf"), False
@@ -83,7 +83,7 @@ class Acknowledger:
         for result in results:
             self._results[_TOO_LATE if result["code"] else result["outcome"]] += 1
             if result["code"]:
-                print_message(_refusal(result["delivery_id"], result["code"], answer_lost=answer_lost))
+                print_message(_error_message(result["delivery_id"], result["code"], answer_lost=answer_lost))
 
     def _back_off(self, seconds: float) -> None:
         """Wait, at most until the next signal."""
@@ -92,7 +92,7 @@ class Acknowledger:
             time.sleep(min(left_s, _SIGNAL_CHECK_S))
 
 
-def _refusal(delivery_id: str, code: str, *, answer_lost: bool) -> str:
+def _error_message(delivery_id: str, code: str, *, answer_lost: bool) -> str:
     """Return why the queue refused an outcome, and what follows for the record."""
     if code == "DELAYED_RECORDS_LIMIT":
         return f"the queue cannot delay more records: delivery {delivery_id} is released when its lock expires ({code})"

@@ -70,7 +70,7 @@ def emit_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: s
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before an action that cannot be undone.
+    """Request confirmation of an action that cannot be undone.
 
     Args:
         question: The prompt.

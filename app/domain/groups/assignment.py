@@ -1,4 +1,4 @@
-"""The target assignment of a group: when changed topics call for a new one, and computing it. Pure."""
+"""The target assignment of a group: schedule a new one when topics change, and compute it. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.domain.groups.member import AssignorName, Member, Subscription
 
 
 class TopicMetadata(msgspec.Struct, frozen=True):
-    """A topic as the assignors see it."""
+    """The id of a topic and its number of partitions."""
 
     topic_id: int
     partitions: int
@@ -29,7 +29,7 @@ class Rebalance(msgspec.Struct, frozen=True):
     targets: dict[str, tuple[Partition, ...]]
 
 
-def notice_topics(group: Group, topics: Mapping[str, TopicMetadata], now_ms: int) -> Group:
+def schedule_on_topic_change(group: Group, topics: Mapping[str, TopicMetadata], now_ms: int) -> Group:
     """Schedule an assignment if the subscribed topics have changed since the last one, unless one is scheduled.
 
     Args:
@@ -87,7 +87,7 @@ def update_target_assignment(group: Group, topics: Mapping[str, TopicMetadata], 
 
 
 def _subscribers(group: Group, topic_ids: Mapping[Subscription, frozenset[int]]) -> dict[str, Subscriber]:
-    """Return the members as the assignors see them."""
+    """Return the members as input of an assignor."""
     return {
         name: Subscriber(topic_ids[member.join_request.subscription], member.target, member.join_request.instance_id)
         for name, member in group.members.items()
@@ -123,6 +123,6 @@ def _without_deleted(member: Member, topics: Mapping[int, int]) -> Member:
 
 
 def _assignor(group: Group) -> AssignorName:
-    """Return the assignor that most members ask for."""
+    """Return the assignor that most members request; of several, the last by name."""
     votes = Counter(member.join_request.assignor for member in group.members.values())
     return max(votes, key=lambda name: (votes[name], name), default="uniform")

@@ -1,4 +1,4 @@
-"""Apply a batch of appends: each request meets the state that the requests before it have left. Pure."""
+"""Apply a batch of appends. Each request is checked against the result of the requests before it. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Append(msgspec.Struct, frozen=True):
         records: In request order.
         partitions: The partition chosen for each record.
         stamp_time: Whether every record gets the time of the append (LogAppendTime).
-        refusal: Why the topic's configuration refuses the records; a repeat gets its stored result nevertheless.
+        error: Why the topic's configuration refuses the records; a repeat gets its stored result nevertheless.
         expected_offset: The log end offset that the only partition of the records must have, or None.
         partition_ids_written: Ids of the partitions that the records go to, ascending; computed from the others.
     """
@@ -54,7 +54,7 @@ class Append(msgspec.Struct, frozen=True):
     expected_offset: int | None = None
     key: IdempotencyKey | None = None
     stamp: ProducerStamp | None = None
-    refusal: BrokerError | None = None
+    error: BrokerError | None = None
     partition_ids_written: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -158,11 +158,11 @@ class AppendBatch:
         self.producers_written: dict[ProducerId, ProducerState] = {}
 
     def apply(self, append: Append) -> AppendOutcome:
-        """Accept or refuse one request, or return the stored result of a repeat. A refusal changes nothing."""
+        """Accept or refuse one request, or return the stored result of a repeat. A refused request changes nothing."""
         try:
             return self._apply(append)
-        except BrokerError as refusal:
-            return refusal
+        except BrokerError as error:
+            return error
 
     def _apply(self, append: Append) -> AppendOutcome:
         version = self._topic_version(append)
@@ -170,8 +170,8 @@ class AppendBatch:
             return Accepted(_decoder.decode(stored), duplicate=True)
         if version != append.version:
             return TopicVersionChanged()
-        if append.refusal is not None:
-            raise append.refusal
+        if append.error is not None:
+            raise append.error
         if append.expected_offset is not None:
             self._check_expected_offset(append, append.expected_offset)
         appended = self._add_rows(append)

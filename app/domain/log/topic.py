@@ -70,14 +70,14 @@ class TopicInfo(msgspec.Struct, frozen=True):
         return len(self.partition_ids)
 
 
-def check_name(name: str, noun: str, refusal: type[BrokerError] = InvalidTopicName) -> None:
+def check_name(name: str, noun: str, error: type[BrokerError] = InvalidTopicName) -> None:
     """Refuse an invalid name.
 
     Raises:
-        InvalidTopicName: Or another `refusal`; its detail is the rule for names.
+        InvalidTopicName: Or another `error`; its detail is the rule for names.
     """
     if not _NAME.fullmatch(name) or name in {".", ".."}:
-        raise refusal(f"a {noun} name is 1 to 249 characters of a-z A-Z 0-9 . _ - and not '.' or '..'")
+        raise error(f"a {noun} name is 1 to 249 characters of a-z A-Z 0-9 . _ - and not '.' or '..'")
 
 
 def check_topic_name(name: str) -> None:

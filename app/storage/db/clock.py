@@ -8,7 +8,8 @@ from sqlalchemy import BigInteger, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from app.storage.db.engine import Query, Tx
+from app.storage.db.engine import Tx
+from app.storage.db.statements import CompiledStatement
 
 
 class now_ms(FunctionElement[int]):  # noqa: N801 - a function of SQL
@@ -28,7 +29,7 @@ def _sqlite(*_: Any, **__: Any) -> str:  # noqa: ANN401 - SQLAlchemy's
     return "now_ms()"
 
 
-_NOW = Query(select(now_ms()))
+_NOW = CompiledStatement(select(now_ms()))
 
 
 def read(tx: Tx) -> int:

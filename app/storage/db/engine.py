@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, SelectBase, Table, Update
+from sqlalchemy import Connection, Engine, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
@@ -46,9 +46,9 @@ class Dialect(Protocol):
         lanes: Group commits that run concurrently.
         page_reads: Pages of records that are read concurrently.
         shared: Whether other processes use the same database.
-        opening: Statements that begin a write if the driver does not, deferred until its first statement.
+        begin_statements: Statements that begin a write if the driver does not, deferred until its first statement.
         driver_error: The base class of the driver's errors.
-        compiler: Compiles the SQL of a `Query`.
+        compiler: Compiles the SQL of a `CompiledStatement`.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Dialect(Protocol):
     lanes: int
     page_reads: int
     shared: bool
-    opening: Sequence[Statement]
+    begin_statements: Sequence[Statement]
     read_engine: Engine
     write_engine: Engine
     driver_error: type[Exception]
@@ -122,12 +122,12 @@ class Tx:
         self,
         connection: Connection,
         dialect: Dialect,
-        opening: Sequence[Statement] = (),
+        begin_statements: Sequence[Statement] = (),
         log_ends: LogEnds | None = None,
     ) -> None:
         self._connection = connection
         self.dialect = dialect
-        self.deferred = [*opening]
+        self.deferred = [*begin_statements]
         self.log_ends = log_ends
 
     @property
@@ -140,67 +140,6 @@ class Tx:
     def driver(self) -> Any:  # noqa: ANN401 - a connection of sqlite3 or psycopg
         """Return the driver's connection, in the same transaction, for hot paths."""
         return self.connection.connection.driver_connection
-
-
-class Query:
-    """A statement for hot paths: compiled once, run on the driver's connection in the same transaction.
-
-    One parameter may be a list (`expanding`). A list is filled up to the next power of two with copies of its last
-    entry, which keeps the number of prepared statements small.
-    """
-
-    def __init__(self, statement: SelectBase | Update, *, expanding: str = "") -> None:
-        self._statement = statement
-        self._expanding = expanding
-        self._compiled: dict[tuple[str, int], _Compiled] = {}
-
-    def rows(self, tx: Tx, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-        """Return all rows."""
-        return tx.dialect.fetch(tx, *self._prepared(tx, parameters))
-
-    def defer(self, tx: Tx, parameters: dict[str, Any]) -> None:
-        """Run the statement without a result, at the latest with COMMIT."""
-        tx.dialect.defer(tx, *self._prepared(tx, parameters))
-
-    def _prepared(self, tx: Tx, parameters: dict[str, Any]) -> tuple[str, Any]:
-        length = 0
-        if self._expanding:
-            entries = parameters[self._expanding]
-            length = 1 << (len(entries) - 1).bit_length()
-        compiled = self._compiled.get((tx.dialect.name, length)) or self._compile(tx, length, parameters)
-        if self._expanding:
-            filled = (*entries, *(entries[-1:] * (length - len(entries))))
-            parameters = parameters | dict(zip(compiled.names, filled, strict=True))
-        given: Any = compiled.constants | parameters
-        if compiled.order is not None:
-            given = [given[name] for name in compiled.order]
-        return compiled.sql, given
-
-    def _compile(self, tx: Tx, length: int, parameters: dict[str, Any]) -> _Compiled:
-        compiled = self._statement.compile(dialect=tx.dialect.compiler)
-        sample = parameters | ({self._expanding: [0] * length} if length else {})
-        state = compiled.construct_expanded_state(sample, escape_names=False)
-        names = list(state.parameter_expansion.get(self._expanding, ()))
-        listed = set(names)
-        constants = {name: value for name, value in state.parameters.items() if name not in listed}
-        result = _Compiled(state.statement, constants, names, state.positiontup)
-        self._compiled[tx.dialect.name, length] = result
-        return result
-
-
-class _Compiled(NamedTuple):
-    """SQL for the driver.
-
-    Attributes:
-        constants: Parameters with a value of their own.
-        names: Names of the parameters of the list's entries.
-        order: Names of all parameters, if the driver takes them by position.
-    """
-
-    sql: str
-    constants: dict[str, Any]
-    names: list[str]
-    order: Sequence[str] | None
 
 
 class SpaceMonitor(Protocol):
@@ -233,61 +172,63 @@ class Storage:
         self._worker = threading.local()
         self._connections: list[Connection] = []
 
-    async def read(self, query: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `query(tx, ...)` on one snapshot.
+    async def read(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function(tx, ...)` on one snapshot.
 
         Raises:
             ServiceUnavailable: The database did not answer in time.
         """
         return await asyncio.get_running_loop().run_in_executor(
-            self._readers, lambda: self.read_now(query, *args, **kwargs)
+            self._readers, lambda: self.read_now(function, *args, **kwargs)
         )
 
-    async def write(self, query: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `query(tx, ...)` in a transaction; commit when it returns, roll back when it raises.
+    async def write(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function(tx, ...)` in a transaction; commit when it returns, roll back when it raises.
 
         Raises:
             ServiceUnavailable: A lock timed out or the connection failed; nothing is written.
             DiskFull: The disk is full; nothing is written.
             OutcomeUnknown: The connection was lost during COMMIT.
         """
-        return await self.submit(query, *args, **kwargs)
+        return await self.submit(function, *args, **kwargs)
 
-    def submit(self, query: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+    def submit(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Start a write and return its future, for a caller that is not a coroutine."""
-        return asyncio.get_running_loop().run_in_executor(self._writers, lambda: self.write_now(query, *args, **kwargs))
+        return asyncio.get_running_loop().run_in_executor(
+            self._writers, lambda: self.write_now(function, *args, **kwargs)
+        )
 
-    def read_now(self, query: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def read_now(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a read, and block until it ends. Any thread may call this."""
         if not self._in_worker():
-            return self._readers.submit(lambda: self.read_now(query, *args, **kwargs)).result()
+            return self._readers.submit(lambda: self.read_now(function, *args, **kwargs)).result()
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 connection = self._connection(self.dialect.read_engine)
                 try:
                     connection.begin()
-                    return query(Tx(connection, self.dialect), *args, **kwargs)
+                    return function(Tx(connection, self.dialect), *args, **kwargs)
                 finally:
                     self._release(connection)
             except self._errors as error:
                 self._refuse(error, last=attempt == _ATTEMPTS)
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
-    def write_now(self, query: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def write_now(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a write, and block until it ends. Any thread may call this.
 
         After a conflict or a lost connection before COMMIT the write is retried.
         """
         if not self._in_worker():
-            return self._writers.submit(lambda: self.write_now(query, *args, **kwargs)).result()
+            return self._writers.submit(lambda: self.write_now(function, *args, **kwargs)).result()
         for attempt in range(1, _ATTEMPTS + 1):
             committing = False
             try:
                 connection = self._connection(self.dialect.write_engine)
                 try:
                     connection.begin()
-                    tx = Tx(connection, self.dialect, self.dialect.opening, self._log_ends)
-                    result = query(tx, *args, **kwargs)
+                    tx = Tx(connection, self.dialect, self.dialect.begin_statements, self._log_ends)
+                    result = function(tx, *args, **kwargs)
                     committing = True
                     self.dialect.commit(tx)
                     return result
@@ -359,18 +300,18 @@ class Storage:
         self.dialect.close()
 
     def _refuse(self, error: Exception, *, last: bool) -> None:
-        """Raise the refusal of an error, or return if the transaction is to be retried."""
+        """Raise the error for the client, or return if the transaction is to be retried."""
         fault = self.dialect.fault(error)
         if fault in {Fault.CONFLICT, Fault.DISCONNECTED} and not last:
             return
         if fault is Fault.DISK_FULL and self._space is not None:
             self._space.exhaust()
-        if (refusal := _REFUSALS.get(fault)) is None:
+        if (answer := _ERRORS.get(fault)) is None:
             raise error
-        raise refusal[0](refusal[1]) from error
+        raise answer[0](answer[1]) from error
 
 
-_REFUSALS: dict[Fault, tuple[type[BrokerError], str]] = {
+_ERRORS: dict[Fault, tuple[type[BrokerError], str]] = {
     Fault.CONFLICT: (ServiceUnavailable, "the database is busy with conflicting requests; try again"),
     Fault.BUSY: (LockTimeout, "a lock in the database timed out; try again"),
     Fault.DISCONNECTED: (ServiceUnavailable, "the database cannot be reached; try again"),

@@ -16,14 +16,14 @@ from app.storage.db.postgres import CONNECT_ARGS
 
 _CHANNEL = "millrace"
 _IDS_A_NOTICE = 500
-_HELLO = "*"
+_STARTED = "*"
 
 
 class Notices:
     """Sends the ids of changed partitions to other nodes, and receives theirs.
 
-    A node sends a hello when it starts to listen, and each node that receives the first hello of another node answers
-    with its own. A node without other nodes sends no notices.
+    A node sends a start notice when it starts to listen. Each node that receives the first start notice of another node
+    answers with its own. A node without other nodes sends no other notices.
     """
 
     def __init__(self, database_url: str) -> None:
@@ -55,18 +55,18 @@ class Notices:
         """Yield the ids of partitions from each notice, and None when notices may have been lost."""
         async with await self._connect() as connection:
             await connection.execute(f"LISTEN {_CHANNEL}")
-            await self._notify(connection, _HELLO)
+            await self._notify(connection, _STARTED)
             yield None
             async for notice in connection.notifies():
                 node, _, text = notice.payload.partition(" ")
                 if node == self._node:
                     continue
-                if text != _HELLO:
+                if text != _STARTED:
                     yield [int(partition_id) for partition_id in text.split(",")]
                     continue
                 if node not in self._others:
                     self._others.add(node)
-                    await self._send_hello()
+                    await self._send_started()
                 yield None
 
     async def close(self) -> None:
@@ -75,9 +75,9 @@ class Notices:
             sender, self._sender = self._sender, None
             await sender.close()
 
-    async def _send_hello(self) -> None:
+    async def _send_started(self) -> None:
         async with await self._connect() as connection:
-            await self._notify(connection, _HELLO)
+            await self._notify(connection, _STARTED)
 
     async def _notify(self, connection: AsyncConnection, text: str) -> None:
         await connection.execute("SELECT pg_notify(%s, %s)", (_CHANNEL, f"{self._node} {text}"))

@@ -77,7 +77,7 @@ class Postgres:
     lanes = _LANES
     page_reads = _READERS
     shared = True
-    opening: Sequence[Statement] = ()
+    begin_statements: Sequence[Statement] = ()
     driver_error: type[Exception] = psycopg.Error
     compiler: SqlDialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call] # SQLAlchemy
 
@@ -141,7 +141,7 @@ class Postgres:
         """Do nothing: the server manages its disk."""
 
     def cancel(self, connections: Sequence[Connection]) -> None:
-        """Ask the server to cancel active statements: they may wait for a lock."""
+        """Cancel active statements: they may wait for a lock."""
         for connection in connections:
             driver: Any = None if connection.invalidated else connection.connection.driver_connection
             if driver is not None and driver.info.transaction_status == pq.TransactionStatus.ACTIVE:

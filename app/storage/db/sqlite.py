@@ -60,7 +60,7 @@ class Sqlite:
     page_reads = 1
     """The driver releases the interpreter's lock for each row: two reads at once take longer than one by one."""
     shared = False
-    opening: Sequence[Statement] = (_BEGIN,)
+    begin_statements: Sequence[Statement] = (_BEGIN,)
     driver_error: type[Exception] = sqlite3.Error
     compiler: SqlDialect = SQLiteDialect_pysqlite()
 

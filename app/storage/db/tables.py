@@ -183,7 +183,7 @@ group_members = Table(
     Column("group_id", BigInteger, primary_key=True, autoincrement=False),
     Column("member_id", _Name, primary_key=True),
     Column("member_epoch", BigInteger, nullable=False),
-    Column("settled", SmallInteger, nullable=False),
+    Column("settled", SmallInteger, key="reconciled", nullable=False),
     Column("session_timeout_ms", BigInteger, nullable=False),
     Column("deadline_ms", BigInteger, nullable=False),
     Column("revoke_deadline_ms", BigInteger),
@@ -192,8 +192,8 @@ group_members = Table(
     Index("ix_group_members_deadline", "deadline_ms"),
     Index("ix_group_members_revoke_deadline", "revoke_deadline_ms"),
 )
-"""`settled`: whether the member owns its whole target assignment and has nothing to revoke. `details`: MessagePack of
-the member. `last_poll`: MessagePack of the end of its last poll, which the next poll may commit."""
+"""`reconciled`: whether the member owns its whole target assignment and has nothing to revoke. `details`: MessagePack
+of the member. `last_poll`: MessagePack of the end of its last poll, which the next poll may commit."""
 
 group_offsets = Table(
     "group_offsets",

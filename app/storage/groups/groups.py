@@ -10,7 +10,8 @@ from sqlalchemy import bindparam, case, delete, func, select, update
 
 from app.domain.groups.group import Group, GroupState, Reason
 from app.domain.groups.member import Subscription
-from app.storage.db.engine import Query, Tx
+from app.storage.db.engine import Tx
+from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import consumer_groups, group_members, group_offsets, group_rebalances
 from app.storage.groups import members
 
@@ -48,11 +49,11 @@ _group_columns = (
     _groups.empty_since_ms,
     _groups.details,
 )
-_GROUP = Query(select(*_group_columns).where(_groups.name == bindparam("name")))
-_GROUP_LOCKED = Query(select(*_group_columns).where(_groups.name == bindparam("name")).with_for_update())
+_GROUP = CompiledStatement(select(*_group_columns).where(_groups.name == bindparam("name")))
+_GROUP_LOCKED = CompiledStatement(select(*_group_columns).where(_groups.name == bindparam("name")).with_for_update())
 _of_group = select(*members.columns).where(_members.group_id == bindparam("group_id")).order_by(_members.member_id)
-_MEMBERS = Query(_of_group)
-_MEMBERS_LOCKED = Query(_of_group.with_for_update())
+_MEMBERS = CompiledStatement(_of_group)
+_MEMBERS_LOCKED = CompiledStatement(_of_group.with_for_update())
 _COUNT = select(func.count()).select_from(consumer_groups)
 _UPDATE_GROUP = (
     update(consumer_groups)
@@ -88,7 +89,9 @@ _LIST = (
         _page.c.assignment_epoch,
         func.count(_members.member_id),
         func.coalesce(
-            func.sum(case(((_members.settled == 1) & (_members.member_epoch == _page.c.assignment_epoch), 0), else_=1)),
+            func.sum(
+                case(((_members.reconciled == 1) & (_members.member_epoch == _page.c.assignment_epoch), 0), else_=1)
+            ),
             0,
         ),
     )
@@ -158,26 +161,26 @@ def list_(tx: Tx, after: str, limit: int) -> list[GroupSummary]:
     """Return up to `limit` groups in the order of their names, from the first name above `after`."""
     rows = tx.connection.execute(_LIST, {"after": after, "at_most": limit})
     return [
-        GroupSummary(name, _state(epoch, assignment_epoch, members, unsettled), epoch, assignment_epoch, members)
-        for name, epoch, assignment_epoch, members, unsettled in rows
+        GroupSummary(name, _state(epoch, assignment_epoch, members, reconciling), epoch, assignment_epoch, members)
+        for name, epoch, assignment_epoch, members, reconciling in rows
     ]
 
 
-def _state(group_epoch: int, assignment_epoch: int, members: int, unsettled: int) -> GroupState:
+def _state(group_epoch: int, assignment_epoch: int, members: int, reconciling: int) -> GroupState:
     if not members:
         return "EMPTY"
     if assignment_epoch < group_epoch:
         return "ASSIGNING"
-    return "RECONCILING" if unsettled else "STABLE"
+    return "RECONCILING" if reconciling else "STABLE"
 
 
-def _load(tx: Tx, group_query: Query, members_query: Query, name: str) -> Group | None:
-    found = group_query.rows(tx, {"name": name})
+def _load(tx: Tx, group_statement: CompiledStatement, members_statement: CompiledStatement, name: str) -> Group | None:
+    found = group_statement.rows(tx, {"name": name})
     if not found:
         return None
     group_id, name, group_epoch, assignment_epoch, assigned_at_ms, assign_at_ms, empty_since_ms, encoded = found[0]
     details = decode_group_details(encoded)
-    loaded = [members.decode(*row) for row in members_query.rows(tx, {"group_id": group_id})]
+    loaded = [members.decode(*row) for row in members_statement.rows(tx, {"group_id": group_id})]
     return Group(
         group_id=group_id,
         name=name,

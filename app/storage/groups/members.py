@@ -13,7 +13,8 @@ from app.domain.groups.assignor import Partition
 from app.domain.groups.group import Group
 from app.domain.groups.member import JoinRequest, Member
 from app.storage.db.clock import now_ms
-from app.storage.db.engine import Query, Tx
+from app.storage.db.engine import Tx
+from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import consumer_groups, group_members
 
 _groups, _members = consumer_groups.c, group_members.c
@@ -129,8 +130,8 @@ _snapshot = (
     .join(group_members, _members.group_id == _groups.group_id)
     .where(_groups.name == bindparam("name"), _members.member_id == bindparam("member_id"))
 )
-_SNAPSHOT = Query(_snapshot)
-_SNAPSHOT_LOCKED = Query(_snapshot.with_for_update(of=group_members))
+_SNAPSHOT = CompiledStatement(_snapshot)
+_SNAPSHOT_LOCKED = CompiledStatement(_snapshot.with_for_update(of=group_members))
 _ids = tuple_(_members.group_id, _members.member_id, _members.member_epoch)
 _SESSIONS = (
     select(_members.group_id, _members.member_id, _members.member_epoch, _groups.assignment_epoch)
@@ -264,7 +265,7 @@ def row(group: Group, member: Member) -> dict[str, object]:
         "group_id": group.group_id,
         "member_id": member.join_request.member_id,
         "member_epoch": member.member_epoch,
-        "settled": int(not member.revoking and member.assigned.keys() == member.target),
+        "reconciled": int(not member.revoking and member.assigned.keys() == member.target),
         "session_timeout_ms": member.join_request.session_timeout_ms,
         "deadline_ms": member.deadline_ms,
         "revoke_deadline_ms": member.revoke_deadline_ms,

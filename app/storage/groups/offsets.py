@@ -11,7 +11,8 @@ from app.domain.groups.assignor import Partition
 from app.domain.groups.group import Group
 from app.storage.db import clock
 from app.storage.db.clock import now_ms
-from app.storage.db.engine import Query, Tx
+from app.storage.db.engine import Tx
+from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import OFFSET_MASK, consumer_groups, group_offsets, log_end_of, partitions, records, topics
 from app.storage.log.appends import base_record_id, last_record_id
 from app.storage.log.pages import Bounds, bounds_columns, bounds_of
@@ -27,7 +28,7 @@ _OFFSETS_CHUNK = 500
 _offsets = group_offsets.c
 _of_partition = and_(_offsets.topic_id == partitions.c.topic_id, _offsets.partition == partitions.c.partition)
 
-_PROGRESS = Query(
+_PROGRESS = CompiledStatement(
     select(
         *bounds_columns,
         _offsets.committed_offset,

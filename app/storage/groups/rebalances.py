@@ -1,4 +1,4 @@
-"""Rebalances: which groups are due, whether members may expire, the topics to assign; and the history."""
+"""Rebalances: the groups that are due, whether members may expire, the topics to assign, the history."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from app.domain.groups.assignment import Rebalance, TopicMetadata
 from app.domain.groups.group import Group
 from app.domain.groups.member import Subscription
 from app.storage.db import clock
-from app.storage.db.engine import Query, Tx
+from app.storage.db.engine import Tx
+from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import consumer_groups, group_members, group_rebalances, group_ticks, partitions, topics
 from app.storage.groups.groups import decode_group_details
 
 KEPT_REBALANCES = 20
-MAX_TICK_AGE_MS = 5_000
-"""If no node has ticked for longer, members do not expire: they had no node to send heartbeats to."""
+MAX_OUTAGE_MS = 5_000
+"""If no node has run for longer, members do not expire: they had no node to send heartbeats to."""
 
 _groups, _members = consumer_groups.c, group_members.c
 
-_DUE = Query(
+_DUE = CompiledStatement(
     select(_groups.name)
     .where(_groups.assign_at_ms <= bindparam("at_ms"))
     .union(
@@ -35,9 +36,9 @@ _DUE = Query(
     )
     .limit(bindparam("at_most"))
 )
-_TICKED = Query(select(group_ticks.c.ticked_at_ms))
-_TICKED_LOCKED = Query(select(group_ticks.c.ticked_at_ms).with_for_update())
-_TICK = update(group_ticks).values(ticked_at_ms=bindparam("now"))
+_LAST_RUN = CompiledStatement(select(group_ticks.c.ticked_at_ms))
+_LAST_RUN_LOCKED = CompiledStatement(select(group_ticks.c.ticked_at_ms).with_for_update())
+_RECORD_RUN = update(group_ticks).values(ticked_at_ms=bindparam("now"))
 _ANY_MEMBER = select(exists().select_from(group_members))
 _FULL_SESSIONS = update(group_members).values(
     deadline_ms=bindparam("now") + _members.session_timeout_ms,
@@ -78,7 +79,7 @@ _REBALANCES = (
 
 _GROUP_ID = select(_groups.group_id).where(_groups.name == bindparam("name"))
 _WITH_MEMBERS = select(_groups.name, _groups.details).where(_groups.empty_since_ms.is_(None))
-_FINGERPRINT = Query(
+_FINGERPRINT = CompiledStatement(
     select(
         func.count(), func.coalesce(func.max(topics.c.topic_id), 0), func.coalesce(func.sum(topics.c.version), 0)
     ).select_from(topics)
@@ -119,13 +120,13 @@ def due(tx: Tx, limit: int) -> list[str]:
     return [name for (name,) in _DUE.rows(tx, {"at_ms": at_ms, "at_most": limit})]
 
 
-def ticking(tx: Tx, at_ms: int) -> bool:
-    """Return whether a node has ticked within the last seconds, so that members may expire."""
-    ((ticked_at_ms,),) = _TICKED.rows(tx, {})
-    return abs(at_ms - int(ticked_at_ms)) <= MAX_TICK_AGE_MS
+def is_node_running(tx: Tx, at_ms: int) -> bool:
+    """Return whether a node has run within the last `MAX_OUTAGE_MS`, so that members may expire."""
+    ((last_run_ms,),) = _LAST_RUN.rows(tx, {})
+    return abs(at_ms - int(last_run_ms)) <= MAX_OUTAGE_MS
 
 
-def tick(tx: Tx, *, first: bool = False) -> None:
+def record_running_node(tx: Tx, *, first: bool = False) -> None:
     """Record that a node runs the rebalances. After an outage of all nodes, give every member a full session.
 
     Args:
@@ -134,11 +135,11 @@ def tick(tx: Tx, *, first: bool = False) -> None:
     """
     if not tx.connection.execute(_ANY_MEMBER).scalar_one():
         return
-    ((ticked_at_ms,),) = _TICKED_LOCKED.rows(tx, {})
+    ((last_run_ms,),) = _LAST_RUN_LOCKED.rows(tx, {})
     at_ms = clock.read(tx)
-    if abs(at_ms - ticked_at_ms) > MAX_TICK_AGE_MS or (first and not tx.dialect.shared):
-        tx.connection.execute(_FULL_SESSIONS, {"now": at_ms, "outage": max(0, at_ms - ticked_at_ms)})
-    tx.connection.execute(_TICK, {"now": at_ms})
+    if abs(at_ms - last_run_ms) > MAX_OUTAGE_MS or (first and not tx.dialect.shared):
+        tx.connection.execute(_FULL_SESSIONS, {"now": at_ms, "outage": max(0, at_ms - last_run_ms)})
+    tx.connection.execute(_RECORD_RUN, {"now": at_ms})
 
 
 def add_rebalance(tx: Tx, group: Group, rebalance: Rebalance, names: Mapping[int, str]) -> None:

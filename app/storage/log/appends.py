@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import bindparam, func, select
 
 from app.domain.log.append import Append, AppendBatch, AppendOutcome, PartitionEnd, partition_ids_of
-from app.storage.db.engine import Query, Tx
+from app.storage.db.engine import Tx
+from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import OFFSET_BITS, OFFSET_MASK, first_record_id, log_end_of, partitions, records, topics
 from app.storage.log import idempotency, producers
 
@@ -29,7 +30,7 @@ size_of_record = (
 )
 """Bytes of key, value and headers as stored."""
 
-_ENDS = Query(
+_ENDS = CompiledStatement(
     select(
         partitions.c.partition_id,
         partitions.c.topic_id,
@@ -49,7 +50,7 @@ _ENDS = Query(
 def append_all(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[AppendOutcome]:
     """Append the records of requests, and return one outcome per request, in order.
 
-    Each request meets the state that the requests before it have left. Locks are taken in the order that all
+    Each request is checked against the result of the requests before it. Locks are taken in the order that all
     transactions follow: producers, Idempotency-Keys, partitions, each in ascending order.
     """
     producer_ids = [(a.stamp.producer_id, a.topic_id) for a in appends if a.stamp is not None]
@@ -61,7 +62,7 @@ def append_all(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[AppendOut
     if batch.rows:
         tx.dialect.append_records(tx, batch.rows)
     if key_ids:
-        idempotency.settle(tx, [k for k in key_ids if k not in stored], batch.keys_written, now_ms)
+        idempotency.save_results(tx, [k for k in key_ids if k not in stored], batch.keys_written, now_ms)
     if producer_ids:
         producers.save(tx, epochs, batch.producers_written, now_ms)
     return outcomes

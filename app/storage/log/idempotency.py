@@ -75,7 +75,7 @@ def peek(tx: Tx, ids: Sequence[KeyId]) -> dict[KeyId, StoredKey]:
     return find(tx, ids, 0)
 
 
-def settle(tx: Tx, claimed: Iterable[KeyId], written: Mapping[KeyId, StoredKey], now_ms: int) -> None:
+def save_results(tx: Tx, claimed: Iterable[KeyId], written: Mapping[KeyId, StoredKey], now_ms: int) -> None:
     """Store the results, and delete the claimed keys whose requests were refused."""
     if written:
         tx.connection.execute(

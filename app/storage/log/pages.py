@@ -9,7 +9,8 @@ from typing import NamedTuple
 from sqlalchemy import BigInteger, bindparam, select
 
 from app.domain.log.record import StoredRecord
-from app.storage.db.engine import Query, Tx
+from app.storage.db.engine import Tx
+from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import first_record_id, log_end_of, partitions, records, topics
 from app.storage.log.appends import last_record_id, size_of_record
 
@@ -57,7 +58,7 @@ bounds_columns = (
 )
 """Columns of `partitions` joined to `topics`, in the order of the arguments of `bounds_of`."""
 
-_BOUNDS = Query(
+_BOUNDS = CompiledStatement(
     select(*bounds_columns)
     .join(topics, topics.c.topic_id == partitions.c.topic_id)
     .where(partitions.c.partition_id.in_(bindparam("ids", expanding=True))),
@@ -67,7 +68,7 @@ _BOUNDS = Query(
 _LOCK = select(partitions.c.partition_id).where(partitions.c.partition_id == bindparam("id")).with_for_update()
 _TRY_LOCK = _LOCK.with_for_update(skip_locked=True)
 
-_columns = (
+_COLUMNS = (
     (records.c.record_id - bindparam("base", type_=BigInteger)).label("offset"),
     records.c.timestamp_ms,
     records.c.encoding,
@@ -94,8 +95,8 @@ _SIZE_FROM = select(
     .scalar_subquery()
     - select(records.c.start_bytes).where(*_in_span).order_by(records.c.record_id).limit(1).scalar_subquery()
 )
-_PAGE = Query(
-    select(*_columns)
+_PAGE = CompiledStatement(
+    select(*_COLUMNS)
     .where(records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high"))
     .where(records.c.start_bytes < _first_start_bytes + bindparam("max_bytes", type_=BigInteger))
     .order_by(records.c.record_id)

@@ -9,23 +9,24 @@ from itertools import islice
 from sqlalchemy import BigInteger, bindparam, select
 
 from app.domain.log.record import StoredRecord
-from app.storage.db.engine import Query, Tx
+from app.storage.db.engine import Tx
+from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import first_record_id, records
 from app.storage.log.appends import size_of_record
 from app.storage.log.pages import Bounds
 
-_SIZES = Query(
+_SIZES = CompiledStatement(
     select(records.c.record_id, size_of_record).where(records.c.record_id.in_(bindparam("ids", expanding=True))),
     expanding="ids",
 )
 _offset = (records.c.record_id - bindparam("base", type_=BigInteger)).label("offset")
-_KEYS = Query(
+_KEYS = CompiledStatement(
     select(_offset, records.c.key, records.c.headers)
     .where(records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high"))
     .order_by(records.c.record_id)
     .limit(bindparam("at_most"))
 )
-_RECORDS = Query(
+_RECORDS = CompiledStatement(
     select(
         records.c.record_id,
         records.c.timestamp_ms,

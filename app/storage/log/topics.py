@@ -11,7 +11,8 @@ from sqlalchemy.exc import IntegrityError
 
 from app.domain.log.topic import TopicConfig, TopicInfo, with_overrides
 from app.errors.log import InvalidPartitions
-from app.storage.db.engine import Query, Tx
+from app.storage.db.engine import Tx
+from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import (
     OFFSET_MASK,
     PARTITION_ID_BITS,
@@ -24,13 +25,15 @@ from app.storage.db.tables import (
 
 Overrides = dict[str, object]
 
-_columns = (topics.c.topic_id, topics.c.name, topics.c.version, topics.c.config, topics.c.created_at_ms)
-_FIND = select(*_columns).where(topics.c.name == bindparam("name"))
+_COLUMNS = (topics.c.topic_id, topics.c.name, topics.c.version, topics.c.config, topics.c.created_at_ms)
+_FIND = select(*_COLUMNS).where(topics.c.name == bindparam("name"))
 _FIND_NAME = select(topics.c.name).where(topics.c.topic_id == bindparam("id"))
 _FIND_LOCKED = _FIND.with_for_update()
-_NAMES = Query(select(topics.c.name).where(topics.c.name.in_(bindparam("names", expanding=True))), expanding="names")
-_LIST = select(*_columns).where(topics.c.name > bindparam("after")).order_by(topics.c.name).limit(bindparam("at_most"))
-_ALL = select(*_columns).order_by(topics.c.topic_id)
+_NAMES = CompiledStatement(
+    select(topics.c.name).where(topics.c.name.in_(bindparam("names", expanding=True))), expanding="names"
+)
+_LIST = select(*_COLUMNS).where(topics.c.name > bindparam("after")).order_by(topics.c.name).limit(bindparam("at_most"))
+_ALL = select(*_COLUMNS).order_by(topics.c.topic_id)
 _PARTITIONS = (
     select(partitions.c.topic_id, partitions.c.partition_id)
     .where(partitions.c.topic_id.in_(bindparam("ids", expanding=True)))

@@ -14,28 +14,28 @@ from app.storage.queues.share_partitions import SharePartitionKey
 ARCHIVES_KEPT = 1_000
 """Archived records kept per share partition; older ones are deleted."""
 
-_cells = queue_archives.c
+_columns = queue_archives.c
 _READ = (
-    select(_cells.offset, _cells.delivery_count, _cells.reason, _cells.archived_at_ms)
+    select(_columns.offset, _columns.delivery_count, _columns.reason, _columns.archived_at_ms)
     .where(
-        _cells.queue_id == bindparam("queue"),
-        _cells.partition_id == bindparam("partition"),
-        _cells.offset >= bindparam("from_offset"),
+        _columns.queue_id == bindparam("queue"),
+        _columns.partition_id == bindparam("partition"),
+        _columns.offset >= bindparam("from_offset"),
     )
-    .order_by(_cells.offset)
+    .order_by(_columns.offset)
     .limit(bindparam("at_most"))
 )
 _OLDEST_KEPT = (
-    select(_cells.archived_at_ms)
-    .where(_cells.queue_id == bindparam("queue"), _cells.partition_id == bindparam("partition"))
-    .order_by(_cells.archived_at_ms.desc())
+    select(_columns.archived_at_ms)
+    .where(_columns.queue_id == bindparam("queue"), _columns.partition_id == bindparam("partition"))
+    .order_by(_columns.archived_at_ms.desc())
     .offset(ARCHIVES_KEPT)
     .limit(1)
 )
 _DELETE = delete(queue_archives).where(
-    _cells.queue_id == bindparam("queue"),
-    _cells.partition_id == bindparam("partition"),
-    _cells.archived_at_ms <= bindparam("before_ms"),
+    _columns.queue_id == bindparam("queue"),
+    _columns.partition_id == bindparam("partition"),
+    _columns.archived_at_ms <= bindparam("before_ms"),
 )
 
 

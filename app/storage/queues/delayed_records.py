@@ -32,40 +32,40 @@ from app.storage.db.engine import Tx
 from app.storage.db.tables import delayed_records, queue_partitions
 from app.storage.queues.share_partitions import SharePartitionKey
 
-_cells = delayed_records.c
+_columns = delayed_records.c
 
 _COLUMNS = (
-    _cells.offset,
-    _cells.state,
-    _cells.delivery_count,
-    _cells.until_ms,
-    _cells.key_hash,
-    _cells.timestamp_ms,
-    _cells.encoding,
-    _cells.key,
-    _cells.value,
-    _cells.headers,
+    _columns.offset,
+    _columns.state,
+    _columns.delivery_count,
+    _columns.until_ms,
+    _columns.key_hash,
+    _columns.timestamp_ms,
+    _columns.encoding,
+    _columns.key,
+    _columns.value,
+    _columns.headers,
 )
 _size_of_record = (
-    func.coalesce(func.length(_cells.key), 0)
-    + func.coalesce(func.length(_cells.value), 0)
-    + func.coalesce(func.length(_cells.headers), 0)
+    func.coalesce(func.length(_columns.key), 0)
+    + func.coalesce(func.length(_columns.value), 0)
+    + func.coalesce(func.length(_columns.headers), 0)
 )
 _SUMMARY_COLUMNS = (
-    _cells.offset,
-    _cells.state,
-    _cells.delivery_count,
-    _cells.until_ms,
-    _cells.key_hash,
+    _columns.offset,
+    _columns.state,
+    _columns.delivery_count,
+    _columns.until_ms,
+    _columns.key_hash,
     _size_of_record,
 )
-_in_partition = (_cells.queue_id == bindparam("queue"), _cells.partition_id == bindparam("partition"))
-_unblocked = (*_in_partition, _cells.blocked_by_key == 0)
-_has_passed = _cells.until_ms <= bindparam("now_ms")
-_may_return = _cells.delivery_count < bindparam("max_delivery_count")
-_was_delivered = _cells.state.in_([RecordState.ACQUIRED, RecordState.REJECTED, RecordState.EXHAUSTED])
-_all = (*_in_partition, _cells.blocked_by_key.in_([0, 1]))  # with all values, so that the index is used
-_soonest = (_cells.until_ms, _cells.offset)
+_in_partition = (_columns.queue_id == bindparam("queue"), _columns.partition_id == bindparam("partition"))
+_unblocked = (*_in_partition, _columns.blocked_by_key == 0)
+_has_passed = _columns.until_ms <= bindparam("now_ms")
+_may_return = _columns.delivery_count < bindparam("max_delivery_count")
+_was_delivered = _columns.state.in_([RecordState.ACQUIRED, RecordState.REJECTED, RecordState.EXHAUSTED])
+_all = (*_in_partition, _columns.blocked_by_key.in_([0, 1]))  # with all values, so that the index is used
+_soonest = (_columns.until_ms, _columns.offset)
 
 
 def _soonest_of(*states: tuple[ColumnElement[bool], ...]) -> CompoundSelect[Any]:
@@ -75,48 +75,54 @@ def _soonest_of(*states: tuple[ColumnElement[bool], ...]) -> CompoundSelect[Any]
     return union_all(*parts).order_by("until_ms", "offset").limit(bindparam("at_most"))
 
 
-_DUE = _soonest_of((_cells.state == RecordState.AVAILABLE,), (_cells.state == RecordState.ACQUIRED, _may_return))
+_DUE = _soonest_of((_columns.state == RecordState.AVAILABLE,), (_columns.state == RecordState.ACQUIRED, _may_return))
 _TO_ARCHIVE = _soonest_of(
-    (_cells.state == RecordState.REJECTED,),
-    (_cells.state == RecordState.EXHAUSTED,),
-    (_cells.state == RecordState.ACQUIRED, ~_may_return),
+    (_columns.state == RecordState.REJECTED,),
+    (_columns.state == RecordState.EXHAUSTED,),
+    (_columns.state == RecordState.ACQUIRED, ~_may_return),
 )
 
 
 def _earliest(state: RecordState, *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
-    return select(func.min(_cells.until_ms)).where(*_unblocked, _cells.state == state, *conditions).scalar_subquery()
+    return (
+        select(func.min(_columns.until_ms)).where(*_unblocked, _columns.state == state, *conditions).scalar_subquery()
+    )
 
 
 _ARCHIVE_AT = select(
     _earliest(RecordState.REJECTED), _earliest(RecordState.EXHAUSTED), _earliest(RecordState.ACQUIRED, ~_may_return)
 )
 _AVAILABLE_AT = select(_earliest(RecordState.AVAILABLE, ~_has_passed), _earliest(RecordState.ACQUIRED, ~_has_passed))
-_READ = select(*_COLUMNS).where(*_in_partition, _cells.offset.in_(bindparam("offsets", expanding=True)))
+_READ = select(*_COLUMNS).where(*_in_partition, _columns.offset.in_(bindparam("offsets", expanding=True)))
 _SUMMARIES = (
     select(*_SUMMARY_COLUMNS)
-    .where(*_in_partition, _cells.offset >= bindparam("from_offset"))
-    .order_by(_cells.offset)
+    .where(*_in_partition, _columns.offset >= bindparam("from_offset"))
+    .order_by(_columns.offset)
     .limit(bindparam("at_most"))
 )
-_FIRST_OF_KEYS = select(_cells.key_hash, _cells.offset).where(
-    *_unblocked, _cells.key_hash.in_(bindparam("hashes", expanding=True))
+_FIRST_OF_KEYS = select(_columns.key_hash, _columns.offset).where(
+    *_unblocked, _columns.key_hash.in_(bindparam("hashes", expanding=True))
 )
-_OLDEST = select(_cells.timestamp_ms).where(*_in_partition).order_by(_cells.offset).limit(1)
+_OLDEST = select(_columns.timestamp_ms).where(*_in_partition).order_by(_columns.offset).limit(1)
 _WAITING = select(func.count(), func.coalesce(func.sum(case((_has_passed, 1), else_=0)), 0)).where(
-    *_all, _cells.state == RecordState.AVAILABLE
+    *_all, _columns.state == RecordState.AVAILABLE
 )
-_DELIVERED = select(_cells.offset, _cells.state, _cells.delivery_count, _cells.until_ms).where(
+_DELIVERED = select(_columns.offset, _columns.state, _columns.delivery_count, _columns.until_ms).where(
     *_unblocked, _was_delivered
 )
 _COUNT = select(func.coalesce(func.sum(queue_partitions.c.delayed), 0)).where(
     queue_partitions.c.queue_id == bindparam("queue")
 )
-_REMOVE = delete(delayed_records).where(*_in_partition, _cells.offset == bindparam("at"))
+_REMOVE = delete(delayed_records).where(*_in_partition, _columns.offset == bindparam("at"))
 _PURGE = delete(delayed_records).where(
     *_in_partition,
-    or_(_cells.state == RecordState.AVAILABLE, and_(_cells.state == RecordState.ACQUIRED, _may_return, _has_passed)),
+    or_(
+        _columns.state == RecordState.AVAILABLE, and_(_columns.state == RecordState.ACQUIRED, _may_return, _has_passed)
+    ),
 )
-_BLOCK_BY_KEY = update(delayed_records).where(*_in_partition, _cells.offset == bindparam("at")).values(blocked_by_key=1)
+_BLOCK_BY_KEY = (
+    update(delayed_records).where(*_in_partition, _columns.offset == bindparam("at")).values(blocked_by_key=1)
+)
 _same_key = delayed_records.alias("same_key")
 _of_same_key = (
     _same_key.c.queue_id == bindparam("queue"),
@@ -131,22 +137,22 @@ _UNBLOCK_NEXT = (
     update(delayed_records)
     .where(
         *_in_partition,
-        _cells.key_hash == bindparam("hash"),
-        _cells.blocked_by_key == 1,
-        _cells.offset == _next_of_key,
+        _columns.key_hash == bindparam("hash"),
+        _columns.blocked_by_key == 1,
+        _columns.offset == _next_of_key,
     )
     .where(~_has_first)
     .values(blocked_by_key=0)
 )
 _UNBLOCK_ALL = (
     update(delayed_records)
-    .where(*_in_partition, _cells.blocked_by_key == 1)
+    .where(*_in_partition, _columns.blocked_by_key == 1)
     .where(
         ~exists().where(
-            _same_key.c.queue_id == _cells.queue_id,
-            _same_key.c.partition_id == _cells.partition_id,
-            _same_key.c.key_hash == _cells.key_hash,
-            _same_key.c.offset < _cells.offset,
+            _same_key.c.queue_id == _columns.queue_id,
+            _same_key.c.partition_id == _columns.partition_id,
+            _same_key.c.key_hash == _columns.key_hash,
+            _same_key.c.offset < _columns.offset,
         )
     )
     .values(blocked_by_key=0)

@@ -68,7 +68,7 @@ _ADD_PARTITIONS = insert(queue_partitions).from_select(
         bindparam("expired", 0),
     )
     .join(partitions, partitions.c.topic_id == queues.c.topic_id)
-    .where(queues.c.topic_id == bindparam("id"), partitions.c.partition >= bindparam("present")),
+    .where(queues.c.topic_id == bindparam("id"), partitions.c.partition >= bindparam("first_new_partition")),
 )
 _CHANGE = (
     update(queues)
@@ -97,8 +97,8 @@ _DELETES_BY_TOPIC = [
 _redriven = msgspec.msgpack.Decoder(dict[int, int])
 
 
-def scope_id(queue_id: int) -> int:
-    """Return the id of a queue among partition and topic ids, for signals and Idempotency-Keys; it is negative."""
+def negative_queue_id(queue_id: int) -> int:
+    """Return the id of a queue in signals, among ids of partitions, and in Idempotency-Keys, among ids of topics."""
     return -_ID_BASE - queue_id
 
 
@@ -179,9 +179,9 @@ def create(
     return True
 
 
-def add_partitions(tx: Tx, topic_id: int, present: int) -> None:
-    """Create share partitions for the partitions of a topic from number `present` on, in all queues over it."""
-    tx.connection.execute(_ADD_PARTITIONS, {"id": topic_id, "present": present})
+def add_partitions(tx: Tx, topic_id: int, first_new_partition: int) -> None:
+    """Create share partitions in all queues over a topic, for its partitions from `first_new_partition`."""
+    tx.connection.execute(_ADD_PARTITIONS, {"id": topic_id, "first_new_partition": first_new_partition})
 
 
 def change(tx: Tx, queue_id: int, dead_letter_topic_id: int | None, config: QueueConfig) -> None:

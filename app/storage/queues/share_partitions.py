@@ -11,11 +11,12 @@ from sqlalchemy import ColumnElement, Select, bindparam, func, literal, select, 
 from app.domain.queues.in_flight import InFlightRecord
 from app.domain.queues.share_partition_state import SharePartitionState
 from app.storage.db import clock
-from app.storage.db.engine import Query, Tx
+from app.storage.db.engine import Tx
+from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import partitions, queue_partitions, queues, topics
 from app.storage.log.pages import Bounds, bounds_columns, bounds_of
 
-_cells = queue_partitions.c
+_columns = queue_partitions.c
 
 
 class SharePartitionKey(NamedTuple):
@@ -48,29 +49,29 @@ class LogSnapshot(NamedTuple):
     now_ms: int
 
 
-_columns = (
-    _cells.partition_id,
-    _cells.end_offset,
-    _cells.entries,
-    _cells.delayed,
-    _cells.accepted,
-    _cells.archived,
-    _cells.expired,
-    _cells.archive_at_ms,
-    _cells.delayed_archive_at_ms,
-    _cells.dead_letter_error,
-    _cells.refused_offset,
+_STATE_COLUMNS = (
+    _columns.partition_id,
+    _columns.end_offset,
+    _columns.entries,
+    _columns.delayed,
+    _columns.accepted,
+    _columns.archived,
+    _columns.expired,
+    _columns.archive_at_ms,
+    _columns.delayed_archive_at_ms,
+    _columns.dead_letter_error,
+    _columns.refused_offset,
 )
-_ALL = select(*_columns).where(_cells.queue_id == bindparam("queue")).order_by(_cells.partition_id)
+_ALL = select(*_STATE_COLUMNS).where(_columns.queue_id == bindparam("queue")).order_by(_columns.partition_id)
 _OF_IDS = (
-    select(*_columns, queues.c.config)
-    .join(queues, queues.c.queue_id == _cells.queue_id)
-    .where(_cells.queue_id == bindparam("queue"), _cells.partition_id.in_(bindparam("ids", expanding=True)))
-    .order_by(_cells.partition_id)
+    select(*_STATE_COLUMNS, queues.c.config)
+    .join(queues, queues.c.queue_id == _columns.queue_id)
+    .where(_columns.queue_id == bindparam("queue"), _columns.partition_id.in_(bindparam("ids", expanding=True)))
+    .order_by(_columns.partition_id)
 )
-_LOCK = Query(_OF_IDS.with_for_update(of=queue_partitions), expanding="ids")
-_TRY_LOCK = Query(_OF_IDS.with_for_update(of=queue_partitions, skip_locked=True), expanding="ids")
-_LOG_SNAPSHOT = Query(
+_LOCK = CompiledStatement(_OF_IDS.with_for_update(of=queue_partitions), expanding="ids")
+_TRY_LOCK = CompiledStatement(_OF_IDS.with_for_update(of=queue_partitions, skip_locked=True), expanding="ids")
+_LOG_SNAPSHOT = CompiledStatement(
     select(
         *bounds_columns,
         clock.now_ms(),
@@ -79,9 +80,9 @@ _LOG_SNAPSHOT = Query(
     .where(partitions.c.partition_id.in_(bindparam("ids", expanding=True))),
     expanding="ids",
 )
-_SAVE = Query(
+_SAVE = CompiledStatement(
     update(queue_partitions)
-    .where(_cells.queue_id == bindparam("queue"), _cells.partition_id == bindparam("id"))
+    .where(_columns.queue_id == bindparam("queue"), _columns.partition_id == bindparam("id"))
     .values(
         end_offset=bindparam("new_end_offset"),
         entries=bindparam("new_entries"),
@@ -97,18 +98,18 @@ _SAVE = Query(
 )
 _SCHEDULE_ARCHIVING = (
     update(queue_partitions)
-    .where(_cells.queue_id == bindparam("queue"))
+    .where(_columns.queue_id == bindparam("queue"))
     .values(archive_at_ms=literal(0), delayed_archive_at_ms=literal(0))
 )
 
 
 def _due_by(column: ColumnElement[int | None]) -> Select[Any]:
     """Return the share partitions that are due longest by one column; as a subselect it uses the column's index."""
-    some = select(_cells.queue_id, _cells.partition_id, column.label("at_ms")).where(column <= bindparam("now_ms"))
+    some = select(_columns.queue_id, _columns.partition_id, column.label("at_ms")).where(column <= bindparam("now_ms"))
     return select(some.order_by(column).limit(bindparam("at_most")).subquery())
 
 
-_due = union_all(_due_by(_cells.archive_at_ms), _due_by(_cells.delayed_archive_at_ms)).subquery()
+_due = union_all(_due_by(_columns.archive_at_ms), _due_by(_columns.delayed_archive_at_ms)).subquery()
 _DUE = (
     select(_due.c.queue_id, _due.c.partition_id)
     .group_by(_due.c.queue_id, _due.c.partition_id)

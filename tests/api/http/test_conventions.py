@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 ORDERS = "/v1/topics/orders"
 URL = f"{ORDERS}/partitions/0/records"
-REFUSALS = [
+ERRORS = [
     kind
     for module in pkgutil.iter_modules(errors.__path__)
     for _, kind in inspect.getmembers(importlib.import_module(f"app.errors.{module.name}"), inspect.isclass)
@@ -192,8 +192,8 @@ async def test_metrics_count_answers_and_records(sqlite_client: httpx2.AsyncClie
     assert 'millrace_http_answers_total{operation="fetch",status="422"} 1.0' in text
 
 
-@pytest.mark.parametrize("kind", REFUSALS, ids=lambda kind: kind.__name__)
-async def test_every_refusal_has_a_status_a_text_and_a_page(
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
+async def test_every_error_has_a_status_a_text_and_a_page(
     sqlite_client: httpx2.AsyncClient, kind: type[BrokerError]
 ) -> None:
     document = problems.document(kind("detail"), "id")
@@ -208,12 +208,12 @@ async def test_every_refusal_has_a_status_a_text_and_a_page(
     assert f'href="{document["type"]}"' in (await sqlite_client.get("/problems")).text
 
 
-async def test_the_table_of_statuses_has_every_refusal_and_nothing_else() -> None:
-    assert set(problems.STATUS) == set(REFUSALS)
-    assert set(problem_pages()) == {problems.slug(kind) for kind in REFUSALS}
+async def test_the_table_of_statuses_has_every_error_and_nothing_else() -> None:
+    assert set(problems.STATUS) == set(ERRORS)
+    assert set(problem_pages()) == {problems.slug(kind) for kind in ERRORS}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in REFUSALS if kind.retriable], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [kind for kind in ERRORS if kind.retriable], ids=lambda kind: kind.__name__)
 async def test_a_retriable_problem_has_a_retry_after_header_unless_it_is_409(kind: type[BrokerError]) -> None:
     assert problems.STATUS[kind] in {409, 503, 507}
     assert problems.STATUS[kind] == 409 or (b"retry-after", b"1") in problems.headers(kind("detail"))

@@ -383,12 +383,12 @@ async def test_a_key_of_an_acknowledge_or_an_acquire_is_refused_for_the_other(cl
     await client.post(f"{JOBS}/acknowledge", json=body, headers=acknowledged)
     await client.post(f"{JOBS}/acquire", headers=acquired)
 
-    refusals = [
+    errors = [
         await client.post(f"{JOBS}/acquire", headers=acknowledged),
         await client.post(f"{JOBS}/acknowledge", json=body, headers=acquired),
     ]
 
-    assert [(each.status_code, each.json()["code"]) for each in refusals] == [(422, "IDEMPOTENCY_KEY_REUSED")] * 2
+    assert [(each.status_code, each.json()["code"]) for each in errors] == [(422, "IDEMPOTENCY_KEY_REUSED")] * 2
 
 
 async def test_a_repeated_acknowledge_gets_the_same_answer(client: httpx2.AsyncClient) -> None:

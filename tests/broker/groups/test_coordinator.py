@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.broker.groups.group_steps import Heartbeat
+from app.broker.groups.group_transactions import Heartbeat
 from app.broker.groups.offsets import OffsetCommit
 from app.broker.log.topics import TopicRequest
 from app.errors.database import ServiceUnavailable
@@ -66,7 +66,7 @@ async def test_a_session_lasts_from_the_last_heartbeat_even_if_that_was_not_writ
     await node.create()
     await node.produce(b"1", b"2")
     epoch = (await node.join("alice")).member.member_epoch
-    await node.groups.tick()
+    await node.groups.record_running_node()
     await node.pass_time(13_000)
     node.writes = 0
     if way == "heartbeat":
@@ -88,7 +88,7 @@ async def test_a_node_that_stops_writes_the_last_heartbeats(nodes: tuple[Node, N
     stopping, other = nodes
     await stopping.create()
     epoch = (await stopping.join("alice")).member.member_epoch
-    await other.groups.tick()
+    await other.groups.record_running_node()
     await stopping.pass_time(13_000)
     await stopping.heartbeat("alice", epoch)
 
@@ -168,7 +168,7 @@ async def test_a_heartbeat_of_a_disconnected_client_changes_nothing(node: Node) 
 async def test_a_member_without_heartbeats_expires_at_the_end_of_its_session(node: Node) -> None:
     await node.create()
     await node.join("alice")
-    await node.groups.tick()
+    await node.groups.record_running_node()
 
     await node.pass_time(SESSION_MS - 5_000)
     await node.groups.rebalance()
@@ -181,15 +181,15 @@ async def test_a_member_without_heartbeats_expires_at_the_end_of_its_session(nod
         await node.heartbeat("alice", 1)
 
 
-async def test_members_do_not_expire_while_no_node_ticks(node: Node) -> None:
+async def test_members_do_not_expire_while_no_node_runs(node: Node) -> None:
     await node.create()
     await node.join("alice")
-    await node.groups.tick()
+    await node.groups.record_running_node()
 
-    await node.pass_time(SESSION_MS + 1, ticking=False)
+    await node.pass_time(SESSION_MS + 1, node_running=False)
     await node.groups.rebalance()
     assert list((await node.group()).members) == ["alice"]
-    await node.groups.tick()
+    await node.groups.record_running_node()
     await node.pass_time(SESSION_MS - 5_000)
     await node.groups.rebalance()
     assert list((await node.group()).members) == ["alice"]
@@ -199,15 +199,15 @@ async def test_members_do_not_expire_while_no_node_ticks(node: Node) -> None:
     assert list((await node.group()).members) == []
 
 
-async def test_the_rebalance_timeout_does_not_run_while_no_node_ticks(node: Node) -> None:
+async def test_the_rebalance_timeout_does_not_run_while_no_node_runs(node: Node) -> None:
     await node.create()
     await node.join("alice", rebalance_timeout_ms=30_000)
     await node.join("bob")
     await node.settle()
     assert (await node.heartbeat("alice", 1)).member.revoking
 
-    await node.pass_time(60_000, ticking=False)
-    await node.groups.tick()
+    await node.pass_time(60_000, node_running=False)
+    await node.groups.record_running_node()
     await node.pass_time(29_000)
     await node.groups.rebalance()
     assert "alice" in (await node.group()).members
@@ -221,7 +221,7 @@ async def test_a_node_that_has_just_started_removes_no_member(migrated_url: str)
     before = Node(migrated_url)
     await before.create()
     await before.join("alice", session_timeout_ms=1_000)
-    await before.groups.tick()
+    await before.groups.record_running_node()
     before.storage.close()
     node = Node(migrated_url)
     await node.pass_time(1_001)
@@ -236,16 +236,16 @@ async def test_the_start_of_the_only_node_gives_every_member_a_full_session(sqli
     before = Node(sqlite_url)
     await before.create()
     await before.join("alice", session_timeout_ms=4_000)
-    await before.groups.tick()
+    await before.groups.record_running_node()
     before.storage.close()
     node = Node(sqlite_url)
     await node.pass_time(4_000)
 
-    await node.groups.tick()
+    await node.groups.record_running_node()
     await node.groups.rebalance()
     assert list((await node.group()).members) == ["alice"]
     await node.pass_time(4_000)
-    await node.groups.tick()
+    await node.groups.record_running_node()
     await node.groups.rebalance()
 
     assert list((await node.group()).members) == []
@@ -402,7 +402,7 @@ async def test_a_failure_in_one_group_does_not_make_other_groups_miss_a_topic(no
 async def test_a_hundred_overdue_groups_that_cannot_expire_do_not_keep_a_node_busy(node: Node) -> None:
     for number in range(100):
         await node.join("alice", group=f"g{number}")
-    await node.pass_time(SESSION_MS, ticking=False)
+    await node.pass_time(SESSION_MS, node_running=False)
 
     assert await node.groups.rebalance() is False
 
@@ -504,7 +504,7 @@ async def test_a_group_is_deleted_only_without_members_and_its_name_starts_witho
 async def test_no_partition_has_two_owners_while_two_nodes_rebalance_at_once(nodes: tuple[Node, Node]) -> None:
     first, second = nodes
     await first.create(partitions=6)
-    await asyncio.gather(first.groups.tick(), second.groups.tick())
+    await asyncio.gather(first.groups.record_running_node(), second.groups.record_running_node())
     for number in range(4):
         await asyncio.gather(first.join(f"a{number}"), second.join(f"b{number}"))
         await first.pass_time(SECOND_MS)
@@ -541,14 +541,14 @@ async def test_a_member_id_that_joins_on_two_nodes_at_once_is_one_member(nodes: 
 
 
 @pytest.mark.postgres
-async def test_two_nodes_that_tick_after_an_outage_give_full_sessions(nodes: tuple[Node, Node]) -> None:
+async def test_two_nodes_that_start_after_an_outage_give_full_sessions(nodes: tuple[Node, Node]) -> None:
     first, second = nodes
     await first.create()
     for number in range(10):
         await first.join(f"m{number}")
-    await first.pass_time(2 * SESSION_MS, ticking=False)
+    await first.pass_time(2 * SESSION_MS, node_running=False)
 
-    await asyncio.gather(*[node.groups.tick() for node in nodes for _ in range(3)])
+    await asyncio.gather(*[node.groups.record_running_node() for node in nodes for _ in range(3)])
     await asyncio.gather(*[node.groups.rebalance() for node in nodes])
 
     assert len((await second.group()).members) == 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import hypothesis.strategies as st
@@ -24,8 +25,9 @@ from app.storage.groups import members
 from tests.broker.node import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Iterable, Sequence
 
+    from app.broker.waiting.signals import Signals
     from app.storage.groups.members import MemberSnapshot
 
 SESSION_MS = 45_000
@@ -36,11 +38,17 @@ NODES = st.integers(0, 1)
 
 
 def connect(nodes: Sequence[Node]) -> None:
-    """Deliver the announcements of each node to the others at once."""
+    """Deliver the notifications of each node to the others at once."""
     for node in nodes:
         others = [other.services.signals for other in nodes if other is not node]
-        node.services.signals._forward = lambda ids, others=others: [one.wake(ids) for one in others]  # type: ignore[assignment] # its result is not used
+        node.services.signals.notify = partial(wake_all, others)
         node.services.signals.receives_all = True
+
+
+def wake_all(others: Sequence[Signals], ids: Iterable[int]) -> None:
+    """Wake the readers of ids on other nodes."""
+    for other in others:
+        other.wake(ids)
 
 
 async def stable(node: Node) -> int:
@@ -76,7 +84,7 @@ async def test_a_session_is_renewed_repeatedly_without_a_read(node: Node) -> Non
         await node.groups.drain()
 
     assert (node.reads, node.writes) == (0, 24)  # half of them move the database's time
-    await node.groups.tick()
+    await node.groups.record_running_node()
     await node.groups.rebalance()
     assert "alice" in (await node.group()).members
 
@@ -119,7 +127,7 @@ async def test_a_lost_notice_is_made_up_for_by_the_next_renewal(nodes: tuple[Nod
     here, there = nodes
     connect(nodes)
     epoch = await stable(here)
-    there.services.signals._forward = None
+    there.services.signals.notify = None
     await there.join("bob")
     await there.settle()
     assert (await here.heartbeat("alice", epoch)).assignment_epoch == epoch
@@ -211,7 +219,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(at=NODES)
     def rebalance(self, at: int) -> None:
-        self.run(self.at(at).groups.tick())
+        self.run(self.at(at).groups.record_running_node())
         self.run(self.at(at).groups.rebalance())
 
     @rule(milliseconds=st.sampled_from([1_000, 9_000, 16_000, 31_000, 46_000]))
@@ -267,7 +275,7 @@ def check(cached: MemberSnapshot, found: MemberSnapshot) -> None:
 
 
 async def gathered(work: Sequence[Coroutine[Any, Any, Any]]) -> None:
-    """Run all at once; refusals are ignored."""
+    """Run all at once; errors are ignored."""
     for done in await asyncio.gather(*work, return_exceptions=True):
         if isinstance(done, BaseException) and not isinstance(done, BrokerError):
             raise done

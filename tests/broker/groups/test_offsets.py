@@ -1,4 +1,4 @@
-"""Committed offsets: who may commit, lag, resets, and expiry."""
+"""Committed offsets: permitted committers, lag, resets, and expiry."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from app.errors.groups import (
 from app.errors.http import InvalidRequest
 from app.errors.log import UnknownPartitionInRecord, UnknownTopicOrPartition
 from app.storage.log import topics
+from tests.broker.log.silent_node import SilentNode
 from tests.broker.node import GROUP, LONG_MS, Node, numbers, seen
 
 if TYPE_CHECKING:
@@ -176,13 +177,12 @@ async def test_metadata_is_kept_with_the_offset(alice: Node) -> None:
 
 
 async def test_a_commit_reaches_a_topic_that_was_replaced_behind_the_cache(alice: Node) -> None:
-    old = await alice.services.topics.get("orders")
-    await alice.services.topics.delete("orders")
-    await alice.create()
+    other, old = SilentNode(alice.services), await alice.services.topics.get("orders")
+    await other.replace_topic("orders", 2)
     await alice.settle()
     member = await alice.heartbeat("alice", 1, set())
-    await alice.produce(b"new")
-    alice.services.topics._keep(old)
+    await other.produce(ProduceRequest("orders", None, [Record(0, -1, None, b"new", None, 0)], 3))
+    assert alice.services.topics.cached("orders") is old
 
     await alice.commit("alice", member.member.member_epoch, at(0, 1))
 

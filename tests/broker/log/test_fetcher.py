@@ -242,9 +242,9 @@ async def test_an_offset_out_of_the_bounds_is_refused_with_them_or_reset(service
     bounds = {"partition": 0, "log_start_offset": 1, "log_end_offset": 3}
 
     for offset, kind in ((0, OffsetBelowLogStart), (4, OffsetAboveLogEnd)):
-        with pytest.raises(kind) as refusal:
+        with pytest.raises(kind) as error:
             await services.fetcher.fetch("orders", 0, At(offset), PAGE)
-        assert refusal.value.facts == bounds
+        assert error.value.facts == bounds
         earliest = await services.fetcher.fetch("orders", 0, At(offset), PAGE, "earliest")
         latest = await services.fetcher.fetch("orders", 0, At(offset), PAGE, "latest")
         assert (values(earliest), values(latest), latest.next_offset) == ([b"1", b"2"], [], 3)

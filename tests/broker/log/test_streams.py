@@ -250,9 +250,9 @@ async def test_a_stream_whose_next_record_was_deleted_is_refused_or_reset(node: 
     reset = await node.streams.start("orders", 0, At(0), LATEST, "earliest")
     await node.services.topics.delete_before("orders", 0, 599)
 
-    with pytest.raises(OffsetBelowLogStart) as refusal:
+    with pytest.raises(OffsetBelowLogStart) as error:
         await Reader(node.streams, refused, prompt=True).task
-    assert refusal.value.facts == {"partition": 0, "log_start_offset": 599, "log_end_offset": 600}
+    assert error.value.facts == {"partition": 0, "log_start_offset": 599, "log_end_offset": 600}
     client = Reader(node.streams, reset, prompt=True)
     await until_true(lambda: len(client.values) == 251)
 

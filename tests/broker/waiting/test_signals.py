@@ -78,15 +78,15 @@ async def test_a_cancelled_wait_leaves_no_watch() -> None:
     assert signals.watched_ids() == []
 
 
-async def test_only_announcements_of_this_node_are_forwarded_to_other_nodes() -> None:
-    forwarded: list[Iterable[int]] = []
-    signals = Signals(forwarded.append)
+async def test_only_announcements_of_this_node_notify_the_other_nodes() -> None:
+    notified: list[Iterable[int]] = []
+    signals = Signals(notified.append)
 
     signals.announce([1])
     signals.wake([2])
     signals.wake_all()
 
-    assert forwarded == [[1]]
+    assert notified == [[1]]
 
 
 async def test_the_poll_wakes_readers_that_are_behind_or_whose_partition_is_deleted() -> None:

@@ -1,4 +1,4 @@
-"""The group consumer: commits, heartbeats and refusals."""
+"""The group consumer: commits, heartbeats and errors of the server."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 
 class FakeMembership:
-    """A membership whose server gives the refusals in turn, and records commits and heartbeats."""
+    """A membership whose server returns the errors in turn, and records commits and heartbeats."""
 
-    def __init__(self, *refusals: dict[str, Any]) -> None:
+    def __init__(self, *errors: dict[str, Any]) -> None:
         self.lock = threading.RLock()
         self.assignment = BOTH
         self.heartbeat_interval_s = 0.01
         self.last_heartbeat_s = 0.0
         self.is_static = False
-        self.refusals = list(refusals)
+        self.errors = list(errors)
         self.committed: list[dict[Partition, OffsetRange]] = []
         self.heartbeats: list[set[Partition]] = []
         self.left = False
 
     def commit(self, offsets: Mapping[Partition, OffsetRange]) -> None:
-        if self.refusals:
-            problem = self.refusals.pop(0)
+        if self.errors:
+            problem = self.errors.pop(0)
             raise ServerRefused(409, problem, problem["code"])
         self.committed.append(dict(offsets))
 
@@ -70,7 +70,7 @@ def consumer_with_written_page(shutdown: ShutdownSignals, member: FakeMembership
 
 
 @pytest.mark.parametrize(
-    ("refusal", "committed"),
+    ("error", "committed"),
     [
         (  # the first part is committed, and the answer was lost
             {"code": "OFFSET_CONFLICT", "committed_offset": 1, "errors": [{"index": 0}]},
@@ -91,9 +91,9 @@ def consumer_with_written_page(shutdown: ShutdownSignals, member: FakeMembership
     ],
 )
 def test_a_refused_offset_is_left_out_and_the_others_are_committed(
-    shutdown: ShutdownSignals, refusal: dict[str, Any], committed: list[dict[Partition, OffsetRange]]
+    shutdown: ShutdownSignals, error: dict[str, Any], committed: list[dict[Partition, OffsetRange]]
 ) -> None:
-    member = FakeMembership(refusal)
+    member = FakeMembership(error)
     consumer_with_written_page(shutdown, member).leave()
     assert member.committed == committed
     assert member.left

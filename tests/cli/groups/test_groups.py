@@ -137,7 +137,7 @@ def test_delete_asks_for_confirmation_and_refuses_a_group_with_members(cli: Cli,
         (["reset", "g", "t"], 2, "Missing option '--to'"),
     ],
 )
-def test_each_refusal_has_its_exit_code(cli: Cli, words: list[str], code: int, message: str) -> None:
+def test_each_error_has_its_exit_code(cli: Cli, words: list[str], code: int, message: str) -> None:
     done = cli("groups", *words)
     assert (done.code, done.out) == (code, b"")
     assert message in done.err

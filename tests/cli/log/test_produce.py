@@ -97,7 +97,7 @@ def test_text_lines_are_stored_as_text_or_as_bytes(cli: Cli, topic: str) -> None
     assert [record.get("encoding") for record in consumed(cli, topic)] == ["text", "text", "text", "base64", "text"]
 
 
-def test_a_refusal_names_the_line_and_appends_nothing_of_its_request(cli: Cli, topic: str) -> None:
+def test_an_error_names_the_line_and_appends_nothing_of_its_request(cli: Cli, topic: str) -> None:
     lines = quakes(12) + b'\n{"no":"network"}\n' + quakes(3)
     done = cli("produce", topic, "--key", "/network", "--batch", "5", stdin=lines)
     assert done.code == 4
@@ -217,7 +217,7 @@ def test_input_that_cannot_be_read_is_an_error(cli: Cli, topic: str) -> None:
     assert (done.code, done.err) == (1, "millrace: standard input is closed; name a file\n")
 
 
-def test_a_refusal_ends_it_while_its_input_is_quiet(cli: Cli, topic: str) -> None:
+def test_an_error_ends_it_while_its_input_is_quiet(cli: Cli, topic: str) -> None:
     with cli.started("produce", topic) as producer:
         feed(producer, b"no json\n")
         assert producer.wait() == 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.groups.assignment import Rebalance, TopicMetadata, notice_topics, update_target_assignment
+from app.domain.groups.assignment import Rebalance, TopicMetadata, schedule_on_topic_change, update_target_assignment
 from app.domain.groups.group import Group, join_group, leave_group, take_heartbeat
 from app.domain.groups.member import AssignorName, JoinRequest, Subscription
 
@@ -34,14 +34,14 @@ def assign(group: Group, topics_by_name: dict[str, TopicMetadata], now_ms: int =
 
 
 def notice(group: Group, topics_by_name: dict[str, TopicMetadata]) -> Group:
-    return notice_topics(group, topics_by_name, LATER_MS)
+    return schedule_on_topic_change(group, topics_by_name, LATER_MS)
 
 
 def alice(topics_by_name: dict[str, TopicMetadata], *topics: str, pattern: str | None = None) -> Group:
     return assign(join(EMPTY, "alice", *topics, pattern=pattern), topics_by_name)
 
 
-# ── notice_topics ──
+# ── schedule_on_topic_change ──
 
 
 def test_unchanged_topics_cause_no_assignment() -> None:

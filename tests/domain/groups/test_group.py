@@ -129,9 +129,9 @@ def test_a_repeated_join_keeps_the_assignment_and_fences_the_old_epoch() -> None
     assert assigned(group, "alice") == "01"
     assert group.members["alice"].member_epoch == 3
     assert group.assign_at_ms is None
-    with pytest.raises(FencedMemberEpoch) as refusal:
+    with pytest.raises(FencedMemberEpoch) as error:
         heartbeat(group, "alice", epoch=2)
-    assert refusal.value.facts == {"member_epoch": 3}
+    assert error.value.facts == {"member_epoch": 3}
     assert heartbeat(group, "bob").state == "STABLE"
 
 
@@ -432,7 +432,7 @@ def test_a_commit_at_the_epoch_before_a_repeated_join_is_stale() -> None:
 
 
 def test_a_commit_at_a_future_epoch_is_fenced() -> None:
-    with pytest.raises(FencedMemberEpoch) as refusal:
+    with pytest.raises(FencedMemberEpoch) as error:
         commit(stable().members["alice"], 3, "0")
 
-    assert refusal.value.facts == {"member_epoch": 2}
+    assert error.value.facts == {"member_epoch": 2}

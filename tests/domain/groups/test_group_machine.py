@@ -186,8 +186,8 @@ class ConsumerGroup(RuleBasedStateMachine):
     def repeated(self, step: Callable[[Group], Group], group: Group) -> Group | BrokerError:
         try:
             return step(group)
-        except BrokerError as refusal:
-            return refusal
+        except BrokerError as error:
+            return error
 
     # ── clients ──
 
@@ -233,8 +233,8 @@ class ConsumerGroup(RuleBasedStateMachine):
         member_id = client.join_request.member_id
         try:
             self.heartbeat(member_id, client.epoch, owned, released=released)
-        except (FencedMemberEpoch, FencedInstanceId, UnknownMemberId) as refusal:
-            self.check_refusal(client, refusal)
+        except (FencedMemberEpoch, FencedInstanceId, UnknownMemberId) as error:
+            self.check_error(client, error)
             if not lost:
                 client.drop()
             return
@@ -251,11 +251,11 @@ class ConsumerGroup(RuleBasedStateMachine):
             owned = None if silent else frozenset(client.working)
             self.send_heartbeat(client, owned=owned, lost=lost, stops_at_once=stops_at_once)
 
-    def check_refusal(self, client: Client, refusal: BrokerError) -> None:
+    def check_error(self, client: Client, error: BrokerError) -> None:
         member = self.group.members.get(client.join_request.member_id)
-        assert isinstance(refusal, FencedMemberEpoch) == (member is not None)
+        assert isinstance(error, FencedMemberEpoch) == (member is not None)
         if member is not None:
-            assert refusal.facts == {"member_epoch": member.member_epoch}
+            assert error.facts == {"member_epoch": member.member_epoch}
             assert client.epoch != member.member_epoch
 
     @rule(join_request=JOIN_REQUESTS, lost=MOSTLY_NOT)
@@ -368,7 +368,7 @@ class ConsumerGroup(RuleBasedStateMachine):
             assert silent or self.now_ms - revoked_ms >= join_request.rebalance_timeout_ms
         for name, member in self.group.members.items():
             assert self.now_ms - self.heartbeat_ms[name] < member.join_request.session_timeout_ms
-        self.change(partial(assignment.notice_topics, topics=self.topics, now_ms=self.now_ms))
+        self.change(partial(assignment.schedule_on_topic_change, topics=self.topics, now_ms=self.now_ms))
 
     def all_send_heartbeats_until_the_group_is_stable(self) -> None:
         for _ in range(40):

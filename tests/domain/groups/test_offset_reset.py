@@ -22,11 +22,11 @@ def test_each_kind_of_reset_is_accepted(text: str) -> None:
     ],
 )
 def test_any_other_value_is_refused_with_the_valid_values(text: str) -> None:
-    with pytest.raises(InvalidRequest) as refusal:
+    with pytest.raises(InvalidRequest) as error:
         check_offset_reset(text)
 
     detail = "must be earliest, latest, none or by_duration:P…, such as by_duration:PT1H"
-    assert refusal.value.facts == {"errors": [{"field": "auto_offset_reset", "detail": detail}]}
+    assert error.value.facts == {"errors": [{"field": "auto_offset_reset", "detail": detail}]}
 
 
 @pytest.mark.parametrize(

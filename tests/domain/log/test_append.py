@@ -165,7 +165,7 @@ def test_consecutive_sequences_may_share_a_batch() -> None:
     ],
     ids=["offset", "key", "sequence", "both", "version", "recreated", "deleted"],
 )
-def test_a_refusal_changes_nothing(refused: Append) -> None:
+def test_a_refused_append_changes_nothing(refused: Append) -> None:
     applied = batch(keys={(1, b"used"): StoredKey(b"print", b"")})
 
     outcome = applied.apply(refused)

@@ -60,10 +60,10 @@ def test_an_offset_spec_is_parsed(text: str, expected: OffsetSpec) -> None:
     ],
 )
 def test_any_other_text_is_refused_with_the_allowed_forms(text: str) -> None:
-    with pytest.raises(InvalidRequest) as refusal:
+    with pytest.raises(InvalidRequest) as error:
         parse_offset_spec(text)
 
-    assert refusal.value.detail == (
+    assert error.value.detail == (
         "offset must be an offset, earliest, latest, -N for the last N records, or @ with epoch milliseconds or "
         "RFC 3339, such as @2018-02-01T00:00:00Z"
     )

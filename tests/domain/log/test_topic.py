@@ -57,9 +57,9 @@ def test_each_configuration_value_has_bounds(field: str, lowest: int, highest: i
     check_overrides({field: lowest})
     check_overrides({field: highest})
     for beyond in (lowest - 1, highest + 1):
-        with pytest.raises(InvalidConfig) as refusal:
+        with pytest.raises(InvalidConfig) as error:
             check_overrides({field: beyond})
-        assert refusal.value.facts["errors"] == [
+        assert error.value.facts["errors"] == [
             {"field": f"config.{field}", "detail": f"must be from {lowest} to {highest}"}
         ]
 

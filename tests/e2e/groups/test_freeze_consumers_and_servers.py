@@ -99,9 +99,9 @@ async def test_a_consumer_frozen_beyond_its_session_loses_its_partitions_in_time
 
     assert SESSION_MS / 1000 * 2 / 3 - 0.5 <= took <= SESSION_MS / 1000 + 1
     assert set(kept) < set(owned)
-    refusals = [(event, code) for event, status, code in late_events if status == 409]
-    assert {code for _, code in refusals} == {"UNKNOWN_MEMBER_ID"}
-    assert [event for event, _ in refusals] == ["heartbeat", "commit", "transaction", "poll", "heartbeat"]
+    errors = [(event, code) for event, status, code in late_events if status == 409]
+    assert {code for _, code in errors} == {"UNKNOWN_MEMBER_ID"}
+    assert [event for event, _ in errors] == ["heartbeat", "commit", "transaction", "poll", "heartbeat"]
     assert late_events[-1][:2] == ("join", 201)
     assert before == after == dict.fromkeys(range(4), 0)
     assert results.status_code == 404
@@ -285,7 +285,7 @@ async def test_a_call_executed_late_releases_no_partition(
             taken = [one for member in (third, fourth) for one in await member.heartbeat(client, [])]
             assert set(taken) & set(partitions_in(page["assignment"])) == set()
 
-        # Only this heartbeat asks the second member to revoke a partition of its page.
+        # Only the answer to this heartbeat revokes a partition of its page.
         remaining = await second.heartbeat(client, partitions_in(page["assignment"]))
         await second.reconcile(client, 1)
         await third.reconcile(client, 1)

@@ -49,7 +49,7 @@ class Consumer(ABC):
     session_ms: int
     epoch: int = -1
     until: float = 0.0
-    refusals: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
 
     async def run(self) -> None:
         """Consume until cancelled."""
@@ -106,10 +106,10 @@ class Consumer(ABC):
         return next_offsets
 
     def refused(self, answer: Answer, *expected: str) -> str:
-        """Count a refusal, which must have one of the expected codes, and return its code."""
+        """Count an error, which must have one of the expected codes, and return its code."""
         assert answer.status == 409, answer
         assert answer.code in expected, answer
-        self.refusals[answer.code] += 1
+        self.errors[answer.code] += 1
         return answer.code
 
 
@@ -127,7 +127,7 @@ class PollingConsumer(Consumer):
             commit = commit_of(page, await self.process(page["records"]))
 
     async def poll(self, commit: list[dict[str, Any]]) -> Record | None:
-        """Poll until that is answered; return None after a refusal, with the consumer a member again."""
+        """Poll until that is answered; return None after an error, with the consumer a member again."""
         request = {
             "member_epoch": self.epoch,
             "commit": commit,

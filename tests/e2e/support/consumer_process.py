@@ -1,7 +1,7 @@
 """A consumer as a process of its own, which a test can freeze. A program, not a module to import.
 
 Arguments: URL, group, topic, member, session in milliseconds. It joins, then sends heartbeats, and prints each answer
-as one JSON line. After the first refusal it makes every call that a member can make at its old epoch, joins again and
+as one JSON line. After the first error it makes every call that a member can make at its old epoch, joins again and
 ends.
 """
 
@@ -22,7 +22,7 @@ MEMBER_PATH = f"{MEMBERS_PATH}/{MEMBER}"
 
 
 def call(event: str, path: str, document: dict[str, Any]) -> dict[str, Any]:
-    """Send a request, print and return the answer; a refusal has a `code`."""
+    """Send a request, print and return the answer; a error has a `code`."""
     request = urllib.request.Request(  # noqa: S310 - the node of the test
         f"{URL}{path}", json.dumps(document).encode(), {"Content-Type": "application/json"}
     )
@@ -30,8 +30,8 @@ def call(event: str, path: str, document: dict[str, Any]) -> dict[str, Any]:
         with OPENER.open(request, timeout=30) as response:
             answer: dict[str, Any] = json.load(response)
             status = response.status
-    except urllib.error.HTTPError as refusal:
-        answer, status = json.load(refusal), refusal.code
+    except urllib.error.HTTPError as error:
+        answer, status = json.load(error), error.code
     print(json.dumps({"event": event, "status": status} | answer), flush=True)
     return answer
 

@@ -61,7 +61,7 @@ class GroupCampaign:
     rng: random.Random
     journal: OwnershipJournal = field(default_factory=OwnershipJournal)
     statuses: Counter[str] = field(default_factory=Counter)
-    refusals: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
     kills: Counter[str] = field(default_factory=Counter)
     flights: list[dict[str, Any]] = field(default_factory=list)
     allowed: int = 0
@@ -103,7 +103,7 @@ class GroupCampaign:
         life = f"{kind.__name__}-{number}-{next(self.lives)}"
         client = self.client(self.plan.losses, SHORT_TIMEOUT_S if self.plan.freezes else LONG_TIMEOUT_S)
         member_id = life if predecessor is None else predecessor.member_id
-        consumer = kind(member_id, life, client, self.journal, client.rng, SESSION_MS, refusals=self.refusals)
+        consumer = kind(member_id, life, client, self.journal, client.rng, SESSION_MS, errors=self.errors)
         return group.create_task(consumer.run(), name=life), consumer
 
     async def kill_at_random(self, group: asyncio.TaskGroup, consumers: list[RunningConsumer]) -> None:
@@ -215,5 +215,5 @@ class GroupCampaign:
         return (
             f"{len(self.flights)} flights, {journal.processed} processed, {journal.repeats} again, "
             f"{journal.takeovers} takeovers, {journal.samples} samples; killed {dict(self.kills)}\n"
-            f"answers {dict(sorted(self.statuses.items()))}\nrefusals {dict(self.refusals)}"
+            f"answers {dict(sorted(self.statuses.items()))}\nerrors {dict(self.errors)}"
         )

@@ -2,7 +2,7 @@
 
 All consumers of a campaign are tasks of one process, so "at the same time" is exact. A claim on a partition begins
 with the answer that assigns it. It ends when the consumer releases it, when the consumer is killed, or two thirds of
-a session after the consumer sent the last answered call: the shortest time that the server promises.
+a session after the consumer sent the last answered call: the shortest session that the server guarantees.
 """
 
 from __future__ import annotations

@@ -59,10 +59,10 @@ def fill(scribe: Scribe, storage: Storage) -> int:
 
 
 def test_a_second_process_is_refused_with_an_explanation(opened: Storage, sqlite_url: str) -> None:
-    with pytest.raises(DatabaseInUse) as refusal:
+    with pytest.raises(DatabaseInUse) as error:
         open_storage(sqlite_url)
 
-    assert str(refusal.value) == (
+    assert str(error.value) == (
         f"another millrace process has {sqlite_url.removeprefix('sqlite:///')} open; stop it, give this one another "
         "file with --database-url sqlite:///other.db, or use PostgreSQL for several nodes"
     )

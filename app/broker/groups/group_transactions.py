@@ -1,11 +1,11 @@
-"""Steps of a group: each loads the group under its lock, takes one pure step of `domain.groups` and saves it."""
+"""Transactions of a group: each loads the group under its lock, runs one pure step of `domain.groups` and saves."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import NamedTuple
 
-from app.domain.groups.assignment import notice_topics, update_target_assignment
+from app.domain.groups.assignment import schedule_on_topic_change, update_target_assignment
 from app.domain.groups.assignor import Partition
 from app.domain.groups.group import Group, expire_members, find_member, join_group, leave_group, take_heartbeat
 from app.domain.groups.member import JoinRequest
@@ -107,14 +107,14 @@ def leave(tx: Tx, name: str, member_id: str) -> GroupChange:
 
 
 def rebalance(tx: Tx, name: str, *, expires: bool) -> GroupChange | None:
-    """Do what is due in a group: expire members, note changed topics, assign. Return None if nothing changed."""
+    """Expire members, and schedule and compute an assignment, as due. Return None if nothing changed."""
     before = groups.load(tx, name)
     if before is None:
         return None
     now_ms = clock.read(tx)
-    after = expire_members(before, now_ms) if expires and rebalances.ticking(tx, now_ms) else before
+    after = expire_members(before, now_ms) if expires and rebalances.is_node_running(tx, now_ms) else before
     topics = rebalances.topic_metadata(tx, after.subscriptions)
-    after = notice_topics(after, topics, now_ms)
+    after = schedule_on_topic_change(after, topics, now_ms)
     changed = save(tx, before, assign_if_due(tx, after, now_ms), now_ms)
     return None if changed.after is before else changed
 
@@ -181,14 +181,14 @@ def save(tx: Tx, before: Group, after: Group, now_ms: int) -> GroupChange:
 
 
 def member_not_found(tx: Tx, name: str, member_id: str) -> BrokerError:
-    """Return the refusal of a member that is not in its group: it is unknown, or its instance_id was taken over."""
+    """Return the error for a member that is not in its group: it is unknown, or its instance_id was taken over."""
     try:
         find_member(groups.find(tx, name) or Group(group_id=0, name=name), member_id)
-    except BrokerError as refusal:
-        return refusal
+    except BrokerError as error:
+        return error
     return UnknownMemberId("the group had no such member a moment ago; try again")
 
 
 def group_not_found() -> GroupIdNotFound:
-    """Return the refusal of a group that does not exist."""
+    """Return the error for a group that does not exist."""
     return GroupIdNotFound("there is no group of this name; a join, a poll with topics or a commit creates it")

@@ -34,19 +34,19 @@ class Lane(Generic[R]):
         self.retries: deque[R] = deque()
 
 
-class GroupCommit(ABC, Generic[R, T]):
+class BatchCommitter(ABC, Generic[R, T]):
     """Commits requests in batches, one transaction at a time per lane.
 
     A lane exists while one of its transactions runs. A subclass decides which requests share a batch and answers them.
 
     Attributes:
         operation: The name of the operation in log lines and errors.
-        refusals: Errors that are an answer to the requests of a batch. After any other error, each request of the
-            batch is retried in a transaction of its own.
+        answered_errors: Errors that are the answer to the requests of a batch. After any other error, each request of
+            the batch is retried in a transaction of its own.
     """
 
     operation: ClassVar[str]
-    refusals: ClassVar[tuple[type[Exception], ...]] = (BrokerError,)
+    answered_errors: ClassVar[tuple[type[Exception], ...]] = (BrokerError,)
 
     def __init__(self) -> None:
         self._lanes: dict[int, Lane[R]] = {}
@@ -85,9 +85,9 @@ class GroupCommit(ABC, Generic[R, T]):
             try:
                 self._start(lane)  # first, so that the database works while the answers are written
             finally:
-                self._settle(lane, batch, result)
+                self._answer(lane, batch, result)
             return
-        if isinstance(error, self.refusals):
+        if isinstance(error, self.answered_errors):
             self._refuse(lane, batch, error)
         elif len(batch) > 1:
             _log.warning(
@@ -111,7 +111,7 @@ class GroupCommit(ABC, Generic[R, T]):
         """Put the requests that need another transaction back into the lane. By default there are none."""
 
     @abstractmethod
-    def _settle(self, lane: Lane[R], batch: list[R], result: T) -> None:
+    def _answer(self, lane: Lane[R], batch: list[R], result: T) -> None:
         """Answer the requests of a committed batch."""
 
     @abstractmethod

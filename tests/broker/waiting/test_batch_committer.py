@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.broker.waiting.group_commit import GroupCommit
+from app.broker.waiting.batch_committer import BatchCommitter
 from app.errors.database import DiskFull, ServiceUnavailable, UnknownServerError
 
 if TYPE_CHECKING:
     from collections import deque
 
-    from app.broker.waiting.group_commit import Lane
+    from app.broker.waiting.batch_committer import Lane
 
 pytestmark = pytest.mark.anyio
 
 
-class Recorder(GroupCommit[str, list[str]]):
+class Recorder(BatchCommitter[str, list[str]]):
     """Takes all that waits; the test ends each transaction. A result of "again" puts the request back."""
 
     operation = "request"
@@ -54,7 +54,7 @@ class Recorder(GroupCommit[str, list[str]]):
     def _requeue(self, lane: Lane[str], batch: list[str], result: list[str]) -> None:
         lane.waiting.extend(request for request, answer in zip(batch, result, strict=True) if answer == "again")
 
-    def _settle(self, _: Lane[str], batch: list[str], result: list[str]) -> None:
+    def _answer(self, _: Lane[str], batch: list[str], result: list[str]) -> None:
         self.answers |= dict(zip(batch, result, strict=True))
 
     def _refuse(self, _: Lane[str], batch: list[str], error: Exception) -> None:
@@ -97,17 +97,17 @@ async def test_each_request_of_a_failed_batch_is_retried_alone(caplog: pytest.Lo
     assert recorder.answers["c"] == "3"
 
 
-async def test_a_refusal_answers_the_whole_batch_without_a_retry() -> None:
+async def test_an_error_answers_the_whole_batch_without_a_retry() -> None:
     recorder = Recorder()
     for request in ("a", "b", "c"):
         recorder.add(request)
     await recorder.commit("1")
-    refusal = DiskFull("no space")
+    error = DiskFull("no space")
 
-    await recorder.fail(refusal)
+    await recorder.fail(error)
 
     assert recorder.batches == [["a"], ["b", "c"]]
-    assert recorder.answers == {"a": "1", "b": refusal, "c": refusal}
+    assert recorder.answers == {"a": "1", "b": error, "c": error}
 
 
 async def test_a_request_that_is_put_back_goes_into_the_next_transaction() -> None:

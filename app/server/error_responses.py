@@ -1,4 +1,4 @@
-"""Rejections of invalid HTTP, as problem documents.
+"""Answers to invalid HTTP: whole responses with problem documents.
 
 Such requests do not reach the application; `app/server/protocol.py` writes the whole response. A message says what
 to do, and does not quote the request.
@@ -41,7 +41,7 @@ _CURES = (
 
 
 def malformed_head(message: str) -> BadRequest:
-    """Return the rejection of a head that llhttp cannot parse.
+    """Return the error for a head that llhttp cannot parse.
 
     Args:
         message: llhttp's message; it selects the detail, which does not contain it.
@@ -49,15 +49,15 @@ def malformed_head(message: str) -> BadRequest:
     return BadRequest(next((cure for part, cure in _CURES if part in message), _HEAD_CURE))
 
 
-def problem_response(refusal: BrokerError, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return a whole HTTP/1.1 response with a problem document; it announces the close of the connection.
+def problem_response(error: BrokerError, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return a whole HTTP/1.1 response with a problem document; `Connection: close` is one of its fields.
 
     Args:
-        refusal: The problem.
+        error: The error of the problem document.
         headers: Fields before all others, such as Date.
     """
     request_id = uuid.uuid4().hex
-    body = msgspec.json.encode(problems.document(refusal, request_id)) + b"\n"
+    body = msgspec.json.encode(problems.document(error, request_id)) + b"\n"
     fields = (
         *headers,
         (b"content-type", problems.MEDIA_TYPE.encode()),
@@ -67,4 +67,4 @@ def problem_response(refusal: BrokerError, headers: Iterable[tuple[bytes, bytes]
         (b"connection", b"close"),
     )
     lines = [b"%b: %b\r\n" % field for field in fields]
-    return b"".join([STATUS_LINE[problems.STATUS[type(refusal)]], *lines, b"\r\n", body])
+    return b"".join([STATUS_LINE[problems.STATUS[type(error)]], *lines, b"\r\n", body])

@@ -1,0 +1,142 @@
+"""Health, readiness and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+from fastapi import APIRouter
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app import __version__
+from app.api.http.call import Call, Reply
+from app.api.http.operations import Description, OperationRoute, describe
+from app.api.services import Services
+from app.errors.database import ServiceUnavailable
+from app.storage.db import schema
+
+router = APIRouter(tags=["operations"], route_class=OperationRoute)
+
+_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class Links(msgspec.Struct):
+    """Paths of the documentation, the health checks and the topics."""
+
+    name: str
+    version: str
+    docs: str
+    openapi: str
+    health: str
+    ready: str
+    metrics: str
+    topics: str
+
+
+class Health(msgspec.Struct):
+    """The process is running."""
+
+    status: str
+    version: str
+
+
+class Readiness(msgspec.Struct):
+    """The database answers, its tables are current, and the background tasks succeed."""
+
+    status: str
+    database: str
+    revision: str
+
+
+class Metrics(msgspec.Struct):
+    """Metrics in Prometheus' text format, not in JSON."""
+
+
+@router.get("/")
+@describe(Description(answers={200: Links}))
+async def get_links(call: Call) -> Reply:
+    """Show the paths of the documentation, the health checks and the topics."""
+    _ = call
+    return Reply.of(
+        Links("millrace", __version__, "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/topics")
+    )
+
+
+@router.get("/healthz")
+@describe(Description(answers={200: Health}))
+async def get_health(call: Call) -> Reply:
+    """Report that the process is running."""
+    _ = call
+    return Reply.of(Health("ok", __version__))
+
+
+@router.get("/readyz")
+@describe(Description(answers={200: Readiness}, errors=(ServiceUnavailable,)))
+async def get_readiness(call: Call) -> Reply:
+    """Report whether the server is ready: database, tables and background tasks."""
+    services = call.services
+    if services.signals.closed:
+        raise ServiceUnavailable("the server is stopping")
+    revision = await services.storage.read(schema.version)
+    if revision != schema.HEAD:
+        raise ServiceUnavailable("the database's tables are not current; run millrace migrate")
+    if failing := services.tasks_failing():
+        raise ServiceUnavailable(f"background tasks fail: {', '.join(failing)}; see the server's log")
+    return Reply.of(Readiness("ok", services.storage.dialect.name, revision))
+
+
+@router.get("/metrics")
+@describe(Description(answers={200: Metrics}, media=("text/plain",)))
+async def get_metrics(call: Call) -> Reply:
+    """Return this node's metrics in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_NodeMetrics(call.services))
+    return Reply(generate_latest(registry), 200, _METRICS_TYPE)
+
+
+class _NodeMetrics(Collector):
+    """Reads the counters of this node at each scrape."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def collect(self) -> Iterator[Metric]:
+        """Return all metrics."""
+        answers = CounterMetricFamily(
+            "millrace_http_answers", "Answers by operation and status.", labels=["operation", "status"]
+        )
+        for (operation, status), number in self._services.answers.items():
+            answers.add_metric([operation, str(status)], number)
+        yield answers
+        appender = self._services.appender
+        yield CounterMetricFamily("millrace_appended_records", "Records appended.", value=appender.records)
+        yield CounterMetricFamily("millrace_append_requests", "Append requests answered.", value=appender.requests)
+        yield CounterMetricFamily(
+            "millrace_append_transactions", "Transactions that committed append requests.", value=appender.transactions
+        )
+        yield CounterMetricFamily(
+            "millrace_queue_requests",
+            "Acquire and acknowledge requests answered.",
+            value=self._services.deliveries.requests,
+        )
+        yield CounterMetricFamily(
+            "millrace_queue_transactions",
+            "Transactions of acquire and acknowledge requests.",
+            value=self._services.deliveries.transactions,
+        )
+        yield GaugeMetricFamily(
+            "millrace_pending_append_bytes",
+            "Bytes of appends that wait for a commit.",
+            value=appender.pending_bytes,
+        )
+        yield GaugeMetricFamily(
+            "millrace_waiting_reads", "Reads that wait for records.", value=self._services.signals.waiting
+        )
+        yield GaugeMetricFamily("millrace_open_streams", "Open streams.", value=self._services.streams.open)
+        yield GaugeMetricFamily(
+            "millrace_disk_full",
+            "1 while appends are refused for lack of space.",
+            value=float(self._services.storage.full),
+        )
