@@ -129,7 +129,7 @@ class Node:
     async def group(self, name: str = GROUP) -> Group:
         return await self.groups.get(name)
 
-    async def settle(self) -> None:
+    async def run_due_rebalances(self) -> None:
         """Run the rebalances that are due now, and a second later."""
         await self.groups.record_running_node()
         await self.groups.rebalance()

@@ -228,7 +228,7 @@ class Call:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     def _client_error(self, error: Exception) -> BrokerError:
-        """Return the error for the client, and log an internal exception, which the client does not see."""
+        """Return the error for the client. Log an internal exception; its text is not sent to the client."""
         if not isinstance(error, BrokerError):
             _log.error("request %s failed", self.request_id, exc_info=error)
             return UnknownServerError("the server failed; its log has the cause under the request_id")
@@ -262,7 +262,7 @@ async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:
 
 
 def _encoded_fields(reply: Reply, identity: bytes) -> bytes:
-    """Return the header fields of an answer, encoded for the wire."""
+    """Return the header fields of an answer, encoded."""
     head = b"cache-control: no-store\r\nx-request-id: %b\r\n" % identity
     if reply.status != 204:
         head += b"content-type: %b\r\ncontent-length: %d\r\n" % (reply.content_type, len(reply.body))

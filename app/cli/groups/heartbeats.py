@@ -76,7 +76,7 @@ class Heartbeats:
             self._is_writing = False
 
     def lines_written(self) -> None:
-        """Send the heartbeat that gives up a revoked partition, if one waits for written lines."""
+        """Send the heartbeat that releases a revoked partition, if one waits for written lines."""
         if self._is_revoking:
             with self._changed:
                 self._is_revoking = False

@@ -166,17 +166,19 @@ def renew_sessions(tx: Tx, heartbeat_ages_ms: Mapping[SessionKey, int]) -> Renew
         tx: A transaction of its own.
         heartbeat_ages_ms: How long ago each heartbeat was.
     """
-    asked = sorted(heartbeat_ages_ms)
+    sessions = sorted(heartbeat_ages_ms)
     found = {
         SessionKey(group_id, member_id, member_epoch): assignment_epoch
-        for group_id, member_id, member_epoch, assignment_epoch in tx.connection.execute(_LOCK_SESSIONS, {"ids": asked})
+        for group_id, member_id, member_epoch, assignment_epoch in tx.connection.execute(
+            _LOCK_SESSIONS, {"ids": sessions}
+        )
     }
     if found:
         tx.connection.execute(
             _RENEW,
             [{"id": one.group_id, "name": one.member_id, "ago_ms": heartbeat_ages_ms[one]} for one in found],
         )
-    missed = [session for session in asked if session not in found]
+    missed = [session for session in sessions if session not in found]
     locked = {
         SessionKey(group_id, member_id, member_epoch)
         for group_id, member_id, member_epoch, _ in (

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.broker.log.topics import Topics
 from app.errors.database import ServiceUnavailable
+from tests.broker.node import Node
+from tests.serving import client_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import httpx2
 
     from tests.serving import Serve
@@ -31,6 +34,14 @@ async def shop(client: httpx2.AsyncClient) -> httpx2.AsyncClient:
     """A client of a server with `orders` of two partitions."""
     await client.put("/v1/topics/orders", json={"partitions": 2})
     return client
+
+
+@pytest.fixture
+def node(migrated_url: str, anyio_backend: str) -> Iterator[Node]:
+    """A node without background tasks, with reads that can fail."""
+    each = Node(migrated_url)
+    yield each
+    each.storage.close()
 
 
 async def test_a_poll_answers_with_records_and_the_state_of_the_member(shop: httpx2.AsyncClient) -> None:
@@ -166,16 +177,15 @@ async def test_with_reset_none_a_poll_without_a_committed_offset_is_409(shop: ht
     assert (problem["topic"], problem["partition"], problem["committed_offset"]) == ("orders", 0, None)
 
 
-async def test_a_poll_that_cannot_find_its_missing_topics_returns_no_records(
-    shop: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def missing(*_: object) -> list[str]:
+async def test_a_poll_that_cannot_find_its_missing_topics_returns_no_records(node: Node) -> None:
+    async def fail() -> None:
         raise ServiceUnavailable("the database cannot be reached")
 
-    await produce(shop, 1)
-    monkeypatch.setattr(Topics, "missing", missing)
-    assert (await shop.post(POLL, json=AUTO)).status_code == 503
-    monkeypatch.undo()
+    await node.create()
+    await node.produce(b"1")
+    async with client_of(node.application.asgi) as client:
+        node.after_read = fail  # the first read of a poll looks for the missing topics
+        assert (await client.post(POLL, json=AUTO)).status_code == 503
 
-    answers = [(await shop.post(POLL, json=AUTO)).json()["records"] for _ in range(2)]
+        answers = [(await client.post(POLL, json=AUTO)).json()["records"] for _ in range(2)]
     assert [[record["value"] for record in records] for records in answers] == [[1], []]

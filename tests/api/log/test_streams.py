@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.errors.log import OffsetBelowLogStart
+from tests.broker.node import Node as QuietNode
 from tests.streaming import StreamClient, parsed
 from tests.waiting import until_true
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import httpx2
 
     from app.main import Application
@@ -68,6 +71,14 @@ async def node(migrated_url: str, serve: Serve) -> Node:
 async def sqlite_node(serve: Serve) -> Node:
     """A node on SQLite, for behaviour that does not depend on the database."""
     return await _node(serve)
+
+
+@pytest.fixture
+def quiet_node(sqlite_url: str, anyio_backend: str) -> Iterator[QuietNode]:
+    """A node without background tasks, with reads that can fail."""
+    each = QuietNode(sqlite_url)
+    yield each
+    each.storage.close()
 
 
 async def _node(serve: Serve, **settings: Any) -> Node:
@@ -425,17 +436,17 @@ async def test_an_added_partition_is_streamed_from_its_start(node: Node) -> None
     ("fault", "code"),
     [(RuntimeError("secret"), "UNKNOWN_SERVER_ERROR"), (OffsetBelowLogStart("x"), "OFFSET_OUT_OF_RANGE")],
 )
-async def test_an_error_during_a_stream_is_its_last_event(
-    sqlite_node: Node, monkeypatch: pytest.MonkeyPatch, fault: Exception, code: str
-) -> None:
-    async def broken(*_: object, **__: object) -> None:
+async def test_an_error_during_a_stream_is_its_last_event(quiet_node: QuietNode, fault: Exception, code: str) -> None:
+    async def fail() -> None:
         raise fault
 
-    async with sqlite_node.open(URL) as stream:
+    await quiet_node.create()
+    async with StreamClient(quiet_node.application.asgi, URL, Accept="text/event-stream") as stream:
         await stream.event()
-        monkeypatch.setattr(sqlite_node.services.fetcher, "fetch", broken)
-        await sqlite_node.produce(1)
-        *_, event = parsed(await stream.rest())  # a read that began before may still return the record
+        await quiet_node.parked()
+        quiet_node.after_read = fail
+        await quiet_node.produce(b"1")
+        (event,) = parsed(await stream.rest())
 
     assert (event.event, event.record["code"]) == ("error", code)
     assert "secret" not in (event.data or "")

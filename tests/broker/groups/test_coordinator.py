@@ -119,7 +119,7 @@ async def test_sessions_are_renewed_in_one_batch(node: Node) -> None:
     await node.create(partitions=40)
     for number in range(40):
         await node.join(f"m{number}")
-    await node.settle()
+    await node.run_due_rebalances()
     epochs = {
         name: (await node.heartbeat(name, 1 + number, set())).member.member_epoch
         for number, name in enumerate(f"m{n}" for n in range(40))
@@ -153,7 +153,7 @@ async def test_a_heartbeat_of_a_disconnected_client_changes_nothing(node: Node) 
     await node.create()
     await node.join("alice")
     await node.join("bob")
-    await node.settle()
+    await node.run_due_rebalances()
     before = await node.group()
 
     for owned in (None, frozenset[tuple[str, int]]()):
@@ -203,7 +203,7 @@ async def test_the_rebalance_timeout_does_not_run_while_no_node_runs(node: Node)
     await node.create()
     await node.join("alice", rebalance_timeout_ms=30_000)
     await node.join("bob")
-    await node.settle()
+    await node.run_due_rebalances()
     assert (await node.heartbeat("alice", 1)).member.revoking
 
     await node.pass_time(60_000, node_running=False)
@@ -257,7 +257,7 @@ async def test_a_partition_moves_only_after_its_holder_has_confirmed_the_revocat
     alice = await node.join("alice")
     assert numbers(alice) == [0, 1]
     await node.join("bob")
-    await node.settle()
+    await node.run_due_rebalances()
 
     shrunk = await node.heartbeat("alice", 1)
     assert (len(numbers(shrunk)), shrunk.member.member_epoch) == (1, 1)
@@ -277,7 +277,7 @@ async def test_a_member_that_joins_again_revokes_the_partitions_that_it_loses(no
     await node.join("alice")
     await node.join("bob")
     again = await node.join("alice")
-    await node.settle()
+    await node.run_due_rebalances()
 
     revoking = await node.heartbeat("alice", again.member.member_epoch)
 
@@ -292,7 +292,7 @@ async def test_a_heartbeat_can_be_repeated_and_a_fenced_epoch_changes_nothing(no
     await node.create()
     await node.join("alice")
     await node.join("bob")
-    await node.settle()
+    await node.run_due_rebalances()
     kept = numbers(await node.heartbeat("alice", 1))[0]
     lost = await node.heartbeat("alice", 1, {("orders", kept)})
 
@@ -310,7 +310,7 @@ async def test_a_member_that_keeps_a_revoked_partition_is_removed(node: Node) ->
     await node.create()
     await node.join("alice", rebalance_timeout_ms=10_000)
     await node.join("bob")
-    await node.settle()
+    await node.run_due_rebalances()
     both = {("orders", 0), ("orders", 1)}
     await node.heartbeat("alice", 1, both)
 
@@ -320,7 +320,7 @@ async def test_a_member_that_keeps_a_revoked_partition_is_removed(node: Node) ->
     assert "alice" in (await node.group()).members
     await node.pass_time(1_000)
     await node.groups.rebalance()
-    await node.settle()
+    await node.run_due_rebalances()
 
     assert holdings(await node.group()) in ({"bob": [0, 1]}, {"bob": [0]}, {"bob": [1]})
     await node.heartbeat("bob", (await node.group()).members["bob"].member_epoch)
@@ -331,7 +331,7 @@ async def test_many_joins_cause_one_rebalance_and_then_at_most_one_a_second(node
     await node.create(partitions=20)
     for number in range(20):
         await node.join(f"m{number}")
-    await node.settle()
+    await node.run_due_rebalances()
 
     history = await node.groups.rebalances(GROUP)
 
@@ -347,14 +347,14 @@ async def test_created_grown_and_deleted_topics_cause_a_rebalance(node: Node) ->
     await node.join("alice", "later", pattern="orders.*")
 
     await node.create("orders.us", 1)
-    await node.settle()
+    await node.run_due_rebalances()
     await node.create("later", 1)
-    await node.settle()
+    await node.run_due_rebalances()
     await node.create("other", 1)
     await node.services.topics.change("orders.us", TopicRequest(2, {}))
-    await node.settle()
+    await node.run_due_rebalances()
     await node.services.topics.delete("orders.us")
-    await node.settle()
+    await node.run_due_rebalances()
 
     history = [(one.reasons, one.after["alice"]) for one in await node.groups.rebalances(GROUP)]
     eu, us, later = ("orders.eu", 0), ("orders.us", 0), ("later", 0)
@@ -374,7 +374,7 @@ async def test_a_topic_created_during_an_assignment_is_assigned_later(node: Node
 
     for _ in range(201):
         await node.groups.rebalance()
-    await node.settle()
+    await node.run_due_rebalances()
 
     assert numbers(await node.heartbeat("alice", 1)) == [0, 1]
 
@@ -382,7 +382,7 @@ async def test_a_topic_created_during_an_assignment_is_assigned_later(node: Node
 async def test_a_failure_in_one_group_does_not_make_other_groups_miss_a_topic(node: Node) -> None:
     for group in ("a", "b"):
         await node.join("alice", group=group)
-    await node.settle()
+    await node.run_due_rebalances()
     await node.create()
     failures = iter([True])
 

@@ -94,7 +94,7 @@ async def test_a_member_that_has_to_reconcile_is_not_cached(node: Node) -> None:
     connect([node])
     epoch = await stable(node)
     await node.join("bob")
-    await node.settle()
+    await node.run_due_rebalances()
     await node.heartbeat("alice", epoch)
     node.reads = 0
 
@@ -113,7 +113,7 @@ async def test_a_read_before_an_announcement_is_not_cached(node: Node) -> None:
 
     async def rebalance() -> None:
         await node.join("bob")
-        await node.settle()
+        await node.run_due_rebalances()
 
     node.after_read = rebalance
     assert (await node.heartbeat("alice", epoch)).assignment_epoch == epoch
@@ -129,7 +129,7 @@ async def test_a_lost_notice_is_made_up_for_by_the_next_renewal(nodes: tuple[Nod
     epoch = await stable(here)
     there.services.signals.notify = None
     await there.join("bob")
-    await there.settle()
+    await there.run_due_rebalances()
     assert (await here.heartbeat("alice", epoch)).assignment_epoch == epoch
 
     here.clock.advance(SESSION_MS // 3 + 2_000)

@@ -100,7 +100,7 @@ async def test_an_unknown_topic_or_partition_is_refused_with_its_index(alice: No
 
 async def test_a_member_may_commit_a_partition_until_it_has_confirmed_its_revocation(alice: Node) -> None:
     await alice.join("bob")
-    await alice.settle()
+    await alice.run_due_rebalances()
     kept = numbers(await alice.heartbeat("alice", 1))[0]
     await alice.commit("alice", 1, at(0, 1), at(1, 1))
     await alice.heartbeat("alice", 1, {("orders", kept)})
@@ -179,7 +179,7 @@ async def test_metadata_is_kept_with_the_offset(alice: Node) -> None:
 async def test_a_commit_reaches_a_topic_that_was_replaced_behind_the_cache(alice: Node) -> None:
     other, old = SilentNode(alice.services), await alice.services.topics.get("orders")
     await other.replace_topic("orders", 2)
-    await alice.settle()
+    await alice.run_due_rebalances()
     member = await alice.heartbeat("alice", 1, set())
     await other.produce(ProduceRequest("orders", None, [Record(0, -1, None, b"new", None, 0)], 3))
     assert alice.services.topics.cached("orders") is old
@@ -337,7 +337,7 @@ async def test_offsets_of_a_deleted_topic_are_deleted_and_not_inherited(alice: N
     await alice.commit("alice", 1, at(0, 3))
     await alice.services.topics.delete("orders")
     await alice.create()
-    await alice.settle()
+    await alice.run_due_rebalances()
     await alice.heartbeat("alice", 1, set())
     assert await alice.committed() == {("orders", 0): 0, ("orders", 1): 0}
     assert await alice.storage.read(_count_offsets) == 4
@@ -372,7 +372,7 @@ async def test_a_commit_that_waits_for_a_rebalance_is_checked_after_it(nodes: tu
     await first.produce(b"a")
     await first.join("alice")
     await first.join("bob")
-    await first.settle()
+    await first.run_due_rebalances()
     kept = numbers(await first.heartbeat("alice", 1))[0]
 
     outcomes = await asyncio.gather(

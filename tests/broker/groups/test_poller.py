@@ -181,7 +181,7 @@ async def test_a_page_of_a_revoked_partition_is_not_committed(node: Node) -> Non
     await node.produce(b"b", partition=1)
     page = await node.poll(auto_commit=True)
     await node.join("bob")
-    await node.settle()
+    await node.run_due_rebalances()
     moved = await node.heartbeat("alice", 1, set())
     assert len(moved.member.assigned) == 1
 
@@ -336,7 +336,7 @@ async def test_with_reset_latest_a_partition_added_later_is_read_from_its_start(
     await node.poll(auto_offset_reset="latest")
     await node.services.topics.change("orders", TopicRequest(2, {}))
     await node.produce(b"early", partition=1)
-    await node.settle()
+    await node.run_due_rebalances()
 
     page = await node.poll(auto_offset_reset="latest")
 
@@ -383,7 +383,7 @@ async def test_the_first_poll_waits_for_a_partition_and_then_for_its_records(nod
     polling = node.polling("bob", auto_commit=True)
     await node.parked()
 
-    await node.settle()
+    await node.run_due_rebalances()
     await node.groups.leave("billing", "alice")
     await node.pass_time(SECOND_MS)
     await node.groups.rebalance()
@@ -400,7 +400,7 @@ async def test_a_poll_that_joins_with_other_topics_waits_for_their_records(node:
 
     polling = node.polling(topics=("clicks",))
     await node.parked()
-    await node.settle()
+    await node.run_due_rebalances()
 
     assert seen(await polling) == [Seen("clicks", 0, 0)]
 
@@ -412,7 +412,7 @@ async def test_a_waiting_poll_is_answered_when_its_assignment_changes(node: Node
     await node.parked()
 
     await node.join("bob")
-    await node.settle()
+    await node.run_due_rebalances()
 
     page = await polling
     assert (seen(page), len(page.member.member.assigned)) == ([], 1)
@@ -425,7 +425,7 @@ async def test_a_poll_without_owned_releases_revoked_partitions_after_its_commit
     await node.produce(b"b", partition=1)
     page = await node.poll()
     await node.join("bob")
-    await node.settle()
+    await node.run_due_rebalances()
 
     page = await node.poll(epoch=1, commits=commits_of(page))
 
@@ -439,7 +439,7 @@ async def test_a_poll_that_owns_a_revoked_partition_keeps_it_and_waits(node: Nod
     owned = {("orders", 0), ("orders", 1)}
     await node.poll()
     await node.join("bob")
-    await node.settle()
+    await node.run_due_rebalances()
     first = await node.poll(epoch=1, owned=owned, wait_ms=LONG_MS)
     assert (first.member.member.member_epoch, first.member.member.state(2)) == (1, "UNREVOKED_PARTITIONS")
 
@@ -465,7 +465,7 @@ async def test_a_topic_deleted_during_a_poll_does_not_cause_a_busy_loop(node: No
     await node.services.topics.delete("clicks")
     await node.parked()
     assert node.reads < 10
-    await node.settle()
+    await node.run_due_rebalances()
 
     assert numbers((await polling).member) == [0, 1]
 
@@ -484,7 +484,7 @@ async def test_a_topic_created_again_behind_the_cache_is_read(node: Node) -> Non
         topics.create(tx, "orders", 1, {}, 0)
 
     await node.storage.write(replace)
-    await node.settle()
+    await node.run_due_rebalances()
     page = await node.poll(auto_commit=True)
     assert (seen(page), numbers(page.member)) == ([], [0])
     await node.produce(b"new")
@@ -555,7 +555,7 @@ async def test_a_poll_that_is_refused_commits_nothing_and_releases_nothing(node:
     await node.produce(b"a")
     page = await node.poll()
     await node.join("bob")
-    await node.settle()
+    await node.run_due_rebalances()
     before = await node.group()
 
     with pytest.raises(FencedMemberEpoch):
@@ -574,7 +574,7 @@ async def test_the_previous_epoch_is_accepted_after_a_lost_answer(node: Node) ->
     await node.produce(b"a")
     page = await node.poll()
     await node.join("bob")
-    await node.settle()
+    await node.run_due_rebalances()
     lost = await node.poll(epoch=1, commits=commits_of(page))
     assert lost.member.member.member_epoch == 2
 
