@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from app import __version__
 from app.api.http import docs, openapi, problem_pages
-from app.api.http.gateway import Gateway, allowed_hosts, answer_unmatched
+from app.api.http.gateway import Gateway, answer_unmatched
 from app.api.routers import ROUTERS
 from app.api.services import Services
 from app.broker.groups.coordinator import Coordinator
@@ -105,7 +105,7 @@ def create_app(settings: Settings, session_clock_ms: Callable[[], int] = monoton
         api,
         services,
         openapi.operations(api),
-        hosts=allowed_hosts(settings.host, settings.allowed_hosts),
+        hosts=settings.allowed_hosts,
         origins=settings.cors_origins,
     )
     return Application(gateway, api, services)

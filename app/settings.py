@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_HOST_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
 
 
 class Settings(BaseSettings):
@@ -22,7 +25,9 @@ class Settings(BaseSettings):
         description="`sqlite:///path` or `postgresql://user:password@host/database`.",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Comma-separated `Host` names accepted besides localhost; `*` accepts all."
+        (),
+        description="Comma-separated `Host` names accepted besides addresses and local names; `*.x` accepts the names "
+        "under x, `*` all.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated origins whose web pages may call the API."
@@ -71,6 +76,14 @@ class Settings(BaseSettings):
         ge=1_048_576,
         description="Limit of bytes in waiting appends; further appends are refused with 503.",
     )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not _HOST_NAME.fullmatch(name):
+                raise ValueError("each is a name such as log.example.com or *.example.com, without a scheme or a port")
+        return names
 
     @field_validator("allowed_hosts", "cors_origins", mode="before")
     @classmethod

@@ -71,12 +71,22 @@ class UnsupportedMediaType(BrokerError):
 class CrossOriginRefused(BrokerError):
     code = "CROSS_ORIGIN_REFUSED"
     title = "Cross-origin request refused"
-    cause = "A web page of another origin sent a request that writes."
-    cure = "Add the origin to MILLRACE_CORS_ORIGINS if you trust it."
+    cause = (
+        "A web page of another origin sent a request that writes, or a page of another site any request to a server "
+        "on the loopback interface. Behind a proxy that replaces the Host, the server's own pages look like this too."
+    )
+    cure = (
+        "Add the origin to MILLRACE_CORS_ORIGINS if you trust it. Let a proxy send the browser's Host, and add that "
+        "name to MILLRACE_ALLOWED_HOSTS."
+    )
 
 
 class WrongHost(BrokerError):
     code = "MISDIRECTED_REQUEST"
     title = "Wrong host"
-    cause = "The server does not accept the host in the Host header."
-    cure = "Use localhost or 127.0.0.1, or add the host to MILLRACE_ALLOWED_HOSTS."
+    cause = (
+        "The server does not accept the host in the Host header: it is no IP address, has a dot, is not below "
+        "`.localhost`, `.internal`, `.local` or `.svc`, and is not in MILLRACE_ALLOWED_HOSTS. A web page could "
+        "otherwise reach the log through a host name of its own."
+    )
+    cure = "Use an address or a local name, or add the host to MILLRACE_ALLOWED_HOSTS; `*.example.com` adds all below."

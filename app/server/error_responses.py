@@ -13,6 +13,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from app.api.http import problems
+from app.api.http.call import COMMON_HEADERS
 from app.errors.http import BadRequest
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def problem_response(error: BrokerError, headers: Iterable[tuple[bytes, bytes]])
         *headers,
         (b"content-type", problems.MEDIA_TYPE.encode()),
         (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
+        *COMMON_HEADERS,
         (b"x-request-id", request_id.encode()),
         (b"connection", b"close"),
     )

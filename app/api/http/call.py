@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from app.api.services import Services
 
 JSON = b"application/json"
+COMMON_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+"""Headers of every answer, unless the answer has another value."""
+_ENCODED_COMMON_HEADERS = b"".join(b"%b: %b\r\n" % field for field in COMMON_HEADERS)
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _request_numbers = count(1)
@@ -263,7 +270,7 @@ async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:
 
 def _encoded_fields(reply: Reply, identity: bytes) -> bytes:
     """Return the header fields of an answer, encoded."""
-    head = b"cache-control: no-store\r\nx-request-id: %b\r\n" % identity
+    head = b"%bx-request-id: %b\r\n" % (_ENCODED_COMMON_HEADERS, identity)
     if reply.status != 204:
         head += b"content-type: %b\r\ncontent-length: %d\r\n" % (reply.content_type, len(reply.body))
     for field in reply.headers:
@@ -272,7 +279,7 @@ def _encoded_fields(reply: Reply, identity: bytes) -> bytes:
 
 
 def _fields(scope: Scope, reply: Reply) -> list[Header]:
-    fields: list[Header] = [(b"cache-control", b"no-store"), (b"x-request-id", request_id(scope).encode())]
+    fields: list[Header] = [*COMMON_HEADERS, (b"x-request-id", request_id(scope).encode())]
     if reply.status != 204:
         fields.append((b"content-type", reply.content_type))
         if reply.stream is None:

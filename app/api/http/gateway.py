@@ -9,7 +9,6 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException as RouterException  # noqa: TID251 - the exception of the router
 from starlette.middleware.cors import CORSMiddleware
@@ -17,22 +16,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.http.call import Call, Reply, request_id, send_reply
+from app.api.http.call import COMMON_HEADERS, Call, Reply, request_id, send_reply
 from app.api.http.operations import Operation, OperationRoute
+from app.api.http.request_source import RequestSource
 from app.api.services import Services
 from app.errors.broker_error import BrokerError
-from app.errors.http import CrossOriginRefused, MethodNotAllowed, NotFound, WrongHost
+from app.errors.http import MethodNotAllowed, NotFound
 
-_SAFE = {"GET", "HEAD", "OPTIONS"}
 _CORS: dict[str, Any] = {
     "allow_methods": ["*"],
     "allow_headers": ["*"],
     "expose_headers": ["Link", "Retry-After", "X-Request-ID"],
 }
-_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 _CACHED_PATHS = 1_024
-_CACHED_HOSTS = 64
 
 _PATH_HINTS = {
     re.compile(r".*/$"): "try it without the trailing slash",
@@ -54,7 +51,7 @@ class Gateway:
         app: FastAPI.
         services: What the operations work with.
         routes: The routes of all operations; the gateway runs the hot ones itself.
-        hosts: Names accepted in `Host`, or None for all.
+        hosts: Further names accepted in `Host`; see `RequestSource`.
         origins: Other origins whose web pages may write.
     """
 
@@ -64,13 +61,12 @@ class Gateway:
         services: Services,
         routes: Iterable[OperationRoute],
         *,
-        hosts: Collection[str] | None,
+        hosts: Collection[str],
         origins: Collection[str],
     ) -> None:
         self._app = app
         self._services = services
-        self._hosts = hosts
-        self._origins = frozenset(origins)
+        self._source = RequestSource(hosts, origins)
         self._cors = CORSMiddleware(self._route, allow_origins=list(origins), **_CORS) if origins else None
         self._hot: dict[tuple[str, int], list[_HotRoute]] = {}
         self._match = lru_cache(_CACHED_PATHS)(self._find)
@@ -84,7 +80,7 @@ class Gateway:
             await self._app(scope, receive, send)
             return
         try:
-            self._check_source(scope)
+            self._source.check(scope)
         except BrokerError as error:
             await send_reply(scope, send, Reply.problem(error, request_id(scope)))
             return
@@ -120,54 +116,6 @@ class Gateway:
                 return (operation, parameters) if all(parameters.values()) else None
         return None
 
-    def _check_source(self, scope: Scope) -> None:
-        """Refuse a request for another host and a write from another origin.
-
-        Raises:
-            WrongHost, CrossOriginRefused
-        """
-        host = origin = None
-        for name, value in scope["headers"]:
-            if name == b"host":
-                host = value
-            elif name == b"origin":
-                origin = value
-        if self._hosts is not None and host is not None and _host_name(host) not in self._hosts:
-            raise WrongHost("this server does not accept that Host; see MILLRACE_ALLOWED_HOSTS")
-        if origin is not None and scope["method"] not in _SAFE and not self._is_allowed_origin(origin, host):
-            raise CrossOriginRefused("pages of other origins must not write here; see MILLRACE_CORS_ORIGINS")
-
-    def _is_allowed_origin(self, origin: bytes, host: bytes | None) -> bool:
-        text = origin.decode("latin-1")
-        if text in self._origins or "*" in self._origins:
-            return True
-        try:
-            return host is not None and urlsplit(text).netloc.lower() == host.decode("latin-1").lower()
-        except ValueError:
-            return False
-
-
-def allowed_hosts(host: str, names: Collection[str]) -> Collection[str] | None:
-    """Return the names accepted in `Host`, or None for all.
-
-    A server on a loopback address accepts the loopback names and those of the settings. A server on another
-    address accepts all names, unless the settings list some.
-    """
-    if "*" in names:
-        return None
-    if host in {"127.0.0.1", "localhost", "::1"} or host.startswith("127."):
-        return _LOOPBACK_NAMES | {name.lower() for name in names}
-    return {*_LOOPBACK_NAMES, host, *(name.lower() for name in names)} if names else None
-
-
-@lru_cache(_CACHED_HOSTS)
-def _host_name(host: bytes) -> str:
-    """Return the value of a Host header without the port, in lower case."""
-    text = host.decode("latin-1").lower().strip()
-    if text.startswith("["):
-        return text.partition("]")[0] + "]"
-    return text.partition(":")[0] if text.count(":") == 1 else text
-
 
 def _with_headers(send: Send, identity: str) -> Send:
     async def wrapped(message: Message) -> None:
@@ -176,8 +124,7 @@ def _with_headers(send: Send, identity: str) -> Send:
             added: list[tuple[bytes, Any]] = []
             if b"x-request-id" not in present:
                 added.append((b"x-request-id", identity.encode()))
-            if b"cache-control" not in present:
-                added.append((b"cache-control", b"no-store"))
+            added += [(name, value) for name, value in COMMON_HEADERS if name not in present]
             message["headers"] = [*message["headers"], *added]
         await send(message)
 

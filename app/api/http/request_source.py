@@ -1,0 +1,154 @@
+"""Checks of where a request comes from: the headers Host, Origin and Sec-Fetch-Site.
+
+They protect a server without keys from web pages: from pages whose host name resolves to this server (DNS rebinding),
+and from pages of other sites.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import urlsplit
+
+from starlette.types import Scope
+
+from app.errors.http import BadRequest, CrossOriginRefused, WrongHost
+
+_SAFE = {"GET", "HEAD", "OPTIONS"}
+_PROBES = {"/healthz", "/readyz"}
+_CHECKED_HEADERS = {b"host", b"origin", b"sec-fetch-site"}
+_CACHED_HOSTS = 64
+_SHOWN_CHARACTERS = 100
+
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?(?::[0-9]*)?")
+_PRIVATE_SUFFIXES = (".localhost", ".internal", ".local", ".svc")
+"""Suffixes of names that only a local resolver knows, so that no web page can have such a host name."""
+_UNPRINTABLE = re.compile(r"[^\x21-\x7e]")
+
+_ENCODED_SLASH = (
+    "%2F in the path would name another resource: names have only letters, digits and . _ -, and a plain / separates "
+    "the parts of a path"
+)
+_HOST_CURE = (
+    "add the name to MILLRACE_ALLOWED_HOSTS, or let the proxy send another Host; MILLRACE_CORS_ORIGINS allows web "
+    "pages of other origins"
+)
+_ORIGIN_CURE = (
+    "add the origin to MILLRACE_CORS_ORIGINS if you trust it; behind a proxy, let the proxy send the Host of the "
+    "browser, and add that name to MILLRACE_ALLOWED_HOSTS"
+)
+
+
+class RequestSource:
+    """The hosts that this server accepts, and the origins whose pages may write.
+
+    Args:
+        hosts: Names accepted in `Host` besides IP addresses and names that only a local resolver knows; `*.x` accepts
+            all names under x, `*` all names.
+        origins: Other origins whose web pages may call the API; `*` for all.
+    """
+
+    def __init__(self, hosts: Collection[str], origins: Collection[str]) -> None:
+        self._names = frozenset(host.lower() for host in hosts if not host.startswith("*"))
+        self._suffixes = tuple(host[1:].lower() for host in hosts if host.startswith("*"))
+        self._origins = frozenset(origins)
+        self._accepts_host = lru_cache(_CACHED_HOSTS)(self._is_accepted)
+
+    def check(self, scope: Scope) -> None:
+        """Refuse a request for another host, a write from another origin, and an encoded slash in the path.
+
+        Raises:
+            BadRequest, WrongHost, CrossOriginRefused
+        """
+        raw_path = scope["raw_path"]
+        if b"%" in raw_path and b"%2f" in raw_path.lower():
+            raise BadRequest(_ENCODED_SLASH)
+        host = origin = site = None
+        for name, value in scope["headers"]:
+            if name in _CHECKED_HEADERS:
+                if name == b"host":
+                    host = value
+                elif name == b"origin":
+                    origin = value
+                else:
+                    site = value
+        if host is not None and not self._accepts_host(host) and not _is_probe(scope):
+            raise WrongHost(f"this server does not accept the Host {_shown(host)}: {_HOST_CURE}")
+        if origin is not None and scope["method"] not in _SAFE and not self._is_allowed(origin, host):
+            message = f"pages of {_shown(origin)} must not write to the Host {_shown(host or b'')}: {_ORIGIN_CURE}"
+            raise CrossOriginRefused(message)
+        if site is not None and site.lower() == b"cross-site":
+            self._check_cross_site(scope, origin, host)
+
+    def _check_cross_site(self, scope: Scope, origin: bytes | None, host: bytes | None) -> None:
+        """Refuse a request of another site's page to a loopback name, except a visit and an allowed origin.
+
+        Raises:
+            CrossOriginRefused
+        """
+        if not _is_loopback(host or b"") or "*" in self._origins:
+            return
+        if origin is not None and origin.decode("latin-1") in self._origins:
+            return
+        if scope["method"] == "GET" and (b"sec-fetch-mode", b"navigate") in scope["headers"]:
+            return
+        page = "pages of other sites" if origin is None else f"pages of {_shown(origin)}"
+        raise CrossOriginRefused(f"{page} must not call the Host {_shown(host or b'')}: {_ORIGIN_CURE}")
+
+    def _is_allowed(self, origin: bytes, host: bytes | None) -> bool:
+        text = origin.decode("latin-1")
+        if text in self._origins or "*" in self._origins:
+            return True
+        try:
+            return host is not None and urlsplit(text).netloc.lower() == host.decode("latin-1").lower()
+        except ValueError:
+            return False
+
+    def _is_accepted(self, host: bytes) -> bool:
+        if "" in self._suffixes:
+            return True
+        name = _name_of(host)
+        if name is None:
+            return False
+        if "." not in name or name.endswith(_PRIVATE_SUFFIXES) or _is_address(name):
+            return True
+        return name in self._names or any(name.endswith(suffix) for suffix in self._suffixes)
+
+
+def _name_of(host: bytes) -> str | None:
+    """Return the value of a Host header without the port, in lower case; None if it is not valid."""
+    match = _HOST.fullmatch(host.decode("latin-1").lower())
+    if match is None:
+        return None
+    name: str = match["name"]
+    return None if name.startswith("[") and not _is_address(name) else name
+
+
+def _is_address(name: str) -> bool:
+    try:
+        address = ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return isinstance(address, IPv6Address) == name.startswith("[")
+
+
+@lru_cache(_CACHED_HOSTS)
+def _is_loopback(host: bytes) -> bool:
+    name = _name_of(host)
+    if name is None:
+        return False
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    return _is_address(name) and ip_address(name.strip("[]")).is_loopback
+
+
+def _is_probe(scope: Scope) -> bool:
+    """Return whether the request is a health check: load balancers send names of their own."""
+    return scope["method"] in {"GET", "HEAD"} and scope["path"] in _PROBES
+
+
+def _shown(value: bytes) -> str:
+    """Return a header's value for a message: printable ASCII, shortened."""
+    return _UNPRINTABLE.sub("?", value.decode("latin-1"))[:_SHOWN_CHARACTERS] or "(empty)"
