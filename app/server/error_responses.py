@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from app.errors.broker_error import BrokerError
 
 TARGET_CURE = "Write the request line as METHOD /path HTTP/1.1, with spaces and non-ASCII characters percent-encoded."
+CONNECT_CURE = "This server is not a proxy: send GET, POST or another method with a /path instead of CONNECT."
 CHUNKS_CURE = "Send each chunk as its length in hexadecimal, CRLF, its bytes, CRLF; end with a chunk of length 0."
 _LENGTH_CURE = "Give the body one length: one Content-Length in digits, or Transfer-Encoding: chunked, not both."
 _METHOD_CURE = "Begin with a method such as GET or POST; this port speaks plain HTTP/1.1, neither TLS nor HTTP/2."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from app.errors.http import BadRequest, HeaderFieldsTooLarge, UriTooLong
-from app.server.error_responses import TARGET_CURE
+from app.server.error_responses import CONNECT_CURE, TARGET_CURE
 
 if TYPE_CHECKING:
     from app.server.limits import ProtocolLimits
@@ -44,7 +44,9 @@ def check_head(
     codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
     if codings and codings != [b"chunked"]:
         raise BadRequest("Use no Transfer-Encoding but chunked; compress with Content-Encoding.")
-    if parser.get_method() == b"CONNECT" or httptools.parse_url(target).path is None:
+    if parser.get_method() == b"CONNECT":
+        raise BadRequest(CONNECT_CURE)
+    if httptools.parse_url(target).path is None:
         raise BadRequest(TARGET_CURE)
     if pipelined >= limits.pipelined_requests:
         raise BadRequest(f"Send no more than {limits.pipelined_requests} requests ahead of their answers.")

@@ -19,6 +19,7 @@ from app.errors.http import BadRequest, RequestTimedOut
 from app.server.direct_write import write_answer, write_chunk
 from app.server.error_responses import CHUNKS_CURE, TARGET_CURE, malformed_head, problem_response
 from app.server.head_checks import check_fields, check_head, check_target
+from app.server.http_1_0 import without_chunks
 from app.server.limits import ProtocolLimits
 
 if TYPE_CHECKING:
@@ -119,8 +120,10 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         limits = self.limits
         names = [name for name, _ in self.headers]
+        upgrade = self.parser.should_upgrade()
         if (
-            names.count(b"host") != 1
+            upgrade
+            or names.count(b"host") != 1
             or b"transfer-encoding" in names
             or len(names) > limits.header_count
             or len(self.url) > limits.url_bytes
@@ -129,7 +132,7 @@ class LimitedProtocol(HttpToolsProtocol):
             or not self.url.startswith(b"/")
         ):
             check_head(self.parser, self.url, self.headers, len(self.pipeline), limits)
-        if self.parser.should_upgrade():
+        if upgrade:
             return
         super().on_headers_complete()
         if self.pipeline:
@@ -182,6 +185,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._running = cycle
         cycle.scope["millrace.answer"] = partial(write_answer, cycle)  # type: ignore[typeddict-unknown-key] # not a key of ASGI
         cycle.scope["millrace.chunk"] = partial(write_chunk, cycle)  # type: ignore[typeddict-unknown-key] # not a key of ASGI
+        if cycle.scope["http_version"] == "1.0":
+            app = without_chunks(cycle, app)
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)

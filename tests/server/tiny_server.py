@@ -69,6 +69,12 @@ async def stream(_: dict[str, Any], receive: Receive, send: Send) -> None:
     await read_body(receive)
 
 
+async def parts(_: dict[str, Any], __: Receive, send: Send) -> None:
+    await answer(send, 200, b"one ", more=True)
+    await send({"type": "http.response.body", "body": b"two ", "more_body": True})
+    await send({"type": "http.response.body", "body": b"three"})
+
+
 async def stuck(_: dict[str, Any], __: Receive, ___: Send) -> None:
     print_line("stuck")
     await asyncio.Event().wait()
@@ -92,6 +98,7 @@ async def wait_for_disconnect(_: dict[str, Any], receive: Receive, __: Send) -> 
 ROUTES = {
     "/waiting": wait_for_stop,
     "/stream": stream,
+    "/parts": parts,
     "/stuck": stuck,
     "/too-large": too_large,
     "/events": list_events,
