@@ -52,13 +52,10 @@ class DelayedRecordCache:
         """Return the record at an offset if it was loaded or put."""
         return self._loaded.get(offset)
 
-    def is_removed(self, offset: int) -> bool:
-        """Return whether the record was removed and its row is not yet deleted."""
-        return offset in self._removed
-
     def load(self, offsets: Iterable[int]) -> None:
-        """Read the delayed records among those at some offsets."""
-        self._loaded |= delayed_records.read(self._tx, self._key, offsets)
+        """Read the delayed records among those at some offsets, except those whose rows are older than the changes."""
+        if missing := [each for each in offsets if each not in self._loaded and each not in self._removed]:
+            self._loaded |= delayed_records.read(self._tx, self._key, missing)
 
     def put(self, delayed: DelayedRecord) -> None:
         """Add or change a record."""
@@ -96,6 +93,11 @@ class DelayedRecordCache:
         """Return the lowest offset by `key_hash`."""
         self.write()
         return delayed_records.first_offsets(self._tx, self._key, hashes)
+
+    def available_at_ms(self, now_ms: int) -> int | None:
+        """Return the next time at which a lock expires or a delay ends, or None."""
+        self.write()
+        return delayed_records.available_at_ms(self._tx, self._key, now_ms)
 
     def archive_at_ms(self, rules: DeliveryRules) -> int | None:
         """Return when the first record is to be archived, or None."""

@@ -22,7 +22,7 @@ from app.errors.queues import DelayedRecordsLimit
 from app.storage.db.engine import Tx
 from app.storage.log import records_by_offset
 from app.storage.log.pages import Bounds
-from app.storage.queues import delayed_records, share_partitions
+from app.storage.queues import share_partitions
 from app.storage.queues.delayed_records import DelayedRecord
 from app.storage.queues.share_partitions import SharePartitionKey
 
@@ -89,8 +89,6 @@ class SharePartition:
 
     def has(self, offset: int) -> bool:
         """Return whether a record that was admitted has not ended."""
-        if self.delayed.is_removed(offset):
-            return False
         self.load_delayed([offset])
         return self.find(offset) is not None
 
@@ -198,7 +196,7 @@ class SharePartition:
         """Return the next time at which a lock expires or a delay ends, or None."""
         times = [available_at_ms(self.state.entries.values(), self.now_ms)]
         if self.state.delayed:
-            times.append(delayed_records.available_at_ms(self.tx, self.key, self.now_ms))
+            times.append(self.delayed.available_at_ms(self.now_ms))
         return min((time for time in times if time is not None), default=None)
 
     def save(self) -> None:
