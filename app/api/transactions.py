@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from app.api.groups.group_structs import MOST_OFFSETS, Epoch, Offset, PartitionNumber, check_group, check_member
 from app.api.http.call import Call, Reply
-from app.api.http.json_bodies import check_records, decode_json
+from app.api.http.json_bodies import check_names, check_records, decode_json, without_bom
 from app.api.http.media import media_type_of, require_json
 from app.api.http.operations import Description, OperationRoute, describe
 from app.api.log.produce import RecordPlace, idempotency_key, record_places
@@ -146,6 +146,7 @@ async def run_transaction(call: Call) -> Reply:
     require_json(media_type)
     content = await call.body()
     body: TransactionBody = decode_json(_body, content)
+    check_names(without_bom(content))
     result = await call.services.transactions.run(
         TransactionRequest(
             _produce_requests(body, len(content), call.services.max_records),

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qsl
@@ -121,7 +121,10 @@ class Call:
         self, scope: Scope, receive: Receive, send: Send, services: Services, parameters: Mapping[str, str]
     ) -> None:
         self.scope = scope
-        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers = scope["headers"]
+        self._headers: dict[bytes, bytes] = dict(headers)
+        if len(self._headers) < len(headers):
+            self._headers = _combined(headers)
         self._receive = receive
         self._send = send
         self.services = services
@@ -129,8 +132,19 @@ class Call:
         self.request_id = request_id(scope)
 
     def header(self, name: bytes) -> bytes | None:
-        """Return the value of a header, or None. `name` is in lower case; of repeated headers the last counts."""
+        """Return the value of a header, or None. `name` is in lower case; repeated headers are joined by commas."""
         return self._headers.get(name)
+
+    def idempotency_key(self) -> bytes | None:
+        """Return the Idempotency-Key, or None without the header.
+
+        Raises:
+            BadRequest: The key is empty.
+        """
+        key = self._headers.get(b"idempotency-key")
+        if key is not None and not key.strip():
+            raise BadRequest("the Idempotency-Key is empty; send a unique text, such as a UUID, or no such header")
+        return key
 
     def query(self) -> dict[str, str]:
         """Return the parameters of the query.
@@ -242,6 +256,14 @@ class Call:
         if isinstance(error, UnknownServerError):
             _log.error("request %s failed: %s", self.request_id, error.detail)
         return error
+
+
+def _combined(headers: Iterable[Header]) -> dict[bytes, bytes]:
+    """Return the headers with the values of repeated ones joined by commas (RFC 9110 §5.3)."""
+    combined: dict[bytes, bytes] = {}
+    for name, value in headers:
+        combined[name] = value if name not in combined else combined[name] + b", " + value
+    return combined
 
 
 def request_id(scope: Scope) -> str:

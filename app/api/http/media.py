@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from app.api.http.call import Call
@@ -9,6 +10,8 @@ from app.errors.http import UnsupportedMediaType
 
 LINE_TYPES = {b"application/x-ndjson", b"application/jsonl", b"application/ndjson"}
 """JSON with one record per line."""
+
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 _FORM_TYPES = {b"application/x-www-form-urlencoded", b"multipart/form-data"}
 
@@ -19,14 +22,23 @@ _CURL_HINT = (
 
 
 def media_type_of(call: Call) -> bytes:
-    """Return the Content-Type without its parameters, in lower case; empty if the header is missing."""
+    """Return the Content-Type without its parameters, in lower case; empty if the header is missing.
+
+    Raises:
+        UnsupportedMediaType: The header is empty, or was sent several times; a proxy may have merged the values.
+    """
     value = call.header(b"content-type")
     return b"" if value is None else _media_type(value)
 
 
 @lru_cache(64)
 def _media_type(value: bytes) -> bytes:
-    return value.partition(b";")[0].strip().lower()
+    if b"," in _QUOTED.sub(b"", value):
+        raise UnsupportedMediaType("Content-Type has several media types; send this header once, with one media type")
+    media_type = value.partition(b";")[0].strip().lower()
+    if not media_type:
+        raise UnsupportedMediaType("Content-Type is empty; send a media type such as application/json, or no header")
+    return media_type
 
 
 def charset_of(call: Call) -> str:

@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from app.api.http.call import Call, Reply
-from app.api.http.json_bodies import decode_json, is_deeper
+from app.api.http.json_bodies import check_names, decode_json, is_deeper, without_bom
 from app.api.http.media import media_type_of, require_json
 from app.api.http.validation_errors import invalid_request_of
 from app.errors.broker_error import BrokerError
@@ -200,7 +200,12 @@ def _body_decoder(struct: Any) -> Callable[[Call, bytes], Any]:  # noqa: ANN401 
         if not body:
             return decode_json(decoder, b"{}")
         require_json(media_type_of(call))
+        body = without_bom(body)
+        given = body.strip()
+        if not given or given == b"null":
+            return decode_json(decoder, b"{}")
         decoded = decode_json(decoder, body)
+        check_names(body)
         if is_deeper(body, MAX_BODY_DEPTH):
             raise BadRequest(f"the JSON is nested more than {MAX_BODY_DEPTH} levels deep")
         return decoded

@@ -263,7 +263,7 @@ def _idempotence(call: Call, media_type: bytes, body: bytes) -> tuple[Idempotenc
         BadRequest: Some of the three producer headers are missing or invalid.
         InvalidRequest: The request has an Idempotency-Key and producer headers.
     """
-    key = call.header(b"idempotency-key")
+    key = call.idempotency_key()
     name = call.header(b"producer-id")
     epoch = call.header(b"producer-epoch")
     sequence = call.header(b"producer-sequence")
@@ -288,7 +288,7 @@ def _idempotence(call: Call, media_type: bytes, body: bytes) -> tuple[Idempotenc
 
 def idempotency_key(call: Call, media_type: bytes, body: bytes) -> IdempotencyKey | None:
     """Return the Idempotency-Key and the fingerprint of a request, or None without the header."""
-    key = call.header(b"idempotency-key")
+    key = call.idempotency_key()
     return None if key is None else IdempotencyKey(sha256(key).digest(), _fingerprint(call, media_type, body))
 
 

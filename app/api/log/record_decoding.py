@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from app.api.http.json_bodies import check_records, decode_json, decode_lines, is_deeper
+from app.api.http.json_bodies import check_names, check_records, decode_json, decode_lines, is_deeper, without_bom
 from app.api.http.operations import MAX_INT64
 from app.domain.log.record import (
     KEY_BASE64,
@@ -100,6 +100,7 @@ def decode_json_body(body: bytes, max_records: int) -> list[Record]:
         BadRequest: The body is not JSON.
         InvalidRequest, InvalidRecord, InvalidTimestamp: With the index of the record.
     """
+    body = without_bom(body)
     if body.lstrip()[:1] == b"[":
         raise InvalidRequest('send {"records": […]} instead of a list, or one value per line with ?lines=values')
     if body.count(b"{") > max_records + 1:
@@ -107,9 +108,11 @@ def decode_json_body(body: bytes, max_records: int) -> list[Record]:
         if count > max_records:
             check_records(count, max_records)
     if (records := _decode_plain(body)) is not None:
+        check_names(body)
         check_records(len(records), max_records)
         return records
     request: ProduceBody = decode_json(_body, body)
+    check_names(body)
     if request.records is UNSET:
         if request.value is UNSET:
             message = 'send {"records": […]} or one record with a value, such as {"value": "hi"}'

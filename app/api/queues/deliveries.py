@@ -267,7 +267,7 @@ def _acquired(acquired: Acquired) -> AcquireAnswer:
 
 def _key(call: Call, body: AcquireRequest | AcknowledgeRequest | AcknowledgementIn) -> IdempotencyKey | None:
     """Return the Idempotency-Key of a request; equal bodies have equal fingerprints, however they are formatted."""
-    key = call.header(b"idempotency-key")
+    key = call.idempotency_key()
     if key is None:
         return None
     parts = (call.scope["path"].encode(), media_type_of(call), record_encoding.encode(body))
