@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from app.api.http.media import content_coding
+
 if TYPE_CHECKING:
     from starlette.requests import Request
 
@@ -66,7 +68,8 @@ def _serve_file(request: Request) -> Response:
     headers = {**PAGE_HEADERS, "Cache-Control": _CACHE_CONTROL, "ETag": etag, "Vary": "Accept-Encoding"}
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    if _accepts_gzip(request.headers.get("accept-encoding", "")):
+    accepted = ", ".join(request.headers.getlist("accept-encoding")).encode("latin-1")
+    if content_coding(accepted, (b"gzip",)) is not None:
         return Response(packed, media_type=asset.media_type, headers={**headers, "Content-Encoding": "gzip"})
     return Response(gzip.decompress(packed), media_type=asset.media_type, headers=headers)
 
@@ -80,11 +83,3 @@ def _compressed(file: str) -> tuple[bytes, str]:
     """
     content = (_STATIC / file).read_bytes()
     return gzip.compress(content, mtime=0), f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
-
-
-def _accepts_gzip(accepted: str) -> bool:
-    for coding in accepted.lower().split(","):
-        name, _, quality = coding.partition(";")
-        if name.strip() == "gzip":
-            return quality.replace(" ", "") not in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
-    return False

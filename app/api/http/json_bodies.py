@@ -30,7 +30,7 @@ _string = msgspec.json.Decoder(str)
 
 def without_bom(body: bytes) -> bytes:
     """Return a body without the byte order mark at its start."""
-    return body[len(BOM) :] if body.startswith(BOM) else body
+    return body.removeprefix(BOM)
 
 
 def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:  # noqa: ANN401 - the decoder's type

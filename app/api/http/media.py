@@ -1,4 +1,4 @@
-"""Media types of request bodies."""
+"""Media types of request bodies, and the choice of a media type and a content coding for an answer (RFC 9110 §12.5)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ LINE_TYPES = {b"application/x-ndjson", b"application/jsonl", b"application/ndjso
 """JSON with one record per line."""
 
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
+
+_WEIGHT = re.compile(rb"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 
 _FORM_TYPES = {b"application/x-www-form-urlencoded", b"multipart/form-data"}
 
@@ -48,6 +50,62 @@ def charset_of(call: Call) -> str:
         if name.strip() == "charset":
             return value.strip().strip('"')
     return ""
+
+
+@lru_cache(64)
+def preferred(accept: bytes | None, offered: tuple[bytes, ...]) -> bytes:
+    """Return the media type that an Accept header prefers; the first one if it accepts none, or is missing.
+
+    The most specific range that matches a type gives its weight. Of equal weights, the type that a more specific range
+    names counts, then the one that the header names first, then the one that is offered first.
+    """
+    if accept is None or accept == b"*/*":
+        return offered[0]
+    ranges = _weights(accept)
+    best: tuple[float, int, int] | None = None
+    chosen = offered[0]
+    for media_type in offered:
+        wildcards = (media_type, media_type.partition(b"/")[0] + b"/*", b"*/*")
+        for specificity, name in zip((2, 1, 0), wildcards, strict=True):
+            if (found := ranges.get(name)) is not None:
+                weight, place = found
+                rank = (weight, specificity, -place)
+                if weight > 0 and (best is None or rank > best):
+                    best, chosen = rank, media_type
+                break
+    return chosen
+
+
+@lru_cache(64)
+def content_coding(accepted: bytes | None, offered: tuple[bytes, ...]) -> bytes | None:
+    """Return the content coding that an Accept-Encoding header prefers, or None for an uncompressed answer.
+
+    Of equal weights, the coding that is offered first counts.
+    """
+    if accepted is None:
+        return None
+    codings = {name: weight for name, (weight, _) in _weights(accepted).items()}
+    others = codings.get(b"*", 0.0)
+    weight, chosen = 0.0, None
+    for coding in offered:
+        given = codings.get(coding, codings.get(b"x-" + coding, others))
+        if given > weight:
+            weight, chosen = given, coding
+    return chosen if weight >= codings.get(b"identity", 0.0) else None
+
+
+def _weights(header: bytes) -> dict[bytes, tuple[float, int]]:
+    """Return the elements of a header such as Accept, in lower case, each with its weight and its place.
+
+    Elements with an invalid weight are skipped; of repeated elements the first counts.
+    """
+    found: dict[bytes, tuple[float, int]] = {}
+    for place, element in enumerate(_QUOTED.sub(b"", header).lower().split(b",")):
+        name, *parameters = (part.strip() for part in element.split(b";"))
+        weight = next((part.partition(b"=")[2] for part in parameters if part.startswith(b"q=")), b"1")
+        if name and _WEIGHT.fullmatch(weight):
+            found.setdefault(name, (float(weight), place))
+    return found
 
 
 def refuse_form(media_type: bytes) -> None:

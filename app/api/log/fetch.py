@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter
 
 from app.api.http.call import JSON, Call, Header, Reply
-from app.api.http.media import LINE_TYPES
+from app.api.http.media import LINE_TYPES, preferred
 from app.api.http.operations import Description, OperationRoute, check_bound, describe
 from app.api.log import record_encoding, streams
 from app.api.log.fetch_query import FetchQuery, FetchTopicQuery
@@ -174,8 +174,7 @@ def _size(call: Call, query: FetchQuery) -> PageSize:
 
 
 def _wants_lines(call: Call) -> bool:
-    accept = call.header(b"accept")
-    return accept is not None and any(name in accept for name in LINE_TYPES)
+    return preferred(call.header(b"accept"), streams.ANSWER_TYPES) in LINE_TYPES
 
 
 def _link(call: Call, query: FetchQuery, next_page: dict[str, str]) -> Header:

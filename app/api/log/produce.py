@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from typing import Annotated, Literal
 
@@ -42,6 +43,8 @@ Natural = Annotated[int, Meta(ge=0, le=MAX_INT64)]
 Short = Annotated[str, Meta(max_length=512)]
 
 _MAX_POINTER_PARTS = 16
+_MINIMAL = re.compile(rb'(?:^|,)[ \t]*return[ \t]*=[ \t]*(?:minimal|"minimal")[ \t]*(?:[;,]|$)', re.IGNORECASE)
+"""The preference for a short answer (RFC 7240)."""
 _CLOUDEVENTS = b"application/cloudevents"
 
 
@@ -306,7 +309,7 @@ def _answer(call: Call, accepted: Accepted) -> Reply:
     appended = accepted.appended
     status = 200 if accepted.duplicate else 201
     prefer = call.header(b"prefer")
-    if prefer is not None and b"return=minimal" in prefer.replace(b" ", b"").lower():
+    if prefer is not None and _MINIMAL.search(prefer):
         minimal = MinimalProduceAnswer(_by_partition(appended), accepted.duplicate)
         return Reply.of(minimal, status, [(b"preference-applied", b"return=minimal")])
     return Reply.of(ProduceAnswer(record_places(appended), accepted.duplicate), status)

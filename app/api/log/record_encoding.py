@@ -12,11 +12,13 @@ import msgspec
 import zstandard
 from msgspec import UNSET, Raw
 
+from app.api.http.media import content_coding
 from app.domain.log.record import KEY_BASE64, VALUE_BASE64, VALUE_JSON, VALUE_MASK, StoredRecord
 
 _MIN_COMPRESSED_BYTES = 512
 _MAX_BYTES_COMPRESSED_IN_LOOP = 256 * 1024
 """Longer bodies are compressed in a worker thread."""
+_CODINGS = (b"zstd", b"gzip")
 _NULL = Raw(b"null")
 
 
@@ -158,14 +160,10 @@ def compress(body: bytes, accepted: bytes | None) -> tuple[bytes, bytes | None]:
     """
     if accepted is None or len(body) < _MIN_COMPRESSED_BYTES:
         return body, None
-    names = {
-        name.strip().lower()
-        for name, _, quality in (part.partition(b";") for part in accepted.split(b","))
-        if quality.replace(b" ", b"") not in {b"q=0", b"q=0.0", b"q=0.00", b"q=0.000"}
-    }
-    if b"zstd" in names:
-        return zstandard.ZstdCompressor(level=3).compress(body), b"zstd"
-    if b"gzip" in names:
+    coding = content_coding(accepted, _CODINGS)
+    if coding == b"zstd":
+        return zstandard.ZstdCompressor(level=3).compress(body), coding
+    if coding == b"gzip":
         packer = zlib.compressobj(level=4, wbits=31)
-        return packer.compress(body) + packer.flush(), b"gzip"
+        return packer.compress(body) + packer.flush(), coding
     return body, None

@@ -8,7 +8,8 @@ from typing import Protocol
 import msgspec
 
 from app.api.http import problems
-from app.api.http.call import Call, Reply, Write
+from app.api.http.call import JSON, Call, Reply, Write
+from app.api.http.media import LINE_TYPES, preferred
 from app.api.log import record_encoding
 from app.api.log.fetch_query import FetchQuery
 from app.broker.log.stream_reader import SharedPage, StreamOffset
@@ -21,6 +22,10 @@ from app.errors.http import InvalidRequest
 
 EVENTS = b"text/event-stream"
 LINES = b"application/x-ndjson"
+
+ANSWER_TYPES = (JSON, LINES, *sorted(LINE_TYPES - {LINES}), EVENTS)
+"""The media types of a page and a stream, the default first."""
+_STREAM_TYPES = ANSWER_TYPES[1:]
 
 _RETRY_MS = 1_000
 """Pause of a browser before it connects again: about as long as a restart takes."""
@@ -117,7 +122,8 @@ def format_of(call: Call, query: FetchQuery) -> StreamFormat | None:
     Raises:
         InvalidRequest: A parameter of a page is given for a stream, or one of a stream for a page.
     """
-    stream_format = _EVENTS if EVENTS in (call.header(b"accept") or b"") else _LINES if query.follow else None
+    media_type = preferred(call.header(b"accept"), _STREAM_TYPES if query.follow else ANSWER_TYPES)
+    stream_format = _EVENTS if media_type == EVENTS else _LINES if query.follow else None
     if stream_format is not None and query.max_records is not None:
         detail = "belongs to a page; a stream has max_events"
         raise InvalidRequest(f"max_records {detail}", errors=[{"field": "max_records", "detail": detail}])

@@ -72,9 +72,9 @@ async def test_a_name_given_twice_is_400_and_nothing_is_appended(
     assert (await sqlite_client.get(ORDERS)).status_code == 404
 
 
-@pytest.mark.parametrize("body", ONCE.values(), ids=ONCE)
-async def test_other_bodies_are_accepted(sqlite_client: httpx2.AsyncClient, body: bytes) -> None:
-    assert (await sqlite_client.post(RECORDS, content=body, headers=JSON)).status_code == 201
+async def test_other_bodies_are_accepted(sqlite_client: httpx2.AsyncClient) -> None:
+    for name, body in ONCE.items():
+        assert (await sqlite_client.post(RECORDS, content=body, headers=JSON)).status_code == 201, name
 
 
 async def test_names_given_twice_in_a_value_are_kept(sqlite_client: httpx2.AsyncClient) -> None:
@@ -169,7 +169,7 @@ async def test_null_and_blanks_are_no_body(serve: Serve, tmp_path: Path, body: b
     statuses = set()
     for route in operations(application.api):
         if "body" in route.operation.parameters:
-            (method,) = route.methods or ()
+            (method,) = list(route.methods or ())
             examples = {name: str(value) for name, value in route.operation.description.examples.items()}
             path = route.path.format(**examples)
             without = await client.request(method, path)

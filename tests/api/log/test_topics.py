@@ -148,7 +148,7 @@ async def test_the_records_before_an_offset_are_deleted(client: httpx2.AsyncClie
     assert appended.json()["offsets"][0]["offset"] == 5
 
 
-@pytest.mark.parametrize("name", ["%2e", "%2e%2e", "a%20b", "a%00", "%C3%A9", "a" * 250, "__internal", "a%2Fb%2Fc"])
+@pytest.mark.parametrize("name", ["%2e", "%2e%2e", "a%20b", "a%00", "%C3%A9", "a" * 250, "__internal"])
 async def test_an_invalid_name_is_refused(sqlite_client: httpx2.AsyncClient, name: str) -> None:
     for method, path in (("PUT", ""), ("POST", "/records"), ("POST", "/partitions/0/records")):
         response = await sqlite_client.request(method, f"/v1/topics/{name}{path}", json={"value": 1} if path else None)
