@@ -75,13 +75,14 @@ async def get_health(call: Call) -> Reply:
 @router.get("/readyz")
 @describe(Description(answers={200: Readiness}, errors=(ServiceUnavailable,)))
 async def get_readiness(call: Call) -> Reply:
-    """Report whether the server is ready: database, tables and background tasks."""
+    """Report whether the server is ready: the database can be written, the tables are current, the tasks succeed."""
     services = call.services
     if services.signals.closed:
         raise ServiceUnavailable("the server is stopping")
     revision = await services.storage.read(schema.version)
     if revision != schema.HEAD:
         raise ServiceUnavailable("the database's tables are not current; run millrace migrate")
+    await services.storage.write(schema.check_writable)
     if failing := services.tasks_failing():
         raise ServiceUnavailable(f"background tasks fail: {', '.join(failing)}; see the server's log")
     return Reply.of(Readiness("ok", services.storage.dialect.name, revision))

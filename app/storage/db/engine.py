@@ -33,6 +33,7 @@ class Fault(enum.Enum):
     BUSY = "lock timeout"
     DISK_FULL = "no space left on the disk"
     DISCONNECTED = "connection lost"
+    READ_ONLY = "the server does not accept writes, such as a former primary after a failover"
     OTHER = "an error of this program"
 
 
@@ -171,6 +172,8 @@ class Storage:
         self._errors = (DBAPIError, dialect.driver_error)
         self._worker = threading.local()
         self._connections: list[Connection] = []
+        self._server_epoch = 0
+        self._read_only = False
 
     async def read(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function(tx, ...)` on one snapshot.
@@ -231,6 +234,7 @@ class Storage:
                     result = function(tx, *args, **kwargs)
                     committing = True
                     self.dialect.commit(tx)
+                    self._read_only = False
                     return result
                 except BaseException:
                     if self._log_ends is not None:
@@ -256,6 +260,10 @@ class Storage:
     def _connection(self, engine: Engine) -> Connection:
         """Return the connection of this worker thread. Taking one from the pool costs as much as a read."""
         connections: dict[Engine, Connection] = self._worker.connections
+        if self._worker.server_epoch != self._server_epoch:
+            self._worker.server_epoch = self._server_epoch
+            for old in connections.values():
+                old.invalidate()
         if (connection := connections.get(engine)) is None:
             connection = connections[engine] = engine.connect()
             self._connections.append(connection)
@@ -271,6 +279,7 @@ class Storage:
 
     def _begin_worker(self) -> None:
         self._worker.connections = {}
+        self._worker.server_epoch = self._server_epoch
 
     @property
     def full(self) -> bool:
@@ -299,10 +308,24 @@ class Storage:
             connection.close()
         self.dialect.close()
 
+    def _leave_server(self) -> None:
+        """Reconnect before the next statements: the URL may lead to another server that accepts writes.
+
+        Connections for reads are opened again only when writes begin to fail: a former primary answers with old
+        records, but a server that stays read-only can be read.
+        """
+        for connection in self._worker.connections.values():
+            connection.invalidate()
+        if not self._read_only:
+            self._read_only = True
+            self._server_epoch += 1
+
     def _refuse(self, error: Exception, *, last: bool) -> None:
         """Raise the error for the client, or return if the transaction is to be retried."""
         fault = self.dialect.fault(error)
-        if fault in {Fault.CONFLICT, Fault.DISCONNECTED} and not last:
+        if fault is Fault.READ_ONLY:
+            self._leave_server()
+        if fault in _RETRIED and not last:
             return
         if fault is Fault.DISK_FULL and self._space is not None:
             self._space.exhaust()
@@ -311,9 +334,11 @@ class Storage:
         raise answer[0](answer[1]) from error
 
 
+_RETRIED = {Fault.CONFLICT, Fault.DISCONNECTED, Fault.READ_ONLY}
 _ERRORS: dict[Fault, tuple[type[BrokerError], str]] = {
     Fault.CONFLICT: (ServiceUnavailable, "the database is busy with conflicting requests; try again"),
     Fault.BUSY: (LockTimeout, "a lock in the database timed out; try again"),
     Fault.DISCONNECTED: (ServiceUnavailable, "the database cannot be reached; try again"),
+    Fault.READ_ONLY: (ServiceUnavailable, "the database is read-only and accepts no writes; try again"),
     Fault.DISK_FULL: (DiskFull, "the database has no space left; nothing was written"),
 }

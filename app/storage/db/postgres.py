@@ -37,7 +37,12 @@ _APPEND = f"INSERT INTO records ({_COLUMNS}) SELECT * FROM unnest({_ARRAYS})"  #
 
 _LOCK_PARTITIONS = f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, id::int4) FROM unnest($1::int8[]) AS id"  # noqa: S608 - constants
 _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+"""Both modes are stated: a role, a database or a server can have other defaults."""
 _COMMIT = Statement("COMMIT")
+_TIMED_OUT_SESSIONS = (errors.IdleInTransactionSessionTimeout, errors.TransactionTimeout)
+_STALE_PLAN = "RevalidateCachedQuery"
+"""The function of the server that refuses a stale prepared statement, in all versions."""
 
 _SESSION = """
 SELECT set_config('lock_timeout', '5s', false),
@@ -124,13 +129,15 @@ class Postgres:
     def fault(self, error: Exception) -> Fault:
         """Classify an error by its SQLSTATE."""
         cause = error.orig if isinstance(error, DBAPIError) else error
+        if _is_read_only(cause):
+            return Fault.READ_ONLY
         if isinstance(cause, (errors.SerializationFailure, errors.DeadlockDetected, *STALE)):
             return Fault.CONFLICT
         if isinstance(cause, errors.LockNotAvailable | errors.QueryCanceled):
             return Fault.BUSY
         if isinstance(cause, errors.DiskFull):
             return Fault.DISK_FULL
-        if isinstance(cause, psycopg.OperationalError | errors.IdleInTransactionSessionTimeout):
+        if isinstance(cause, (psycopg.OperationalError, *_TIMED_OUT_SESSIONS)):
             return Fault.DISCONNECTED
         return Fault.OTHER
 
@@ -154,6 +161,13 @@ class Postgres:
         self.write_engine.dispose()
 
 
+def _is_read_only(error: BaseException | None) -> bool:
+    """Return whether the server refuses to write. A standby refuses BEGIN READ WRITE as an unsupported feature."""
+    if isinstance(error, errors.FeatureNotSupported):
+        return error.diag.source_function != _STALE_PLAN
+    return isinstance(error, errors.ReadOnlySqlTransaction)
+
+
 def _engine(url: URL, size: int, *, reads: bool) -> Engine:
     engine = create_engine(
         url,
@@ -169,7 +183,7 @@ def _engine(url: URL, size: int, *, reads: bool) -> Engine:
         connection.autocommit = False
         connection.read_only = reads
         connection.prepare_threshold = None  # else psycopg deallocates all prepared statements at each ROLLBACK
-        record.info["pipeline"] = Pipeline(connection, _BEGIN_READ if reads else "BEGIN")
+        record.info["pipeline"] = Pipeline(connection, _BEGIN_READ if reads else _BEGIN_WRITE)
 
     event.listen(engine, "connect", set_up)
     return engine

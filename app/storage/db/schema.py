@@ -13,6 +13,7 @@ HEAD = "0005"
 
 _NO_TIMEOUT = text("SET LOCAL lock_timeout = 0")
 _LOCK = text("SELECT pg_advisory_xact_lock(19794, 0)")
+_WRITE = text("DELETE FROM topics WHERE topic_id < 0")
 _VERSION = text("SELECT version_num FROM alembic_version")
 
 
@@ -25,6 +26,11 @@ def version(tx: Tx) -> str | None:
     if not inspect(tx.connection).has_table("alembic_version"):
         return None
     return tx.connection.execute(_VERSION).scalar_one_or_none()
+
+
+def check_writable(tx: Tx) -> None:
+    """Run a write that changes no row. It fails if the database is read-only."""
+    tx.connection.execute(_WRITE)
 
 
 def check(tx: Tx) -> None:
