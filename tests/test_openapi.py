@@ -96,6 +96,24 @@ async def test_every_reference_has_a_schema_and_every_schema_a_reference(describ
     assert found == set(schemas)
 
 
+def described_texts(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(text := node.get("description"), str):
+            yield text
+        for child in node.values():
+            yield from described_texts(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from described_texts(child)
+
+
+async def test_no_line_of_a_description_is_indented(described: Any) -> None:
+    lines = [line for text in described_texts(described) for line in text.splitlines()]
+
+    assert len(lines) > 200
+    assert [line for line in lines if line != line.strip()] == []
+
+
 async def test_every_tag_is_described(described: Any) -> None:
     used = {tag for _, _, operation in described_operations(described) for tag in operation["tags"]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -99,7 +100,12 @@ def _schemas(operations: list[Operation]) -> dict[str, Schema]:
         if "body" in operation.parameters:
             types.append(operation.parameters["body"])
     _, components = msgspec.json.schema_components(types, ref_template=_REF)
-    return dict(sorted(components.items()))
+    return {name: _clean(schema) for name, schema in sorted(components.items())}
+
+
+def _clean(schema: Schema) -> Schema:
+    """Return a schema whose description has no indentation: Python keeps that of docstrings before 3.13."""
+    return schema | {"description": inspect.cleandoc(schema["description"])}
 
 
 def _structs(answer: type[msgspec.Struct] | tuple[type[msgspec.Struct], ...] | None) -> tuple[type, ...]:
