@@ -44,6 +44,21 @@ class LastPoll(msgspec.Struct, frozen=True, array_like=True):
     member_epoch: int = 0
     ranges: dict[Partition, tuple[int, int]] = {}
 
+    def merged_with(self, member_epoch: int, ranges: Mapping[Partition, tuple[int, int]]) -> LastPoll:
+        """Return what this poll and another one of its poll epoch both returned.
+
+        The client may have received either answer, so that only these records may be committed. Partitions that only
+        one of the polls returned stay, with an empty range: something was saved in this poll epoch.
+        """
+        if not self.ranges:
+            return LastPoll(self.poll_epoch, member_epoch, dict(ranges))
+        merged = {partition: (start, start) for partition, (start, _) in {**ranges, **self.ranges}.items()}
+        for partition, (start, end) in ranges.items():
+            saved_start, saved_end = self.ranges.get(partition, (start, start))
+            if saved_start == start:
+                merged[partition] = (start, min(end, saved_end))
+        return LastPoll(self.poll_epoch, min(self.member_epoch, member_epoch), merged)
+
 
 class SessionKey(NamedTuple):
     """A member at an epoch: a session lasts at most as long as the epoch."""
@@ -195,12 +210,15 @@ def renew_session(tx: Tx, found: MemberSnapshot) -> None:
 
 
 def save_last_poll(tx: Tx, found: MemberSnapshot, poll_epoch: int, ranges: Mapping[Partition, tuple[int, int]]) -> bool:
-    """Save what a poll returns. Return False if the member is at another epoch, or a later poll has begun."""
+    """Save what a poll returns. Return False if the member is at another epoch, or a later poll has begun.
+
+    If another poll of the same poll epoch has saved before, only what both return is saved.
+    """
     epoch, name = found.member.member_epoch, found.member.join_request.member_id
     row = tx.connection.execute(_LAST_POLL_LOCKED, {"id": found.group_id, "name": name}).one_or_none()
-    if row is None or row.member_epoch != epoch or _decoded(row.last_poll).poll_epoch != poll_epoch:
+    if row is None or row.member_epoch != epoch or (saved := _decoded(row.last_poll)).poll_epoch != poll_epoch:
         return False
-    store_last_poll(tx, found.group_id, name, LastPoll(poll_epoch, epoch, dict(ranges)))
+    store_last_poll(tx, found.group_id, name, saved.merged_with(epoch, ranges))
     return True
 
 

@@ -21,6 +21,7 @@ from app.errors.groups import (
     UnknownMemberId,
 )
 from app.errors.log import UnknownPartitionInRecord
+from app.storage.groups import members
 from app.storage.log import topics
 from app.tasks.notices import poll_watched
 from tests.broker.node import LONG_MS, SECOND_MS, Node, Seen, commits_of, numbers, parked, poll_request, seen
@@ -352,6 +353,40 @@ async def test_a_waiting_poll_is_answered_by_an_append(node: Node) -> None:
 
     assert seen(await polling) == orders(1, 0)
     assert node.services.signals.waiting == 0
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (2, 1)])
+async def test_of_two_polls_that_wait_at_once_only_what_both_return_is_committed(
+    node: Node, sizes: tuple[int, int]
+) -> None:
+    await node.create()
+    await node.poll(auto_commit=True)
+    polls = []
+    for number, size in enumerate(sizes, 1):
+        polls.append(node.polling(auto_commit=True, size=PageSize(size, MIB, 1)))
+        await node.parked(number)
+
+    await node.produce(b"a", b"b")
+    pages = [seen(await each) for each in polls]
+    following = seen(await node.poll(auto_commit=True))
+
+    assert pages == [orders(0, *range(size)) for size in sizes]
+    assert (following, (await node.committed())["orders", 0]) == (orders(0, 1), 1)
+
+
+async def test_of_two_polls_that_wait_at_once_and_return_other_partitions_nothing_is_committed(node: Node) -> None:
+    await node.create()
+    member = (await node.poll(auto_commit=True)).member
+    (topic_id, _), *_ = member.member.assigned
+    await node.produce(b"a")
+    await node.produce(b"b", partition=1)
+    for number in (0, 1, 1):
+        ranges = {(topic_id, number): (0, 1)}
+        assert await node.storage.write(members.save_last_poll, member, 1, ranges)
+
+    following = seen(await node.poll(auto_commit=True))
+
+    assert sorted(following) == [*orders(0, 0), *orders(1, 0)]
 
 
 async def test_a_waiting_poll_reads_on_after_its_topic_leaves_the_cache(node: Node) -> None:
