@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     max_records: int = Field(10_000, ge=1, le=10_000, description="Maximum number of records in a request or a page.")
     max_wait_ms: int = Field(60_000, ge=0, le=60_000, description="Longest wait of a read that is not a stream.")
     stream_comment_interval_ms: int = Field(
-        15_000, ge=10, le=600_000, description="Interval of the comments that keep an idle event stream open."
+        15_000, ge=10, le=600_000, description="Interval of the comments or blank lines that keep a silent stream open."
     )
     poll_interval_ms: int = Field(
         500,

@@ -42,7 +42,7 @@ class StreamFormat(Protocol):
         name: Key of the encoded records in `SharedPage.encoded`.
         chunk: Key of the encoded records as a chunk of the chunked transfer coding.
         content_type: Media type of the answer.
-        comment: What keeps an idle connection open; empty if the format has no comments.
+        comment: What keeps an idle connection open; readers skip it.
     """
 
     name: str
@@ -91,12 +91,12 @@ class ServerSentEvents:
 
 
 class Lines:
-    """`application/x-ndjson`: one record a line."""
+    """`application/x-ndjson`: one record a line; an idle stream sends blank lines, so that no proxy ends it."""
 
     name = "lines"
     chunk = "chunk of lines"
     content_type = LINES
-    comment = b""
+    comment = b"\n"
 
     def first_bytes(self, start: StreamOffset) -> bytes:
         """Return no bytes."""
@@ -189,12 +189,11 @@ class Stream:
         """
         page: SharedPage | None = self._first
         await write(self._format.first_bytes(self._first.start_offset))
-        comments = bool(self._format.comment)
         streams, offset = self._call.services.streams, self._first.next_offset
         del self._first  # a stream that waits keeps no page
         with (
             self._call.waiting(self._max_wait_ms) as deadline,
-            OpenStream(streams, offset, deadline, self._send, comments=comments) as stream,
+            OpenStream(streams, offset, deadline, self._send, comments=True) as stream,
         ):
             while True:
                 if page is not None:

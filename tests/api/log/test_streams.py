@@ -354,18 +354,26 @@ async def test_every_kind_of_value_is_one_line_of_data_equal_to_fetch(node: Node
 async def test_a_stream_of_events_has_a_comment_once_in_an_interval(serve: Serve) -> None:
     node = await _node(serve, stream_comment_interval_ms=20)
 
-    async with node.open(URL) as stream, StreamClient(node.application.asgi, f"{URL}?follow=true") as lines:
+    async with node.open(URL) as stream:
         await stream.event()
         comments = [await stream.event() for _ in range(3)]
         await node.produce(1)
         assert (await stream.records(1))[0].record["value"] == 1
         assert (await stream.event()).comment == ""
-        assert await lines.text("\n") == await _line(node)
     assert [event.comment for event in comments] == ["", "", ""]
 
 
-async def _line(node: Node) -> str:
-    return (await node.client.get(URL, headers={"Accept": "application/x-ndjson"})).text
+async def test_a_silent_stream_of_lines_has_a_blank_line_once_in_an_interval(serve: Serve) -> None:
+    node = await _node(serve, stream_comment_interval_ms=20)
+
+    for path in (URL, f"{ORDERS}/records"):
+        async with StreamClient(node.application.asgi, f"{path}?follow=true") as stream:
+            assert [await stream.text("\n") for _ in range(3)] == ["\n", "\n", "\n"]
+            await node.produce("new")
+            while (line := await stream.text("\n")) == "\n":
+                pass
+            assert json.loads(line)["value"] == "new"
+            assert await stream.text("\n") == "\n"
 
 
 async def test_a_client_that_disconnects_ends_its_stream_and_its_read_at_once(node: Node) -> None:
