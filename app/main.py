@@ -25,6 +25,7 @@ from app.broker.groups.group_transactions import Limits
 from app.broker.groups.offsets import Offsets
 from app.broker.groups.poller import Poller
 from app.broker.log.appender import Appender
+from app.broker.log.broker_clock import BrokerClock
 from app.broker.log.fetcher import Fetcher
 from app.broker.log.producer import Producer
 from app.broker.log.streams import Streams
@@ -59,6 +60,7 @@ _PURGE_INTERVAL_MS = 1_000
 _EXPIRY_INTERVAL_MS = 600_000
 _DISK_CHECK_INTERVAL_MS = 1_000
 _SESSION_INTERVAL_MS = 1_500
+_CLOCK_INTERVAL_MS = 1_500
 _ARCHIVE_INTERVAL_MS = 1_000
 _POLLS_PER_RECHECK = 10
 """A waiting acquire checks the database without a notice once in so many poll intervals: each check locks share
@@ -84,12 +86,17 @@ class Application:
         self.services.signals.close()
 
 
-def create_app(settings: Settings, session_clock_ms: Callable[[], int] = monotonic_ms) -> Application:
+def create_app(
+    settings: Settings,
+    session_clock_ms: Callable[[], int] = monotonic_ms,
+    wall_ms: Callable[[], int] = wall_clock_ms,
+) -> Application:
     """Build the application.
 
     Args:
         settings: The settings.
-        session_clock_ms: Monotonic clock in milliseconds, for the sessions of group members.
+        session_clock_ms: Monotonic clock in milliseconds, for sessions and for checks of the wall clock.
+        wall_ms: Wall clock in milliseconds, for an SQLite database; PostgreSQL has its own.
 
     Raises:
         ValueError, DatabaseInUse: The database cannot be opened.
@@ -98,7 +105,8 @@ def create_app(settings: Settings, session_clock_ms: Callable[[], int] = monoton
     storage = _open_database(settings)
     runner = TaskRunner()
     outbox = Outbox()
-    archive_task, services = _build_services(settings, storage, runner, outbox, session_clock_ms)
+    clock = BrokerClock(storage, wall_ms=wall_ms, monotonic_ms=session_clock_ms, grace_ms=settings.clock_grace_ms)
+    archive_task, services = _build_services(settings, storage, runner, outbox, clock, session_clock_ms)
     api = _build_api(services)
     api.router.lifespan_context = lambda _: _lifespan(settings, services, runner, outbox, archive_task)
     gateway = Gateway(
@@ -143,9 +151,9 @@ def _build_services(
     storage: Storage,
     runner: TaskRunner,
     outbox: Outbox,
+    clock: BrokerClock,
     session_clock_ms: Callable[[], int],
 ) -> tuple[ArchiveTask, Services]:
-    clock = wall_clock_ms
     topic_defaults = _topic_defaults(settings)
     signals = Signals(outbox.put if storage.dialect.shared else None)
     topics = Topics(
@@ -230,6 +238,7 @@ async def _lifespan(
 def _start_tasks(settings: Settings, services: Services, runner: TaskRunner, archive_task: ArchiveTask) -> None:
     """Start the background tasks of both databases."""
     retention = Retention(services.storage, _topic_defaults(settings), services.clock)
+    runner.every("clock", _CLOCK_INTERVAL_MS, services.clock.check)
     runner.every("retention", settings.retention_interval_ms, retention.raise_log_starts)
     runner.every("compaction", settings.retention_interval_ms, retention.compact)
     runner.every("purge", min(_PURGE_INTERVAL_MS, settings.retention_interval_ms), retention.purge)

@@ -57,6 +57,12 @@ class Settings(BaseSettings):
         10, ge=1, le=1_000, description="PostgreSQL: shortest time between two notices to the other nodes."
     )
     retention_interval_ms: int = Field(30_000, ge=10, le=3_600_000, description="Interval of retention and compaction.")
+    clock_grace_ms: int = Field(
+        3_600_000,
+        ge=0,
+        le=2_678_400_000,
+        description="How long nothing is deleted by age after the clock has jumped ahead by more than an hour.",
+    )
     rebalance_interval_ms: int = Field(
         250,
         ge=10,

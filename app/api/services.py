@@ -9,6 +9,7 @@ from app.broker.groups.coordinator import Coordinator
 from app.broker.groups.offsets import Offsets
 from app.broker.groups.poller import Poller
 from app.broker.log.appender import Appender
+from app.broker.log.broker_clock import BrokerClock
 from app.broker.log.fetcher import Fetcher
 from app.broker.log.producer import Producer
 from app.broker.log.streams import Streams
@@ -26,7 +27,7 @@ class Services:
     """The parts of the application and the limits of its requests.
 
     Attributes:
-        clock: Returns the Unix epoch in milliseconds.
+        clock: The clock of the log.
         tasks_failing: Returns the names of the background tasks that failed several times in a row.
         answers: Number of answers by operation and status.
     """
@@ -45,7 +46,7 @@ class Services:
     queues: Queues
     deliveries: DeliveryBatcher
     redriver: Redriver
-    clock: Callable[[], int]
+    clock: BrokerClock
     tasks_failing: Callable[[], list[str]]
     max_body_bytes: int
     max_records: int

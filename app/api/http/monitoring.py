@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 from fastapi import APIRouter
+from msgspec import UNSET, UnsetType
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -43,11 +45,15 @@ class Health(msgspec.Struct):
 
 
 class Readiness(msgspec.Struct):
-    """The database answers, its tables are current, and the background tasks succeed."""
+    """The database answers, its tables are current, and the background tasks succeed.
+
+    `deletion_by_time` is there only after the clock has jumped ahead: nothing is deleted by age for a while.
+    """
 
     status: str
     database: str
     revision: str
+    deletion_by_time: Literal["paused"] | UnsetType = UNSET
 
 
 class Metrics(msgspec.Struct):
@@ -85,7 +91,8 @@ async def get_readiness(call: Call) -> Reply:
     await services.storage.write(schema.check_writable)
     if failing := services.tasks_failing():
         raise ServiceUnavailable(f"background tasks fail: {', '.join(failing)}; see the server's log")
-    return Reply.of(Readiness("ok", services.storage.dialect.name, revision))
+    paused: Literal["paused"] | UnsetType = "paused" if services.clock.paused else UNSET
+    return Reply.of(Readiness("ok", services.storage.dialect.name, revision, paused))
 
 
 @router.get("/metrics")

@@ -21,7 +21,7 @@ from app.storage.db.engine import Storage, Tx
 from app.storage.groups import groups, members, offsets
 from app.storage.groups.members import LastPoll
 from app.storage.groups.offsets import Commit, Lag
-from app.storage.log import offset_lookup
+from app.storage.log import clock_ticks, offset_lookup
 from app.storage.log.pages import Bounds
 
 _ATTEMPTS = 3
@@ -330,7 +330,7 @@ def _reset(
 
 def _expire(tx: Tx, name: str) -> None:
     group = groups.load(tx, name)
-    if group is not None and offsets.is_expired(group, clock.read(tx)):
+    if group is not None and offsets.is_expired(group, clock_ticks.expiry_ms(tx, clock.read(tx))):
         groups.delete_(tx, group)
 
 

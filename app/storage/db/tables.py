@@ -224,6 +224,14 @@ group_ticks = Table(
 )
 """One row: the time of the last check of sessions by any node. Sessions do not expire while no node checks."""
 
+clock_ticks = Table(
+    "clock_ticks",
+    metadata,
+    Column("ticked_at_ms", BigInteger, nullable=False),
+    Column("grace_began_at_ms", BigInteger),
+)
+"""One row: the last check of the clock by any node. See `app/domain/log/clock_tick.py`."""
+
 queues = Table(
     "queues",
     metadata,

@@ -14,6 +14,7 @@ from app.storage.db.clock import now_ms
 from app.storage.db.engine import Tx
 from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import OFFSET_MASK, consumer_groups, group_offsets, log_end_of, partitions, records, topics
+from app.storage.log import clock_ticks
 from app.storage.log.appends import base_record_id, last_record_id
 from app.storage.log.pages import Bounds, bounds_columns, bounds_of
 
@@ -229,7 +230,7 @@ def delete_of_deleted_topics(tx: Tx, limit: int) -> int:
 
 def expired_groups(tx: Tx, limit: int) -> list[str]:
     """Return names of groups that have been empty for longer than offsets are retained."""
-    before_ms = clock.read(tx) - RETENTION_MS
+    before_ms = clock_ticks.expiry_ms(tx, clock.read(tx)) - RETENTION_MS
     return list(tx.connection.execute(_EXPIRED, {"before_ms": before_ms, "at_most": limit}).scalars())
 
 

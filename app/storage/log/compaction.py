@@ -15,7 +15,7 @@ from sqlalchemy import bindparam, delete, func, select, update
 from app.domain.log.topic import TopicConfig
 from app.storage.db.engine import Tx
 from app.storage.db.tables import OFFSET_MASK, compacted_keys, compactions, first_record_id, partitions, records
-from app.storage.log import pages
+from app.storage.log import clock_ticks, pages
 from app.storage.log.appends import size_of_record
 from app.storage.log.pages import Bounds
 
@@ -68,9 +68,10 @@ def compact(tx: Tx, partition_id: int, config: TopicConfig, now_ms: int, limit: 
     bounds = pages.try_lock(tx, partition_id)
     if bounds is None:
         return False
-    cleaned = _cleaned_offset(tx, partition_id)
-    expired = _expired_tombstones(tx, bounds, now_ms - config.delete_retention_ms, limit)
-    chunk = _read_chunk(tx, bounds, max(cleaned, bounds.log_start_offset), now_ms - config.min_compaction_lag_ms, limit)
+    cleaned, expiry_ms = _cleaned_offset(tx, partition_id), clock_ticks.expiry_ms(tx, now_ms)
+    expired = _expired_tombstones(tx, bounds, expiry_ms - config.delete_retention_ms, limit)
+    newest_ms = expiry_ms - config.min_compaction_lag_ms
+    chunk = _read_chunk(tx, bounds, max(cleaned, bounds.log_start_offset), newest_ms, limit)
     superseded = _supersede(tx, partition_id, chunk, now_ms)
     _delete(tx, bounds, expired + superseded)
     if chunk.next_offset > cleaned:

@@ -9,6 +9,7 @@ from sqlalchemy import bindparam, delete, select, tuple_, update
 from app.domain.log.append import KeyId, StoredKey
 from app.storage.db.engine import Tx
 from app.storage.db.tables import idempotency_keys as keys
+from app.storage.log import clock_ticks
 
 RETENTION_MS = 24 * 3_600_000
 
@@ -63,16 +64,13 @@ def claim(tx: Tx, ids: Sequence[KeyId], now_ms: int) -> dict[KeyId, StoredKey]:
 
 def find(tx: Tx, ids: Sequence[KeyId], now_ms: int) -> dict[KeyId, StoredKey]:
     """Return the stored results of those keys that are used and not expired."""
-    return {
-        (topic_id, key_hash): StoredKey(fingerprint, result)
-        for topic_id, key_hash, fingerprint, result, created_at_ms in tx.connection.execute(_FIND, {"ids": list(ids)})
-        if result is not None and created_at_ms >= now_ms - RETENTION_MS
-    }
+    oldest_ms = clock_ticks.expiry_ms(tx, now_ms) - RETENTION_MS
+    return _stored(tx, ids, oldest_ms)
 
 
 def peek(tx: Tx, ids: Sequence[KeyId]) -> dict[KeyId, StoredKey]:
     """Return the stored results of keys, expired or not, without a lock."""
-    return find(tx, ids, 0)
+    return _stored(tx, ids, 0)
 
 
 def save_results(tx: Tx, claimed: Iterable[KeyId], written: Mapping[KeyId, StoredKey], now_ms: int) -> None:
@@ -97,5 +95,14 @@ def save_results(tx: Tx, claimed: Iterable[KeyId], written: Mapping[KeyId, Store
 
 def expire(tx: Tx, now_ms: int, limit: int) -> int:
     """Delete up to `limit` keys older than 24 hours. Return how many."""
-    result = tx.connection.execute(_EXPIRE, {"before_ms": now_ms - RETENTION_MS, "at_most": limit})
+    before_ms = clock_ticks.expiry_ms(tx, now_ms) - RETENTION_MS
+    result = tx.connection.execute(_EXPIRE, {"before_ms": before_ms, "at_most": limit})
     return result.rowcount
+
+
+def _stored(tx: Tx, ids: Sequence[KeyId], oldest_ms: int) -> dict[KeyId, StoredKey]:
+    return {
+        (topic_id, key_hash): StoredKey(fingerprint, result)
+        for topic_id, key_hash, fingerprint, result, created_at_ms in tx.connection.execute(_FIND, {"ids": list(ids)})
+        if result is not None and created_at_ms >= oldest_ms
+    }

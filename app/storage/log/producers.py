@@ -11,6 +11,7 @@ from app.domain.log.append import ProducerId
 from app.domain.log.producer import BatchMetadata, ProducerState
 from app.storage.db.engine import Tx
 from app.storage.db.tables import producer_topics, producers, topics
+from app.storage.log import clock_ticks
 
 RETENTION_MS = 7 * 86_400_000
 
@@ -123,7 +124,8 @@ def find(tx: Tx, producer_id: str) -> tuple[int, list[tuple[str, int]]] | None:
 
 def expire(tx: Tx, now_ms: int, limit: int) -> int:
     """Delete up to `limit` producers without a request for seven days. Return how many."""
-    rows = tx.connection.execute(_EXPIRED, {"before_ms": now_ms - RETENTION_MS, "at_most": limit})
+    before_ms = clock_ticks.expiry_ms(tx, now_ms) - RETENTION_MS
+    rows = tx.connection.execute(_EXPIRED, {"before_ms": before_ms, "at_most": limit})
     if names := [name for (name,) in rows]:
         tx.connection.execute(_DELETE_TOPICS, {"ids": names})
         tx.connection.execute(_DELETE, {"ids": names})

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, and_, bindparam, case, delete, func, select, 
 from app.domain.log.topic import TopicConfig
 from app.storage.db.engine import Tx
 from app.storage.db.tables import compacted_keys, first_record_id, partitions, purges, records
-from app.storage.log import offset_lookup, pages
+from app.storage.log import clock_ticks, offset_lookup, pages
 from app.storage.log.appends import size_of_record
 
 _RAISE_START = (
@@ -74,14 +74,15 @@ def new_starts(tx: Tx, retained: Sequence[RetainedPartition], now_ms: int) -> li
     that leaves at least `retention_bytes`. This is a read because it may take long where timestamps are not ordered.
     """
     found = pages.bounds(tx, [partition.partition_id for partition in retained])
+    expiry_ms = clock_ticks.expiry_ms(tx, now_ms)
     starts = []
     for partition_id, config in retained:
         bounds = found.get(partition_id)
         if bounds is None or bounds.log_start_offset == bounds.log_end_offset:
             continue
         start = bounds.log_start_offset
-        if config.retention_ms >= 0 and now_ms > config.retention_ms:
-            start = max(start, offset_lookup.offset_for_time(tx, bounds, now_ms - config.retention_ms))
+        if config.retention_ms >= 0 and expiry_ms > config.retention_ms:
+            start = max(start, offset_lookup.offset_for_time(tx, bounds, expiry_ms - config.retention_ms))
         if config.retention_bytes >= 0:
             start = max(start, offset_lookup.offset_for_size(tx, bounds, config.retention_bytes))
         if start > (offset_lookup.first_offset(tx, bounds) if bounds.sparse else bounds.log_start_offset):
