@@ -59,6 +59,7 @@ load."""
 _PURGE_INTERVAL_MS = 1_000
 _EXPIRY_INTERVAL_MS = 600_000
 _DISK_CHECK_INTERVAL_MS = 1_000
+_FILE_CHECK_INTERVAL_MS = 500
 _SESSION_INTERVAL_MS = 1_500
 _CLOCK_INTERVAL_MS = 1_500
 _ARCHIVE_INTERVAL_MS = 1_000
@@ -220,6 +221,7 @@ async def _lifespan(
         notices = open_notices(settings.database_url) if storage.dialect.shared else None
         if notices is None:
             runner.every("disk-check", _DISK_CHECK_INTERVAL_MS, storage.check_space)
+            runner.every("file-check", _FILE_CHECK_INTERVAL_MS, storage.check_files)
         else:
             _start_notice_tasks(settings, services, runner, outbox, notices)
         try:

@@ -17,6 +17,10 @@ class LockTimeout(ServiceUnavailable):
     """A lock of the database was not free in time. Its problem is that of `ServiceUnavailable`."""
 
 
+class DatabaseMisplaced(ServiceUnavailable):
+    """A file of the database was moved, deleted or replaced. Its problem is that of `ServiceUnavailable`."""
+
+
 class OutcomeUnknown(BrokerError):
     code = "REQUEST_TIMED_OUT"
     title = "Outcome unknown"

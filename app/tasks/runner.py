@@ -7,6 +7,8 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
+from app.errors.database import DatabaseMisplaced
+
 Step = Callable[[], Awaitable[bool]]
 """One step of work. Returns whether there is more to do now."""
 
@@ -21,6 +23,7 @@ Sleep = Callable[[float], Awaitable[None]]
 _FAILURES_UNTIL_FAILING = 5
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 30.0
+_MISPLACED_PAUSE_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +66,8 @@ class TaskRunner:
         while True:
             try:
                 await work(on_success)
+            except DatabaseMisplaced:  # `Storage.check_files` has logged it
+                await self._sleep(_MISPLACED_PAUSE_S)
             except Exception:  # noqa: BLE001 - the border of the background tasks
                 self._failures[name] += 1
                 _log.exception("the background task %s failed (%d in a row)", name, self._failures[name])

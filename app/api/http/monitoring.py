@@ -18,6 +18,7 @@ from app.api.http.operations import Description, OperationRoute, describe
 from app.api.services import Services
 from app.errors.database import ServiceUnavailable
 from app.storage.db import schema
+from app.storage.db.engine import MISPLACED
 
 router = APIRouter(tags=["operations"], route_class=OperationRoute)
 
@@ -85,6 +86,8 @@ async def get_readiness(call: Call) -> Reply:
     services = call.services
     if services.signals.closed:
         raise ServiceUnavailable("the server is stopping")
+    if services.storage.misplaced:
+        raise ServiceUnavailable(MISPLACED)
     revision = await services.storage.read(schema.version)
     if revision != schema.HEAD:
         raise ServiceUnavailable("the database's tables are not current; run millrace migrate")

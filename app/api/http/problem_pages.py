@@ -14,7 +14,7 @@ from starlette.routing import Route
 from app.api.http.call import Reply, request_id
 from app.api.http.docs import PAGE_HEADERS
 from app.api.http.problems import STATUS, slug
-from app.errors.database import LockTimeout
+from app.errors.database import DatabaseMisplaced, LockTimeout
 from app.errors.http import NotFound
 
 
@@ -54,7 +54,7 @@ def problem_pages() -> dict[str, ProblemPage]:
     """
     pages: dict[str, ProblemPage] = {}
     for kind, status in sorted(STATUS.items(), key=lambda item: (item[1], item[0].code)):
-        if kind is LockTimeout:
+        if kind in {LockTimeout, DatabaseMisplaced}:
             continue
         name = slug(kind)
         page = ProblemPage(name, kind.code, kind.title, str(status), kind.cause, kind.cure)

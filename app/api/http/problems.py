@@ -5,7 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from app.errors.broker_error import BrokerError
-from app.errors.database import DiskFull, LockTimeout, OutcomeUnknown, ServiceUnavailable, UnknownServerError
+from app.errors.database import (
+    DatabaseMisplaced,
+    DiskFull,
+    LockTimeout,
+    OutcomeUnknown,
+    ServiceUnavailable,
+    UnknownServerError,
+)
 from app.errors.groups import (
     CommitAboveLogEnd,
     FencedInstanceId,
@@ -96,6 +103,7 @@ STATUS: dict[type[BrokerError], int] = {
     InvalidTimestamp: 422,
     InvalidTopicName: 422,
     LockTimeout: 503,
+    DatabaseMisplaced: 503,
     MessageTooLarge: 413,
     MethodNotAllowed: 405,
     NonEmptyGroup: 409,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +18,15 @@ from sqlalchemy.exc import DBAPIError
 
 from app.domain.log.append import Row
 from app.errors.broker_error import BrokerError
-from app.errors.database import DiskFull, LockTimeout, OutcomeUnknown, ServiceUnavailable
+from app.errors.database import DatabaseMisplaced, DiskFull, LockTimeout, OutcomeUnknown, ServiceUnavailable
 from app.storage.db.log_ends import LogEnds
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _ATTEMPTS = 3
+
+_log = logging.getLogger(__name__)
 
 
 class Fault(enum.Enum):
@@ -94,6 +97,9 @@ class Dialect(Protocol):
     def free_disk(self, connection: Connection) -> None:
         """Return the unused space of the database's files to a full disk, outside any transaction."""
 
+    def save_log(self, connection: Connection) -> None:
+        """Save what a write-ahead log beside a moved or deleted file holds."""
+
     def cancel(self, connections: Sequence[Connection]) -> None:
         """Cancel statements that run on the connections of other threads, if they may block."""
 
@@ -157,15 +163,24 @@ class SpaceMonitor(Protocol):
         """Accept appends again if the disk has space. Return whether they are accepted."""
 
 
+class FileWatch(Protocol):
+    """Watches the files of an embedded database."""
+
+    def misplaced(self) -> str | None:
+        """Return which file was moved, deleted or replaced, and what to do. None if all files are in place."""
+
+
 class Storage:
     """Runs functions `f(tx, ...)` in worker threads, one transaction each.
 
     All statements of a read see one snapshot. A write commits before it returns.
     """
 
-    def __init__(self, dialect: Dialect, space: SpaceMonitor | None = None) -> None:
+    def __init__(self, dialect: Dialect, space: SpaceMonitor | None = None, files: FileWatch | None = None) -> None:
         self.dialect = dialect
         self._space = space
+        self._files = files
+        self._misplaced: str | None = None
         self._log_ends = None if dialect.shared else LogEnds()
         self._readers = ThreadPoolExecutor(dialect.readers, "millrace-read", self._begin_worker)
         self._writers = ThreadPoolExecutor(dialect.writers, "millrace-write", self._begin_worker)
@@ -224,6 +239,8 @@ class Storage:
         """
         if not self._in_worker():
             return self._writers.submit(lambda: self.write_now(function, *args, **kwargs)).result()
+        if self._misplaced is not None:
+            raise DatabaseMisplaced(MISPLACED)
         for attempt in range(1, _ATTEMPTS + 1):
             committing = False
             try:
@@ -292,6 +309,27 @@ class Storage:
             await asyncio.get_running_loop().run_in_executor(self._writers, self._free_disk, self._space)
         return False
 
+    @property
+    def misplaced(self) -> bool:
+        """Whether writes are refused because a file of the database was moved, deleted or replaced."""
+        return self._misplaced is not None
+
+    async def check_files(self) -> bool:
+        """Refuse writes while a file of the database is not in place. Return False: there is no more to do now."""
+        if self._files is not None:
+            found = await asyncio.to_thread(self._files.misplaced)
+            before, self._misplaced = self._misplaced, found
+            if found is not None and before is None:
+                await asyncio.get_running_loop().run_in_executor(self._writers, self._save_log)
+                _log.error("%s", found)
+            elif found is None and before is not None:
+                _log.warning("the files of the database are in place again; writes are accepted")
+        return False
+
+    def _save_log(self) -> None:
+        with contextlib.suppress(*self._errors):
+            self.dialect.save_log(self._connection(self.dialect.write_engine))
+
     def _free_disk(self, space: SpaceMonitor) -> None:
         with contextlib.suppress(*self._errors):
             self.dialect.free_disk(self._connection(self.dialect.write_engine))
@@ -335,6 +373,12 @@ class Storage:
 
 
 _RETRIED = {Fault.CONFLICT, Fault.DISCONNECTED, Fault.READ_ONLY}
+
+MISPLACED = (
+    "a file of the database was moved, deleted or replaced while the server runs; nothing was written, and the "
+    "server's log says what to do"
+)
+
 _ERRORS: dict[Fault, tuple[type[BrokerError], str]] = {
     Fault.CONFLICT: (ServiceUnavailable, "the database is busy with conflicting requests; try again"),
     Fault.BUSY: (LockTimeout, "a lock in the database timed out; try again"),

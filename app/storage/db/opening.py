@@ -30,7 +30,7 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
     backend = url.get_backend_name()
     if backend == "sqlite":
         dialect = Sqlite(url, ballast_bytes=ballast_bytes)
-        return Storage(dialect, Ballast(dialect.path, ballast_bytes))
+        return Storage(dialect, Ballast(dialect.path, ballast_bytes), dialect.files)
     if backend == "postgresql":
         from app.storage.db.postgres import Postgres  # noqa: PLC0415 - the import takes a tenth of an embedded start
 

@@ -147,6 +147,9 @@ class Postgres:
     def free_disk(self, connection: Connection) -> None:
         """Do nothing: the server manages its disk."""
 
+    def save_log(self, connection: Connection) -> None:
+        """Do nothing: the server has the files."""
+
     def cancel(self, connections: Sequence[Connection]) -> None:
         """Cancel active statements: they may wait for a lock."""
         for connection in connections:

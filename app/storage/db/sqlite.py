@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import time
@@ -22,6 +21,7 @@ from sqlalchemy.pool import QueuePool
 
 from app.domain.log.append import Row
 from app.storage.db.engine import Fault, Statement, Tx
+from app.storage.db.sqlite_files import DatabaseFiles
 
 _READERS = 2
 _CHECKPOINT_PAGES = 4_000
@@ -39,11 +39,9 @@ _MOST_ROWS = 2_048
 
 _BEGIN = Statement("BEGIN IMMEDIATE")
 
+_OWN_TABLES = {"alembic_version", "topics"}
+
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-
-
-class DatabaseInUse(Exception):
-    """Another process has opened the database file."""
 
 
 class Sqlite:
@@ -67,12 +65,21 @@ class Sqlite:
     def __init__(self, url: URL, *, ballast_bytes: int = 0) -> None:
         if not url.database or url.database == ":memory:":
             raise ValueError("an SQLite database needs a file: sqlite:///millrace.db")
-        self.path = Path(url.database).resolve()
-        self._lock = _lock(self.path)
+        self.files = DatabaseFiles(url.database)
+        self.path = self.files.path
         self.write_engine = _engine(self.path, _writer_pragmas(ballast_bytes), writes=True)
         self.read_engine = _engine(self.path, _READER_PRAGMAS, writes=False)
-        with self.write_engine.connect():
-            """Create the file, so that readers can open it read-only."""
+        self._guard = sqlite3.connect(self.path, check_same_thread=False)
+        """An idle connection: SQLite keeps the write-ahead log while a connection is open."""
+        try:
+            _refuse_foreign(self._guard, self.path)
+            with self.write_engine.connect():
+                """Create the file, so that readers can open it read-only."""
+            self._guard.execute("SELECT * FROM sqlite_master").fetchall()
+        except BaseException:
+            self.close()
+            raise
+        self.files.watch_logs()
 
     def insert(self, table: Table) -> Insert:
         """Return the INSERT of SQLite, which has ON CONFLICT."""
@@ -135,18 +142,35 @@ class Sqlite:
         driver.executescript(f"PRAGMA incremental_vacuum({_FREED_PAGES})")
         driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
+    def save_log(self, connection: Connection) -> None:
+        """Write the log back into the file that is open, if that is of use after the file was moved."""
+        if self.files.set_log_aside():
+            driver: Any = connection.connection.driver_connection
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def cancel(self, connections: Sequence[Connection]) -> None:
         """Do nothing: no other process has the file."""
 
     def close(self) -> None:
         """Close the readers, then the writer, which checkpoints, and release the lock."""
         self.read_engine.dispose()
+        self._guard.close()
         self.write_engine.dispose()
-        os.close(self._lock)
+        self.files.close()
 
     def _disk_is_full(self) -> bool:
-        space = os.statvfs(self.path.parent)
+        try:
+            space = os.statvfs(self.path.parent)
+        except OSError:
+            return False
         return space.f_bavail * space.f_frsize < _SPARE_BYTES
+
+
+def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse the database of another program before a setting changes it."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    if tables and not tables >= _OWN_TABLES:
+        raise ValueError(f"{path} is the SQLite database of another program; give another file with --database-url")
 
 
 def _append(rows: Sequence[Row]) -> Statement:
@@ -175,23 +199,6 @@ _STARTED_MS = time.time_ns() // 1_000_000 - time.monotonic_ns() // 1_000_000
 def _now_ms() -> int:
     """Return the wall clock at the start plus the time since: a jump of the wall clock does not change deadlines."""
     return _STARTED_MS + time.monotonic_ns() // 1_000_000
-
-
-def _lock(path: Path) -> int:
-    lock_path = path.with_name(path.name + ".lock")
-    try:
-        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ValueError(f"cannot write beside the database file {path}: {error.strerror}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise DatabaseInUse(
-            f"another millrace process has {path} open; stop it, give this one another file with "
-            "--database-url sqlite:///other.db, or use PostgreSQL for several nodes"
-        ) from None
-    return descriptor
 
 
 def _engine(path: Path, pragmas: Sequence[str], *, writes: bool) -> Engine:

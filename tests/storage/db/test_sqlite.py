@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from app.errors.database import DiskFull
 from app.storage.db.opening import open_storage
-from app.storage.db.sqlite import DatabaseInUse
+from app.storage.db.sqlite_files import DatabaseInUse
 from app.storage.log.appends import append_all
 from tests.storage.scribe import Row, Scribe, request
 
@@ -111,6 +113,61 @@ def test_the_lock_is_released_at_once_after_kill_9(sqlite_url: str) -> None:
 def test_an_unusable_url_is_refused_with_an_explanation(url: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         open_storage(url)
+
+
+def test_a_file_of_another_kind_is_refused_and_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"not a database")
+
+    with pytest.raises(ValueError, match=r"notes\.txt is not an SQLite database; give another file"):
+        open_storage(f"sqlite:///{path}")
+
+    assert path.read_bytes() == b"not a database"
+
+
+@pytest.mark.parametrize("table", ["albums", "alembic_version"])
+def test_the_database_of_another_program_is_refused_and_not_changed(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "music.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"CREATE TABLE {table} (name TEXT)")
+    before = path.read_bytes()
+
+    with pytest.raises(ValueError, match=r"music\.db is the SQLite database of another program; give another file"):
+        open_storage(f"sqlite:///{path}")
+
+    assert path.read_bytes() == before
+
+
+def test_a_hard_link_is_refused_under_each_name(sqlite_url: str, tmp_path: Path) -> None:
+    (tmp_path / "link.db").hardlink_to(tmp_path / "millrace.db")
+
+    for name in ("millrace.db", "link.db"):
+        with pytest.raises(ValueError, match=rf"{name} has 2 names \(hard links\).*copy the file and open the copy"):
+            open_storage(f"sqlite:///{tmp_path / name}")
+
+    (tmp_path / "link.db").unlink()
+    open_storage(sqlite_url).close()
+
+
+def test_a_folder_or_a_pipe_is_refused_as_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ValueError, match=f"{path.name} is not a file; give the path of a file"):
+            open_storage(f"sqlite:///{path}")
+
+
+@pytest.mark.parametrize("content", [None, b""], ids=["missing", "empty"])
+def test_a_write_ahead_log_without_its_database_is_refused_and_kept(tmp_path: Path, content: bytes | None) -> None:
+    log = tmp_path / "millrace.db-wal"
+    log.write_bytes(b"records")
+    if content is not None:
+        (tmp_path / "millrace.db").write_bytes(content)
+
+    with pytest.raises(ValueError, match=r"millrace\.db-wal has 7 bytes of records, and its database"):
+        open_storage(f"sqlite:///{tmp_path / 'millrace.db'}")
+
+    assert log.read_bytes() == b"records"
 
 
 def test_readers_cannot_write(opened: Storage) -> None:
