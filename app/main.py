@@ -116,6 +116,8 @@ def create_app(
         openapi.operations(api),
         hosts=settings.allowed_hosts,
         origins=settings.cors_origins,
+        root_path=settings.root_path,
+        proxies=settings.trusted_proxies,
     )
     return Application(gateway, api, services)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from typing import Annotated
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _HOST_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
+
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
 
 
 class Settings(BaseSettings):
@@ -31,6 +34,13 @@ class Settings(BaseSettings):
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated origins whose web pages may call the API."
+    )
+    root_path: str = Field(
+        "", description="Path prefix under which a reverse proxy publishes the server, such as `/millrace`."
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Comma-separated addresses or networks of the reverse proxies whose `X-Forwarded-*` headers count.",
     )
     auto_create_topics: bool = Field(default=True, description="Whether producing to an unknown topic creates it.")
     default_partitions: int = Field(
@@ -91,7 +101,25 @@ class Settings(BaseSettings):
                 raise ValueError("each is a name such as log.example.com or *.example.com, without a scheme or a port")
         return names
 
-    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, path: str) -> str:
+        path = path.rstrip("/")
+        if path and not _ROOT_PATH.fullmatch(path):
+            raise ValueError("it is a path such as /millrace, of letters, digits and . _ - between the slashes")
+        return path
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies:
+            try:
+                ip_network(proxy)
+            except ValueError:
+                raise ValueError("each is an address such as 10.0.0.1 or a network such as 10.0.0.0/8") from None
+        return proxies
+
+    @field_validator("allowed_hosts", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http.call import COMMON_HEADERS, Call, Reply, request_id, send_reply
+from app.api.http.forwarding import Forwarding
 from app.api.http.operations import Operation, OperationRoute
 from app.api.http.request_source import RequestSource
 from app.api.services import Services
@@ -53,6 +54,8 @@ class Gateway:
         routes: The routes of all operations; the gateway runs the hot ones itself.
         hosts: Further names accepted in `Host`; see `RequestSource`.
         origins: Other origins whose web pages may write.
+        root_path: The path prefix under which proxies publish the server; see `Forwarding`.
+        proxies: Addresses and networks of the proxies whose X-Forwarded headers count.
     """
 
     def __init__(
@@ -63,10 +66,13 @@ class Gateway:
         *,
         hosts: Collection[str],
         origins: Collection[str],
+        root_path: str = "",
+        proxies: Collection[str] = (),
     ) -> None:
         self._app = app
         self._services = services
         self._source = RequestSource(hosts, origins)
+        self._forwarding = Forwarding(root_path, proxies) if root_path or proxies else None
         self._cors = CORSMiddleware(self._route, allow_origins=list(origins), **_CORS) if origins else None
         self._hot: dict[tuple[str, int], list[_HotRoute]] = {}
         self._match = lru_cache(_CACHED_PATHS)(self._find)
@@ -79,6 +85,8 @@ class Gateway:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._forwarding is not None:
+            scope = self._forwarding.apply(scope)
         try:
             self._source.check(scope)
         except BrokerError as error:

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from app import __version__
 from app.api.http.call import Call, Reply
+from app.api.http.forwarding import root_path_of
 from app.api.http.operations import Description, OperationRoute, describe
 from app.api.services import Services
 from app.errors.database import ServiceUnavailable
@@ -65,10 +66,9 @@ class Metrics(msgspec.Struct):
 @describe(Description(answers={200: Links}))
 async def get_links(call: Call) -> Reply:
     """Show the paths of the documentation, the health checks and the topics."""
-    _ = call
-    return Reply.of(
-        Links("millrace", __version__, "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/topics")
-    )
+    paths = ("/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/topics")
+    root_path = root_path_of(call.scope)
+    return Reply.of(Links("millrace", __version__, *(root_path + path for path in paths)))
 
 
 @router.get("/healthz")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -15,12 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from app.api.http.forwarding import root_path_of
 from app.api.http.operations import Description, Operation, OperationRoute, operation_routes
 from app.api.http.problems import MEDIA_TYPE, STATUS, Problem
 from app.errors.broker_error import BrokerError
 
 Schema = dict[str, Any]
 
+_CACHED_DOCUMENTS = 4
 _REF = "#/components/schemas/{name}"
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
 _PARTITION: Schema = {"type": "integer", "minimum": 0}
@@ -61,12 +63,13 @@ def operations(app: FastAPI) -> Iterator[OperationRoute]:
 def openapi_route(app: FastAPI) -> Route:
     """Return the route of `/openapi.json`; the document is built at the first request."""
 
-    @cache
-    def encoded() -> bytes:
-        return msgspec.json.encode(document(app)) + b"\n"
+    @lru_cache(_CACHED_DOCUMENTS)
+    def encoded(root_path: str) -> bytes:
+        servers = {"servers": [{"url": root_path}]} if root_path else {}
+        return msgspec.json.encode(document(app) | servers) + b"\n"
 
-    async def openapi_json(_: Request) -> Response:
-        return Response(encoded(), media_type="application/json")
+    async def openapi_json(request: Request) -> Response:
+        return Response(encoded(root_path_of(request.scope)), media_type="application/json")
 
     return Route("/openapi.json", openapi_json, methods=["GET"])
 

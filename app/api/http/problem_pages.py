@@ -75,37 +75,40 @@ def render_page(page: ProblemPage) -> str:
     """Render the page of one problem type as HTML; send it with `PAGE_HEADERS`."""
     return _html(
         page.title,
-        '<nav><a href="/problems">All problems</a> · <a href="/docs">API</a></nav>\n'
+        '<nav><a href="../problems">All problems</a> · <a href="../docs">API</a></nav>\n'
         f"<h1>{html.escape(page.title)}</h1>\n"
         f'<p class="name"><code>{html.escape(page.code)}</code> · HTTP {html.escape(page.status)} · '
         f"<code>/problems/{html.escape(page.slug)}</code></p>\n"
         f"<h2>Cause</h2>\n<p>{_text(page.cause)}</p>\n"
         f"<h2>Cure</h2>\n<p>{_text(page.cure)}</p>",
+        root="../",
     )
 
 
 def render_index(pages: Iterable[ProblemPage]) -> str:
     """Render the list of all problem types in the given order; send it with `PAGE_HEADERS`."""
     rows = "\n".join(
-        f'<tr><td>{html.escape(page.status)}</td><td><a href="/problems/{html.escape(page.slug)}">'
+        f'<tr><td>{html.escape(page.status)}</td><td><a href="problems/{html.escape(page.slug)}">'
         f"{html.escape(page.title)}</a></td><td><code>{html.escape(page.code)}</code></td></tr>"
         for page in pages
     )
     return _html(
         "Problems",
-        '<nav><a href="/docs">API</a></nav>\n<h1>Problems</h1>\n'
+        '<nav><a href="docs">API</a></nav>\n<h1>Problems</h1>\n'
         "<p>Every problem that Millrace reports, with its cause and its cure.</p>\n"
         f"<table>\n<tr><th>Status</th><th>Problem</th><th>Code</th></tr>\n{rows}\n</table>",
+        root="",
     )
 
 
-def _html(title: str, body: str) -> str:
+def _html(title: str, body: str, *, root: str) -> str:
+    """Render a page; `root` is the relative path of the server's root, with a slash, since a proxy may add a prefix."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>{html.escape(title)} · Millrace</title>\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" type="image/svg+xml" href="/docs/favicon.svg">\n'
-        '<link rel="stylesheet" href="/docs/page.css">\n'
+        f'<link rel="icon" type="image/svg+xml" href="{root}docs/favicon.svg">\n'
+        f'<link rel="stylesheet" href="{root}docs/page.css">\n'
         f"</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 

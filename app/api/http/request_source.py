@@ -19,6 +19,7 @@ from app.errors.http import BadRequest, CrossOriginRefused, WrongHost
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _PROBES = {"/healthz", "/readyz"}
 _CHECKED_HEADERS = {b"host", b"origin", b"sec-fetch-site"}
+_DEFAULT_PORTS = {"http": b":80", "https": b":443"}
 _CACHED_HOSTS = 64
 _SHOWN_CHARACTERS = 100
 
@@ -102,9 +103,12 @@ class RequestSource:
         if text in self._origins or "*" in self._origins:
             return True
         try:
-            return host is not None and urlsplit(text).netloc.lower() == host.decode("latin-1").lower()
+            url = urlsplit(text.lower())
         except ValueError:
             return False
+        # A browser omits the default port from Origin; a proxy may add it to Host.
+        own = b"" if host is None else host.lower().removesuffix(_DEFAULT_PORTS.get(url.scheme, b""))
+        return bool(own) and url.netloc == own.decode("latin-1")
 
     def _is_accepted(self, host: bytes) -> bool:
         if "" in self._suffixes:

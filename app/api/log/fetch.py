@@ -10,6 +10,7 @@ import msgspec
 from fastapi import APIRouter
 
 from app.api.http.call import JSON, Call, Header, Reply
+from app.api.http.forwarding import root_path_of
 from app.api.http.media import LINE_TYPES, preferred
 from app.api.http.operations import Description, OperationRoute, check_bound, describe
 from app.api.log import record_encoding, streams
@@ -184,7 +185,7 @@ def _link(call: Call, query: FetchQuery, next_page: dict[str, str]) -> Header:
         for name, value in msgspec.structs.asdict(query).items()
         if value is not None and name not in {"offset", "cursor"} and value != getattr(_DEFAULTS, name)
     }
-    path = quote(call.scope["path"], safe="/")
+    path = quote(root_path_of(call.scope) + call.scope["path"], safe="/")
     return b"link", f'<{path}?{urlencode(next_page | same)}>; rel="next"'.encode()
 
 

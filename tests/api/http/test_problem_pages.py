@@ -29,7 +29,7 @@ def test_a_problem_page_has_the_escaped_cause_and_cure() -> None:
     assert "<code>UNKNOWN_TOPIC</code> · HTTP 404" in page
     assert "<h2>Cause</h2>\n<p>There is no topic &amp; no <code>name</code>.</p>" in page
     assert "<code>PUT /v1/topics/{topic}</code>, or &lt;look&gt;.</p>" in page
-    assert '<link rel="stylesheet" href="/docs/page.css">' in page
+    assert '<link rel="stylesheet" href="../docs/page.css">' in page
     assert re.search(r"<script|<style|style=|//", page) is None
 
 
@@ -44,7 +44,7 @@ def test_the_index_links_every_problem_in_order() -> None:
 
     page = render_index([GONE, other])
 
-    assert re.findall(r'href="(/problems/[^"]+)"', page) == ["/problems/unknown-topic", "/problems/other"]
+    assert re.findall(r'href="(problems/[^"]+)"', page) == ["problems/unknown-topic", "problems/other"]
     assert "Unknown &lt;topic&gt;" in page
     assert "<td>410 or 416</td>" in page
 
