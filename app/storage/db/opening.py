@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.storage.db.ballast import Ballast
@@ -29,6 +29,7 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
         raise ValueError("MILLRACE_DATABASE_URL is not a URL: use sqlite:///millrace.db or postgresql://…") from None
     backend = url.get_backend_name()
     if backend == "sqlite":
+        _refuse_extra_parts(url, database_url)
         dialect = Sqlite(url, ballast_bytes=ballast_bytes)
         return Storage(dialect, Ballast(dialect.path, ballast_bytes), dialect.files)
     if backend == "postgresql":
@@ -36,3 +37,18 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
 
         return Storage(Postgres(url.set(drivername="postgresql+psycopg")))
     raise ValueError(f"the database {backend} is not supported: use sqlite:///millrace.db or postgresql://…")
+
+
+def _refuse_extra_parts(url: URL, given: str) -> None:
+    """Refuse an SQLite URL with parts that are not the path: without them, another file would be opened."""
+    if url.host or url.username or url.password or url.port:
+        raise ValueError(
+            "an SQLite URL has no host, user or port: write three slashes before a relative path, "
+            "sqlite:///folder/millrace.db, and four before an absolute one"
+        )
+    _, mark, parameters = given.partition("?")
+    if mark:
+        raise ValueError(
+            f"an SQLite URL has no parameters, and this one has ?{parameters}: remove it; a file with ? in its name "
+            "cannot be used, rename it"
+        )

@@ -115,6 +115,31 @@ def test_an_unusable_url_is_refused_with_an_explanation(url: str, words: str) ->
         open_storage(url)
 
 
+@pytest.mark.parametrize(
+    "rest", ["?x.db", "?mode=ro", "?timeout=5&uri=true", "?", "?cache=shared#fragment"], ids=lambda rest: rest[1:]
+)
+def test_a_url_with_parameters_is_refused_and_no_file_is_created(tmp_path: Path, rest: str) -> None:
+    with pytest.raises(ValueError, match="an SQLite URL has no parameters") as error:
+        open_storage(f"sqlite:///{tmp_path / 'q'}{rest}")
+
+    assert str(error.value) == (
+        f"an SQLite URL has no parameters, and this one has {rest}: remove it; a file with ? in its name cannot be "
+        "used, rename it"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["sqlite://data/q.db", "sqlite://user:password@/q.db", "sqlite://:8/q.db"])
+def test_a_url_with_too_few_slashes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ValueError, match="an SQLite URL has no host, user or port: write three slashes") as error:
+        open_storage(url)
+
+    assert "password" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_of_another_kind_is_refused_and_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(b"not a database")
