@@ -71,11 +71,24 @@ class BatchCommitter(ABC, Generic[R, T]):
     def _start(self, lane: Lane[R]) -> None:
         batch = [lane.retries.popleft()] if lane.retries else self._take(lane.waiting)
         if batch:
-            self._submit(lane, batch).add_done_callback(partial(self._finish, lane, batch))
+            self._submitted(lane, batch).add_done_callback(partial(self._finish, lane, batch))
             return
         del self._lanes[lane.key]
         if not self._lanes:
             self._drained.set()
+
+    def _submitted(self, lane: Lane[R], batch: list[R]) -> asyncio.Future[T]:
+        """Start the transaction of a batch; an error at its start is its result."""
+        try:
+            return self._submit(lane, batch)
+        except RuntimeError as error:  # from an executor that was shut down
+            _log.warning("no transaction can be started (%s)", self.operation, exc_info=error)
+            refused: Exception = ServiceUnavailable("the server is stopping; nothing was done")
+        except Exception as error:  # noqa: BLE001 - the border of the group commits: each request is answered
+            refused = error
+        failed: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        failed.set_exception(refused)
+        return failed
 
     def _finish(self, lane: Lane[R], batch: list[R], future: asyncio.Future[T]) -> None:
         error = ServiceUnavailable("the server is stopping") if future.cancelled() else future.exception()

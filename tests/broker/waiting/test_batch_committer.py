@@ -29,6 +29,7 @@ class Recorder(BatchCommitter[str, list[str]]):
         self.batches: list[list[str]] = []
         self.transactions: list[asyncio.Future[list[str]]] = []
         self.answers: dict[str, str | Exception] = {}
+        self.stopped: Exception | None = None
 
     def add(self, request: str, lane: int = 0) -> None:
         self._add(lane, request)
@@ -48,6 +49,8 @@ class Recorder(BatchCommitter[str, list[str]]):
 
     def _submit(self, _: Lane[str], batch: list[str]) -> asyncio.Future[list[str]]:
         self.batches.append(batch)
+        if self.stopped is not None:
+            raise self.stopped
         self.transactions.append(asyncio.get_running_loop().create_future())
         return self.transactions[-1]
 
@@ -129,6 +132,49 @@ async def test_a_cancelled_transaction_refuses_its_batch() -> None:
     await recorder.drain()
 
     assert isinstance(recorder.answers["a"], ServiceUnavailable)
+
+
+async def test_a_batch_whose_transaction_cannot_start_is_refused_and_the_lane_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    recorder = Recorder()
+    recorder.stopped = RuntimeError("cannot schedule new futures after shutdown")
+
+    recorder.add("a")
+    await recorder.drain()
+    recorder.stopped = None
+    recorder.add("b")
+    await recorder.commit("1")
+
+    assert isinstance(recorder.answers["a"], ServiceUnavailable)
+    assert recorder.answers["b"] == "1"
+
+
+async def test_requests_behind_a_batch_are_refused_if_their_transactions_fail_to_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    recorder = Recorder()
+    for request in ("a", "b", "c"):
+        recorder.add(request)
+    recorder.stopped = ValueError("a fault")
+
+    await recorder.commit("1")
+    await recorder.drain()
+
+    assert recorder.answers.pop("a") == "1"
+    assert [type(recorder.answers[each]) for each in ("b", "c")] == [UnknownServerError] * 2
+
+
+async def test_an_error_of_the_service_at_the_start_is_the_answer() -> None:
+    recorder = Recorder()
+    recorder.stopped = error = DiskFull("no space")
+
+    recorder.add("a")
+    await recorder.drain()
+
+    assert recorder.answers == {"a": error}
 
 
 async def test_draining_ends_when_no_lane_has_a_transaction() -> None:
