@@ -1,4 +1,4 @@
-"""The blocks for nginx in `docs/operations.md` work as written."""
+"""The blocks for nginx and Caddy in `docs/operations.md` work as written."""
 
 from __future__ import annotations
 
@@ -21,26 +21,33 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-BLOCK = re.compile(r"^```nginx\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(?:nginx|caddyfile)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NAME = "log.example.com"
 RECORDS = "/v1/topics/orders/records"
 
-pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+needs_nginx = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+needs_caddy = pytest.mark.skipif(shutil.which("caddy") is None, reason="Caddy is not installed")
 
 
-def blocks() -> tuple[str, str]:
-    """Return the server of the document, without and with a prefix."""
+def blocks() -> tuple[str, str, str]:
+    """Return nginx's server of the document, without and with a prefix, and Caddy's."""
     text = (ROOT / "docs" / "operations.md").read_text()
-    server, prefix = BLOCK.findall(text)
+    server, prefix, caddyfile = BLOCK.findall(text)
     assert "    location / {\n        proxy_pass http://127.0.0.1:8400;\n" in server
-    return server, server.replace("    location / {\n        proxy_pass http://127.0.0.1:8400;\n", prefix)
+    return server, server.replace("    location / {\n        proxy_pass http://127.0.0.1:8400;\n", prefix), caddyfile
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
 
 
 @contextlib.contextmanager
 def nginx(directory: Path, server: str, upstream: str) -> Iterator[httpx2.Client]:
     """Run nginx with a server block, and give a client of it that sends the name of the document."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     assert "listen 80;" in server
     block = server.replace("listen 80;", f"listen 127.0.0.1:{port};").replace("http://127.0.0.1:8400", upstream)
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -51,7 +58,29 @@ def nginx(directory: Path, server: str, upstream: str) -> Iterator[httpx2.Client
         f"{user}daemon off;\nmaster_process off;\npid {directory}/nginx.pid;\nerror_log {directory}/error.log;\n"
         f"events {{}}\nhttp {{\naccess_log off;\n{paths}{block}}}\n"
     )
-    process = subprocess.Popen(["nginx", "-p", str(directory), "-c", str(configuration)], stderr=subprocess.DEVNULL)
+    with client_of(["nginx", "-p", str(directory), "-c", str(configuration)], port) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def caddy(directory: Path, block: str, upstream: str, prefix: str) -> Iterator[httpx2.Client]:
+    """Run Caddy with the block of the document, over plain HTTP."""
+    port = free_port()
+    block = block.replace(f"{NAME} {{", f"http://{NAME}:{port} {{").replace("127.0.0.1:8400", upstream)
+    if prefix:
+        site, _, proxy = block.partition("\n")
+        block = f"{site}\nhandle {prefix}/* {{\n{proxy}}}\n"
+    configuration = directory / "Caddyfile"
+    configuration.write_text(f"{{\nadmin off\nauto_https off\nstorage file_system {directory}\n}}\n{block}")
+    command = ["caddy", "run", "--adapter", "caddyfile", "--config", str(configuration)]
+    with client_of(command, port) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def client_of(command: list[str], port: int) -> Iterator[httpx2.Client]:
+    """Run a proxy, and give a client of it that sends the name of the document."""
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         transport = httpx2.HTTPTransport(retries=8)
         with httpx2.Client(
@@ -64,11 +93,16 @@ def nginx(directory: Path, server: str, upstream: str) -> Iterator[httpx2.Client
 
 
 @pytest.mark.parametrize("prefix", ["", "/millrace"])
-def test_nginx_forwards_reads_writes_pages_and_streams(tmp_path: Path, prefix: str) -> None:
+@pytest.mark.parametrize("proxy", [pytest.param("nginx", marks=needs_nginx), pytest.param("caddy", marks=needs_caddy)])
+def test_a_proxy_forwards_reads_writes_pages_and_streams(tmp_path: Path, proxy: str, prefix: str) -> None:
     settings = {"allowed_hosts": NAME, "root_path": prefix, "stream_comment_interval_ms": 20}
     with (
         ServerProcess(f"sqlite:///{tmp_path / 'millrace.db'}", tmp_path, settings=settings) as node,
-        nginx(tmp_path, blocks()[bool(prefix)], node.url) as client,
+        (
+            nginx(tmp_path, blocks()[bool(prefix)], node.url)
+            if proxy == "nginx"
+            else caddy(tmp_path, blocks()[2], node.url.removeprefix("http://"), prefix)
+        ) as client,
     ):
         page = {"Origin": f"http://{NAME}"}
         produced = client.post(f"{prefix}{RECORDS}", json={"value": 1}, headers=page)
@@ -86,6 +120,7 @@ def test_nginx_forwards_reads_writes_pages_and_streams(tmp_path: Path, prefix: s
     assert silence == ["", ""]
 
 
+@needs_nginx
 def test_nginx_without_configuration_reads_and_streams_over_http_1_0(tmp_path: Path) -> None:
     server = "server {\nlisten 80;\nlocation / {\nproxy_pass http://127.0.0.1:8400;\n}\n}\n"
     with (
