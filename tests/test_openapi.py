@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.api.http.openapi import document, operations
+from app.api.http.problems import STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,6 +113,102 @@ async def test_no_line_of_a_description_is_indented(described: Any) -> None:
 
     assert len(lines) > 200
     assert [line for line in lines if line != line.strip()] == []
+
+
+def described_schemas(node: Any) -> Iterator[Any]:
+    """Yield every object of the document that has a type, an enum or alternatives."""
+    if isinstance(node, dict):
+        if {"type", "enum", "anyOf"} & node.keys() and not isinstance(node.get("type"), dict):
+            yield node
+        for name, child in node.items():
+            if name not in {"example", "examples"}:
+                yield from described_schemas(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from described_schemas(child)
+
+
+def schemas_of_answers(described: Any) -> dict[str, Any]:
+    """Return the schemas that answers refer to, directly or through others."""
+    schemas = described["components"]["schemas"]
+    waiting = [operation["responses"] for _, _, operation in described_operations(described)]
+    found: dict[str, Any] = {}
+    while waiting:
+        for reference in references(waiting.pop()):
+            name = reference.removeprefix("#/components/schemas/")
+            if name not in found:
+                found[name] = schemas[name]
+                waiting.append(schemas[name])
+    return found
+
+
+async def test_every_integer_is_an_int64_within_the_range_of_javascript(described: Any) -> None:
+    integers = [each for each in described_schemas(described) if "integer" in each.get("type", ())]
+
+    assert len(integers) > 100
+    assert [each for each in integers if each.get("format") != "int64"] == []
+    assert [each for each in integers if each.get("maximum", 0) > 2**53 - 1] == []
+
+
+async def test_every_enum_has_a_type(described: Any) -> None:
+    enums = [each for each in described_schemas(described) if "enum" in each]
+
+    assert len(enums) > 10
+    assert [each for each in enums if each.get("type") not in ("string", ["string", "null"])] == []
+
+
+async def test_an_answer_has_no_defaults_and_a_request_no_default_of_null(described: Any) -> None:
+    answers = schemas_of_answers(described)
+
+    assert [each for each in described_schemas(answers) if "default" in each] == []
+    assert [each for each in described_schemas(described) if each.get("default", ...) is None] == []
+
+
+async def test_an_answer_has_one_schema_for_each_media_type(described: Any) -> None:
+    assert [each for each in described_schemas(schemas_of_answers(described)) if "anyOf" in each] == []
+    for _, _, operation in described_operations(described):
+        for answer in operation["responses"].values():
+            for media in answer.get("content", {}).values():
+                assert media["schema"].keys() <= {"$ref", "type"}, operation["operationId"]
+
+
+async def test_the_problem_lists_all_codes_and_is_open_to_more_members(described: Any) -> None:
+    problem = described["components"]["schemas"]["Problem"]
+
+    assert problem["properties"]["code"] == {"type": "string", "enum": sorted({error.code for error in STATUS})}
+    assert problem["properties"]["log_start_offset"] == {"type": "integer", "format": "int64"}
+    assert problem["additionalProperties"] is True
+
+
+async def test_headers_of_a_record_are_described_as_a_list(described: Any) -> None:
+    for name in ("RecordIn", "ProduceBody"):
+        headers = described["components"]["schemas"][name]["properties"]["headers"]
+        assert headers == {"type": ["array", "null"], "items": {"$ref": "#/components/schemas/HeaderIn"}}
+
+
+async def test_metrics_are_described_as_text_only(described: Any) -> None:
+    answer = described["paths"]["/metrics"]["get"]["responses"]["200"]
+
+    assert answer["content"] == {"text/plain": {"schema": {"type": "string"}}}
+
+
+async def test_the_outcome_in_a_path_is_an_enum(described: Any) -> None:
+    operation = described["paths"]["/v1/queues/{queue}/deliveries/{delivery_id}/{outcome}"]["post"]
+    schemas = {parameter["name"]: parameter["schema"] for parameter in operation["parameters"]}
+
+    assert schemas["outcome"] == {"type": "string", "enum": ["accept", "release", "reject", "renew"]}
+
+
+async def test_the_document_has_a_server_and_the_headers_of_answers(described: Any) -> None:
+    fetch = described["paths"]["/v1/topics/{topic}/partitions/{partition}/records"]["get"]
+
+    assert described["servers"] == [{"url": "/", "description": "The server of this document"}]
+    assert fetch["operationId"] == "fetch_partition"
+    assert set(fetch["responses"]["200"]["headers"]) == {"Link"}
+    for _, _, operation in described_operations(described):
+        for status, answer in operation["responses"].items():
+            if status in {"429", "503", "507"}:
+                assert set(answer["headers"]) == {"Retry-After"}, operation["operationId"]
 
 
 async def test_every_tag_is_described(described: Any) -> None:

@@ -58,10 +58,6 @@ class Readiness(msgspec.Struct):
     deletion_by_time: Literal["paused"] | UnsetType = UNSET
 
 
-class Metrics(msgspec.Struct):
-    """Metrics in Prometheus' text format, not in JSON."""
-
-
 @router.get("/")
 @describe(Description(answers={200: Links}))
 async def get_links(call: Call) -> Reply:
@@ -99,7 +95,7 @@ async def get_readiness(call: Call) -> Reply:
 
 
 @router.get("/metrics")
-@describe(Description(answers={200: Metrics}, media=("text/plain",)))
+@describe(Description(answers={200: None}, media=("text/plain",)))
 async def get_metrics(call: Call) -> Reply:
     """Return this node's metrics in Prometheus' text format."""
     registry = CollectorRegistry()

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from fastapi import FastAPI
@@ -17,17 +17,26 @@ from starlette.routing import Route
 
 from app.api.http.forwarding import root_path_of
 from app.api.http.operations import Description, Operation, OperationRoute, operation_routes
-from app.api.http.problems import MEDIA_TYPE, STATUS, Problem
+from app.api.http.problems import MEDIA_TYPE, RETRY_STATUSES, STATUS, Problem
 from app.errors.broker_error import BrokerError
 
 Schema = dict[str, Any]
 
 _CACHED_DOCUMENTS = 4
+_MAX_SAFE_INTEGER = 2**53 - 1
+"""The largest bound that JavaScript reads exactly."""
+_NULL: Schema = {"type": "null"}
 _REF = "#/components/schemas/{name}"
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
-_PARTITION: Schema = {"type": "integer", "minimum": 0}
+_PARTITION: Schema = {"type": "integer", "format": "int64", "minimum": 0}
 _NAME: Schema = {"type": "string", "pattern": "^[a-zA-Z0-9._-]{1,249}$"}
 _PATH_TEXTS = {"delivery_id": "Copy it from acquire. 2.0.0.1 is the first one, if you ran all examples above."}
+_RETRY_AFTER: Schema = {
+    "Retry-After": {
+        "schema": {"type": "integer", "format": "int64"},
+        "description": "Seconds to wait before the same request is sent again.",
+    }
+}
 _REASONS = {200: "Done", 201: "Created", 204: "Done; no content"}
 
 DESCRIPTION = """Kafka's event log over plain HTTP, on SQLite or PostgreSQL.
@@ -82,6 +91,7 @@ def document(app: FastAPI) -> Schema:
         description=DESCRIPTION,
         routes=app.routes,
         tags=TAGS,
+        servers=[{"url": "/", "description": "The server of this document"}],
         license_info={"name": "MIT", "identifier": "MIT"},
     )
     routes = list(operations(app))
@@ -96,25 +106,19 @@ def document(app: FastAPI) -> Schema:
 
 
 def _schemas(operations: list[Operation]) -> dict[str, Schema]:
-    types: list[Any] = [Problem]
+    requests: list[Any] = []
+    answers: list[Any] = [Problem]
     for operation in operations:
-        types += operation.description.body_types
-        types += [struct for answer in operation.description.answers.values() for struct in _structs(answer)]
+        requests += operation.description.body_types
+        answers += [answer for answer in operation.description.answers.values() if answer is not None]
         if "body" in operation.parameters:
-            types.append(operation.parameters["body"])
-    _, components = msgspec.json.schema_components(types, ref_template=_REF)
-    return {name: _clean(schema) for name, schema in sorted(components.items())}
-
-
-def _clean(schema: Schema) -> Schema:
-    """Return a schema whose description has no indentation: Python keeps that of docstrings before 3.13."""
-    return schema | {"description": inspect.cleandoc(schema["description"])}
-
-
-def _structs(answer: type[msgspec.Struct] | tuple[type[msgspec.Struct], ...] | None) -> tuple[type, ...]:
-    if answer is None:
-        return ()
-    return answer if isinstance(answer, tuple) else (answer,)
+            requests.append(operation.parameters["body"])
+    _, of_requests = msgspec.json.schema_components(requests, ref_template=_REF)
+    _, of_answers = msgspec.json.schema_components(answers, ref_template=_REF)
+    components = {name: _portable(schema) for name, schema in of_requests.items()}
+    components |= {name: _portable(schema, answer=True) for name, schema in of_answers.items()}
+    components["Problem"] = _open_problem(components["Problem"])
+    return dict(sorted(components.items()))
 
 
 def _describe(operation: Operation) -> Schema:
@@ -134,10 +138,15 @@ def _describe(operation: Operation) -> Schema:
 
 def _path(operation: Operation) -> Iterator[Schema]:
     for name in _PATH_PARAMETER.findall(operation.path):
-        schema = _PARTITION if operation.parameters[name] is int else _NAME
-        parameter = {"name": name, "in": "path", "required": True, "schema": schema}
+        parameter = {"name": name, "in": "path", "required": True, "schema": _path_schema(operation.parameters[name])}
         parameter |= {"description": _PATH_TEXTS[name]} if name in _PATH_TEXTS else {}
         yield parameter | {"example": operation.description.examples[name]}
+
+
+def _path_schema(hint: object) -> Schema:
+    if choices := get_args(hint):
+        return {"type": "string", "enum": list(choices)}
+    return _PARTITION if hint is int else _NAME
 
 
 def _query(operation: Operation) -> Iterator[Schema]:
@@ -147,7 +156,7 @@ def _query(operation: Operation) -> Iterator[Schema]:
     properties: dict[str, Schema] = next(iter(components.values()))["properties"]
     for name, schema in properties.items():
         text = schema.pop("description", None)
-        parameter: Schema = {"name": name, "in": "query", "required": False, "schema": _not_null(schema)}
+        parameter: Schema = {"name": name, "in": "query", "required": False, "schema": _portable(_not_null(schema))}
         if text:
             parameter["description"] = text
         if name in operation.description.examples:
@@ -170,26 +179,88 @@ def _not_null(schema: Schema) -> Schema:
 
 def _headers(description: Description) -> Iterator[Schema]:
     for name, schema in description.headers.items():
-        yield {"name": name, "in": "header", "required": False, **schema}
+        yield {"name": name, "in": "header", "required": False, **schema, "schema": _portable(schema["schema"])}
 
 
 def _responses(description: Description) -> Iterator[tuple[str, Schema]]:
     for status, answer in description.answers.items():
         response: Schema = {"description": _REASONS[status]}
-        if references := [{"$ref": _REF.format(name=struct.__name__)} for struct in _structs(answer)]:
-            content: Schema = {
-                "application/json": {"schema": references[0] if len(references) == 1 else {"anyOf": references}}
-            }
-            content |= {media: {"schema": {"type": "string"}} for media in description.media}
+        content: Schema = {media: {"schema": {"type": "string"}} for media in description.media}
+        if answer is not None:
+            content = {"application/json": {"schema": {"$ref": _REF.format(name=answer.__name__)}}} | content
+        if content:
             response["content"] = content
+        if description.answer_headers:
+            response["headers"] = dict(description.answer_headers)
         yield str(status), response
     by_status: dict[int, list[type[BrokerError]]] = {}
     for error in description.errors:
         by_status.setdefault(STATUS[error], []).append(error)
     for status, errors in sorted(by_status.items()):
-        yield str(status), _problem("; ".join(f"`{error.code}`: {error.title}" for error in errors))
+        problem = _problem("; ".join(f"`{error.code}`: {error.title}" for error in errors))
+        yield str(status), problem | ({"headers": _RETRY_AFTER} if status in RETRY_STATUSES else {})
     yield "default", _problem("Any other problem")
 
 
 def _problem(text: str) -> Schema:
     return {"description": text, "content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(name="Problem")}}}}
+
+
+def _portable(schema: Schema, *, answer: bool = False) -> Schema:
+    """Return a schema of msgspec with explicit types.
+
+    Integers are int64, enums have a type, a nullable type is a list of types, and a description has no indentation
+    (before 3.13, Python keeps that of docstrings). Bounds above `_MAX_SAFE_INTEGER` are omitted, since `int64` says the
+    same. A list of objects that can also be written as one object is described as the list.
+
+    Args:
+        schema: It is not changed.
+        answer: Omit all defaults: in an answer they are values of omitted members. Otherwise omit only null.
+    """
+    result = {key: _value(key, value, answer=answer) for key, value in schema.items() if key != "anyOf"}
+    if "default" in result and (answer or result["default"] is None):
+        del result["default"]
+    if "anyOf" in schema:
+        result |= _union([_portable(option, answer=answer) for option in schema["anyOf"]])
+    if "enum" in result and "type" not in result:
+        result = {"type": ["string", "null"] if None in result["enum"] else "string", **result}
+    if result.get("type") == "integer":
+        result = _int64(result)
+    return result
+
+
+def _open_problem(schema: Schema) -> Schema:
+    """Return the schema of a problem with all codes, and open to more members."""
+    codes = sorted({error.code for error in STATUS})
+    properties = schema["properties"] | {"code": {"type": "string", "enum": codes}}
+    return schema | {"properties": properties, "additionalProperties": True}
+
+
+def _value(key: str, value: Any, *, answer: bool) -> Any:  # noqa: ANN401 - any JSON
+    if key == "properties":
+        return {name: _portable(schema, answer=answer) for name, schema in value.items()}
+    if key in {"items", "additionalProperties"} and isinstance(value, dict):
+        return _portable(value, answer=answer)
+    if key == "description":
+        return inspect.cleandoc(value)
+    return value
+
+
+def _union(options: list[Schema]) -> Schema:
+    """Return the one type that is left besides null, or all options."""
+    others = [option for option in options if option != _NULL]
+    if any(option.get("type") == "array" for option in others):
+        others = [option for option in others if option.get("type") != "object"]
+    if len(others) > 1 or "type" not in others[0]:
+        return {"anyOf": others if len(others) == len(options) else [*others, _NULL]}
+    (other,) = others
+    if _NULL not in options:
+        return other
+    nullable = other | {"type": [other["type"], "null"]}
+    return nullable | {"enum": [*other["enum"], None]} if "enum" in other else nullable
+
+
+def _int64(schema: Schema) -> Schema:
+    if schema.get("maximum", 0) > _MAX_SAFE_INTEGER:
+        schema = {key: value for key, value in schema.items() if key != "maximum"}
+    return schema | {"format": "int64"}

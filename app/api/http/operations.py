@@ -46,22 +46,24 @@ class Description:
     """What the OpenAPI document contains about an operation, besides its signature.
 
     Attributes:
-        answers: Struct of the JSON body for each status, or several alternatives; None for no body.
+        answers: Struct of the JSON body for each status; None for no JSON.
         errors: The errors that the document lists for this operation.
         examples: A working value for each parameter and for `body`.
         bodies: Media types of a body that the handler decodes itself, each with schema and example.
         body_types: Structs that the schemas in `bodies` refer to.
         headers: Request headers, each with its schema.
+        answer_headers: Headers of the answers, each with its schema.
         media: Other media types of the answers.
         hot: Whether the gateway runs the operation without FastAPI.
     """
 
-    answers: Mapping[int, type[msgspec.Struct] | tuple[type[msgspec.Struct], ...] | None]
+    answers: Mapping[int, type[msgspec.Struct] | None]
     errors: Sequence[type[BrokerError]] = ()
     examples: Mapping[str, object] = field(default_factory=dict)
     bodies: Mapping[str, Schema] = field(default_factory=dict)
     body_types: Sequence[type[msgspec.Struct]] = ()
     headers: Mapping[str, Schema] = field(default_factory=dict)
+    answer_headers: Mapping[str, Schema] = field(default_factory=dict)
     media: Sequence[str] = ()
     hot: bool = False
 

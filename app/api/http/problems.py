@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from app.errors.broker_error import BrokerError
 from app.errors.database import (
@@ -75,6 +76,7 @@ from app.errors.queues import (
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 10
 RETRY_AFTER_S = 1
+RETRY_STATUSES = frozenset({429, 503, 507})
 
 STATUS: dict[type[BrokerError], int] = {
     BadRequest: 400,
@@ -145,9 +147,10 @@ class FieldError(msgspec.Struct, omit_defaults=True):
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
-    """A problem document (RFC 9457). Some problems add members such as `log_start_offset`.
+    """A problem document (RFC 9457).
 
-    `retriable: true` means that nothing was written.
+    `retriable: true` means that nothing was written. The members after `request_id` are facts that some problems have;
+    more may be added.
     """
 
     type: str
@@ -157,7 +160,18 @@ class Problem(msgspec.Struct, omit_defaults=True):
     code: str
     retriable: bool
     request_id: str
-    errors: list[FieldError] | None = None
+    errors: list[FieldError] | UnsetType = UNSET
+    topic: str | UnsetType = UNSET
+    partition: int | UnsetType = UNSET
+    log_start_offset: int | UnsetType = UNSET
+    log_end_offset: int | UnsetType = UNSET
+    committed_offset: int | UnsetType | None = UNSET
+    member_epoch: int | UnsetType = UNSET
+    producer_epoch: int | UnsetType = UNSET
+    expected_sequence: int | UnsetType = UNSET
+    max_bytes: int | UnsetType = UNSET
+    max_message_bytes: int | UnsetType = UNSET
+    outcome: str | UnsetType = UNSET
 
 
 def slug(kind: type[BrokerError]) -> str:
@@ -184,7 +198,7 @@ def document(error: BrokerError, request_id: str) -> dict[str, object]:
 
 def headers(error: BrokerError) -> list[tuple[bytes, bytes]]:
     """Return the headers that the status of an error requires."""
-    if STATUS[type(error)] in {429, 503, 507}:
+    if STATUS[type(error)] in RETRY_STATUSES:
         return [(b"retry-after", b"%d" % RETRY_AFTER_S)]
     if isinstance(error, MethodNotAllowed):
         return [(b"allow", str(error.facts["allow"]).encode())]

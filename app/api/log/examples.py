@@ -57,8 +57,11 @@ PRODUCE_HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "enum": ["return=minimal", "return=representation"]},
         "description": "With `return=minimal`, the answer has one entry per partition.",
     },
-    "Content-Encoding": {
-        "schema": {"type": "string", "enum": ["gzip", "identity"]},
-        "description": "Compression of the body.",
+}
+
+PRODUCE_ANSWER_HEADERS: dict[str, dict[str, Any]] = {
+    "Preference-Applied": {
+        "schema": {"type": "string"},
+        "description": "`return=minimal`, if the request has that preference.",
     },
 }

@@ -33,6 +33,12 @@ _STREAM_HEADERS: dict[str, dict[str, Any]] = {
         "description": "On streams: the id of the last event, after which it continues; wins over offset and cursor.",
     }
 }
+_PAGE_HEADERS: dict[str, dict[str, Any]] = {
+    "Link": {
+        "schema": {"type": "string"},
+        "description": 'On pages: the path and query of the next page, with `rel="next"`.',
+    }
+}
 _DEFAULTS = FetchTopicQuery()
 _NO_DEADLINE = nullcontext()
 
@@ -65,6 +71,7 @@ class FetchTopicAnswer(msgspec.Struct):
         ),
         examples={"topic": "orders", "max_wait_ms": 1000},
         headers=_STREAM_HEADERS,
+        answer_headers=_PAGE_HEADERS,
         media=_MEDIA,
         hot=True,
     )
@@ -107,11 +114,12 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
         ),
         examples={"topic": "orders", "partition": 0, "max_wait_ms": 1000},
         headers=_STREAM_HEADERS,
+        answer_headers=_PAGE_HEADERS,
         media=_MEDIA,
         hot=True,
     )
 )
-async def fetch(call: Call, topic: str, partition: int, query: FetchQuery) -> Reply:
+async def fetch_partition(call: Call, topic: str, partition: int, query: FetchQuery) -> Reply:
     """Read a partition from an offset, the start, the end or a time.
 
     `records` is empty only at `log_end_offset` or after `max_wait_ms`. With `max_wait_ms` the server answers as soon as

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from fastapi import APIRouter
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from app.api.http.call import JSON, Call, Reply
 from app.api.http.media import LINE_TYPES, charset_of, media_type_of, refuse_form
@@ -97,16 +97,14 @@ class PartitionPlace(msgspec.Struct, gc=False):
 
 
 class ProduceAnswer(msgspec.Struct, omit_defaults=True):
-    """One entry per record, in request order."""
+    """`offsets` has one entry per record, in request order.
 
-    offsets: list[RecordPlace]
-    duplicate: bool = False
+    The answer to `Prefer: return=minimal` has `partitions` instead, with one entry per partition. `duplicate` is true
+    in the answer to a repeated request, and omitted otherwise.
+    """
 
-
-class MinimalProduceAnswer(msgspec.Struct, omit_defaults=True):
-    """The answer to `Prefer: return=minimal`: one entry per partition."""
-
-    partitions: list[PartitionPlace]
+    offsets: list[RecordPlace] | UnsetType = UNSET
+    partitions: list[PartitionPlace] | UnsetType = UNSET
     duplicate: bool = False
 
 
@@ -129,12 +127,13 @@ _PRODUCE_ERRORS = (
 @router.post("/records")
 @describe(
     Description(
-        answers={201: (ProduceAnswer, MinimalProduceAnswer), 200: (ProduceAnswer, MinimalProduceAnswer)},
+        answers={201: ProduceAnswer, 200: ProduceAnswer},
         errors=_PRODUCE_ERRORS,
         examples={"topic": "orders"},
         bodies=examples.PRODUCE_BODIES,
         body_types=(ProduceBody,),
         headers=examples.PRODUCE_HEADERS,
+        answer_headers=examples.PRODUCE_ANSWER_HEADERS,
         hot=True,
     )
 )
@@ -152,12 +151,13 @@ async def produce(call: Call, topic: str, query: ProduceQuery) -> Reply:
 @router.post("/partitions/{partition}/records")
 @describe(
     Description(
-        answers={201: (ProduceAnswer, MinimalProduceAnswer), 200: (ProduceAnswer, MinimalProduceAnswer)},
+        answers={201: ProduceAnswer, 200: ProduceAnswer},
         errors=(*_PRODUCE_ERRORS, OffsetMismatch),
         examples={"topic": "orders", "partition": 0},
         bodies=examples.PRODUCE_BODIES,
         body_types=(ProduceBody,),
         headers=examples.PRODUCE_HEADERS,
+        answer_headers=examples.PRODUCE_ANSWER_HEADERS,
         hot=True,
     )
 )
@@ -310,9 +310,9 @@ def _answer(call: Call, accepted: Accepted) -> Reply:
     status = 200 if accepted.duplicate else 201
     prefer = call.header(b"prefer")
     if prefer is not None and _MINIMAL.search(prefer):
-        minimal = MinimalProduceAnswer(_by_partition(appended), accepted.duplicate)
+        minimal = ProduceAnswer(partitions=_by_partition(appended), duplicate=accepted.duplicate)
         return Reply.of(minimal, status, [(b"preference-applied", b"return=minimal")])
-    return Reply.of(ProduceAnswer(record_places(appended), accepted.duplicate), status)
+    return Reply.of(ProduceAnswer(record_places(appended), UNSET, accepted.duplicate), status)
 
 
 def record_places(appended: Appended) -> list[RecordPlace]:

@@ -202,7 +202,7 @@ async def acknowledge(call: Call, queue: str, body: AcknowledgeRequest) -> Reply
     )
 )
 async def settle_delivery(
-    call: Call, queue: str, delivery_id: str, outcome: str, query: OutcomeQuery, body: OutcomeBody
+    call: Call, queue: str, delivery_id: str, outcome: OutcomeName, query: OutcomeQuery, body: OutcomeBody
 ) -> Reply:
     """Accept, release, reject or renew one delivery, for use in a shell.
 
@@ -211,7 +211,7 @@ async def settle_delivery(
     """
     if outcome not in _OUTCOMES:
         raise NotFound(f"the outcomes of a delivery are {', '.join(_OUTCOMES)}")
-    given = AcknowledgementIn(delivery_id, outcome, _delay_ms(outcome, query, body))  # type: ignore[arg-type] # one of _OUTCOMES
+    given = AcknowledgementIn(delivery_id, outcome, _delay_ms(outcome, query, body))
     request = Acknowledge([_acknowledgement(0, given)], _key(call, given))
     done = await call.services.deliveries.acknowledge(queue, request)
     (settled,) = done.results

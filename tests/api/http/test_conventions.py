@@ -158,7 +158,7 @@ async def test_metrics_count_answers_and_records(sqlite_client: httpx2.AsyncClie
 
     assert "millrace_appended_records_total 3.0" in text
     assert 'millrace_http_answers_total{operation="produce_to_partition",status="201"} 1.0' in text
-    assert 'millrace_http_answers_total{operation="fetch",status="422"} 1.0' in text
+    assert 'millrace_http_answers_total{operation="fetch_partition",status="422"} 1.0' in text
 
 
 @pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)

@@ -54,7 +54,7 @@ def acknowledgement(outcome: str, number: int = 0) -> dict[str, Any]:
 
 def get(path: str, **headers: str) -> Request:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Request("fetch" if "/partitions/" in path else "fetch_topic", "GET", path, b"", named)
+    return Request("fetch_partition" if "/partitions/" in path else "fetch_topic", "GET", path, b"", named)
 
 
 def member(action: str, body: bytes | dict[str, Any], group: str = "billing", name: str = "alice") -> Request:
@@ -212,7 +212,7 @@ async def test_a_hot_operation_answers_the_same_through_the_gateway_and_through_
     assert set(statuses) == hot, "a hot operation is missing in the script"
     assert statuses["produce"] >= {200, 201, 400, 409, 415, 422}
     assert statuses["produce_to_partition"] >= {200, 201, 400, 404, 409, 412, 415, 422}
-    assert statuses["fetch"] >= {200, 404, 416, 422}
+    assert statuses["fetch_partition"] >= {200, 404, 416, 422}
     assert statuses["acquire"] >= {200, 400, 404, 409, 415, 422}
     assert statuses["acknowledge"] >= {200, 404, 422}
     assert statuses["fetch_topic"] >= {200, 400, 404, 422}
