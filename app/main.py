@@ -233,7 +233,8 @@ async def _lifespan(
             with suppress(TimeoutError):
                 drains = services.appender.drain(), services.groups.drain(), services.deliveries.drain()
                 await asyncio.wait_for(asyncio.gather(*drains), _DRAIN_TIMEOUT_S)
-            await runner.stop()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(runner.stop(), _DRAIN_TIMEOUT_S)
             if notices is not None:
                 await notices.close()
             storage.close()

@@ -232,6 +232,14 @@ class _Process:
                 os.killpg(process.pid, signal.SIGKILL)  # it leads the session it was started in
             process.wait()
 
+    def signal_all(self, sent: signal.Signals) -> None:
+        """Send a signal to the server and its children, each of which leads a process group of its own."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        for pid in (self._process.pid, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, sent)
+
     def remove(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -332,6 +340,21 @@ class PostgresServer:
             raise RuntimeError("the server of MILLRACE_TEST_POSTGRES_URL is not restarted by the tests")
         self._process.stop(mode)
         self._process.start()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Freeze all processes of the server by SIGSTOP; continue them at the end.
+
+        Raises:
+            RuntimeError: The server is an existing one.
+        """
+        if self._process is None:
+            raise RuntimeError("the server of MILLRACE_TEST_POSTGRES_URL is not frozen by the tests")
+        self._process.signal_all(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.signal_all(signal.SIGCONT)
 
     def stop(self) -> None:
         """Stop a new process and remove its folder. A second call does nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Literal
 
@@ -23,6 +24,7 @@ from app.storage.db.engine import MISPLACED
 
 router = APIRouter(tags=["operations"], route_class=OperationRoute)
 
+_PROBE_S = 1.5
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -84,10 +86,15 @@ async def get_readiness(call: Call) -> Reply:
         raise ServiceUnavailable("the server is stopping")
     if services.storage.misplaced:
         raise ServiceUnavailable(MISPLACED)
-    revision = await services.storage.read(schema.version)
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            revision = await services.storage.read(schema.version)
+            if revision == schema.HEAD:
+                await services.storage.write(schema.check_writable)
+    except TimeoutError:
+        raise ServiceUnavailable(f"the database did not answer within {_PROBE_S} s") from None
     if revision != schema.HEAD:
         raise ServiceUnavailable("the database's tables are not current; run millrace migrate")
-    await services.storage.write(schema.check_writable)
     if failing := services.tasks_failing():
         raise ServiceUnavailable(f"background tasks fail: {', '.join(failing)}; see the server's log")
     paused: Literal["paused"] | UnsetType = "paused" if services.clock.paused else UNSET

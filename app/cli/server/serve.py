@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_LONGEST_STOP_S = 8.0
 _ALL_ADDRESSES = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
@@ -44,9 +47,17 @@ def serve(
         application.asgi,
         host=settings.host,
         port=settings.port,
-        on_stop=application.stop,
+        on_stop=lambda: _stop(application),
         on_ready=lambda bound: print(_banner(settings.host, bound, _data_location(application)), flush=True),
     )
+
+
+def _stop(application: Application) -> None:
+    """Begin to stop, and end the process if a thread still waits for a database that does not answer."""
+    application.stop()
+    last_resort = threading.Timer(_LONGEST_STOP_S, os._exit, [1])
+    last_resort.daemon = True
+    last_resort.start()
 
 
 def _build(settings: Settings) -> Application:

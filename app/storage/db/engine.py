@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
@@ -17,27 +17,17 @@ from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
 
 from app.domain.log.append import Row
-from app.errors.broker_error import BrokerError
-from app.errors.database import DatabaseMisplaced, DiskFull, LockTimeout, OutcomeUnknown, ServiceUnavailable
+from app.errors.database import DatabaseMisplaced, OutcomeUnknown, ServiceUnavailable
+from app.storage.db.faults import ERRORS, RETRIED, Fault
 from app.storage.db.log_ends import LogEnds
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _ATTEMPTS = 3
+_RECONNECT_AFTER_S = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-class Fault(enum.Enum):
-    """The class of a database error, which decides whether the transaction is retried."""
-
-    CONFLICT = "serialization failure, deadlock or stale prepared statement: a retry may succeed"
-    BUSY = "lock timeout"
-    DISK_FULL = "no space left on the disk"
-    DISCONNECTED = "connection lost"
-    READ_ONLY = "the server does not accept writes, such as a former primary after a failover"
-    OTHER = "an error of this program"
 
 
 class Dialect(Protocol):
@@ -90,6 +80,9 @@ class Dialect(Protocol):
 
     def fault(self, error: Exception) -> Fault:
         """Classify a database error."""
+
+    def slow_statements(self, tx: Tx, seconds: float | None) -> contextlib.AbstractContextManager[None]:
+        """Allow statements that run for longer than those of requests; None for no limit."""
 
     def vacuum(self, connection: Connection) -> None:
         """Return some unused pages to the file system, in one short step, if the database does not do so itself."""
@@ -189,6 +182,8 @@ class Storage:
         self._connections: list[Connection] = []
         self._server_epoch = 0
         self._read_only = False
+        self._reconnect_at = 0.0
+        self._closing = False
 
     async def read(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function(tx, ...)` on one snapshot.
@@ -262,7 +257,8 @@ class Storage:
                 finally:
                     self._release(connection)
             except self._errors as error:
-                if committing and self.dialect.fault(error) is Fault.DISCONNECTED:
+                if committing and self.dialect.fault(error) in {Fault.DISCONNECTED, Fault.SILENT}:
+                    self._note_silence(error)
                     raise OutcomeUnknown(
                         "the connection to the database was lost during COMMIT; repeat the request with the "
                         "same Idempotency-Key or Producer-Sequence",
@@ -281,10 +277,30 @@ class Storage:
             self._worker.server_epoch = self._server_epoch
             for old in connections.values():
                 old.invalidate()
-        if (connection := connections.get(engine)) is None:
+        connection = connections.get(engine)
+        if connection is None or connection.invalidated:
+            self._check_reachable()
+        if connection is None:
             connection = connections[engine] = engine.connect()
             self._connections.append(connection)
         return connection
+
+    def _check_reachable(self) -> None:
+        """Refuse to connect while the node stops, and shortly after the server was silent.
+
+        Each attempt to connect to a silent server takes seconds. Without this rule, waiting requests would make their
+        attempts one after the other.
+        """
+        if self._closing:
+            raise ServiceUnavailable("the server is stopping")
+        if time.monotonic() < self._reconnect_at:
+            raise ServiceUnavailable(ERRORS[Fault.SILENT][1])
+
+    def _note_silence(self, error: Exception) -> None:
+        """Close all connections to a silent server before their next use."""
+        if self.dialect.fault(error) is Fault.SILENT:
+            self._reconnect_at = time.monotonic() + _RECONNECT_AFTER_S
+            self._server_epoch += 1
 
     def _release(self, connection: Connection) -> None:
         """Roll the transaction back if it is open, and invalidate a connection whose rollback fails."""
@@ -337,6 +353,7 @@ class Storage:
 
     def close(self) -> None:
         """Cancel running statements and close the database."""
+        self._closing = True
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._writers.shutdown(wait=False, cancel_futures=True)
         self.dialect.cancel(self._connections)
@@ -361,28 +378,19 @@ class Storage:
     def _refuse(self, error: Exception, *, last: bool) -> None:
         """Raise the error for the client, or return if the transaction is to be retried."""
         fault = self.dialect.fault(error)
+        self._note_silence(error)
         if fault is Fault.READ_ONLY:
             self._leave_server()
-        if fault in _RETRIED and not last:
+        if fault in RETRIED and not last:
             return
         if fault is Fault.DISK_FULL and self._space is not None:
             self._space.exhaust()
-        if (answer := _ERRORS.get(fault)) is None:
+        if (answer := ERRORS.get(fault)) is None:
             raise error
         raise answer[0](answer[1]) from error
 
-
-_RETRIED = {Fault.CONFLICT, Fault.DISCONNECTED, Fault.READ_ONLY}
 
 MISPLACED = (
     "a file of the database was moved, deleted or replaced while the server runs; nothing was written, and the "
     "server's log says what to do"
 )
-
-_ERRORS: dict[Fault, tuple[type[BrokerError], str]] = {
-    Fault.CONFLICT: (ServiceUnavailable, "the database is busy with conflicting requests; try again"),
-    Fault.BUSY: (LockTimeout, "a lock in the database timed out; try again"),
-    Fault.DISCONNECTED: (ServiceUnavailable, "the database cannot be reached; try again"),
-    Fault.READ_ONLY: (ServiceUnavailable, "the database is read-only and accepts no writes; try again"),
-    Fault.DISK_FULL: (DiskFull, "the database has no space left; nothing was written"),
-}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -17,12 +18,22 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.domain.log.append import Row
-from app.storage.db.engine import Fault, Statement, Tx
-from app.storage.db.pipeline import STALE, Pipeline, byteas, int2s, int8s
+from app.storage.db.engine import Statement, Tx
+from app.storage.db.faults import Fault
+from app.storage.db.pipeline import (
+    STALE,
+    STATEMENT_TIMEOUT_S,
+    BoundedConnection,
+    Pipeline,
+    StatementTimedOut,
+    byteas,
+    int2s,
+    int8s,
+)
 
 _LANES = 2
 """More lanes would share one interpreter lock, with smaller batches."""
-_CANCEL_S = 1.0
+_CANCEL_S = 0.5
 _SPARE_WRITERS = 2
 _READERS = 4
 
@@ -40,7 +51,17 @@ _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 """Both modes are stated: a role, a database or a server can have other defaults."""
 _COMMIT = Statement("COMMIT")
-_TIMED_OUT_SESSIONS = (errors.IdleInTransactionSessionTimeout, errors.TransactionTimeout)
+_FAULTS: list[tuple[tuple[type[BaseException], ...], Fault]] = [
+    ((errors.SerializationFailure, errors.DeadlockDetected, *STALE), Fault.CONFLICT),
+    ((errors.LockNotAvailable, errors.QueryCanceled), Fault.BUSY),
+    ((errors.DiskFull,), Fault.DISK_FULL),
+    ((StatementTimedOut, errors.ConnectionTimeout), Fault.SILENT),
+    (
+        (psycopg.OperationalError, errors.IdleInTransactionSessionTimeout, errors.TransactionTimeout),
+        Fault.DISCONNECTED,
+    ),
+]
+"""The first entry that matches counts."""
 _STALE_PLAN = "RevalidateCachedQuery"
 """The function of the server that refuses a stale prepared statement, in all versions."""
 
@@ -60,7 +81,7 @@ all of `records` to find the end of a partition, and a prepared statement would 
 
 CONNECT_ARGS: dict[str, Any] = {
     "application_name": "millrace",
-    "connect_timeout": 5,
+    "connect_timeout": 3,
     "keepalives": 1,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -131,15 +152,17 @@ class Postgres:
         cause = error.orig if isinstance(error, DBAPIError) else error
         if _is_read_only(cause):
             return Fault.READ_ONLY
-        if isinstance(cause, (errors.SerializationFailure, errors.DeadlockDetected, *STALE)):
-            return Fault.CONFLICT
-        if isinstance(cause, errors.LockNotAvailable | errors.QueryCanceled):
-            return Fault.BUSY
-        if isinstance(cause, errors.DiskFull):
-            return Fault.DISK_FULL
-        if isinstance(cause, (psycopg.OperationalError, *_TIMED_OUT_SESSIONS)):
-            return Fault.DISCONNECTED
-        return Fault.OTHER
+        return next((fault for kinds, fault in _FAULTS if isinstance(cause, kinds)), Fault.OTHER)
+
+    @contextlib.contextmanager
+    def slow_statements(self, tx: Tx, seconds: float | None) -> Iterator[None]:
+        """Allow statements that run for longer than those of requests; None for no limit."""
+        driver: BoundedConnection = tx.driver()
+        driver.statement_timeout_s = seconds
+        try:
+            yield
+        finally:
+            driver.statement_timeout_s = STATEMENT_TIMEOUT_S
 
     def vacuum(self, connection: Connection) -> None:
         """Do nothing: autovacuum does this."""
@@ -151,17 +174,29 @@ class Postgres:
         """Do nothing: the server has the files."""
 
     def cancel(self, connections: Sequence[Connection]) -> None:
-        """Cancel active statements: they may wait for a lock."""
-        for connection in connections:
-            driver: Any = None if connection.invalidated else connection.connection.driver_connection
-            if driver is not None and driver.info.transaction_status == pq.TransactionStatus.ACTIVE:
-                with contextlib.suppress(psycopg.Error):
-                    driver.cancel_safe(timeout=_CANCEL_S)
+        """Cancel active statements, and end those that do not end within half a second."""
+        drivers = [each.connection.driver_connection for each in connections if not each.invalidated]
+        active = [each for each in drivers if isinstance(each, BoundedConnection) and _is_active(each)]
+        threads = [threading.Thread(target=_cancel, args=(driver,), daemon=True) for driver in active]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(_CANCEL_S)
 
     def close(self) -> None:
         """Close all connections."""
         self.read_engine.dispose()
         self.write_engine.dispose()
+
+
+def _is_active(driver: BoundedConnection) -> bool:
+    return driver.info.transaction_status == pq.TransactionStatus.ACTIVE
+
+
+def _cancel(driver: BoundedConnection) -> None:
+    driver.statement_timeout_s = _CANCEL_S
+    with contextlib.suppress(psycopg.Error):
+        driver.cancel_safe(timeout=_CANCEL_S)
 
 
 def _is_read_only(error: BaseException | None) -> bool:
@@ -188,5 +223,10 @@ def _engine(url: URL, size: int, *, reads: bool) -> Engine:
         connection.prepare_threshold = None  # else psycopg deallocates all prepared statements at each ROLLBACK
         record.info["pipeline"] = Pipeline(connection, _BEGIN_READ if reads else _BEGIN_WRITE)
 
+    def connect(*arguments: Any) -> BoundedConnection:  # noqa: ANN401 - SQLAlchemy's
+        _, _, positional, named = arguments
+        return BoundedConnection.connect(*positional, **named)
+
+    event.listen(engine, "do_connect", connect)
     event.listen(engine, "connect", set_up)
     return engine

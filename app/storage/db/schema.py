@@ -51,13 +51,14 @@ def upgrade(tx: Tx) -> bool:
 
     Alembic is imported only if there is an upgrade: the import takes a third of a second.
     """
-    if tx.dialect.shared:
-        tx.connection.execute(_NO_TIMEOUT)
-        tx.connection.execute(_LOCK)
-    if version(tx) == HEAD:
-        return False
-    _run_alembic(tx.connection)
-    return True
+    with tx.dialect.slow_statements(tx, None):
+        if tx.dialect.shared:
+            tx.connection.execute(_NO_TIMEOUT)
+            tx.connection.execute(_LOCK)
+        if version(tx) == HEAD:
+            return False
+        _run_alembic(tx.connection)
+        return True
 
 
 def _run_alembic(connection: Connection) -> None:

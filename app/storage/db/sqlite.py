@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -20,7 +21,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from app.domain.log.append import Row
-from app.storage.db.engine import Fault, Statement, Tx
+from app.storage.db.engine import Statement, Tx
+from app.storage.db.faults import Fault
 from app.storage.db.sqlite_files import DatabaseFiles
 
 _READERS = 2
@@ -129,6 +131,11 @@ class Sqlite:
         if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and self._disk_is_full()):
             return Fault.DISK_FULL
         return Fault.BUSY if primary in _BUSY else Fault.OTHER
+
+    def slow_statements(self, tx: Tx, seconds: float | None) -> contextlib.nullcontext[None]:
+        """Do nothing: statements have no time limit."""
+        _ = tx, seconds
+        return contextlib.nullcontext()
 
     def vacuum(self, connection: Connection) -> None:
         """Return some free pages of the file to the file system, one per statement: each step frees one page."""

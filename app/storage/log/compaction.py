@@ -19,6 +19,7 @@ from app.storage.log import clock_ticks, pages
 from app.storage.log.appends import size_of_record
 from app.storage.log.pages import Bounds
 
+_STATEMENT_TIMEOUT_S = 60.0
 _CLEANED_OFFSET = select(compactions.c.cleaned_offset).where(compactions.c.partition_id == bindparam("id"))
 _ADVANCE = (
     update(compactions)
@@ -65,6 +66,11 @@ def compact(tx: Tx, partition_id: int, config: TopicConfig, now_ms: int, limit: 
     The record with the highest offset of a partition is never deleted, nor are records younger than
     `min_compaction_lag_ms`.
     """
+    with tx.dialect.slow_statements(tx, _STATEMENT_TIMEOUT_S):
+        return _compact(tx, partition_id, config, now_ms, limit)
+
+
+def _compact(tx: Tx, partition_id: int, config: TopicConfig, now_ms: int, limit: int) -> bool:
     bounds = pages.try_lock(tx, partition_id)
     if bounds is None:
         return False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from app.errors.database import ServiceUnavailable
+from app.errors.database import OutcomeUnknown, ServiceUnavailable
 from app.storage.db import schema
 from app.storage.db.opening import open_storage
 from tests.postgres import PostgresServer
@@ -153,3 +153,24 @@ async def test_writes_are_refused_and_the_node_is_not_ready_until_a_standby_is_p
     with psycopg.connect(own_server.url, autocommit=True) as connection:
         connection.execute("SELECT pg_promote()")
     assert (await client.post("/v1/topics/orders/records", json=record)).status_code == 201
+
+
+def test_a_statement_without_an_answer_ends_and_the_next_one_is_refused_at_once(opened: Storage) -> None:
+    def wait(tx: Tx) -> None:
+        with tx.dialect.slow_statements(tx, 0.3):
+            tx.connection.exec_driver_sql("SELECT pg_sleep(60)")
+
+    with pytest.raises(ServiceUnavailable, match="does not answer") as refused:
+        opened.write_now(wait)
+    assert refused.value.retriable
+    with pytest.raises(ServiceUnavailable, match="does not answer"):
+        opened.read_now(session)
+
+
+def test_a_commit_without_an_answer_has_an_unknown_outcome(opened: Storage) -> None:
+    def wait_in_commit(tx: Tx) -> None:
+        tx.driver().statement_timeout_s = 0.3
+        tx.dialect.defer(tx, "SELECT pg_sleep(60)", [])
+
+    with pytest.raises(OutcomeUnknown):
+        opened.write_now(wait_in_commit)
