@@ -39,6 +39,13 @@ _NO_ROW: Row = (None,) * 8  # type: ignore[assignment] # the INSERT skips a row 
 _MOST_ROWS = 2_048
 """Rows of one statement: 16,384 parameters, of at most 32,766."""
 
+_INCREMENTAL = 2
+"""The value of `auto_vacuum`. It is set only once, because setting it writes a page, which a full disk refuses."""
+_INDEX_BYTES = 32_768
+_INDEX_FRAMES = 4_062
+_FRAME_BYTES = 24 + _PAGE_BYTES
+"""The index of the write-ahead log has so many bytes for each so many frames of the log. SQLite builds it at start."""
+
 _BEGIN = Statement("BEGIN IMMEDIATE")
 
 _OWN_TABLES = {"alembic_version", "topics"}
@@ -74,7 +81,7 @@ class Sqlite:
         self._guard = sqlite3.connect(self.path, check_same_thread=False)
         """An idle connection: SQLite keeps the write-ahead log while a connection is open."""
         try:
-            _refuse_foreign(self._guard, self.path)
+            self._refuse_unreadable()
             with self.write_engine.connect():
                 """Create the file, so that readers can open it read-only."""
             self._guard.execute("SELECT * FROM sqlite_master").fetchall()
@@ -165,19 +172,36 @@ class Sqlite:
         self.write_engine.dispose()
         self.files.close()
 
+    def _refuse_unreadable(self) -> None:
+        """Refuse the database of another program before a setting changes it, and one that cannot be read."""
+        try:
+            tables = {name for (name,) in self._guard.execute("SELECT name FROM sqlite_master")}
+        except sqlite3.Error as error:
+            if self.fault(error) is Fault.DISK_FULL:
+                raise ValueError(
+                    f"the disk of {self.path} is full: SQLite needs {self._missing_bytes()} bytes more to read the "
+                    "write-ahead log; free them and start again"
+                ) from None
+            raise ValueError(f"the database {self.path} cannot be used: {error}") from None
+        if tables and not tables >= _OWN_TABLES:
+            raise ValueError(
+                f"{self.path} is the SQLite database of another program; give another file with --database-url"
+            )
+
+    def _missing_bytes(self) -> int:
+        """Return how many bytes the index of the write-ahead log lacks."""
+        log, index = (self.path.with_name(self.path.name + suffix) for suffix in ("-wal", "-shm"))
+        needed = _INDEX_BYTES * (log.stat().st_size // _FRAME_BYTES // _INDEX_FRAMES + 1)
+        allocated = index.stat().st_blocks * 512 if index.exists() else 0
+        space = os.statvfs(self.path.parent)
+        return max(needed - allocated - space.f_bavail * space.f_frsize, _PAGE_BYTES)
+
     def _disk_is_full(self) -> bool:
         try:
             space = os.statvfs(self.path.parent)
         except OSError:
             return False
         return space.f_bavail * space.f_frsize < _SPARE_BYTES
-
-
-def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse the database of another program before a setting changes it."""
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    if tables and not tables >= _OWN_TABLES:
-        raise ValueError(f"{path} is the SQLite database of another program; give another file with --database-url")
 
 
 def _append(rows: Sequence[Row]) -> Statement:
@@ -221,6 +245,8 @@ def _engine(path: Path, pragmas: Sequence[str], *, writes: bool) -> Engine:
     def set_up(connection: sqlite3.Connection, _: object) -> None:
         connection.isolation_level = None
         connection.create_function("now_ms", 0, _now_ms)
+        if writes and connection.execute("PRAGMA auto_vacuum").fetchone() != (_INCREMENTAL,):
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL").close()
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}").close()
 
@@ -238,7 +264,6 @@ def _writer_pragmas(ballast_bytes: int) -> Sequence[str]:
     """Return the settings of the writer. A checkpoint starts while the log still fits into the ballast."""
     pages = min(_CHECKPOINT_PAGES, ballast_bytes // (2 * _PAGE_BYTES)) or _CHECKPOINT_PAGES
     return (
-        "auto_vacuum = INCREMENTAL",
         "journal_mode = WAL",
         "synchronous = FULL",
         "secure_delete = OFF",

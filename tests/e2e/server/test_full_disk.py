@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.e2e.support.api_calls import create_topic, read_partition
-from tests.e2e.support.server_process import ServerProcess
+from tests.e2e.support.server_process import ServerProcess, StartFailed
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -124,3 +125,43 @@ async def test_a_full_disk_refuses_appends_and_writing_resumes_when_there_is_spa
             kept = await read_partition(client, "kept", 0)
     assert len(kept) == 22
     assert "Traceback" not in node.log
+
+
+def occupy(disk: Path) -> Path:
+    """Fill the disk with the file of another program."""
+    other = disk / "other"
+    with other.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return other
+
+
+async def test_a_server_starts_on_a_disk_that_others_have_filled_or_names_the_missing_bytes(
+    small_disk: Disk, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{small_disk.path / 'millrace.db'}"
+    settings = {"ballast_bytes": small_disk.ballast_bytes, "retention_interval_ms": 100}
+    node = ServerProcess(url, tmp_path, settings=settings)
+    with node:
+        async with node.client() as client:
+            await create_topic(client, "dropped", 1)
+            filled = await fill(client, "dropped")
+        await asyncio.to_thread(node.kill)
+        other = occupy(small_disk.path)
+
+        node.start()
+        async with node.client() as client:
+            assert len(await read_partition(client, "dropped", 0)) >= filled
+        await asyncio.to_thread(node.kill)
+
+        # Without the index of the log, SQLite needs space to read the log.
+        (small_disk.path / "millrace.db-shm").unlink()
+        occupy(small_disk.path)
+        with pytest.raises(StartFailed, match=r"SQLite needs \d+ bytes more to read the write-ahead log") as refusal:
+            node.start()
+        assert "Traceback" not in str(refusal.value)
+        missing = int(str(refusal.value).partition("SQLite needs ")[2].split()[0])
+        os.truncate(other, other.stat().st_size - missing)
+        node.start()
+        async with node.client() as client:
+            assert len(await read_partition(client, "dropped", 0)) >= filled

@@ -163,6 +163,14 @@ def test_the_database_of_another_program_is_refused_and_not_changed(tmp_path: Pa
     assert path.read_bytes() == before
 
 
+def test_a_damaged_database_is_refused_with_the_error_of_sqlite(tmp_path: Path) -> None:
+    path = tmp_path / "millrace.db"
+    path.write_bytes(b"SQLite format 3\0" + bytes(4_080))
+
+    with pytest.raises(ValueError, match=r"the database .*millrace\.db cannot be used: "):
+        open_storage(f"sqlite:///{path}")
+
+
 def test_a_hard_link_is_refused_under_each_name(sqlite_url: str, tmp_path: Path) -> None:
     (tmp_path / "link.db").hardlink_to(tmp_path / "millrace.db")
 
