@@ -1,4 +1,4 @@
-"""Compaction: below `cleaned_offset` each key has one record, its latest.
+"""Compaction: below `cleaned_offset` each key has one record, its latest, and no record is without a key.
 
 Each pass reads a chunk of the records after `cleaned_offset` and deletes the records that they supersede, which it
 finds in `compacted_keys`: a pass costs as much as its new records, however large the partition is. It does not take
@@ -130,8 +130,12 @@ def _read_chunk(tx: Tx, bounds: Bounds, start: int, newest_ms: int, limit: int) 
         if timestamp_ms > newest_ms:
             return _Chunk(latest, superseded, next_offset, full=False)
         offset = record_id & OFFSET_MASK
+        if key is None and offset == bounds.log_end_offset - 1:
+            return _Chunk(latest, superseded, next_offset, full=False)  # deleted when another record follows
         next_offset = offset + 1
-        if key is not None:
+        if key is None:
+            superseded.append(offset)
+        else:
             key_hash = sha256(key).digest()
             if (earlier := latest.get(key_hash)) is not None:
                 superseded.append(earlier[0])

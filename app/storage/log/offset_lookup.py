@@ -61,6 +61,13 @@ _SIZES = (
 _FIRST = select(func.min(records.c.record_id)).where(
     records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high")
 )
+_LAST_RECORDS = (
+    select(records.c.record_id)
+    .where(records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high"))
+    .order_by(records.c.record_id.desc())
+    .limit(1)
+    .offset(bindparam("skipped"))
+)
 _LAST_BEFORE = select(func.max(records.c.record_id)).where(
     records.c.record_id >= bindparam("low"), records.c.record_id < bindparam("high")
 )
@@ -106,10 +113,21 @@ def resolve(tx: Tx, bounds: Bounds, spec: OffsetSpec) -> int:
             return bounds.log_start_offset
         case Latest():
             return bounds.log_end_offset
-        case Last(records):
-            return max(bounds.log_start_offset, bounds.log_end_offset - records)
+        case Last(number):
+            return _offset_of_last(tx, bounds, number)
         case _:
             return offset_for_time(tx, bounds, spec.timestamp_ms)
+
+
+def _offset_of_last(tx: Tx, bounds: Bounds, number: int) -> int:
+    """Return the offset from which on there are `number` records, or the log start offset if there are fewer."""
+    offset = max(bounds.log_start_offset, bounds.log_end_offset - number)
+    if not bounds.sparse or offset in {bounds.log_start_offset, bounds.log_end_offset}:
+        return offset
+    base = first_record_id(bounds.partition_id)
+    span = {"low": base + bounds.log_start_offset, "high": base + bounds.log_end_offset, "skipped": number - 1}
+    record_id = tx.connection.execute(_LAST_RECORDS, span).scalar_one_or_none()
+    return bounds.log_start_offset if record_id is None else int(record_id - base)
 
 
 def offset_for_time(tx: Tx, bounds: Bounds, timestamp_ms: int) -> int:

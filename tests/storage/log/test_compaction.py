@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app.domain.log.offset_spec import Last
 from app.domain.log.topic import TopicConfig
-from app.storage.log import compaction
+from app.storage.log import compaction, offset_lookup, pages
 from tests.storage.scribe import NOW_MS, Row, Scribe
 
 if TYPE_CHECKING:
     from app.domain.log.topic import TopicInfo
-    from app.storage.db.engine import Storage
+    from app.storage.db.engine import Storage, Tx
 
 DAY_MS = 86_400_000
 
@@ -97,13 +98,52 @@ def test_records_younger_than_the_lag_are_kept(scribe: Scribe) -> None:
     assert scribe.values(info) == {2: b"3"}
 
 
-def test_records_without_a_key_from_before_the_policy_are_kept(scribe: Scribe) -> None:
+def test_records_without_a_key_from_before_the_policy_are_deleted(scribe: Scribe) -> None:
     info = scribe.create()
-    scribe.append(info, [Row(value=b"1"), Row(value=b"2")])
+    scribe.append(info, [Row(value=b"1"), Row(key=b"a", value=b"2"), Row(value=b"3"), Row(key=b"b", value=b"4")])
 
     compact(scribe, info)
 
-    assert scribe.values(info) == {0: b"1", 1: b"2"}
+    assert scribe.values(info) == {1: b"2", 3: b"4"}
+    assert scribe.extent(info)[1:] == (0, 4, 4)
+
+
+def test_a_last_record_without_a_key_is_deleted_once_another_one_follows(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append(info, [Row(value=b"1"), Row(value=b"2")])
+    compact(scribe, info)
+    assert scribe.values(info) == {1: b"2"}
+    scribe.append(info, keyed((b"a", b"3")))
+
+    compact(scribe, info)
+
+    assert scribe.values(info) == {2: b"3"}
+
+
+def test_records_without_a_key_that_are_younger_than_the_lag_are_kept(scribe: Scribe) -> None:
+    info = scribe.create()
+    scribe.append(info, [Row(NOW_MS, None, b"1"), Row(NOW_MS + 1, None, b"2"), Row(NOW_MS + 1, b"a", b"3")])
+    scribe.now_ms = NOW_MS + 100
+
+    compact(scribe, info, min_compaction_lag_ms=100)
+
+    assert scribe.values(info) == {1: b"2", 2: b"3"}
+
+
+@pytest.mark.parametrize(
+    ("number", "offset"), [(0, 6), (1, 5), (2, 3), (3, 1), (4, 0), (9, 0), (9_999_999_999_999_999_999, 0)]
+)
+def test_the_last_records_are_counted_over_the_gaps_of_compaction(scribe: Scribe, number: int, offset: int) -> None:
+    info = scribe.create()
+    scribe.append(info, keyed((b"x", b"1"), (b"a", b"1"), (b"b", b"1"), (b"b", b"2"), (b"c", b"1"), (b"c", b"2")))
+    compact(scribe, info)
+    assert list(scribe.values(info)) == [0, 1, 3, 5]
+
+    def resolve(tx: Tx) -> int:
+        (bounds,) = pages.bounds(tx, [info.partition_ids[0]]).values()
+        return offset_lookup.resolve(tx, bounds, Last(number))
+
+    assert scribe.storage.read_now(resolve) == offset
 
 
 def test_keys_too_long_for_an_index_are_compacted_too(scribe: Scribe) -> None:
