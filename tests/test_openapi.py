@@ -217,13 +217,15 @@ async def test_every_tag_is_described(described: Any) -> None:
     assert used == {tag["name"] for tag in described["tags"]}
 
 
-async def test_every_example_works_in_the_order_of_the_document_on_an_empty_server(
+async def test_every_example_works_in_the_order_of_swagger_ui_on_an_empty_server(
     serve: Serve, migrated_url: str
 ) -> None:
     application, client = await serve(database_url=migrated_url)
     described = document(application.api)
 
-    for path, method, operation in described_operations(described):
+    order = [tag["name"] for tag in described["tags"]]
+    shown = sorted(described_operations(described), key=lambda each: order.index(each[2]["tags"][0]))
+    for path, method, operation in shown:
         parameters = operation.get("parameters", [])
         filled = {(p["in"], p["name"]): p["example"] for p in parameters if "example" in p}
         url = path.format(**{name: value for (location, name), value in filled.items() if location == "path"})
@@ -234,6 +236,8 @@ async def test_every_example_works_in_the_order_of_the_document_on_an_empty_serv
             response = await run(client, method, url, query, headers, media_type, media.get("example", ""))
             assert str(response.status_code) in operation["responses"], (operation["operationId"], media_type)
             assert response.status_code < 300, (operation["operationId"], media_type, response.text)
+            if operation["operationId"] == "list_groups":
+                assert response.json()["items"]
 
 
 async def run(

@@ -36,7 +36,7 @@ from app.errors.groups import (
 )
 from app.errors.log import InvalidTopicName
 
-router = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=OperationRoute)
+router = APIRouter(prefix="/v1/groups/{group}/members", tags=["members"], route_class=OperationRoute)
 details = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=OperationRoute)
 
 FENCED = (UnknownMemberId, FencedMemberEpoch, FencedInstanceId)

@@ -35,7 +35,7 @@ from app.errors.groups import (
 from app.errors.http import InvalidRequest
 from app.errors.log import UnknownPartitionInRecord, UnknownTopicOrPartition
 
-router = APIRouter(prefix="/v1/groups/{group}/offsets", tags=["groups"], route_class=OperationRoute)
+router = APIRouter(prefix="/v1/groups/{group}/offsets", tags=["members"], route_class=OperationRoute)
 
 
 class CommitBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -41,7 +41,7 @@ from app.errors.groups import (
 )
 from app.errors.http import InvalidRequest
 
-router = APIRouter(prefix="/v1/groups/{group}/members", tags=["groups"], route_class=OperationRoute)
+router = APIRouter(prefix="/v1/groups/{group}/members", tags=["members"], route_class=OperationRoute)
 
 _MAX_RECORDS = 500
 _MAX_WAIT_MS = 1_000

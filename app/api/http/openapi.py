@@ -50,12 +50,13 @@ TAGS = [
     {"name": "records", "description": "Produce and fetch records."},
     {"name": "partitions", "description": "Offsets and sizes of partitions; deletion of records."},
     {"name": "producers", "description": "Epochs of idempotent producers."},
-    {"name": "groups", "description": "Consumer groups: members, offsets, rebalances."},
+    {"name": "members", "description": "Members of consumer groups: join, heartbeat, poll, commit and reset offsets."},
     {
         "name": "transactions",
-        "description": "Produce records and commit offsets in one transaction. The example uses the member that the "
-        "examples of the groups join; run it before that member leaves.",
+        "description": "Produce records and commit offsets in one transaction. The example uses the member that joins "
+        "above.",
     },
+    {"name": "groups", "description": "Consumer groups: describe, list, rebalances, delete; a member leaves."},
     {
         "name": "queues",
         "description": "Queues deliver each record on its own, under a lock: acquire, acknowledge, dead letters.",

@@ -7,6 +7,7 @@ SwaggerUIBundle({
   tryItOutEnabled: true,
   displayRequestDuration: true,
   persistAuthorization: true,
+  filter: true,
   docExpansion: "list",
   defaultModelsExpandDepth: 0,
   validatorUrl: null,
