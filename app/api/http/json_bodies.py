@@ -16,6 +16,8 @@ BOM = b"\xef\xbb\xbf"
 """The byte order mark of UTF-8, which programs of Windows write before a text."""
 
 _LINE = re.compile(rb"[^ \t\r\n][^\n]*")
+_MAX_SHORT_BYTES = 256
+"""Up to this length, counting colons shows at less cost that a flat object has no name twice."""
 _BOM_OF_LINE = re.compile(rb"^\xef\xbb\xbf", re.MULTILINE)
 _MEMBER_NAME = re.compile(rb'[ \t\r\n]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
 _MEMBER_END = re.compile(rb"[ \t\r\n]*[,}]")
@@ -99,8 +101,11 @@ def check_names(body: bytes) -> None:
     Raises:
         BadRequest: With the name.
     """
+    colons = body.count(b":") if len(body) <= _MAX_SHORT_BYTES else -1
+    if colons == 1:
+        return
     members = _members.decode(body)
-    if not members:
+    if not members or len(members) == colons:
         return
     spare = len(body) - sum(map(len, members)) - sum(map(len, members.values())) - 4 * len(members) - 1
     # A further member would take at least the four characters around its name, the name, and one of a value.
