@@ -81,6 +81,7 @@ all of `records` to find the end of a partition, and a prepared statement would 
 
 CONNECT_ARGS: dict[str, Any] = {
     "application_name": "millrace",
+    "client_encoding": "utf8",
     "connect_timeout": 3,
     "keepalives": 1,
     "keepalives_idle": 10,
@@ -206,6 +207,19 @@ def _is_read_only(error: BaseException | None) -> bool:
     return isinstance(error, errors.ReadOnlySqlTransaction)
 
 
+def _check_encoding(connection: psycopg.Connection) -> None:
+    """Refuse a database that cannot store every text.
+
+    Raises:
+        ValueError: With the command that creates another database.
+    """
+    if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+        raise ValueError(
+            f"the encoding of the database {connection.info.dbname} is {encoding}, and it must be UTF8; "
+            "create another: CREATE DATABASE millrace ENCODING 'UTF8' TEMPLATE template0 LOCALE 'C'"
+        )
+
+
 def _engine(url: URL, size: int, *, reads: bool) -> Engine:
     engine = create_engine(
         url,
@@ -216,6 +230,7 @@ def _engine(url: URL, size: int, *, reads: bool) -> Engine:
     )
 
     def set_up(connection: psycopg.Connection, record: ConnectionPoolEntry) -> None:
+        _check_encoding(connection)
         connection.autocommit = True
         connection.execute(_SESSION)
         connection.autocommit = False

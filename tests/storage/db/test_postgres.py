@@ -12,11 +12,13 @@ import pytest
 from app.errors.database import OutcomeUnknown, ServiceUnavailable
 from app.storage.db import schema
 from app.storage.db.opening import open_storage
+from tests.e2e.support.server_process import run_millrace
 from tests.postgres import PostgresServer
 from tests.storage.scribe import Scribe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from app.storage.db.engine import Storage, Tx
     from tests.serving import Serve
@@ -174,3 +176,28 @@ def test_a_commit_without_an_answer_has_an_unknown_outcome(opened: Storage) -> N
 
     with pytest.raises(OutcomeUnknown):
         opened.write_now(wait_in_commit)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+@pytest.mark.parametrize("command", ["migrate", "serve"])
+def test_a_database_in_another_encoding_than_utf8_is_refused_with_a_sentence(
+    postgres: PostgresServer, tmp_path: Path, encoding: str, command: str
+) -> None:
+    name = f"millrace_{encoding.lower()}_{command}"
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    try:
+        ended = run_millrace(command, database_url=postgres.database_url(name), directory=tmp_path)
+    finally:
+        postgres.drop_database(name)
+
+    assert ended.returncode == 1
+    assert f"the encoding of the database {name} is {encoding}, and it must be UTF8" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_encoding_of_the_client_does_not_depend_on_the_role(migrated_postgres_url: str) -> None:
+    set_default(migrated_postgres_url, "client_encoding", "LATIN1")
+    with closing(open_storage(migrated_postgres_url)) as storage:
+        found = storage.read_now(lambda tx: tx.connection.exec_driver_sql("SELECT 'é€', getdatabaseencoding()").one())
+    assert tuple(found) == ("é€", "UTF8")
