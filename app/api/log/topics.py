@@ -136,7 +136,7 @@ async def get_topic(call: Call, topic: str) -> Reply:
 @describe(
     Description(
         answers={200: TopicAnswer},
-        errors=(UnknownTopicOrPartition, InvalidPartitions, InvalidConfig),
+        errors=(UnknownTopicOrPartition, TopicInUse, InvalidPartitions, InvalidConfig),
         examples={"topic": "orders", "body": {"partitions": 8, "config": {"retention_ms": 86400000}}},
     )
 )

@@ -47,6 +47,13 @@ class TopicDependent(Protocol):
             TopicInUse
         """
 
+    def check_compact(self, tx: Tx, topic_id: int) -> None:
+        """Refuse the compaction of a locked topic that needs all its records.
+
+        Raises:
+            TopicInUse
+        """
+
     def grow(self, tx: Tx, topic_id: int, first_new_partition: int) -> None:
         """Add the new partitions of a locked topic, from `first_new_partition`."""
 
@@ -190,6 +197,7 @@ class Topics:
 
         Raises:
             UnknownTopicOrPartition, InvalidPartitions, InvalidConfig
+            TopicInUse: It would be compacted, and is the dead-letter topic of a queue.
         """
         check_overrides(request.given)
         before = await self._storage.write(_change, name, request, self._defaults, self._dependents)
@@ -266,7 +274,11 @@ def _change(
     count = found.info.partitions if request.partitions is None else request.partitions
     check_partitions(count, found.info.partitions)
     kept = {field: value for field, value in found.overrides.items() if field not in request.restored}
-    topics.change(tx, found.info, count, {**kept, **request.given})
+    overrides = {**kept, **request.given}
+    if overrides.get("cleanup_policy", defaults.cleanup_policy) != "delete" and not found.info.config.compacted:
+        for dependent in dependents:
+            dependent.check_compact(tx, found.info.topic_id)
+    topics.change(tx, found.info, count, overrides)
     for dependent in dependents:
         dependent.grow(tx, found.info.topic_id, found.info.partitions)
     return found.info

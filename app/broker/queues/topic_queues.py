@@ -28,6 +28,14 @@ class TopicQueues:
                 f"the topic is the dead-letter topic of {', '.join(names)}; give them another one first", queues=names
             )
 
+    def check_compact(self, tx: Tx, topic_id: int) -> None:
+        """Check that a topic is not the dead-letter topic of a queue: dead letters without a key would be deleted.
+
+        Raises:
+            TopicInUse: With the names of up to ten queues.
+        """
+        self.check_delete(tx, topic_id)
+
     def grow(self, tx: Tx, topic_id: int, first_new_partition: int) -> None:
         """Add the new partitions of a topic, from `first_new_partition`, to the queues over it."""
         queues.add_partitions(tx, topic_id, first_new_partition)

@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 
+from app.broker.log.topics import TopicRequest
 from app.broker.queues.queues import QueueRequest, Queues
+from app.errors.log import TopicInUse
 from app.errors.queues import QueueAlreadyExists
 from tests.broker.node import Node
 from tests.broker.queues.jobs import acquire, create
@@ -62,3 +64,15 @@ async def test_get_returns_a_queue_as_another_node_changed_it(node: Node) -> Non
 
     assert (await node.services.queues.get("jobs")).config.max_delivery_count == 2
     assert cached.config.max_delivery_count == 5
+
+
+@pytest.mark.parametrize("policy", ["compact", "compact,delete"])
+async def test_a_dead_letter_topic_cannot_be_changed_to_compact(node: Node, policy: str) -> None:
+    await create(node, "dead")
+    topics = node.services.topics
+
+    with pytest.raises(TopicInUse):
+        await topics.change("dead", TopicRequest(None, {"cleanup_policy": policy}))
+
+    assert (await topics.refresh("dead")).config.cleanup_policy == "delete"
+    assert (await topics.change("orders", TopicRequest(None, {"cleanup_policy": policy}))).config.compacted
