@@ -30,6 +30,7 @@ from app.broker.log.fetcher import Fetcher
 from app.broker.log.producer import Producer
 from app.broker.log.streams import Streams
 from app.broker.log.topics import Topics
+from app.broker.queues import clock_steps
 from app.broker.queues.delivery_batcher import DeliveryBatcher
 from app.broker.queues.queues import Queues
 from app.broker.queues.redriver import Redriver
@@ -106,7 +107,13 @@ def create_app(
     storage = _open_database(settings)
     runner = TaskRunner()
     outbox = Outbox()
-    clock = BrokerClock(storage, wall_ms=wall_ms, monotonic_ms=session_clock_ms, grace_ms=settings.clock_grace_ms)
+    clock = BrokerClock(
+        storage,
+        wall_ms=wall_ms,
+        monotonic_ms=session_clock_ms,
+        grace_ms=settings.clock_grace_ms,
+        on_step_back=clock_steps.step_back,
+    )
     archive_task, services = _build_services(settings, storage, runner, outbox, clock, session_clock_ms)
     api = _build_api(services)
     api.router.lifespan_context = lambda _: _lifespan(settings, services, runner, outbox, archive_task)

@@ -17,8 +17,9 @@ def upgrade() -> None:
         "clock_ticks",
         sa.Column("ticked_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("grace_began_at_ms", sa.BigInteger()),
+        sa.Column("checked_at_ms", sa.BigInteger(), nullable=False),
     )
-    op.bulk_insert(ticks, [{"ticked_at_ms": 0, "grace_began_at_ms": None}])
+    op.bulk_insert(ticks, [{"ticked_at_ms": 0, "grace_began_at_ms": None, "checked_at_ms": 0}])
 
 
 def downgrade() -> None:

@@ -220,10 +220,13 @@ def expire_members(group: Group, now_ms: int) -> Group:
 
 
 def schedule_assignment(group: Group, now_ms: int, *reasons: Reason) -> Group:
-    """Schedule the next assignment: now, or when the interval since the last one is over."""
+    """Schedule the next assignment: now, or when the interval since the last one is over.
+
+    After a step back of the clock, the last one may lie in the future: the interval then begins now.
+    """
     assign_at_ms = group.assign_at_ms
     if assign_at_ms is None:
-        assign_at_ms = max(now_ms, group.assigned_at_ms + ASSIGNMENT_INTERVAL_MS)
+        assign_at_ms = max(now_ms, min(group.assigned_at_ms, now_ms) + ASSIGNMENT_INTERVAL_MS)
     return replace(group, assign_at_ms=assign_at_ms, reasons=tuple(dict.fromkeys(group.reasons + reasons)))
 
 

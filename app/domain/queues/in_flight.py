@@ -126,6 +126,19 @@ def postpone(entry: InFlightRecord, until_ms: int) -> InFlightRecord:
     return InFlightRecord(entry.offset, RecordState.AVAILABLE, entry.delivery_count, until_ms, entry.key_hash)
 
 
+def step_back(entry: InFlightRecord, rules: DeliveryRules, step_ms: int, now_ms: int) -> InFlightRecord:
+    """Return the record after the clock has stepped back: its lock or delay does not last longer for it.
+
+    A lock ends at the latest `lock_duration_ms` from now. A delay before the first delivery ends at `deliver_at_ms`, a
+    time of day, and stays.
+    """
+    if entry.delivery_count == 0:
+        return entry
+    latest_ms = now_ms + rules.lock_duration_ms if entry.state == RecordState.ACQUIRED else now_ms
+    until_ms = min(entry.until_ms, max(entry.until_ms - step_ms, latest_ms))
+    return InFlightRecord(entry.offset, entry.state, entry.delivery_count, until_ms, entry.key_hash)
+
+
 def archive_reason(entry: InFlightRecord) -> str:
     """Return why a record is archived."""
     if entry.state == RecordState.REJECTED:

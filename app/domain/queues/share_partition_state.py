@@ -20,6 +20,7 @@ from app.domain.queues.in_flight import (
     acquire,
     archive_at_ms,
     is_acquired,
+    step_back,
     will_be_archived,
 )
 from app.domain.queues.record_summary import RecordSummary
@@ -170,6 +171,11 @@ class SharePartitionState(msgspec.Struct):
         """Count delayed records as archived whose rows were deleted by a purge."""
         self.delayed -= number
         self.archived += number
+
+    def step_back(self, rules: DeliveryRules, step_ms: int, now_ms: int) -> None:
+        """Pull the locks and delays of in-flight records in after the clock has stepped back."""
+        for offset, entry in self.entries.items():
+            self.entries[offset] = step_back(entry, rules, step_ms, now_ms)
 
     def schedule_archiving(self, rules: DeliveryRules) -> None:
         """Set the time at which the first in-flight record is to be archived."""

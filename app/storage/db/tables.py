@@ -229,8 +229,10 @@ clock_ticks = Table(
     metadata,
     Column("ticked_at_ms", BigInteger, nullable=False),
     Column("grace_began_at_ms", BigInteger),
+    Column("checked_at_ms", BigInteger, nullable=False),
 )
-"""One row: the last check of the clock by any node. See `app/domain/log/clock_tick.py`."""
+"""One row: the last check of the clock by any node. See `app/domain/log/clock_tick.py`. `checked_at_ms` is its time by
+the clock of deadlines, which on SQLite is monotonic while a process runs."""
 
 queues = Table(
     "queues",

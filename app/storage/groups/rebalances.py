@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import bindparam, delete, exists, func, select, update
 
 from app.domain.groups.assignment import Rebalance, TopicMetadata
-from app.domain.groups.group import Group
+from app.domain.groups.group import ASSIGNMENT_INTERVAL_MS, Group
 from app.domain.groups.member import Subscription
 from app.storage.db import clock
 from app.storage.db.engine import Tx
@@ -43,6 +43,9 @@ _ANY_MEMBER = select(exists().select_from(group_members))
 _FULL_SESSIONS = update(group_members).values(
     deadline_ms=bindparam("now") + _members.session_timeout_ms,
     revoke_deadline_ms=_members.revoke_deadline_ms + bindparam("outage"),
+)
+_EARLIER_ASSIGNMENTS = (
+    update(consumer_groups).where(_groups.assign_at_ms > bindparam("latest")).values(assign_at_ms=bindparam("latest"))
 )
 _TOPICS = (
     select(topics.c.name, topics.c.topic_id, func.count(partitions.c.partition_id))
@@ -129,6 +132,8 @@ def is_node_running(tx: Tx, at_ms: int) -> bool:
 def record_running_node(tx: Tx, *, first: bool = False) -> None:
     """Record that a node runs the rebalances. After an outage of all nodes, give every member a full session.
 
+    A step back of the clock counts as an outage; the deadlines of revocations step back with it.
+
     Args:
         tx: A transaction of its own.
         first: Whether the node has just started. If no other node shares the database, there was an outage before.
@@ -138,7 +143,8 @@ def record_running_node(tx: Tx, *, first: bool = False) -> None:
     ((last_run_ms,),) = _LAST_RUN_LOCKED.rows(tx, {})
     at_ms = clock.read(tx)
     if abs(at_ms - last_run_ms) > MAX_OUTAGE_MS or (first and not tx.dialect.shared):
-        tx.connection.execute(_FULL_SESSIONS, {"now": at_ms, "outage": max(0, at_ms - last_run_ms)})
+        tx.connection.execute(_FULL_SESSIONS, {"now": at_ms, "outage": at_ms - last_run_ms})
+        tx.connection.execute(_EARLIER_ASSIGNMENTS, {"latest": at_ms + ASSIGNMENT_INTERVAL_MS})
     tx.connection.execute(_RECORD_RUN, {"now": at_ms})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sqlalchemy import bindparam, select, update
 
 from app.domain.log.clock_tick import ClockTick, expiry_time_ms
@@ -9,12 +11,26 @@ from app.storage.db.engine import Tx
 from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import clock_ticks
 
-_TICK = select(clock_ticks.c.ticked_at_ms, clock_ticks.c.grace_began_at_ms)
-_LOAD = CompiledStatement(_TICK)
-_LOAD_LOCKED = CompiledStatement(_TICK.with_for_update())
+_LOAD = CompiledStatement(select(clock_ticks.c.ticked_at_ms, clock_ticks.c.grace_began_at_ms))
+_CHECK = select(clock_ticks.c.ticked_at_ms, clock_ticks.c.grace_began_at_ms, clock_ticks.c.checked_at_ms)
+_LOAD_CHECK = CompiledStatement(_CHECK)
+_LOAD_CHECK_LOCKED = CompiledStatement(_CHECK.with_for_update())
 _SAVE = update(clock_ticks).values(
-    ticked_at_ms=bindparam("new_ticked_at_ms"), grace_began_at_ms=bindparam("new_grace_began_at_ms")
+    ticked_at_ms=bindparam("new_ticked_at_ms"),
+    grace_began_at_ms=bindparam("new_grace_began_at_ms"),
+    checked_at_ms=bindparam("new_checked_at_ms"),
 )
+
+
+class ClockCheck(NamedTuple):
+    """The last check of the clock.
+
+    Attributes:
+        checked_at_ms: Its time by the clock of deadlines, or 0 if there was none.
+    """
+
+    tick: ClockTick
+    checked_at_ms: int
 
 
 def load(tx: Tx) -> ClockTick:
@@ -23,16 +39,21 @@ def load(tx: Tx) -> ClockTick:
     return ClockTick(ticked_at_ms, grace_began_at_ms)
 
 
-def load_locked(tx: Tx) -> ClockTick:
-    """Lock the last tick and return it."""
-    ((ticked_at_ms, grace_began_at_ms),) = _LOAD_LOCKED.rows(tx, {})
-    return ClockTick(ticked_at_ms, grace_began_at_ms)
+def load_check(tx: Tx, *, locked: bool) -> ClockCheck:
+    """Return the last check, on request with a lock on its row."""
+    ((*tick, checked_at_ms),) = (_LOAD_CHECK_LOCKED if locked else _LOAD_CHECK).rows(tx, {})
+    return ClockCheck(ClockTick(*tick), checked_at_ms)
 
 
-def save(tx: Tx, tick: ClockTick) -> None:
-    """Store a tick."""
+def save(tx: Tx, tick: ClockTick, checked_at_ms: int) -> None:
+    """Store a check."""
     tx.connection.execute(
-        _SAVE, {"new_ticked_at_ms": tick.ticked_at_ms, "new_grace_began_at_ms": tick.grace_began_at_ms}
+        _SAVE,
+        {
+            "new_ticked_at_ms": tick.ticked_at_ms,
+            "new_grace_began_at_ms": tick.grace_began_at_ms,
+            "new_checked_at_ms": checked_at_ms,
+        },
     )
 
 

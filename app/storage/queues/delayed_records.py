@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     CompoundSelect,
     ScalarSelect,
@@ -113,6 +114,15 @@ _DELIVERED = select(_columns.offset, _columns.state, _columns.delivery_count, _c
 _COUNT = select(func.coalesce(func.sum(queue_partitions.c.delayed), 0)).where(
     queue_partitions.c.queue_id == bindparam("queue")
 )
+_latest_ms = bindparam("latest_ms", type_=BigInteger())
+_stepped_ms = _columns.until_ms - bindparam("step_ms", type_=BigInteger())
+_STEP_BACK = (
+    update(delayed_records)
+    .where(*_all, _columns.delivery_count > 0, _columns.until_ms > _latest_ms)
+    .values(until_ms=case((_stepped_ms > _latest_ms, _stepped_ms), else_=_latest_ms))
+)
+_STEP_LOCKS_BACK = _STEP_BACK.where(_columns.state == RecordState.ACQUIRED)
+_STEP_DELAYS_BACK = _STEP_BACK.where(_columns.state != RecordState.ACQUIRED)
 _REMOVE = delete(delayed_records).where(*_in_partition, _columns.offset == bindparam("at"))
 _PURGE = delete(delayed_records).where(
     *_in_partition,
@@ -298,6 +308,13 @@ def purge(tx: Tx, key: SharePartitionKey, rules: DeliveryRules, now_ms: int) -> 
     if rules.by_key:
         tx.connection.execute(_UNBLOCK_ALL, key.parameters)
     return removed
+
+
+def step_back(tx: Tx, key: SharePartitionKey, rules: DeliveryRules, step_ms: int, now_ms: int) -> None:
+    """Pull locks and delays in after the clock has stepped back; see `app.domain.queues.in_flight.step_back`."""
+    parameters = key.parameters | {"step_ms": step_ms}
+    tx.connection.execute(_STEP_LOCKS_BACK, parameters | {"latest_ms": now_ms + rules.lock_duration_ms})
+    tx.connection.execute(_STEP_DELAYS_BACK, parameters | {"latest_ms": now_ms})
 
 
 def _earliest_of(times: Iterable[int | None]) -> int | None:

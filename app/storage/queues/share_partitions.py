@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, bindparam, func, literal, select, union_all, update
+from sqlalchemy import ColumnElement, Select, bindparam, func, literal, or_, select, union_all, update
 
 from app.domain.queues.in_flight import InFlightRecord
 from app.domain.queues.share_partition_state import SharePartitionState
@@ -96,6 +96,11 @@ _SAVE = CompiledStatement(
         refused_offset=bindparam("new_refused_offset"),
     )
 )
+_UNFINISHED = (
+    select(_columns.queue_id, _columns.partition_id)
+    .where(or_(func.length(_columns.entries) > 1, _columns.delayed > 0))
+    .order_by(_columns.queue_id, _columns.partition_id)
+)
 _SCHEDULE_ARCHIVING = (
     update(queue_partitions)
     .where(_columns.queue_id == bindparam("queue"))
@@ -143,6 +148,11 @@ def lock(tx: Tx, queue_id: int, partition_ids: Sequence[int], *, wait: bool) -> 
 def list_(tx: Tx, queue_id: int) -> list[SharePartitionState]:
     """Return all share partitions of a queue in ascending order of partition ids, without a lock."""
     return [_state(row) for row in tx.connection.execute(_ALL, {"queue": queue_id})]
+
+
+def unfinished(tx: Tx) -> list[SharePartitionKey]:
+    """Return the share partitions with records in flight or delayed records, in the order of locks."""
+    return [SharePartitionKey(*row) for row in tx.connection.execute(_UNFINISHED)]
 
 
 def schedule_archiving(tx: Tx, queue_id: int) -> None:

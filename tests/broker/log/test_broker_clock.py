@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.broker.log.broker_clock import BrokerClock
+from app.broker.queues import clock_steps
 from app.domain.log.append import IdempotencyKey
 from app.domain.log.clock_tick import ClockTick
 from app.domain.log.topic import TopicConfig
@@ -56,12 +57,18 @@ def scribe(storage: Storage) -> Scribe:
 
 def clock_of(storage: Storage, clocks: Clocks | None = None) -> BrokerClock:
     clocks = clocks or Clocks()
-    return BrokerClock(storage, wall_ms=clocks.wall_ms, monotonic_ms=clocks.monotonic_ms, grace_ms=GRACE_MS)
+    return BrokerClock(
+        storage,
+        wall_ms=clocks.wall_ms,
+        monotonic_ms=clocks.monotonic_ms,
+        grace_ms=GRACE_MS,
+        on_step_back=clock_steps.step_back,
+    )
 
 
 def set_last_tick(storage: Storage, tick: ClockTick) -> None:
     """Store a last tick in the past: to the next check, the clock has jumped ahead."""
-    storage.write_now(clock_ticks.save, tick)
+    storage.write_now(clock_ticks.save, tick, now_ms() - HOUR_MS)
 
 
 def test_on_a_shared_database_the_wall_clock_of_the_node_does_not_count(storage: Storage) -> None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from app.domain.groups.assignment import Rebalance, TopicMetadata, schedule_on_topic_change, update_target_assignment
-from app.domain.groups.group import Group, join_group, leave_group, take_heartbeat
+from app.domain.groups.group import (
+    Group,
+    join_group,
+    leave_group,
+    schedule_assignment,
+    take_heartbeat,
+)
 from app.domain.groups.member import AssignorName, JoinRequest, Subscription
 
 NOW_MS = 1_700_000_000_000
@@ -208,3 +214,11 @@ def test_an_empty_group_keeps_its_initial_partitions() -> None:
     back = assign(join(left, "alice", "orders"), {"orders": TopicMetadata(1, 5)})
 
     assert back.initial_partitions == {1: 2}
+
+
+def test_after_a_step_back_of_the_clock_the_interval_begins_now() -> None:
+    group = Group(group_id=1, name="billing", assigned_at_ms=10_000_000)
+
+    scheduled = schedule_assignment(group, 5_000_000, "member_left")
+
+    assert scheduled.assign_at_ms == 5_001_000
