@@ -96,7 +96,7 @@ def test_a_port_in_use_is_refused(server: Serving, alone: Cli) -> None:
         ("mysql://u:secret@h/x", "the database mysql is not supported"),
         ("nonsense", "MILLRACE_DATABASE_URL is not a URL"),
         ("sqlite:////nowhere/x.db", "cannot write beside the database file /nowhere/x.db"),
-        ("sqlite:///garbage.db", "the database cannot be used: file is not a database"),
+        ("sqlite:///garbage.db", "{folder}/garbage.db is not an SQLite database; give another file"),
         ("postgresql://u:secret@127.0.0.1:1/db", "the database cannot be reached: connection failed"),
     ],
 )
@@ -104,7 +104,7 @@ def test_a_database_that_cannot_be_opened_is_refused_in_one_line(alone: Cli, url
     (alone.folder / "garbage.db").write_bytes(b"not a database" * 100)
     done = alone("serve", "--port", "0", "--database-url", url)
     assert done.code == 1
-    assert done.err.startswith(f"millrace: {message}")
+    assert done.err.startswith(f"millrace: {message.format(folder=alone.folder)}")
     assert done.err.count("\n") == 1
     assert "secret" not in done.err
 
