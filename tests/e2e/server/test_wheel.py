@@ -88,7 +88,7 @@ async def test_the_wheel_serves_the_api_and_its_documentation(installed: Path, t
     assert page.json()["records"][0]["value"] == {"hello": "world"}
     assert (docs.status_code, docs.headers["content-type"].split(";")[0]) == (200, "text/html")
     assert loaded
-    assert all(script.startswith("/") for script in scripts)
+    assert all(script.startswith("docs/") for script in scripts)
     assert {(answer.status_code, answer.headers["content-type"].split(";")[0]) for answer in loaded} == {
         (200, "text/javascript")
     }
