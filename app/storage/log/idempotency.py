@@ -63,14 +63,19 @@ def claim(tx: Tx, ids: Sequence[KeyId], now_ms: int) -> dict[KeyId, StoredKey]:
 
 
 def find(tx: Tx, ids: Sequence[KeyId], now_ms: int) -> dict[KeyId, StoredKey]:
-    """Return the stored results of those keys that are used and not expired."""
-    oldest_ms = clock_ticks.expiry_ms(tx, now_ms) - RETENTION_MS
-    return _stored(tx, ids, oldest_ms)
+    """Return the stored results of those keys that are used and not expired.
+
+    The last tick is read only for a key that is expired by `now_ms`.
+    """
+    used, oldest_ms = _used(tx, ids), now_ms - RETENTION_MS
+    if any(created_at_ms < oldest_ms for _, created_at_ms in used.values()):
+        oldest_ms = clock_ticks.expiry_ms(tx, now_ms) - RETENTION_MS
+    return {key_id: stored for key_id, (stored, created_at_ms) in used.items() if created_at_ms >= oldest_ms}
 
 
 def peek(tx: Tx, ids: Sequence[KeyId]) -> dict[KeyId, StoredKey]:
     """Return the stored results of keys, expired or not, without a lock."""
-    return _stored(tx, ids, 0)
+    return {key_id: stored for key_id, (stored, _) in _used(tx, ids).items()}
 
 
 def save_results(tx: Tx, claimed: Iterable[KeyId], written: Mapping[KeyId, StoredKey], now_ms: int) -> None:
@@ -100,9 +105,10 @@ def expire(tx: Tx, now_ms: int, limit: int) -> int:
     return result.rowcount
 
 
-def _stored(tx: Tx, ids: Sequence[KeyId], oldest_ms: int) -> dict[KeyId, StoredKey]:
+def _used(tx: Tx, ids: Sequence[KeyId]) -> dict[KeyId, tuple[StoredKey, int]]:
+    """Return the stored results of keys, and the times at which they were stored."""
     return {
-        (topic_id, key_hash): StoredKey(fingerprint, result)
+        (topic_id, key_hash): (StoredKey(fingerprint, result), created_at_ms)
         for topic_id, key_hash, fingerprint, result, created_at_ms in tx.connection.execute(_FIND, {"ids": list(ids)})
-        if result is not None and created_at_ms >= oldest_ms
+        if result is not None
     }
