@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException as RouterException  # noqa: TID25
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.api.http import docs, openapi, problem_pages
+from app.api.documents import openapi, problem_pages, swagger_ui
 from app.api.http.gateway import Gateway, answer_unmatched
 from app.api.routers import ROUTERS
 from app.api.services import Services
@@ -50,7 +50,7 @@ from app.tasks.retention import Retention
 from app.tasks.runner import TaskRunner
 
 if TYPE_CHECKING:
-    from app.storage.db.notices import Notices
+    from app.storage.db.postgres.notices import Notices
 
 _THREAD_SWITCH_INTERVAL_S = 0.0001
 """How long a worker thread with a result waits for a busy event loop; Python's default is 5 ms."""
@@ -150,7 +150,7 @@ def _build_api(services: Services) -> FastAPI:
     api.state.services = services
     for router in ROUTERS:
         api.include_router(router)
-    api.router.routes.extend([*docs.docs_routes(), openapi.openapi_route(api), *problem_pages.problem_routes()])
+    api.router.routes.extend([*swagger_ui.docs_routes(), openapi.openapi_route(api), *problem_pages.problem_routes()])
     api.add_exception_handler(RouterException, answer_unmatched)
     api.add_exception_handler(MethodNotAllowed, answer_unmatched)
     return api

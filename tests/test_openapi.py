@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.api.http.openapi import document, operations
+from app.api.documents.openapi import document, operations
 from app.api.http.problems import STATUS
 
 if TYPE_CHECKING:

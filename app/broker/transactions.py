@@ -29,7 +29,8 @@ from app.errors.broker_error import BrokerError
 from app.errors.database import DiskFull
 from app.errors.log import IdempotencyKeyReused, UnknownTopicOrPartition
 from app.storage.db import clock
-from app.storage.db.engine import Storage, Tx
+from app.storage.db.engine import Storage
+from app.storage.db.transaction import Tx
 from app.storage.groups import groups, members
 from app.storage.groups.members import MemberSnapshot
 from app.storage.groups.offsets import Commit

@@ -12,14 +12,14 @@ from app.storage.log import pages
 from app.tasks.runner import OnSuccess, Sleep
 
 if TYPE_CHECKING:
-    from app.storage.db.notices import Notices
+    from app.storage.db.postgres.notices import Notices
 
 _POLLED_AT_ONCE = 1_000
 
 
 def open_notices(database_url: str) -> Notices:
     """Return the notices of a shared database. An embedded database starts without their driver."""
-    from app.storage.db.notices import Notices  # noqa: PLC0415 - the import takes a tenth of an embedded start
+    from app.storage.db.postgres.notices import Notices  # noqa: PLC0415 - the import takes a tenth of an embedded start
 
     return Notices(database_url)
 

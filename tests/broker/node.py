@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from app.api.services import Services
     from app.domain.groups.group import Group
-    from app.storage.db.engine import Tx
+    from app.storage.db.transaction import Tx
     from app.storage.groups.members import MemberSnapshot
 
 PAGE = PageSize(500, 1_048_576, 1)

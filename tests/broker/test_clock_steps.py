@@ -15,7 +15,7 @@ from tests.broker.node import Node
 from tests.broker.queues import jobs
 
 if TYPE_CHECKING:
-    from app.storage.db.engine import Tx
+    from app.storage.db.transaction import Tx
 
 pytestmark = pytest.mark.anyio
 

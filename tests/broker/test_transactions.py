@@ -31,7 +31,7 @@ from tests.broker.node import GROUP, LONG_MS, Node, parked, poll_request, seen
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from app.storage.db.engine import Tx
+    from app.storage.db.transaction import Tx
 
 pytestmark = pytest.mark.anyio
 

@@ -20,7 +20,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 from starlette.testclient import TestClient
 
-from app.api.http.openapi import document
+from app.api.documents.openapi import document
 from app.main import create_app
 from app.settings import Settings
 

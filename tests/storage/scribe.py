@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from app.domain.log.record import StoredRecord
     from app.domain.log.topic import TopicInfo
-    from app.storage.db.engine import Storage, Tx
+    from app.storage.db.engine import Storage
+    from app.storage.db.transaction import Tx
     from app.storage.log.offset_lookup import Extent
     from app.storage.log.pages import Bounds
 

@@ -1,1 +1,1 @@
-"""HTTP for all operations: calls, routes, bodies, problems, documentation."""
+"""HTTP for all operations: calls, routes, bodies, problems."""

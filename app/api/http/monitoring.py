@@ -20,7 +20,7 @@ from app.api.http.operations import Description, OperationRoute, describe
 from app.api.services import Services
 from app.errors.database import ServiceUnavailable
 from app.storage.db import schema
-from app.storage.db.engine import MISPLACED
+from app.storage.db.faults import MISPLACED
 
 router = APIRouter(tags=["operations"], route_class=OperationRoute)
 

@@ -21,7 +21,8 @@ from app.domain.groups.assignor import Partition
 from app.domain.groups.group import Group
 from app.domain.groups.member import JoinRequest
 from app.errors.database import ServiceUnavailable
-from app.storage.db.engine import Storage, Tx
+from app.storage.db.engine import Storage
+from app.storage.db.transaction import Tx
 from app.storage.groups import groups, rebalances
 from app.storage.groups.groups import GroupSummary
 from app.storage.groups.members import MemberSnapshot

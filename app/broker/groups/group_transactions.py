@@ -12,7 +12,7 @@ from app.domain.groups.member import JoinRequest
 from app.errors.broker_error import BrokerError
 from app.errors.groups import GroupIdNotFound, GroupMaxSizeReached, NonEmptyGroup, UnknownMemberId
 from app.storage.db import clock
-from app.storage.db.engine import Tx
+from app.storage.db.transaction import Tx
 from app.storage.groups import groups, initial_offsets, rebalances
 from app.storage.groups.members import MemberSnapshot
 

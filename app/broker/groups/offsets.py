@@ -17,7 +17,8 @@ from app.errors.groups import CommitAboveLogEnd, NonEmptyGroup, OffsetConflict, 
 from app.errors.http import InvalidRequest
 from app.errors.log import UnknownPartitionInRecord, UnknownTopicOrPartition
 from app.storage.db import clock
-from app.storage.db.engine import Storage, Tx
+from app.storage.db.engine import Storage
+from app.storage.db.transaction import Tx
 from app.storage.groups import groups, members, offsets
 from app.storage.groups.members import LastPoll
 from app.storage.groups.offsets import Commit, Lag

@@ -12,7 +12,7 @@ from app.domain.groups.assignor import Partition
 from app.domain.groups.member import Member, check_epoch
 from app.domain.log.record import StoredRecord
 from app.errors.groups import NoOffsetForPartition
-from app.storage.db.engine import Tx
+from app.storage.db.transaction import Tx
 from app.storage.groups import members, offsets
 from app.storage.groups.members import MemberSnapshot
 from app.storage.groups.offsets import PartitionProgress

@@ -32,7 +32,8 @@ from app.domain.groups.member import JoinRequest, Member
 from app.errors.broker_error import BrokerError
 from app.errors.groups import NoOffsetForPartition
 from app.errors.log import ConcurrentRequest
-from app.storage.db.engine import Storage, Tx
+from app.storage.db.engine import Storage
+from app.storage.db.transaction import Tx
 from app.storage.groups import members
 from app.storage.groups.members import LastPoll, MemberSnapshot
 from app.storage.groups.offsets import Commit

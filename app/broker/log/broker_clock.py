@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from app.domain.log.clock_tick import ClockTick, next_tick
 from app.errors.database import DiskFull
 from app.storage.db import clock
-from app.storage.db.engine import Storage, Tx
+from app.storage.db.engine import Storage
+from app.storage.db.transaction import Tx
 from app.storage.log import clock_ticks
 
 _STORE_INTERVAL_MS = 30_000

@@ -17,7 +17,8 @@ from app.domain.log.cursor import Cursor
 from app.domain.log.offset_spec import At, OffsetSpec
 from app.domain.log.topic import TopicInfo
 from app.errors.log import CursorExpired, UnknownTopicOrPartition
-from app.storage.db.engine import Storage, Tx
+from app.storage.db.engine import Storage
+from app.storage.db.transaction import Tx
 
 T = TypeVar("T")
 

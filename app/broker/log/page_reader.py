@@ -12,7 +12,7 @@ from app.domain.log.offset_spec import At, OffsetSpec
 from app.domain.log.record import StoredRecord
 from app.domain.log.topic import TopicInfo
 from app.errors.log import InvalidCursor, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
-from app.storage.db.engine import Tx
+from app.storage.db.transaction import Tx
 from app.storage.log import offset_lookup, pages
 from app.storage.log.pages import Bounds
 

@@ -24,7 +24,8 @@ from app.errors.log import (
     UnknownPartitionInRecord,
     UnknownTopicOrPartition,
 )
-from app.storage.db.engine import Storage, Tx
+from app.storage.db.engine import Storage
+from app.storage.db.transaction import Tx
 from app.storage.log import producers
 
 _ATTEMPTS = 5

@@ -8,7 +8,8 @@ from typing import NamedTuple, Protocol
 from app.broker.waiting.signals import Signals
 from app.domain.log.topic import TopicConfig, TopicInfo, check_overrides, check_partitions, check_topic_name
 from app.errors.log import OffsetAboveLogEnd, TopicAlreadyExists, UnknownTopicOrPartition
-from app.storage.db.engine import Storage, Tx
+from app.storage.db.engine import Storage
+from app.storage.db.transaction import Tx
 from app.storage.log import pages, retention, topics
 from app.storage.log.topics import Overrides, StoredTopic
 

@@ -15,7 +15,7 @@ from app.domain.queues.queue import QueueInfo
 from app.errors.broker_error import BrokerError
 from app.errors.log import InvalidRecord, MessageTooLarge, UnknownTopicOrPartition
 from app.storage.db import clock
-from app.storage.db.engine import Tx
+from app.storage.db.transaction import Tx
 from app.storage.log import records_by_offset, topics
 from app.storage.log.appends import append_all
 from app.storage.queues import archives, queues, share_partitions

@@ -12,7 +12,7 @@ from app.domain.queues.in_flight import InFlightRecord, archive_reason, is_acqui
 from app.domain.queues.queue import QueueInfo
 from app.domain.queues.share_partition_state import SharePartitionState
 from app.storage.db import clock
-from app.storage.db.engine import Tx
+from app.storage.db.transaction import Tx
 from app.storage.log import pages, records_by_offset
 from app.storage.log.pages import Bounds
 from app.storage.queues import archives, delayed_records, share_partitions

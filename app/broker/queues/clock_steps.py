@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.storage.db.engine import Tx
+from app.storage.db.transaction import Tx
 from app.storage.queues import delayed_records, queues, share_partitions
 
 

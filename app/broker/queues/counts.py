@@ -17,7 +17,7 @@ from app.domain.queues.in_flight import (
 from app.domain.queues.queue import QueueInfo
 from app.domain.queues.share_partition_state import MAX_DELAYED_RECORDS, SharePartitionState
 from app.storage.db import clock
-from app.storage.db.engine import Tx
+from app.storage.db.transaction import Tx
 from app.storage.log import pages
 from app.storage.log.pages import Bounds
 from app.storage.queues import delayed_records, share_partitions

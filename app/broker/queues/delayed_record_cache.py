@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from app.domain.queues.in_flight import DeliveryRules, InFlightRecord
 from app.domain.queues.share_partition_state import MAX_DELAYED_RECORDS
-from app.storage.db.engine import Tx
+from app.storage.db.transaction import Tx
 from app.storage.queues import delayed_records
 from app.storage.queues.delayed_records import DelayedRecord, DelayedSummary
 from app.storage.queues.share_partitions import SharePartitionKey

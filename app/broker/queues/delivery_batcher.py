@@ -27,7 +27,8 @@ from app.domain.queues.queue import QueueInfo
 from app.errors.broker_error import BrokerError
 from app.errors.database import ServiceUnavailable
 from app.storage.db import clock
-from app.storage.db.engine import Storage, Tx
+from app.storage.db.engine import Storage
+from app.storage.db.transaction import Tx
 from app.storage.queues.queues import negative_queue_id
 
 _ATTEMPTS = 5

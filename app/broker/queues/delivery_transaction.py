@@ -33,7 +33,7 @@ from app.errors.broker_error import BrokerError
 from app.errors.log import IdempotencyKeyReused
 from app.errors.queues import InvalidRecordState
 from app.storage.db import clock
-from app.storage.db.engine import Tx
+from app.storage.db.transaction import Tx
 from app.storage.queues import queues, share_partitions
 from app.storage.queues.share_partitions import LogSnapshot, SharePartitionKey
 

@@ -10,7 +10,7 @@ import msgspec
 from app.domain.log.append import IdempotencyKey, KeyId, StoredKey
 from app.domain.queues.delivery import Acquire, Delivery, Request, Settled
 from app.errors.log import IdempotencyKeyReused
-from app.storage.db.engine import Tx
+from app.storage.db.transaction import Tx
 from app.storage.log import idempotency
 from app.storage.queues.queues import negative_queue_id
 

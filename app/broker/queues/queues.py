@@ -20,7 +20,8 @@ from app.errors.http import InvalidRequest
 from app.errors.log import UnknownTopicOrPartition
 from app.errors.queues import InvalidQueueConfig, QueueAlreadyExists, UnknownQueue
 from app.storage.db import clock
-from app.storage.db.engine import Storage, Tx
+from app.storage.db.engine import Storage
+from app.storage.db.transaction import Tx
 from app.storage.log import offset_lookup, pages
 from app.storage.log.pages import Bounds
 from app.storage.queues import delayed_records, queues, share_partitions

@@ -19,7 +19,8 @@ from app.errors.database import DiskFull, ServiceUnavailable
 from app.errors.log import MessageTooLarge, UnknownTopicOrPartition
 from app.errors.queues import UnknownQueue
 from app.storage.db import clock
-from app.storage.db.engine import Storage, Tx
+from app.storage.db.engine import Storage
+from app.storage.db.transaction import Tx
 from app.storage.log import pages
 from app.storage.log.appends import append_all
 from app.storage.queues import queues

@@ -19,7 +19,7 @@ from app.domain.queues.in_flight import (
 from app.domain.queues.record_summary import RecordSummary
 from app.domain.queues.share_partition_state import MAX_DELAYED_RECORDS, MAX_IN_FLIGHT, SharePartitionState
 from app.errors.queues import DelayedRecordsLimit
-from app.storage.db.engine import Tx
+from app.storage.db.transaction import Tx
 from app.storage.log import records_by_offset
 from app.storage.log.pages import Bounds
 from app.storage.queues import share_partitions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.errors.log import TopicInUse
-from app.storage.db.engine import Tx
+from app.storage.db.transaction import Tx
 from app.storage.queues import queues
 
 _MAX_NAMES = 10

@@ -69,7 +69,7 @@ def one_line_database_errors() -> Iterator[None]:
     """
     from app.errors.broker_error import BrokerError
     from app.storage.db.schema import SchemaNotCurrent
-    from app.storage.db.sqlite_files import DatabaseInUse
+    from app.storage.db.sqlite.files import DatabaseInUse
 
     try:
         yield

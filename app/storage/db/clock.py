@@ -8,8 +8,8 @@ from sqlalchemy import BigInteger, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from app.storage.db.engine import Tx
 from app.storage.db.statements import CompiledStatement
+from app.storage.db.transaction import Tx
 
 
 class now_ms(FunctionElement[int]):  # noqa: N801 - a function of SQL

@@ -7,19 +7,18 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, Table
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Dialect as SqlDialect
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from app.domain.log.append import Row
 from app.errors.database import DatabaseMisplaced, OutcomeUnknown, ServiceUnavailable
-from app.storage.db.faults import ERRORS, RETRIED, Fault
+from app.storage.db.dialect import Dialect
+from app.storage.db.faults import ERRORS, MISPLACED, RETRIED, Fault
 from app.storage.db.log_ends import LogEnds
+from app.storage.db.transaction import Tx
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,118 +27,6 @@ _ATTEMPTS = 3
 _RECONNECT_AFTER_S = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-class Dialect(Protocol):
-    """The differences between SQLite and PostgreSQL. No other code depends on which database it is.
-
-    Attributes:
-        name: The name of the database.
-        readers: Threads and connections for reads.
-        writers: Threads and connections for writes.
-        lanes: Group commits that run concurrently.
-        page_reads: Pages of records that are read concurrently.
-        shared: Whether other processes use the same database.
-        begin_statements: Statements that begin a write if the driver does not, deferred until its first statement.
-        driver_error: The base class of the driver's errors.
-        compiler: Compiles the SQL of a `CompiledStatement`.
-    """
-
-    name: str
-    readers: int
-    writers: int
-    lanes: int
-    page_reads: int
-    shared: bool
-    begin_statements: Sequence[Statement]
-    read_engine: Engine
-    write_engine: Engine
-    driver_error: type[Exception]
-    compiler: SqlDialect
-
-    def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
-        """Return the dialect's INSERT, which has ON CONFLICT."""
-
-    def fetch(self, tx: Tx, sql: str, parameters: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - the driver's
-        """Run a compiled SELECT on the driver's connection and return all rows."""
-
-    def defer(self, tx: Tx, sql: str, parameters: Any) -> None:  # noqa: ANN401 - the driver's
-        """Run a compiled statement without a result, at the latest with COMMIT."""
-
-    def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
-        """Insert rows of `records` in bulk."""
-
-    def lock_partitions(self, tx: Tx, partition_ids: Sequence[int]) -> None:
-        """Lock partitions, given in ascending order, until the transaction ends."""
-
-    def flush(self, tx: Tx) -> None:
-        """Run the deferred statements."""
-
-    def commit(self, tx: Tx) -> None:
-        """Run the deferred statements, and commit."""
-
-    def fault(self, error: Exception) -> Fault:
-        """Classify a database error."""
-
-    def slow_statements(self, tx: Tx, seconds: float | None) -> contextlib.AbstractContextManager[None]:
-        """Allow statements that run for longer than those of requests; None for no limit."""
-
-    def vacuum(self, connection: Connection) -> None:
-        """Return some unused pages to the file system, in one short step, if the database does not do so itself."""
-
-    def free_disk(self, connection: Connection) -> None:
-        """Return the unused space of the database's files to a full disk, outside any transaction."""
-
-    def save_log(self, connection: Connection) -> None:
-        """Save what a write-ahead log beside a moved or deleted file holds."""
-
-    def cancel(self, connections: Sequence[Connection]) -> None:
-        """Cancel statements that run on the connections of other threads, if they may block."""
-
-    def close(self) -> None:
-        """Release connections, locks and files."""
-
-
-class Statement(NamedTuple):
-    """SQL and its parameters, by position."""
-
-    sql: str
-    parameters: Sequence[int | str | bytes | None] = ()
-
-
-class Tx:
-    """An open transaction and its dialect.
-
-    Attributes:
-        deferred: Statements that run with the next one, in the same round trip.
-        log_ends: The ends of partitions that this process has written; None in a read, and where other processes
-            append too.
-    """
-
-    __slots__ = ("_connection", "deferred", "dialect", "log_ends")
-
-    def __init__(
-        self,
-        connection: Connection,
-        dialect: Dialect,
-        begin_statements: Sequence[Statement] = (),
-        log_ends: LogEnds | None = None,
-    ) -> None:
-        self._connection = connection
-        self.dialect = dialect
-        self.deferred = [*begin_statements]
-        self.log_ends = log_ends
-
-    @property
-    def connection(self) -> Connection:
-        """The connection, after the deferred statements have run."""
-        if self.deferred:
-            self.dialect.flush(self)
-        return self._connection
-
-    def driver(self) -> Any:  # noqa: ANN401 - a connection of sqlite3 or psycopg
-        """Return the driver's connection, in the same transaction, for hot paths."""
-        return self.connection.connection.driver_connection
 
 
 class SpaceMonitor(Protocol):
@@ -388,9 +275,3 @@ class Storage:
         if (answer := ERRORS.get(fault)) is None:
             raise error
         raise answer[0](answer[1]) from error
-
-
-MISPLACED = (
-    "a file of the database was moved, deleted or replaced while the server runs; nothing was written, and the "
-    "server's log says what to do"
-)

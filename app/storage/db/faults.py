@@ -31,3 +31,8 @@ ERRORS: dict[Fault, tuple[type[BrokerError], str]] = {
     Fault.READ_ONLY: (ServiceUnavailable, "the database is read-only and accepts no writes; try again"),
     Fault.DISK_FULL: (DiskFull, "the database has no space left; nothing was written"),
 }
+
+MISPLACED = (
+    "a file of the database was moved, deleted or replaced while the server runs; nothing was written, and the "
+    "server's log says what to do"
+)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.storage.db.ballast import Ballast
 from app.storage.db.engine import Storage
-from app.storage.db.sqlite import Sqlite
+from app.storage.db.sqlite.ballast import Ballast
+from app.storage.db.sqlite.dialect import Sqlite
 
 
 def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
@@ -33,7 +33,7 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
         dialect = Sqlite(url, ballast_bytes=ballast_bytes)
         return Storage(dialect, Ballast(dialect.path, ballast_bytes), dialect.files)
     if backend == "postgresql":
-        from app.storage.db.postgres import Postgres  # noqa: PLC0415 - the import takes a tenth of an embedded start
+        from app.storage.db.postgres.dialect import Postgres  # noqa: PLC0415 - the import takes a tenth of an embedded start
 
         return Storage(Postgres(url.set(drivername="postgresql+psycopg")))
     raise ValueError(f"the database {backend} is not supported: use sqlite:///millrace.db or postgresql://…")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
 
-from app.storage.db.engine import Tx
+from app.storage.db.transaction import Tx
 
 HEAD = "0006"
 """The newest revision of the migrations; a test compares them."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import SelectBase, Update
 
-from app.storage.db.engine import Tx
+from app.storage.db.transaction import Tx
 
 
 class CompiledStatement:

@@ -10,9 +10,9 @@ from sqlalchemy import bindparam, case, delete, func, select, update
 
 from app.domain.groups.group import Group, GroupState, Reason
 from app.domain.groups.member import Subscription
-from app.storage.db.engine import Tx
 from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import consumer_groups, group_members, group_offsets, group_rebalances
+from app.storage.db.transaction import Tx
 from app.storage.groups import members
 
 _groups, _members = consumer_groups.c, group_members.c

@@ -6,7 +6,7 @@ from app.domain.groups.assignor import Partition
 from app.domain.groups.group import Group
 from app.domain.groups.offset_reset import duration_ms
 from app.domain.log.offset_spec import Earliest, Latest, OffsetSpec, Since
-from app.storage.db.engine import Tx
+from app.storage.db.transaction import Tx
 from app.storage.groups import offsets
 from app.storage.log import offset_lookup, pages
 from app.storage.log.pages import Bounds

@@ -13,9 +13,9 @@ from app.domain.groups.assignor import Partition
 from app.domain.groups.group import Group
 from app.domain.groups.member import JoinRequest, Member
 from app.storage.db.clock import now_ms
-from app.storage.db.engine import Tx
 from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import consumer_groups, group_members
+from app.storage.db.transaction import Tx
 
 _groups, _members = consumer_groups.c, group_members.c
 

@@ -11,9 +11,9 @@ from app.domain.groups.assignor import Partition
 from app.domain.groups.group import Group
 from app.storage.db import clock
 from app.storage.db.clock import now_ms
-from app.storage.db.engine import Tx
 from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import OFFSET_MASK, consumer_groups, group_offsets, log_end_of, partitions, records, topics
+from app.storage.db.transaction import Tx
 from app.storage.log import clock_ticks
 from app.storage.log.appends import base_record_id, last_record_id
 from app.storage.log.pages import Bounds, bounds_columns, bounds_of

@@ -12,9 +12,9 @@ from app.domain.groups.assignment import Rebalance, TopicMetadata
 from app.domain.groups.group import ASSIGNMENT_INTERVAL_MS, Group
 from app.domain.groups.member import Subscription
 from app.storage.db import clock
-from app.storage.db.engine import Tx
 from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import consumer_groups, group_members, group_rebalances, group_ticks, partitions, topics
+from app.storage.db.transaction import Tx
 from app.storage.groups.groups import decode_group_details
 
 KEPT_REBALANCES = 20

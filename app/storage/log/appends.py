@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from sqlalchemy import bindparam, func, select
 
 from app.domain.log.append import Append, AppendBatch, AppendOutcome, PartitionEnd, partition_ids_of
-from app.storage.db.engine import Tx
 from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import OFFSET_BITS, OFFSET_MASK, first_record_id, log_end_of, partitions, records, topics
+from app.storage.db.transaction import Tx
 from app.storage.log import idempotency, producers
 
 base_record_id = partitions.c.partition_id * (1 << OFFSET_BITS)

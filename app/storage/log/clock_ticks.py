@@ -7,9 +7,9 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, select, update
 
 from app.domain.log.clock_tick import ClockTick, expiry_time_ms
-from app.storage.db.engine import Tx
 from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import clock_ticks
+from app.storage.db.transaction import Tx
 
 _LOAD = CompiledStatement(select(clock_ticks.c.ticked_at_ms, clock_ticks.c.grace_began_at_ms))
 _CHECK = select(clock_ticks.c.ticked_at_ms, clock_ticks.c.grace_began_at_ms, clock_ticks.c.checked_at_ms)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, delete, func, select, update
 
 from app.domain.log.topic import TopicConfig
-from app.storage.db.engine import Tx
 from app.storage.db.tables import OFFSET_MASK, compacted_keys, compactions, first_record_id, partitions, records
+from app.storage.db.transaction import Tx
 from app.storage.log import clock_ticks, pages
 from app.storage.log.appends import size_of_record
 from app.storage.log.pages import Bounds

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from sqlalchemy import bindparam, delete, select, tuple_, update
 
 from app.domain.log.append import KeyId, StoredKey
-from app.storage.db.engine import Tx
 from app.storage.db.tables import idempotency_keys as keys
+from app.storage.db.transaction import Tx
 from app.storage.log import clock_ticks
 
 RETENTION_MS = 24 * 3_600_000

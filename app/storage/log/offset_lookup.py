@@ -11,8 +11,8 @@ from typing import NamedTuple
 from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, case, cast, func, select
 
 from app.domain.log.offset_spec import At, Earliest, Last, Latest, OffsetSpec
-from app.storage.db.engine import Tx
 from app.storage.db.tables import first_record_id, log_end_of, partitions, records
+from app.storage.db.transaction import Tx
 from app.storage.log.appends import last_record_id, size_of_record
 from app.storage.log.pages import Bounds
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from sqlalchemy import BigInteger, bindparam, select
 
 from app.domain.log.record import StoredRecord
-from app.storage.db.engine import Tx
 from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import first_record_id, log_end_of, partitions, records, topics
+from app.storage.db.transaction import Tx
 from app.storage.log.appends import last_record_id, size_of_record
 
 _WIDEST_STEP = 1 << 20

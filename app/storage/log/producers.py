@@ -9,8 +9,8 @@ from sqlalchemy import bindparam, delete, select, tuple_
 
 from app.domain.log.append import ProducerId
 from app.domain.log.producer import BatchMetadata, ProducerState
-from app.storage.db.engine import Tx
 from app.storage.db.tables import producer_topics, producers, topics
+from app.storage.db.transaction import Tx
 from app.storage.log import clock_ticks
 
 RETENTION_MS = 7 * 86_400_000

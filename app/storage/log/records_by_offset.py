@@ -9,9 +9,9 @@ from itertools import islice
 from sqlalchemy import BigInteger, bindparam, select
 
 from app.domain.log.record import StoredRecord
-from app.storage.db.engine import Tx
 from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import first_record_id, records
+from app.storage.db.transaction import Tx
 from app.storage.log.appends import size_of_record
 from app.storage.log.pages import Bounds
 

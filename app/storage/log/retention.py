@@ -8,8 +8,8 @@ from typing import NamedTuple
 from sqlalchemy import BigInteger, and_, bindparam, case, delete, func, select, update
 
 from app.domain.log.topic import TopicConfig
-from app.storage.db.engine import Tx
 from app.storage.db.tables import compacted_keys, first_record_id, partitions, purges, records
+from app.storage.db.transaction import Tx
 from app.storage.log import clock_ticks, offset_lookup, pages
 from app.storage.log.appends import size_of_record
 

@@ -11,7 +11,6 @@ from sqlalchemy.exc import IntegrityError
 
 from app.domain.log.topic import TopicConfig, TopicInfo, with_overrides
 from app.errors.log import InvalidPartitions
-from app.storage.db.engine import Tx
 from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import (
     OFFSET_MASK,
@@ -22,6 +21,7 @@ from app.storage.db.tables import (
     purges,
     topics,
 )
+from app.storage.db.transaction import Tx
 
 Overrides = dict[str, object]
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from sqlalchemy import bindparam, delete, insert, select
 
-from app.storage.db.engine import Tx
 from app.storage.db.tables import queue_archives
+from app.storage.db.transaction import Tx
 from app.storage.queues.share_partitions import SharePartitionKey
 
 ARCHIVES_KEPT = 1_000

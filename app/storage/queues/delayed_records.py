@@ -29,8 +29,8 @@ from sqlalchemy import (
 from app.domain.log.record import StoredRecord
 from app.domain.queues.in_flight import DeliveryRules, InFlightRecord, RecordState
 from app.domain.queues.record_summary import KEYLESS
-from app.storage.db.engine import Tx
 from app.storage.db.tables import delayed_records, queue_partitions
+from app.storage.db.transaction import Tx
 from app.storage.queues.share_partitions import SharePartitionKey
 
 _columns = delayed_records.c

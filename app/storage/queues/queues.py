@@ -8,8 +8,8 @@ import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from app.domain.queues.queue import QueueConfig, QueueInfo
-from app.storage.db.engine import Tx
 from app.storage.db.tables import delayed_records, partitions, queue_archives, queue_partitions, queues, topics
+from app.storage.db.transaction import Tx
 
 EMPTY_ENTRIES = b"\x90"
 """`entries` of a share partition with nothing in flight: an empty msgpack list."""

@@ -11,9 +11,9 @@ from sqlalchemy import ColumnElement, Select, bindparam, func, literal, or_, sel
 from app.domain.queues.in_flight import InFlightRecord
 from app.domain.queues.share_partition_state import SharePartitionState
 from app.storage.db import clock
-from app.storage.db.engine import Tx
 from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import partitions, queue_partitions, queues, topics
+from app.storage.db.transaction import Tx
 from app.storage.log.pages import Bounds, bounds_columns, bounds_of
 
 _columns = queue_partitions.c

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app import errors
+from app.api.documents.problem_pages import problem_pages
 from app.api.http import problems
-from app.api.http.problem_pages import problem_pages
 from app.errors.broker_error import BrokerError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from app.api.http.openapi import operations
+from app.api.documents.openapi import operations
 from tests.serving import client_of
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
-    from app.storage.db.engine import Tx
+    from app.storage.db.transaction import Tx
     from tests.serving import Serve
 
 pytestmark = pytest.mark.anyio

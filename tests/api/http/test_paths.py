@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.api.http.openapi import operations
+from app.api.documents.openapi import operations
 
 if TYPE_CHECKING:
     import httpx2

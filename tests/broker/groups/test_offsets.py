@@ -29,7 +29,7 @@ from tests.broker.node import GROUP, LONG_MS, Node, numbers, seen
 
 if TYPE_CHECKING:
     from app.domain.log.offset_spec import OffsetSpec
-    from app.storage.db.engine import Tx
+    from app.storage.db.transaction import Tx
 
 pytestmark = pytest.mark.anyio
 

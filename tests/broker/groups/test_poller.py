@@ -27,7 +27,7 @@ from app.tasks.notices import poll_watched
 from tests.broker.node import LONG_MS, SECOND_MS, Node, Seen, commits_of, numbers, parked, poll_request, seen
 
 if TYPE_CHECKING:
-    from app.storage.db.engine import Tx
+    from app.storage.db.transaction import Tx
     from tests.serving import Serve
 
 pytestmark = pytest.mark.anyio

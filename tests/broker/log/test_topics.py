@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.api.services import Services
-    from app.storage.db.engine import Tx
+    from app.storage.db.transaction import Tx
     from tests.serving import Serve
 
 pytestmark = pytest.mark.anyio

@@ -25,7 +25,7 @@ from tests.broker.queues.jobs import (
 )
 
 if TYPE_CHECKING:
-    from app.storage.db.engine import Tx
+    from app.storage.db.transaction import Tx
 
 pytestmark = pytest.mark.anyio
 

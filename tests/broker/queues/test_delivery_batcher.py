@@ -26,7 +26,7 @@ from tests.storage.lock_waits import await_lock_waits
 
 if TYPE_CHECKING:
     from app.api.services import Services
-    from app.storage.db.engine import Tx
+    from app.storage.db.transaction import Tx
     from tests.broker.node import Node
     from tests.serving import Serve
 

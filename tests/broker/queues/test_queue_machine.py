@@ -34,7 +34,8 @@ from tests.storage.scribe import request as append_request
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from app.storage.db.engine import Storage, Tx
+    from app.storage.db.engine import Storage
+    from app.storage.db.transaction import Tx
 
 LOCK_MS = 1_000
 LIMIT = 3

@@ -22,7 +22,8 @@ from tests.storage.scribe import NOW_MS, Scribe
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from app.storage.db.engine import Storage, Tx
+    from app.storage.db.engine import Storage
+    from app.storage.db.transaction import Tx
 
 
 def alembic() -> Config:

@@ -20,7 +20,8 @@ from app.storage.groups.members import Renewal, SessionKey
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from app.storage.db.engine import Storage, Tx
+    from app.storage.db.engine import Storage
+    from app.storage.db.transaction import Tx
 
 NOW_MS = 1_700_000_000_000
 

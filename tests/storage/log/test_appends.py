@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.domain.log.record import StoredRecord
-    from app.storage.db.engine import Storage, Tx
+    from app.storage.db.engine import Storage
+    from app.storage.db.transaction import Tx
     from app.storage.log.pages import Bounds
 
 NAMES = count(1)

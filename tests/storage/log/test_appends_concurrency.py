@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from app.domain.log.append import Append, AppendOutcome
-    from app.storage.db.engine import Storage, Tx
+    from app.storage.db.engine import Storage
+    from app.storage.db.transaction import Tx
 
 T = TypeVar("T")
 WRITERS = 4

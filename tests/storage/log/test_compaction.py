@@ -13,7 +13,8 @@ from tests.storage.scribe import NOW_MS, Row, Scribe
 
 if TYPE_CHECKING:
     from app.domain.log.topic import TopicInfo
-    from app.storage.db.engine import Storage, Tx
+    from app.storage.db.engine import Storage
+    from app.storage.db.transaction import Tx
 
 DAY_MS = 86_400_000
 

@@ -18,7 +18,8 @@ from app.storage.queues.delayed_records import DelayedRecord
 from app.storage.queues.share_partitions import SharePartitionKey
 
 if TYPE_CHECKING:
-    from app.storage.db.engine import Storage, Tx
+    from app.storage.db.engine import Storage
+    from app.storage.db.transaction import Tx
 
 KEY = SharePartitionKey(7, 3)
 BY_KEY = DeliveryRules(lock_duration_ms=1_000, max_delivery_count=5, by_key=True)

@@ -18,9 +18,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.domain.log.append import Row
-from app.storage.db.engine import Statement, Tx
 from app.storage.db.faults import Fault
-from app.storage.db.pipeline import (
+from app.storage.db.postgres.pipeline import (
     STALE,
     STATEMENT_TIMEOUT_S,
     BoundedConnection,
@@ -30,6 +29,7 @@ from app.storage.db.pipeline import (
     int2s,
     int8s,
 )
+from app.storage.db.transaction import Statement, Tx
 
 _LANES = 2
 """More lanes would share one interpreter lock, with smaller batches."""

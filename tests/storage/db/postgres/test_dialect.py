@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from app.storage.db.engine import Storage, Tx
+    from app.storage.db.engine import Storage
+    from app.storage.db.transaction import Tx
     from tests.serving import Serve
 
 pytestmark = [pytest.mark.postgres, pytest.mark.anyio]

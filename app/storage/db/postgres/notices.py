@@ -12,7 +12,7 @@ from uuid import uuid4
 from psycopg import AsyncConnection
 from sqlalchemy import make_url
 
-from app.storage.db.postgres import CONNECT_ARGS
+from app.storage.db.postgres.dialect import CONNECT_ARGS
 
 _CHANNEL = "millrace"
 _IDS_A_NOTICE = 500

@@ -13,7 +13,7 @@ import pytest
 
 from app.errors.database import DiskFull
 from app.storage.db.opening import open_storage
-from app.storage.db.sqlite_files import DatabaseInUse
+from app.storage.db.sqlite.files import DatabaseInUse
 from app.storage.log.appends import append_all
 from tests.storage.scribe import Row, Scribe, request
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from app.storage.db.engine import Storage, Tx
+    from app.storage.db.engine import Storage
+    from app.storage.db.transaction import Tx
 
 BALLAST_BYTES = 65_536
 

@@ -19,7 +19,7 @@ from psycopg import errors, pq, waiting
 from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
 
-from app.storage.db.engine import Statement
+from app.storage.db.transaction import Statement
 
 RV = TypeVar("RV")
 

@@ -15,13 +15,13 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from app.api.http.docs import docs_routes
+from app.api.documents.swagger_ui import docs_routes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[3]
-STATIC = ROOT / "app/api/http/static"
+STATIC = ROOT / "app/api/documents/static"
 FILES = {
     "/docs/swagger-ui-bundle.js": (STATIC / "swagger/swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
     "/docs/swagger-ui.css": (STATIC / "swagger/swagger-ui.css", "text/css; charset=utf-8"),
@@ -135,7 +135,7 @@ def test_the_favicon_is_small_and_well_formed() -> None:
 def test_files_are_read_at_the_first_request() -> None:
     code = (
         "import sys; opened = []; sys.addaudithook(lambda e, a: opened.append(str(a[0])) if e == 'open' else 0);"
-        "import app.api.http.docs as docs; docs.docs_routes();"
+        "import app.api.documents.swagger_ui as docs; docs.docs_routes();"
         "sys.exit(any('/static/' in name for name in opened))"
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.api.http.problem_pages import ProblemPage, render_index, render_page
+from app.api.documents.problem_pages import ProblemPage, render_index, render_page
 
 if TYPE_CHECKING:
     import httpx2

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import errors, pq
 
-from app.storage.db.engine import Statement
-from app.storage.db.pipeline import Pipeline, byteas, int2s, int8s
+from app.storage.db.postgres.pipeline import Pipeline, byteas, int2s, int8s
+from app.storage.db.transaction import Statement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,9 +21,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from app.domain.log.append import Row
-from app.storage.db.engine import Statement, Tx
 from app.storage.db.faults import Fault
-from app.storage.db.sqlite_files import DatabaseFiles
+from app.storage.db.sqlite.files import DatabaseFiles
+from app.storage.db.transaction import Statement, Tx
 
 _READERS = 2
 _CHECKPOINT_PAGES = 4_000

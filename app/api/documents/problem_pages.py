@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from app.api.documents.swagger_ui import PAGE_HEADERS
 from app.api.http.call import Reply, request_id
-from app.api.http.docs import PAGE_HEADERS
 from app.api.http.problems import STATUS, slug
 from app.errors.database import DatabaseMisplaced, LockTimeout
 from app.errors.http import NotFound

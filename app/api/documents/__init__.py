@@ -1,0 +1,1 @@
+"""Documents about the API: OpenAPI, Swagger UI and the pages of problems."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: the dialect, statements in pipelines, and notices between nodes."""

@@ -1,0 +1,1 @@
+"""SQLite: the dialect, its files, and a ballast for a full disk."""
