@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
-from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects.sqlite import Insert, insert
@@ -76,15 +76,16 @@ class Sqlite:
             raise ValueError("an SQLite database needs a file: sqlite:///millrace.db")
         self.files = DatabaseFiles(url.database)
         self.path = self.files.path
-        self.write_engine = _engine(self.path, _writer_pragmas(ballast_bytes), writes=True)
-        self.read_engine = _engine(self.path, _READER_PRAGMAS, writes=False)
+        self.write_engine = _engine(self.files, _writer_pragmas(ballast_bytes), writes=True)
+        self.read_engine = _engine(self.files, _READER_PRAGMAS, writes=False)
         self._guard = sqlite3.connect(self.path, check_same_thread=False)
         """An idle connection: SQLite keeps the write-ahead log while a connection is open."""
         try:
             self._refuse_unreadable()
             with self.write_engine.connect():
-                """Create the file, so that readers can open it read-only."""
+                """Create the write-ahead log, so that readers can open it."""
             self._guard.execute("SELECT * FROM sqlite_master").fetchall()
+            self._open_readers()
         except BaseException:
             self.close()
             raise
@@ -172,6 +173,12 @@ class Sqlite:
         self.write_engine.dispose()
         self.files.close()
 
+    def _open_readers(self) -> None:
+        """Fill the pool: once the file is moved, no connection can be opened, and the open ones still read."""
+        with contextlib.ExitStack() as open_readers:
+            for _ in range(_READERS):
+                open_readers.enter_context(self.read_engine.connect())
+
     def _refuse_unreadable(self) -> None:
         """Refuse the database of another program before a setting changes it, and one that cannot be read."""
         try:
@@ -232,14 +239,20 @@ def _now_ms() -> int:
     return _STARTED_MS + time.monotonic_ns() // 1_000_000
 
 
-def _engine(path: Path, pragmas: Sequence[str], *, writes: bool) -> Engine:
+def _engine(files: DatabaseFiles, pragmas: Sequence[str], *, writes: bool) -> Engine:
+    def connect() -> sqlite3.Connection:
+        """Open the file, and never create one at the path of a file that was moved or deleted."""
+        files.refuse_other_database()
+        uri = f"file:{quote(os.fsencode(files.path))}?mode=rw"
+        return sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=5.0, cached_statements=256)
+
     engine = create_engine(
-        URL.create("sqlite", database=str(path)),
+        "sqlite://",
+        creator=connect,
         poolclass=QueuePool,
         pool_size=1 if writes else _READERS,
         max_overflow=0,
         pool_reset_on_return="rollback",
-        connect_args={"check_same_thread": False, "timeout": 5.0, "cached_statements": 256},
     )
 
     def set_up(connection: sqlite3.Connection, _: object) -> None:

@@ -9,6 +9,9 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from app.errors.database import DatabaseMisplaced
+from app.storage.db.faults import MISPLACED
+
 _HEADER = b"SQLite format 3\0"
 
 _Identity = tuple[int, int]
@@ -57,6 +60,15 @@ class DatabaseFiles:
     def watch_logs(self) -> None:
         """Watch the write-ahead log and its index too, from now on. SQLite keeps both while a connection is open."""
         self._logs = {path: _identity(path) for path in (self._beside("-wal"), self._beside("-shm"))}
+
+    def refuse_other_database(self) -> None:
+        """Refuse to open a connection to a path that has no file, or another file than at the start.
+
+        Raises:
+            DatabaseMisplaced: The file was moved, deleted or replaced.
+        """
+        if _identity(self.path) != self._identity:
+            raise DatabaseMisplaced(MISPLACED)
 
     def misplaced(self) -> str | None:
         """Return which file was moved, deleted or replaced, and what to do. None if all files are in place."""

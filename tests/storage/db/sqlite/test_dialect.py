@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
-from app.errors.database import DiskFull
+from app.errors.database import DatabaseMisplaced, DiskFull
 from app.storage.db.opening import open_storage
 from app.storage.db.sqlite.files import DatabaseInUse
 from app.storage.log.appends import append_all
@@ -207,6 +209,37 @@ def test_a_write_ahead_log_without_its_database_is_refused_and_kept(tmp_path: Pa
 def test_readers_cannot_write(opened: Storage) -> None:
     with opened.dialect.read_engine.connect() as connection, pytest.raises(Exception, match="readonly database"):
         connection.exec_driver_sql("DELETE FROM topics")
+
+
+@pytest.mark.anyio
+async def test_all_readers_read_a_file_that_was_deleted_before_their_first_read(
+    opened: Storage, tmp_path: Path
+) -> None:
+    (tmp_path / "millrace.db").unlink()
+    both = threading.Barrier(2)
+
+    def names(tx: Tx) -> set[str]:
+        both.wait(timeout=30)
+        return set(tx.connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
+
+    for found in await asyncio.gather(opened.read(names), opened.read(names)):
+        assert "records" in found
+    assert not (tmp_path / "millrace.db").exists()
+
+
+def test_no_connection_is_opened_to_another_file_at_the_same_path(opened: Storage, tmp_path: Path) -> None:
+    database = tmp_path / "millrace.db"
+
+    def replace(tx: Tx) -> None:
+        database.rename(tmp_path / "moved.db")
+        tx.connection.invalidate()
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        opened.write_now(replace)
+    with pytest.raises(DatabaseMisplaced):
+        opened.write_now(lambda tx: tx.connection.exec_driver_sql("SELECT 1"))
+    assert not database.exists()
 
 
 def test_commits_are_flushed_to_the_disk(opened: Storage) -> None:
