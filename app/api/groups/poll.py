@@ -25,13 +25,14 @@ from app.api.groups.group_structs import (
 from app.api.groups.members import FENCED
 from app.api.http.call import JSON, Call, Reply
 from app.api.http.operations import Description, OperationRoute, check_bound, describe
-from app.api.log import record_encoding
-from app.api.log.record_encoding import PolledRecord
+from app.api.log import compression
 from app.broker.groups.group_transactions import Heartbeat
 from app.broker.groups.poll_page import PollResult
 from app.broker.groups.poller import PollRequest
 from app.broker.log.page_reader import PageSize
 from app.domain.groups.member import MemberState
+from app.domain.log import record_json
+from app.domain.log.record_json import PolledRecord
 from app.errors.groups import (
     CommitAboveLogEnd,
     GroupMaxSizeReached,
@@ -185,12 +186,10 @@ async def _reply(call: Call, polled: PollResult, missing: Iterable[str]) -> Repl
         assignment,
         member.state(polled.member.assignment_epoch),
         member.heartbeat_interval_ms,
-        [record_encoding.topic_record_out(topic, partition, record) for topic, partition, record in polled.records],
+        [record_json.topic_record_out(topic, partition, record) for topic, partition, record in polled.records],
         [NextOffset(*one) for one in polled.ranges.values()],
         [Skipped(*one) for one in polled.skipped],
         [name for name in missing if name not in assigned and call.services.topics.cached(name) is None],
     )
-    body, headers = await record_encoding.compressed(
-        record_encoding.encode(answer) + b"\n", call.header(b"accept-encoding")
-    )
+    body, headers = await compression.compressed(record_json.encode(answer) + b"\n", call.header(b"accept-encoding"))
     return Reply(body, 200, JSON, headers)

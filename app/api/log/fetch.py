@@ -13,13 +13,14 @@ from app.api.http.call import JSON, Call, Header, Reply
 from app.api.http.forwarding import root_path_of
 from app.api.http.media import LINE_TYPES, preferred
 from app.api.http.operations import Description, OperationRoute, check_bound, describe
-from app.api.log import record_encoding, streams
+from app.api.log import compression, streams
 from app.api.log.fetch_query import FetchQuery, FetchTopicQuery
-from app.api.log.record_encoding import FetchedRecord
 from app.broker.log.page_reader import PageSize, PartitionPage
 from app.broker.waiting.deadline import Deadline
+from app.domain.log import record_json
 from app.domain.log.cursor import Cursor, PartitionCursor, decode_cursor, encode_cursor
 from app.domain.log.offset_spec import Earliest, OffsetSpec, parse_offset_spec
+from app.domain.log.record_json import FetchedRecord
 from app.errors.http import InvalidRequest
 from app.errors.log import CursorExpired, InvalidCursor, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
 
@@ -96,9 +97,9 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
     next_cursor = encode_cursor(cursor)
     link = _link(call, query, {"cursor": next_cursor})
     if _wants_lines(call):
-        return await _page(call, record_encoding.ndjson(page.records), b"application/x-ndjson", link)
-    records = [record_encoding.record_out(partition, record) for partition, record in page.records]
-    return await _page(call, record_encoding.encode(FetchTopicAnswer(records, next_cursor)) + b"\n", JSON, link)
+        return await _page(call, record_json.ndjson(page.records), b"application/x-ndjson", link)
+    records = [record_json.record_out(partition, record) for partition, record in page.records]
+    return await _page(call, record_json.encode(FetchTopicAnswer(records, next_cursor)) + b"\n", JSON, link)
 
 
 @router.get("/partitions/{partition}/records")
@@ -142,13 +143,13 @@ async def fetch_partition(call: Call, topic: str, partition: int, query: FetchQu
 
 
 def _lines(page: PartitionPage) -> tuple[bytes, int]:
-    return record_encoding.ndjson([(page.partition, record) for record in page.records]), page.next_offset
+    return record_json.ndjson([(page.partition, record) for record in page.records]), page.next_offset
 
 
 def _json(page: PartitionPage) -> tuple[bytes, int]:
-    records = record_encoding.records_out(page.partition, page.records)
+    records = record_json.records_out(page.partition, page.records)
     answer = FetchAnswer(records, page.next_offset, page.log_start_offset, page.log_end_offset)
-    return record_encoding.encode(answer) + b"\n", page.next_offset
+    return record_json.encode(answer) + b"\n", page.next_offset
 
 
 def _offset_spec(query: FetchQuery) -> OffsetSpec:
@@ -198,5 +199,5 @@ def _link(call: Call, query: FetchQuery, next_page: dict[str, str]) -> Header:
 
 
 async def _page(call: Call, body: bytes, content_type: bytes, link: Header) -> Reply:
-    body, headers = await record_encoding.compressed(body, call.header(b"accept-encoding"))
+    body, headers = await compression.compressed(body, call.header(b"accept-encoding"))
     return Reply(body, 200, content_type, [link, (b"vary", b"accept, accept-encoding"), *headers])

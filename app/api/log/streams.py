@@ -10,10 +10,10 @@ import msgspec
 from app.api.http import problems
 from app.api.http.call import JSON, Call, Reply, Write
 from app.api.http.media import LINE_TYPES, preferred
-from app.api.log import record_encoding
 from app.api.log.fetch_query import FetchQuery
 from app.broker.log.stream_reader import SharedPage, StreamOffset
 from app.broker.log.streams import OpenStream
+from app.domain.log import record_json
 from app.domain.log.cursor import Cursor, PartitionCursor, decode_cursor, encode_cursor, encode_partition_cursor
 from app.domain.log.offset_spec import Latest, OffsetSpec, parse_offset_spec
 from app.domain.log.record import StoredRecord
@@ -76,7 +76,7 @@ class ServerSentEvents:
         """Encode one event for each record."""
         parts: list[bytes] = []
         offsets = list(start.offsets)
-        for (partition, record), line in zip(records, record_encoding.lines(records), strict=True):
+        for (partition, record), line in zip(records, record_json.lines(records), strict=True):
             if start.partition is None:
                 offsets[partition] = record.offset + 1
                 event_id = encode_cursor(Cursor(start.topic_id, offsets))
@@ -106,7 +106,7 @@ class Lines:
     def records(self, start: StreamOffset, records: _Records) -> bytes:
         """Encode one line for each record."""
         _ = start
-        return record_encoding.ndjson(records)
+        return record_json.ndjson(records)
 
     def problem(self, document: bytes) -> bytes:
         """Encode the problem as the last line."""

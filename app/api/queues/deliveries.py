@@ -12,10 +12,10 @@ from msgspec import Meta
 from app.api.http.call import Call, ClientDisconnected, Reply
 from app.api.http.media import media_type_of
 from app.api.http.operations import Description, OperationRoute, check_bound, describe
-from app.api.log import record_encoding
-from app.api.log.record_encoding import FetchedRecord
 from app.broker.queues.queues import QueueRequest
+from app.domain.log import record_json
 from app.domain.log.append import IdempotencyKey, fingerprint
+from app.domain.log.record_json import FetchedRecord
 from app.domain.queues.delivery import (
     MAX_ACKNOWLEDGEMENTS,
     MAX_DELAY_MS,
@@ -159,7 +159,7 @@ async def acquire(call: Call, queue: str, body: AcquireRequest) -> Reply:
         acquired = await services.deliveries.acquire(queue, request, deadline)
         if deadline.disconnected:
             raise ClientDisconnected
-    return Reply(record_encoding.encode(_acquired(acquired)) + b"\n")
+    return Reply(record_json.encode(_acquired(acquired)) + b"\n")
 
 
 @router.post("/acknowledge")
@@ -258,7 +258,7 @@ def _acquired(acquired: Acquired) -> AcquireAnswer:
                 str(delivery_id),
                 delivery_id.delivery_count,
                 locked_until_ms,
-                record_encoding.record_out(delivery_id.partition, record),
+                record_json.record_out(delivery_id.partition, record),
             )
             for delivery_id, record, locked_until_ms in acquired.deliveries
         ]
@@ -270,5 +270,5 @@ def _key(call: Call, body: AcquireRequest | AcknowledgeRequest | Acknowledgement
     key = call.idempotency_key()
     if key is None:
         return None
-    parts = (call.scope["path"].encode(), media_type_of(call), record_encoding.encode(body))
+    parts = (call.scope["path"].encode(), media_type_of(call), record_json.encode(body))
     return IdempotencyKey(sha256(key).digest(), fingerprint(*parts))

@@ -11,11 +11,11 @@ from msgspec import UNSET, Meta, UnsetType
 from app.api.http.call import Call, Reply
 from app.api.http.cursors import ListQuery, cursor_after, name_after, page_of
 from app.api.http.operations import Description, OperationRoute, check_bound, describe
-from app.api.log import record_encoding
-from app.api.log.record_encoding import FetchedRecord
 from app.broker.queues.browse import BrowsedRecord, browse
 from app.broker.queues.counts import QueueState
 from app.broker.queues.queues import QueueRequest
+from app.domain.log import record_json
+from app.domain.log.record_json import FetchedRecord
 from app.domain.queues.queue import Ordering, QueueInfo
 from app.errors.database import DiskFull
 from app.errors.log import InvalidCursor, InvalidTopicName, MessageTooLarge, UnknownTopicOrPartition
@@ -331,7 +331,7 @@ def _record(browsed: BrowsedRecord) -> QueueRecord:
     return QueueRecord(
         browsed.state,
         browsed.delivery_count,
-        record_encoding.record_out(browsed.partition, browsed.record),
+        record_json.record_out(browsed.partition, browsed.record),
         browsed.until_ms or None,
         None if browsed.delivery_id is None else str(browsed.delivery_id),
         browsed.reason,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from app.domain.queues.headers import Header, decode_headers, encode_headers
+from app.domain.log.headers import Header, decode_headers, encode_headers
 from app.domain.queues.record_summary import DELIVER_AT
 
 _PREFIX = "__dlq.errors."

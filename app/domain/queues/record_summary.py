@@ -6,7 +6,7 @@ import re
 from hashlib import blake2b
 from typing import NamedTuple
 
-from app.domain.queues.headers import values_of
+from app.domain.log.headers import values_of
 
 KEYLESS = 0
 """`key_hash` of a record that blocks no other record."""

@@ -1,24 +1,16 @@
-"""Encode stored records for answers."""
+"""Stored records as JSON, as answers have them. Pure."""
 
 from __future__ import annotations
 
-import asyncio
-import zlib
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
-import zstandard
 from msgspec import UNSET, Raw
 
-from app.api.http.media import content_coding
 from app.domain.log.record import KEY_BASE64, VALUE_BASE64, VALUE_JSON, VALUE_MASK, StoredRecord
 
-_MIN_COMPRESSED_BYTES = 512
-_MAX_BYTES_COMPRESSED_IN_LOOP = 256 * 1024
-"""Longer bodies are compressed in a worker thread."""
-_CODINGS = (b"zstd", b"gzip")
 _NULL = Raw(b"null")
 
 
@@ -136,34 +128,3 @@ def _in_one_line(record: StoredRecord) -> StoredRecord:
     if value is None or record.encoding & VALUE_MASK != VALUE_JSON or (b"\n" not in value and b"\r" not in value):
         return record
     return record._replace(value=value.replace(b"\n", b" ").replace(b"\r", b" "))
-
-
-async def compressed(body: bytes, accepted: bytes | None) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-    """Return the body as `compress` does, and the Content-Encoding header; the event loop does not block.
-
-    Args:
-        body: The body of an answer.
-        accepted: The request's Accept-Encoding.
-    """
-    if len(body) < _MAX_BYTES_COMPRESSED_IN_LOOP:
-        body, coding = compress(body, accepted)
-    else:
-        body, coding = await asyncio.to_thread(compress, body, accepted)
-    return body, [] if coding is None else [(b"content-encoding", coding)]
-
-
-def compress(body: bytes, accepted: bytes | None) -> tuple[bytes, bytes | None]:
-    """Return the body and its Content-Encoding.
-
-    The body is compressed with zstd or gzip if the client accepts it, and if it is at least
-    `_MIN_COMPRESSED_BYTES` long.
-    """
-    if accepted is None or len(body) < _MIN_COMPRESSED_BYTES:
-        return body, None
-    coding = content_coding(accepted, _CODINGS)
-    if coding == b"zstd":
-        return zstandard.ZstdCompressor(level=3).compress(body), coding
-    if coding == b"gzip":
-        packer = zlib.compressobj(level=4, wbits=31)
-        return packer.compress(body) + packer.flush(), coding
-    return body, None
