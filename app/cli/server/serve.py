@@ -48,7 +48,9 @@ def serve(
         host=settings.host,
         port=settings.port,
         on_stop=lambda: _stop(application),
-        on_ready=lambda bound: print(_banner(settings.host, bound, _data_location(application)), flush=True),
+        on_ready=lambda bound: print(
+            _banner(settings.host, bound, application.services.storage.dialect.location), flush=True
+        ),
     )
 
 
@@ -83,13 +85,3 @@ millrace {__version__} is ready
   data   {data}
 
 Try: curl --json '{{"value":"hi"}}' {url}/v1/topics/orders/records"""
-
-
-def _data_location(application: Application) -> str:
-    """Return the location of the database, without password and parameters."""
-    url = application.services.storage.dialect.write_engine.url
-    if url.get_backend_name() == "sqlite":
-        return f"{url.database} (SQLite)"
-    user = f"{url.username}@" if url.username else ""
-    port = f":{url.port}" if url.port else ""
-    return f"postgresql://{user}{url.host or ''}{port}/{url.database or ''}"

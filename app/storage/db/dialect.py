@@ -20,6 +20,7 @@ class Dialect(Protocol):
 
     Attributes:
         name: The name of the database.
+        location: Where the database is, without password and parameters.
         readers: Threads and connections for reads.
         writers: Threads and connections for writes.
         lanes: Group commits that run concurrently.
@@ -31,6 +32,7 @@ class Dialect(Protocol):
     """
 
     name: str
+    location: str
     readers: int
     writers: int
     lanes: int

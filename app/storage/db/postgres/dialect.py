@@ -109,6 +109,7 @@ class Postgres:
     compiler: SqlDialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call] # SQLAlchemy
 
     def __init__(self, url: URL) -> None:
+        self.location = _location(url)
         self.write_engine = _engine(url, self.writers, reads=False)
         self.read_engine = _engine(url, self.readers, reads=True)
 
@@ -218,6 +219,12 @@ def _check_encoding(connection: psycopg.Connection) -> None:
             f"the encoding of the database {connection.info.dbname} is {encoding}, and it must be UTF8; "
             "create another: CREATE DATABASE millrace ENCODING 'UTF8' TEMPLATE template0 LOCALE 'C'"
         )
+
+
+def _location(url: URL) -> str:
+    user = f"{url.username}@" if url.username else ""
+    port = f":{url.port}" if url.port else ""
+    return f"postgresql://{user}{url.host or ''}{port}/{url.database or ''}"
 
 
 def _engine(url: URL, size: int, *, reads: bool) -> Engine:

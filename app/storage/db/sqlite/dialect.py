@@ -76,6 +76,7 @@ class Sqlite:
             raise ValueError("an SQLite database needs a file: sqlite:///millrace.db")
         self.files = DatabaseFiles(url.database)
         self.path = self.files.path
+        self.location = f"{self.path} (SQLite)"
         self.write_engine = _engine(self.files, _writer_pragmas(ballast_bytes), writes=True)
         self.read_engine = _engine(self.files, _READER_PRAGMAS, writes=False)
         self._guard = sqlite3.connect(self.path, check_same_thread=False)
