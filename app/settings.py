@@ -11,6 +11,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _HOST_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
 
+_ORIGIN = re.compile(r"\*|null|(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_DATABASE_URL = re.compile(r"(sqlite|postgresql)(\+\w+)?://.*", re.DOTALL)
+
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
 
 
@@ -98,15 +102,40 @@ class Settings(BaseSettings):
     def _check_hosts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if not _HOST_NAME.fullmatch(name):
-                raise ValueError("each is a name such as log.example.com or *.example.com, without a scheme or a port")
+                raise ValueError(
+                    "must be names such as log.example.com or *.example.com, separated by commas, without a scheme or "
+                    "a port"
+                )
         return names
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the origins as browsers send them: in lower case, without a slash at the end or a default port."""
+        found = []
+        for origin in origins:
+            match = _ORIGIN.fullmatch(origin.lower().removesuffix("/"))
+            if match is None:
+                raise ValueError(
+                    "must be origins such as https://app.example.com, separated by commas, with the scheme and without "
+                    "a path"
+                )
+            found.append(match[0].removesuffix(_DEFAULT_PORTS.get(match["scheme"] or "", " ")))
+        return tuple(found)
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, url: str) -> str:
+        if not _DATABASE_URL.fullmatch(url):
+            raise ValueError("must be sqlite:///path or postgresql://user:password@host/database, without quotes")
+        return url
 
     @field_validator("root_path")
     @classmethod
     def _check_root_path(cls, path: str) -> str:
         path = path.rstrip("/")
         if path and not _ROOT_PATH.fullmatch(path):
-            raise ValueError("it is a path such as /millrace, of letters, digits and . _ - between the slashes")
+            raise ValueError("must be a path such as /millrace, of letters, digits and . _ - between the slashes")
         return path
 
     @field_validator("trusted_proxies")
@@ -116,7 +145,9 @@ class Settings(BaseSettings):
             try:
                 ip_network(proxy)
             except ValueError:
-                raise ValueError("each is an address such as 10.0.0.1 or a network such as 10.0.0.0/8") from None
+                raise ValueError(
+                    "must be addresses such as 10.0.0.1 or networks such as 10.0.0.0/8, separated by commas"
+                ) from None
         return proxies
 
     @field_validator("allowed_hosts", "cors_origins", "trusted_proxies", mode="before")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli.server.settings_reader import ignored_variables, read_settings
 from app.cli.terminal.failure import CommandFailed
+from app.cli.terminal.output import print_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from app.settings import Settings
 
 
 def migrate(
@@ -29,6 +29,8 @@ def migrate(
     from app.storage.db.opening import open_storage
 
     settings = read_settings({} if database_url is None else {"database_url": database_url})
+    for sentence in ignored_variables():
+        print_message(sentence)
     with one_line_database_errors():
         storage = open_storage(settings.database_url)
         try:
@@ -42,22 +44,6 @@ def migrate(
         print(f"created the tables: revision {schema.HEAD}")
     else:
         print(f"updated the tables: revision {before} to {schema.HEAD}")
-
-
-def read_settings(options: dict[str, Any]) -> Settings:
-    """Read the settings; `options` take precedence over the environment.
-
-    Raises:
-        CommandFailed: Names each wrong setting, without its value, which may contain a password.
-    """
-    from app.settings import Settings
-
-    try:
-        return Settings(**options)
-    except ValueError as error:
-        faults = error.errors() if hasattr(error, "errors") else []
-        reasons = "; ".join(f"MILLRACE_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in faults)
-        raise CommandFailed(f"a setting is wrong: {reasons or error}") from None
 
 
 @contextmanager

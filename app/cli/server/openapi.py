@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from app.cli.server.migrate import read_settings
+from app.cli.server.settings_reader import read_settings
 
 
 def openapi() -> None:

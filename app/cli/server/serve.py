@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app import __version__
-from app.cli.server.migrate import one_line_database_errors, read_settings
+from app.cli.server.migrate import one_line_database_errors
+from app.cli.server.settings_reader import ignored_variables, read_settings
 
 if TYPE_CHECKING:
     from app.main import Application
     from app.settings import Settings
 
+_log = logging.getLogger(__name__)
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _LONGEST_STOP_S = 8.0
 _ALL_ADDRESSES = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
@@ -40,6 +42,8 @@ def serve(
     options = {"host": host, "port": port, "database_url": database_url}
     settings = read_settings({name: value for name, value in options.items() if value is not None})
     _log_to_stderr()
+    for sentence in ignored_variables():
+        _log.warning("%s", sentence)
     application = _build(settings)
     from app.server.uvicorn import serve as run_server
 
