@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ from app.tasks.runner import TaskRunner
 if TYPE_CHECKING:
     from app.storage.db.postgres.notices import Notices
 
+_log = logging.getLogger(__name__)
 _THREAD_SWITCH_INTERVAL_S = 0.0001
 """How long a worker thread with a result waits for a busy event loop; Python's default is 5 ms."""
 _COLLECTION_THRESHOLD = 50_000
@@ -67,7 +69,9 @@ _ARCHIVE_INTERVAL_MS = 1_000
 _POLLS_PER_RECHECK = 10
 """A waiting acquire checks the database without a notice once in so many poll intervals: each check locks share
 partitions."""
-_DRAIN_TIMEOUT_S = 0.5
+_DRAIN_TIMEOUT_S = 0.2
+_REFUSAL_DELAY_S = 0.3
+"""After the stop begins, requests can still start a transaction for this time."""
 
 
 def wall_clock_ms() -> int:
@@ -84,8 +88,16 @@ class Application:
     services: Services
 
     def stop(self) -> None:
-        """End all waits, so that waiting requests are answered and the server can stop."""
+        """End all waits, so that waiting requests are answered and the server can stop.
+
+        Requests that wait for a transaction have a moment to get one; then they are refused. Call it in the event loop.
+        """
         self.services.signals.close()
+        asyncio.get_running_loop().call_later(_REFUSAL_DELAY_S, self._refuse_waiting)
+
+    def _refuse_waiting(self) -> None:
+        self.services.appender.refuse_waiting()
+        self.services.deliveries.refuse_waiting()
 
 
 def create_app(
@@ -237,14 +249,20 @@ async def _lifespan(
             yield
         finally:
             services.signals.close()
-            with suppress(TimeoutError):
-                drains = services.appender.drain(), services.groups.drain(), services.deliveries.drain()
-                await asyncio.wait_for(asyncio.gather(*drains), _DRAIN_TIMEOUT_S)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(runner.stop(), _DRAIN_TIMEOUT_S)
+            drains = services.appender.drain(), services.groups.drain(), services.deliveries.drain()
+            await _within_drain_timeout(asyncio.gather(*drains), "the end of transactions")
+            await _within_drain_timeout(runner.stop(), "the end of background tasks")
             if notices is not None:
                 await notices.close()
             storage.close()
+
+
+async def _within_drain_timeout(work: Awaitable[object], name: str) -> None:
+    """Wait for a step of the stop; after the timeout, log it and go on."""
+    try:
+        await asyncio.wait_for(work, _DRAIN_TIMEOUT_S)
+    except TimeoutError:
+        _log.warning("stopping without waiting longer for %s", name)
 
 
 def _start_tasks(settings: Settings, services: Services, runner: TaskRunner, archive_task: ArchiveTask) -> None:

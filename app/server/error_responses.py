@@ -65,6 +65,7 @@ def problem_response(error: BrokerError, headers: Iterable[tuple[bytes, bytes]])
         (b"content-type", problems.MEDIA_TYPE.encode()),
         (b"content-length", b"%d" % len(body)),
         *COMMON_HEADERS,
+        *problems.headers(error),
         (b"x-request-id", request_id.encode()),
         (b"connection", b"close"),
     )

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.errors.broker_error import BrokerError
+from app.errors.database import ServiceUnavailable
 from app.errors.http import BadRequest, RequestTimedOut
 from app.server.direct_write import write_answer, write_chunk
 from app.server.error_responses import CHUNKS_CURE, TARGET_CURE, malformed_head, problem_response
@@ -113,6 +114,19 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             last.keep_alive = False
+
+    def refuse_incomplete(self) -> None:
+        """Refuse a request whose body has not arrived completely, because the server is stopping."""
+        current = self._current()
+        if current is not None and current.more_body and not current.response_started and self._error is None:
+            self._reject(ServiceUnavailable("the server is stopping; nothing was done"))
+
+    def running_request(self) -> str | None:
+        """Return the method and the path of the request that the application answers, or None."""
+        running = self._running
+        if running is None or running.response_complete:
+            return None
+        return f"{running.scope['method']} {running.scope['raw_path'].decode('latin-1')}"
 
     # ── callbacks of the parser ──────────────────────────────────────────────────────────────
 

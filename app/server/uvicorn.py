@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LimitedProtocol", "ProtocolLimits", "Server", "limited_protocol", "serve"]
 
+STOP_GRACE_MS = 600
+"""Time for running requests after the stop begins, so that the process ends within a second."""
 _BACKLOG = 2048
+_SHOWN_REQUESTS = 5
 _FORCED_EXIT_MS = 1_000
 _NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _logger = logging.getLogger("uvicorn.error")
@@ -37,8 +40,9 @@ class Server(uvicorn.Server):
     """A server that ends waiting requests when it stops, and exits with code 0.
 
     To stop, the server closes its sockets and the idle connections and calls `on_stop`, which ends waiting requests.
-    Running requests have `grace_ms` to finish; then they are aborted. The lifespan ends last. A second signal aborts
-    the requests at once and limits the end of the lifespan to one second.
+    Running requests have `grace_ms` to finish; then they are aborted. After half of this time, requests whose body is
+    incomplete are refused. The lifespan ends last. A second signal aborts the requests at once and limits the end of
+    the lifespan to one second.
 
     Args:
         config: The configuration of uvicorn.
@@ -53,7 +57,7 @@ class Server(uvicorn.Server):
         *,
         on_stop: Callable[[], None],
         on_ready: Callable[[int], None],
-        grace_ms: int = 1_000,
+        grace_ms: int = STOP_GRACE_MS,
     ) -> None:
         super().__init__(config)
         self._on_stop = on_stop
@@ -126,20 +130,30 @@ class Server(uvicorn.Server):
             self._on_stop()
 
     async def _wait_for_requests(self) -> None:
+        await self._until_idle(self._grace_ms / 2)
+        for connection in list(self.server_state.connections):
+            cast("LimitedProtocol", connection).refuse_incomplete()
+        await self._until_idle(self._grace_ms / 2)
+
+    async def _until_idle(self, timeout_ms: float) -> None:
+        """Wait until all requests have ended and all connections are closed, or until the timeout."""
         state = self.server_state
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._grace_ms / 1000):
+            async with asyncio.timeout(timeout_ms / 1000):
                 while (state.connections or state.tasks) and not self.force_exit:  # noqa: ASYNC110 - uvicorn has no event for it
                     await asyncio.sleep(0.01)
 
     async def _abort_requests(self) -> None:
         """Abort all connections: without an answer, the outcome is unknown to the client."""
         tasks = set(self.server_state.tasks)
-        for connection in list(self.server_state.connections):
+        connections = [cast("LimitedProtocol", each) for each in self.server_state.connections]
+        running = [name for each in connections if (name := each.running_request()) is not None]
+        for connection in connections:
             connection.transport.abort()
         if not tasks:
             return
-        _logger.warning("Cut off %d requests that did not end within %d ms.", len(tasks), self._grace_ms)
+        names = ", ".join([*running[:_SHOWN_REQUESTS], *["…"][: len(running) > _SHOWN_REQUESTS]])
+        _logger.warning("Cut off %d requests that did not end within %d ms: %s", len(tasks), self._grace_ms, names)
         _, pending = await asyncio.wait(tasks, timeout=0.1)
         if pending:
             _logger.addFilter(_is_not_cancellation)
@@ -163,7 +177,7 @@ def serve(
     on_ready: Callable[[int], None],
     limits: ProtocolLimits | None = None,
     log_config: dict[str, Any] | None = None,
-    grace_ms: int = 1_000,
+    grace_ms: int = STOP_GRACE_MS,
 ) -> None:
     """Serve until SIGTERM or SIGINT, and return after a clean stop.
 

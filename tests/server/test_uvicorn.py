@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -62,7 +63,7 @@ def test_a_request_that_does_not_end_is_aborted_without_a_traceback() -> None:
 
     assert (code, out) == (0, "cleaned up\n")
     assert received == b""
-    assert err == "Cut off 1 requests that did not end within 500 ms.\n"
+    assert err == "Cut off 1 requests that did not end within 500 ms: GET /stuck\n"
     assert took < 1.5
 
 
@@ -81,7 +82,7 @@ def test_a_second_signal_aborts_at_once() -> None:
     assert took < 0.5
 
 
-def test_a_stop_does_not_wait_for_incomplete_requests() -> None:
+def test_a_stop_refuses_requests_whose_body_is_incomplete() -> None:
     with running() as server, server.connect() as client, server.connect() as other:
         client.sendall(GET + b"GET / HT")
         read_until(client, b"}")
@@ -89,10 +90,12 @@ def test_a_stop_does_not_wait_for_incomplete_requests() -> None:
 
         started = time.monotonic()
         server.process.terminate()
+        refused = parse(read_to_end(other))
         took, code, out, err = finish(server, started)
 
-    assert (code, out) == (0, "cleaned up\n")
-    assert "Traceback" not in err
+    assert (code, out, err) == (0, "cleaned up\n", "")
+    assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+    assert json.loads(refused.body)["retriable"] is True
     assert took < 1.5
 
 

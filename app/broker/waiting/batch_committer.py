@@ -15,6 +15,7 @@ from app.errors.database import ServiceUnavailable, UnknownServerError
 R = TypeVar("R")
 T = TypeVar("T")
 
+_STOPPING = "the server is stopping; nothing was done"
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +51,7 @@ class BatchCommitter(ABC, Generic[R, T]):
 
     def __init__(self) -> None:
         self._lanes: dict[int, Lane[R]] = {}
+        self._closed = False
         self._drained = asyncio.Event()
 
     async def drain(self) -> None:
@@ -57,6 +59,12 @@ class BatchCommitter(ABC, Generic[R, T]):
         while self._lanes:
             self._drained.clear()
             await self._drained.wait()
+
+    def refuse_waiting(self) -> None:
+        """Refuse the requests whose transaction has not begun, now and from now on, because the server is stopping."""
+        self._closed = True
+        for lane in self._lanes.values():
+            self._refuse_rest(lane)
 
     def _add(self, key: int, request: R) -> None:
         """Add a request to a lane, and start its transaction unless one runs."""
@@ -69,6 +77,8 @@ class BatchCommitter(ABC, Generic[R, T]):
         self._start(lane)
 
     def _start(self, lane: Lane[R]) -> None:
+        if self._closed:
+            self._refuse_rest(lane)
         batch = [lane.retries.popleft()] if lane.retries else self._take(lane.waiting)
         if batch:
             self._submitted(lane, batch).add_done_callback(partial(self._finish, lane, batch))
@@ -77,13 +87,19 @@ class BatchCommitter(ABC, Generic[R, T]):
         if not self._lanes:
             self._drained.set()
 
+    def _refuse_rest(self, lane: Lane[R]) -> None:
+        rest = [*lane.retries, *lane.waiting]
+        lane.retries.clear()
+        lane.waiting.clear()
+        if rest:
+            self._refuse(lane, rest, ServiceUnavailable(_STOPPING))
+
     def _submitted(self, lane: Lane[R], batch: list[R]) -> asyncio.Future[T]:
         """Start the transaction of a batch; an error at its start is its result."""
         try:
             return self._submit(lane, batch)
-        except RuntimeError as error:  # from an executor that was shut down
-            _log.warning("no transaction can be started (%s)", self.operation, exc_info=error)
-            refused: Exception = ServiceUnavailable("the server is stopping; nothing was done")
+        except RuntimeError:  # from an executor that was shut down
+            refused: Exception = ServiceUnavailable(_STOPPING)
         except Exception as error:  # noqa: BLE001 - the border of the group commits: each request is answered
             refused = error
         failed: asyncio.Future[T] = asyncio.get_running_loop().create_future()

@@ -239,7 +239,9 @@ class Storage:
         space.restore()
 
     def close(self) -> None:
-        """Cancel running statements and close the database."""
+        """Cancel running statements and close the database. A second call does nothing."""
+        if self._closing:
+            return
         self._closing = True
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._writers.shutdown(wait=False, cancel_futures=True)

@@ -189,3 +189,19 @@ async def test_draining_ends_when_no_lane_has_a_transaction() -> None:
     await draining
 
     assert recorder.answers == {"a": "1", "b": "2"}
+
+
+async def test_requests_whose_transaction_has_not_begun_are_refused_when_the_server_stops() -> None:
+    recorder = Recorder()
+    for request in ("a", "b", "c"):
+        recorder.add(request)
+
+    recorder.refuse_waiting()
+    assert [type(recorder.answers[each]) for each in ("b", "c")] == [ServiceUnavailable] * 2
+    await recorder.commit("1")
+    recorder.add("d", lane=3)
+    await recorder.drain()
+
+    assert recorder.batches == [["a"]]
+    assert recorder.answers["a"] == "1"
+    assert isinstance(recorder.answers["d"], ServiceUnavailable)
