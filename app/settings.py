@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_network
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -46,6 +46,13 @@ class Settings(BaseSettings):
         (),
         description="Comma-separated addresses or networks of the reverse proxies whose `X-Forwarded-*` headers count.",
     )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level of the log: `debug` (every refusal), `info`, `warning` or `error`."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="`text`, or `json`: each line of the log is one object."
+    )
+    access_log: bool = Field(default=False, description="Whether each request is logged.")
     auto_create_topics: bool = Field(default=True, description="Whether producing to an unknown topic creates it.")
     default_partitions: int = Field(
         4, ge=1, le=1_000, description="Partitions of a topic that is created without a number."
@@ -149,6 +156,11 @@ class Settings(BaseSettings):
                     "must be addresses such as 10.0.0.1 or networks such as 10.0.0.0/8, separated by commas"
                 ) from None
         return proxies
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _to_lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("allowed_hosts", "cors_origins", "trusted_proxies", mode="before")
     @classmethod

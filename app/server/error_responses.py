@@ -6,7 +6,6 @@ to do, and does not quote the request.
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -51,14 +50,14 @@ def malformed_head(message: str) -> BadRequest:
     return BadRequest(next((cure for part, cure in _CURES if part in message), _HEAD_CURE))
 
 
-def problem_response(error: BrokerError, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def problem_response(error: BrokerError, headers: Iterable[tuple[bytes, bytes]], request_id: str) -> bytes:
     """Return a whole HTTP/1.1 response with a problem document; `Connection: close` is one of its fields.
 
     Args:
         error: The error of the problem document.
         headers: Fields before all others, such as Date.
+        request_id: Of the request; a new one if its head is invalid.
     """
-    request_id = uuid.uuid4().hex
     body = msgspec.json.encode(problems.document(error, request_id)) + b"\n"
     fields = (
         *headers,

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+from uuid import uuid4
 
 import httptools
 from typing_extensions import override
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.api.http.call import request_id
+from app.api.http.problems import STATUS
 from app.errors.broker_error import BrokerError
 from app.errors.database import ServiceUnavailable
 from app.errors.http import BadRequest, RequestTimedOut
+from app.server.access_log import log_rejection
 from app.server.direct_write import write_answer, write_chunk
 from app.server.error_responses import CHUNKS_CURE, TARGET_CURE, malformed_head, problem_response
 from app.server.head_checks import check_fields, check_head, check_target
@@ -45,6 +49,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     limits: ClassVar[ProtocolLimits] = ProtocolLimits()
+    logs_rejections: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._newest: RequestResponseCycle | None = None
         self._running: RequestResponseCycle | None = None
         self._error: BrokerError | None = None
+        self._rejected: HTTPScope | None = None
         self._read_bytes = 0
         self._unsent_bytes = math.inf
         self._head_bytes = 0
@@ -347,6 +353,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         broken = self._current()
         if broken is not None and broken.more_body:
+            self._rejected = broken.scope
+            broken.scope["millrace.rejected"] = True  # type: ignore[typeddict-unknown-key] # not a key of ASGI
             if self.pipeline and self.pipeline[0][0] is broken:
                 self.pipeline.popleft()
             else:
@@ -358,6 +366,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _disconnect(self, cycle: RequestResponseCycle) -> None:
         """Send a disconnect to the application, and close the connection if its response has begun."""
         cycle.disconnected = True
+        cycle.scope["millrace.disconnected"] = True  # type: ignore[typeddict-unknown-key] # not a key of ASGI
         cycle.message_event.set()
         if cycle.response_started:
             self.transport.close()
@@ -366,11 +375,17 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._running = None
-        self.transport.write(problem_response(error, self.server_state.default_headers))
+        rejected = self._rejected
+        identity = uuid4().hex if rejected is None else request_id(cast("dict[str, Any]", rejected))
+        response = problem_response(error, self.server_state.default_headers, identity)
+        self.transport.write(response)
         self.transport.write_eof()
         self._expect_within(self.limits.linger_ms)
+        if self.logs_rejections:
+            size_bytes = len(response) - response.index(b"\r\n\r\n") - 4
+            log_rejection(rejected, self.client, identity, STATUS[type(error)], size_bytes)
 
 
-def limited_protocol(limits: ProtocolLimits) -> type[LimitedProtocol]:
+def limited_protocol(limits: ProtocolLimits, *, access_log: bool = False) -> type[LimitedProtocol]:
     """Return a protocol class with these limits, for uvicorn's `http` option."""
-    return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits})
+    return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits, "logs_rejections": access_log})

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import uvicorn
 from typing_extensions import override
 
+from app.server.access_log import AccessLog
 from app.server.limits import ProtocolLimits
 from app.server.protocol import LimitedProtocol, limited_protocol
 
@@ -176,6 +177,7 @@ def serve(
     on_stop: Callable[[], None],
     on_ready: Callable[[int], None],
     limits: ProtocolLimits | None = None,
+    access_log: bool = False,
     log_config: dict[str, Any] | None = None,
     grace_ms: int = STOP_GRACE_MS,
 ) -> None:
@@ -190,6 +192,7 @@ def serve(
         on_stop: Called once when the stop begins; must end waiting requests and streams.
         on_ready: Called with the port when the server accepts requests.
         limits: Of each connection; the defaults if None.
+        access_log: Log each request; see `app/server/access_log.py`.
         log_config: For `logging.config.dictConfig`; None does not change the logging.
         grace_ms: Time for running requests after the stop begins.
 
@@ -199,9 +202,9 @@ def serve(
     """
     sockets = _listen(host.removeprefix("[").removesuffix("]"), port)
     config = uvicorn.Config(
-        cast("ASGIApplication", app),
+        cast("ASGIApplication", AccessLog(app) if access_log else app),
         loop="uvloop",
-        http=limited_protocol(limits or ProtocolLimits()),
+        http=limited_protocol(limits or ProtocolLimits(), access_log=access_log),
         ws="none",
         lifespan="on",
         interface="asgi3",

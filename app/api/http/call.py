@@ -251,11 +251,15 @@ class Call:
     def _client_error(self, error: Exception) -> BrokerError:
         """Return the error for the client. Log an internal exception; its text is not sent to the client."""
         if not isinstance(error, BrokerError):
-            _log.error("request %s failed", self.request_id, exc_info=error)
+            _log.error("request %s failed", self.request_id, exc_info=error, extra=self._log_fields())
             return UnknownServerError("the server failed; its log has the cause under the request_id")
         if isinstance(error, UnknownServerError):
-            _log.error("request %s failed: %s", self.request_id, error.detail)
+            detail = f"{error.detail}{problems.cause_of(error)}"
+            _log.error("request %s failed: %s", self.request_id, detail, extra=self._log_fields())
         return error
+
+    def _log_fields(self) -> dict[str, object]:
+        return {"fields": {"request_id": self.request_id, "status": 500}}
 
 
 def _combined(headers: Iterable[Header]) -> dict[bytes, bytes]:

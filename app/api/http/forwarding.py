@@ -37,6 +37,7 @@ class Forwarding:
         client = scope.get("client")
         if self._networks and client is not None and self._is_proxy(client[0]):
             changes |= self._forwarded(scope)
+            scope["millrace.client"] = changes.get("client")  # for the access log, which has the scope of the server
         path, root_path = scope["path"], self._root_path
         if root_path and (path == root_path or path.startswith(f"{root_path}/")):
             changes["path"] = path[len(root_path) :] or "/"

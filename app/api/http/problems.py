@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 from msgspec import UNSET, UnsetType
 
@@ -73,6 +75,7 @@ from app.errors.queues import (
     UnknownQueue,
 )
 
+_log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 10
 RETRY_AFTER_S = 1
@@ -180,7 +183,12 @@ def slug(kind: type[BrokerError]) -> str:
 
 
 def document(error: BrokerError, request_id: str) -> dict[str, object]:
-    """Return the problem document of an error, with at most `MAX_ERRORS` entries in `errors`."""
+    """Return the problem document of an error, with at most `MAX_ERRORS` entries in `errors`.
+
+    Each refusal is logged here, at the level debug, so that it can be found by its request id.
+    """
+    if _log.isEnabledFor(logging.DEBUG):
+        _log_refusal(error, request_id)
     facts = dict(error.facts)
     if isinstance(errors := facts.get("errors"), list):
         facts["errors"] = errors[:MAX_ERRORS]
@@ -194,6 +202,28 @@ def document(error: BrokerError, request_id: str) -> dict[str, object]:
         "request_id": request_id,
         **facts,
     }
+
+
+def cause_of(error: BaseException) -> str:
+    """Return the class and the first line of the exception that led to an error, in parentheses; empty without one."""
+    cause = error.__cause__
+    if cause is None:
+        return ""
+    first, *_ = str(cause).strip().splitlines() or [""]
+    return f" (cause: {type(cause).__name__}: {first})"
+
+
+def _log_refusal(error: BrokerError, request_id: str) -> None:
+    status = STATUS[type(error)]
+    _log.debug(
+        "request %s is refused with %d %s: %s%s",
+        request_id,
+        status,
+        error.code,
+        error.detail,
+        cause_of(error),
+        extra={"fields": {"request_id": request_id, "status": status, "code": error.code}},
+    )
 
 
 def headers(error: BrokerError) -> list[tuple[bytes, bytes]]:

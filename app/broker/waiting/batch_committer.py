@@ -125,7 +125,9 @@ class BatchCommitter(ABC, Generic[R, T]):
             lane.retries.extend(batch)
         else:
             _log.error("the %s failed", self.operation, exc_info=error)
-            self._refuse(lane, batch, UnknownServerError(f"the {self.operation} failed; see the server's log"))
+            failure = UnknownServerError(f"the {self.operation} failed; see the server's log")
+            failure.__cause__ = error
+            self._refuse(lane, batch, failure)
         self._start(lane)
 
     @abstractmethod

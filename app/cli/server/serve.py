@@ -6,11 +6,13 @@ import gc
 import logging
 import os
 import threading
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app import __version__
+from app.cli.server.log_output import failures_in_log, log_to_stderr
 from app.cli.server.migrate import one_line_database_errors
 from app.cli.server.settings_reader import ignored_variables, read_settings
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 _log = logging.getLogger(__name__)
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _LONGEST_STOP_S = 8.0
 _ALL_ADDRESSES = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
@@ -42,11 +43,21 @@ def serve(
     """
     options = {"host": host, "port": port, "database_url": database_url}
     settings = read_settings({name: value for name, value in options.items() if value is not None})
-    _log_to_stderr()
-    for sentence in ignored_variables():
-        _log.warning("%s", sentence)
+    log_to_stderr(settings.log_level, settings.log_format, access_log=settings.access_log)
+    with failures_in_log() if settings.log_format == "json" else nullcontext():
+        for sentence in ignored_variables():
+            _log.warning("%s", sentence)
+        _run(settings)
+    gc.freeze()  # without it, the last garbage collections of the interpreter take 0.2 s
+
+
+def _run(settings: Settings) -> None:
+    """Serve until the process is told to stop."""
     application = _build(settings)
     from app.server.uvicorn import serve as run_server
+
+    def announce(port: int) -> None:
+        _announce(settings, port, application.services.storage.dialect.location)
 
     try:
         run_server(
@@ -54,13 +65,11 @@ def serve(
             host=settings.host,
             port=settings.port,
             on_stop=lambda: _stop(application),
-            on_ready=lambda bound: print(
-                _banner(settings.host, bound, application.services.storage.dialect.location), flush=True
-            ),
+            on_ready=announce,
+            access_log=settings.access_log,
         )
     finally:
         application.services.storage.close()
-    gc.freeze()  # without it, the last garbage collections of the interpreter take 0.2 s
 
 
 def _stop(application: Application) -> None:
@@ -83,15 +92,19 @@ def _build(settings: Settings) -> Application:
         return create_app(settings)
 
 
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.WARNING, format=_LOG_FORMAT)
-    logging.getLogger("app").setLevel(logging.INFO)
-
-
-def _banner(host: str, port: int, data: str) -> str:
-    name = host.removeprefix("[").removesuffix("]")
+def _announce(settings: Settings, port: int, data: str) -> None:
+    """Print where the server is, or log it as an object."""
+    name = settings.host.removeprefix("[").removesuffix("]")
     name = _ALL_ADDRESSES.get(name, name)
     url = f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+    if settings.log_format == "json":
+        fields = {"version": __version__, "url": url, "data": data}
+        _log.info("millrace %s is ready at %s, data in %s", __version__, url, data, extra={"fields": fields})
+    else:
+        print(_banner(url, data), flush=True)
+
+
+def _banner(url: str, data: str) -> str:
     return f"""\
 millrace {__version__} is ready
   API    {url}/v1

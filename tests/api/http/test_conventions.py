@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import pkgutil
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from app import errors
 from app.api.documents.problem_pages import problem_pages
 from app.api.http import problems
 from app.errors.broker_error import BrokerError
+from app.errors.database import ServiceUnavailable
 
 if TYPE_CHECKING:
     import httpx2
@@ -186,3 +188,19 @@ async def test_the_table_of_statuses_has_every_error_and_nothing_else() -> None:
 async def test_a_retriable_problem_has_a_retry_after_header_unless_it_is_409(kind: type[BrokerError]) -> None:
     assert problems.STATUS[kind] in {409, 503, 507}
     assert problems.STATUS[kind] == 409 or (b"retry-after", b"1") in problems.headers(kind("detail"))
+
+
+def test_a_refusal_is_logged_with_its_request_id_and_its_cause_at_the_level_debug(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    refusal = ServiceUnavailable("the database cannot be reached")
+    refusal.__cause__ = OSError("connection refused\nIs the server running?")
+    problems.document(refusal, "quiet")
+    caplog.set_level(logging.DEBUG, logger="app.api.http.problems")
+    problems.document(refusal, "abc")
+
+    (message,) = caplog.messages
+    assert message == (
+        "request abc is refused with 503 SERVICE_UNAVAILABLE: the database cannot be reached "
+        "(cause: OSError: connection refused)"
+    )
