@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from app.broker.log import record_deletion
+from app.broker.log.record_deletion import RecordHolder
 from app.domain.log.topic import TopicConfig
 from app.errors.database import DiskFull
 from app.storage.db.engine import Storage
-from app.storage.log import compaction, idempotency, producers, retention, topics
+from app.storage.log import idempotency, producers, retention, topics
 from app.storage.log.retention import RetainedPartition
 
 _PASS_S = 0.010
@@ -26,13 +28,17 @@ class Retention:
 
     Attributes:
         clock: Wall clock in milliseconds.
+        holders: What may need records that are deleted.
         rows: Rows that one pass deletes, adapted so that a pass takes about ten milliseconds.
+        skipped: Partitions that the next pass passes over, because the disk lacks the space to copy their records.
     """
 
     storage: Storage
     defaults: TopicConfig
     clock: Callable[[], int]
+    holders: Sequence[RecordHolder] = ()
     rows: int = field(default=500, init=False)
+    skipped: int = field(default=0, init=False)
 
     async def raise_log_starts(self) -> bool:
         """Raise the `log_start_offset` of all partitions by their policy."""
@@ -55,7 +61,12 @@ class Retention:
             if topic.info.config.compacted:
                 for partition_id in topic.info.partition_ids:
                     while await self.storage.write(
-                        compaction.compact, partition_id, topic.info.config, self.clock(), _COMPACTED_AT_ONCE
+                        record_deletion.compact,
+                        partition_id,
+                        topic.info.config,
+                        self.clock(),
+                        _COMPACTED_AT_ONCE,
+                        self.holders,
                     ):
                         pass
         return False
@@ -64,11 +75,14 @@ class Retention:
         """Delete some rows that are no longer in the log. Return whether there may be more."""
         started = time.monotonic()
         try:
-            more = await self.storage.write(retention.purge, self.rows)
+            more = await self.storage.write(record_deletion.purge, self.rows, self.skipped, self.holders)
         except DiskFull:
             self.rows = max(1, self.rows // 2)
+            self.skipped += self.rows == 1
             return self.rows > 1
-        if more:
+        if not more:
+            self.skipped = 0
+        else:
             factor = _PASS_S / max(time.monotonic() - started, 0.0001)
             self.rows = round(min(_MOST_ROWS, max(1, self.rows * min(2.0, max(0.5, factor)))))
         return more

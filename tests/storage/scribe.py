@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from app.broker.log import record_deletion
 from app.domain.log.append import Accepted, Append, AppendOutcome
 from app.domain.log.record import Record
 from app.domain.log.topic import TopicConfig
@@ -115,9 +116,12 @@ class Scribe:
     def purge(self, limit: int = 1000) -> int:
         """Purge all rows that are no longer in the log, and return the number of passes."""
         passes = 0
-        while self.storage.write_now(retention.purge, limit):
+        while self.purge_once(limit):
             passes += 1
         return passes
+
+    def purge_once(self, limit: int) -> bool:
+        return self.storage.write_now(record_deletion.purge, limit, 0, ())
 
     def count(self, table: str) -> int:
         def count(tx: Tx) -> int:

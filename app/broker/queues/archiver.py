@@ -146,7 +146,7 @@ def _end(
     share_partition.archive([entry.offset for entry in ended])
     for entry in entries:
         if entry.offset in refused:
-            share_partition.update(postpone(entry, now_ms + POSTPONED_MS))
+            share_partition.put_back(postpone(entry, now_ms + POSTPONED_MS))
     _store_error(share_partition, refused)
     archived = [Archived(entry.offset, entry.delivery_count, archive_reason(entry), now_ms) for entry in ended]
     archives.add(share_partition.tx, share_partition.key, archived)

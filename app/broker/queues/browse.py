@@ -108,11 +108,11 @@ class _Browser:
             yield from self._not_admitted(offset, wanted)
 
     def _in_flight(self, state: StateName, offset: int, wanted: int) -> Iterator[BrowsedRecord]:
-        first = max(offset, self._bounds.log_start_offset)
+        expired = set(self._share_partition.expired_offsets(self._bounds.log_start_offset, self._now_ms))
         found = {
             entry.offset: entry
             for entry in self._share_partition.entries.values()
-            if entry.offset >= first and self._state(entry) == state
+            if entry.offset >= offset and entry.offset not in expired and self._state(entry) == state
         }
         for record in records_by_offset.read_bounded(
             self._tx, self._bounds.partition_id, sorted(found), wanted, _READ_BYTES

@@ -132,10 +132,8 @@ class SharePartition:
             self.update(entry)
         elif is_delayed(entry, self.now_ms):
             self._delay(entry, quota)
-        elif entry.state == RecordState.AVAILABLE and offset < self.bounds.log_start_offset:
-            self.expire([offset])
         else:
-            self.update(entry)
+            self.put_back(entry)
         if acknowledge_type is not AcknowledgeType.RENEW:
             self.freed |= was_full or self.rules.by_key or acknowledge_type is not AcknowledgeType.ACCEPT
         return entry
@@ -148,6 +146,17 @@ class SharePartition:
             self.state.update_delayed(entry, self.rules)
         else:
             self.state.update(entry)
+
+    def put_back(self, entry: InFlightRecord) -> None:
+        """Store the new entry of a record that was acquired or to be archived.
+
+        An available record below the log start offset moves to a row of its own, since in flight it would expire.
+        """
+        in_flight = entry.offset not in self.delayed
+        if in_flight and entry.state == RecordState.AVAILABLE and entry.offset < self.bounds.log_start_offset:
+            self._copy(entry)
+        else:
+            self.update(entry)
 
     def admit(
         self,
@@ -175,7 +184,7 @@ class SharePartition:
         return self.state.end_offset == end_offset
 
     def expire_before_log_start(self) -> None:
-        """End the records that retention has deleted from the log, except acquired ones and those to be archived."""
+        """End the available records that retention has deleted from the log."""
         self._changed |= self.state.expire_before(self.bounds.log_start_offset, self.now_ms)
 
     def expire(self, offsets: Iterable[int]) -> None:
@@ -215,16 +224,20 @@ class SharePartition:
         share_partitions.save(self.tx, self.key.queue_id, self.state)
 
     def _delay(self, entry: InFlightRecord, quota: DelayedQuota) -> None:
-        """Move a released record to a row of its own."""
-        record = records_by_offset.read(self.tx, self.bounds.partition_id, [entry.offset]).get(entry.offset)
-        if record is None or entry.offset < self.bounds.log_start_offset:
-            self.expire([entry.offset])
-            return
+        """Move a released record to a row of its own within the quota."""
         if not quota.left():
             raise DelayedRecordsLimit(
                 f"{MAX_DELAYED_RECORDS} records of this queue are delayed already; release without delay_ms, or wait"
             )
         quota.take(1)
+        self._copy(entry)
+
+    def _copy(self, entry: InFlightRecord) -> None:
+        """Move a record from flight to a row of its own."""
+        record = records_by_offset.read(self.tx, self.bounds.partition_id, [entry.offset]).get(entry.offset)
+        if record is None:
+            self.expire([entry.offset])
+            return
         self.state.delay(entry.offset)
         self.delayed.put(DelayedRecord(entry, record))
         self._changed = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.broker.queues.held_records import HeldRecords
 from app.errors.log import TopicInUse
 from app.storage.db.transaction import Tx
 from app.storage.queues import queues
@@ -35,6 +36,10 @@ class TopicQueues:
             TopicInUse: With the names of up to ten queues.
         """
         self.check_delete(tx, topic_id)
+
+    def hold(self, tx: Tx, partition_id: int) -> HeldRecords:
+        """Lock the share partitions of a partition, before the log deletes records that they hold."""
+        return HeldRecords(tx, partition_id)
 
     def grow(self, tx: Tx, topic_id: int, first_new_partition: int) -> None:
         """Add the new partitions of a topic, from `first_new_partition`, to the queues over it."""

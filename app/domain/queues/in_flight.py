@@ -77,6 +77,14 @@ def is_delayed(entry: InFlightRecord, now_ms: int) -> bool:
     return entry.state == RecordState.AVAILABLE and entry.until_ms > now_ms
 
 
+def is_held(entry: InFlightRecord, now_ms: int) -> bool:
+    """Return whether the record stays in the queue when the log deletes it: it does, unless it is available.
+
+    A record whose lock has expired stays: its consumer may have failed.
+    """
+    return entry.state != RecordState.AVAILABLE or entry.until_ms > now_ms
+
+
 def is_to_archive(entry: InFlightRecord, rules: DeliveryRules, now_ms: int) -> bool:
     """Return whether the record is to be archived now."""
     return entry.until_ms <= now_ms and will_be_archived(entry, rules)

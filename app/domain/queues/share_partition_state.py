@@ -20,6 +20,7 @@ from app.domain.queues.in_flight import (
     acquire,
     archive_at_ms,
     is_acquired,
+    is_held,
     step_back,
     will_be_archived,
 )
@@ -124,7 +125,9 @@ class SharePartitionState(msgspec.Struct):
         return self._end(offset)
 
     def expire_before(self, log_start_offset: int, now_ms: int) -> bool:
-        """End the records below the log start offset, except acquired ones and those to be archived.
+        """End the available records below the log start offset.
+
+        A record whose lock has expired counts as acquired, and a record that is delayed or to be archived stays too.
 
         Returns:
             Whether the state has changed.
@@ -140,12 +143,12 @@ class SharePartitionState(msgspec.Struct):
     def expired_offsets(self, log_start_offset: int, now_ms: int) -> list[int]:
         """Return the offsets of the in-flight records that `expire_before` ends."""
         return [
-            offset
-            for offset, entry in self.entries.items()
-            if offset < log_start_offset
-            and not is_acquired(entry, now_ms)
-            and entry.state not in {RecordState.REJECTED, RecordState.EXHAUSTED}
+            offset for offset, entry in self.entries.items() if offset < log_start_offset and not is_held(entry, now_ms)
         ]
+
+    def held_offsets(self, now_ms: int) -> list[int]:
+        """Return the ascending offsets of the in-flight records that stay when the log deletes them."""
+        return [offset for offset, entry in self.entries.items() if is_held(entry, now_ms)]
 
     def purge(self, log_start_offset: int, log_end_offset: int, rules: DeliveryRules, now_ms: int) -> int:
         """Archive all available records up to the log end offset, those not yet admitted included.

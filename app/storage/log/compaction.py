@@ -7,6 +7,7 @@ the lock of appends: only rows below the end change. The lock of the partition's
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -60,17 +61,31 @@ _COUNT_BYTES = (
 )
 
 
-def compact(tx: Tx, partition_id: int, config: TopicConfig, now_ms: int, limit: int) -> bool:
+def compact(
+    tx: Tx,
+    partition_id: int,
+    config: TopicConfig,
+    now_ms: int,
+    limit: int,
+    before_delete: Callable[[Sequence[int]], object] = len,
+) -> bool:
     """Clean one chunk of at most `limit` records, and delete expired tombstones. Return whether there may be more.
 
     The record with the highest offset of a partition is never deleted, nor are records younger than
-    `min_compaction_lag_ms`.
+    `min_compaction_lag_ms`. `before_delete` is called with the offsets of the records that are deleted.
     """
     with tx.dialect.slow_statements(tx, _STATEMENT_TIMEOUT_S):
-        return _compact(tx, partition_id, config, now_ms, limit)
+        return _compact(tx, partition_id, config, now_ms, limit, before_delete)
 
 
-def _compact(tx: Tx, partition_id: int, config: TopicConfig, now_ms: int, limit: int) -> bool:
+def _compact(
+    tx: Tx,
+    partition_id: int,
+    config: TopicConfig,
+    now_ms: int,
+    limit: int,
+    before_delete: Callable[[Sequence[int]], object],
+) -> bool:
     bounds = pages.try_lock(tx, partition_id)
     if bounds is None:
         return False
@@ -79,7 +94,9 @@ def _compact(tx: Tx, partition_id: int, config: TopicConfig, now_ms: int, limit:
     newest_ms = expiry_ms - config.min_compaction_lag_ms
     chunk = _read_chunk(tx, bounds, max(cleaned, bounds.log_start_offset), newest_ms, limit)
     superseded = _supersede(tx, partition_id, chunk, now_ms)
-    _delete(tx, bounds, expired + superseded)
+    deleted = [offset for offset in expired + superseded if offset >= bounds.log_start_offset]
+    before_delete(deleted)
+    _delete(tx, bounds, deleted)
     if chunk.next_offset > cleaned:
         tx.connection.execute(_ADVANCE, {"id": partition_id, "new_cleaned": chunk.next_offset})
     return len(expired) == limit or chunk.full
@@ -171,9 +188,9 @@ def _supersede(tx: Tx, partition_id: int, chunk: _Chunk, now_ms: int) -> list[in
 
 
 def _delete(tx: Tx, bounds: Bounds, offsets: list[int]) -> None:
-    """Delete records that are still in the log, and count their bytes."""
+    """Delete records, and count their bytes."""
     base = first_record_id(bounds.partition_id)
-    ids = [base + offset for offset in offsets if offset >= bounds.log_start_offset]
+    ids = [base + offset for offset in offsets]
     if ids:
         removed_bytes = tx.connection.execute(_SIZE, {"ids": ids}).scalar_one()
         tx.connection.execute(_DELETE, {"ids": ids})

@@ -42,7 +42,10 @@ _NEXT_PURGE = (
     select(purges.c.partition_id, purges.c.before_offset)
     .order_by(purges.c.partition_id)
     .limit(1)
-    .with_for_update(skip_locked=True)
+    .offset(bindparam("skipped"))
+)
+_LOCK_PURGE = (
+    select(purges.c.before_offset).where(purges.c.partition_id == bindparam("id")).with_for_update(skip_locked=True)
 )
 _FIRST_KEPT = (
     select(records.c.record_id)
@@ -65,6 +68,13 @@ class RetainedPartition(NamedTuple):
 
     partition_id: int
     config: TopicConfig
+
+
+class Purge(NamedTuple):
+    """A partition whose rows below an offset are no longer in the log."""
+
+    partition_id: int
+    before_offset: int
 
 
 def new_starts(tx: Tx, retained: Sequence[RetainedPartition], now_ms: int) -> list[tuple[int, int]]:
@@ -124,12 +134,21 @@ def delete_before(tx: Tx, partition_id: int, offset: int) -> bool:
     return True
 
 
-def purge(tx: Tx, limit: int) -> bool:
-    """Delete up to `limit` rows that are no longer in the log. Return whether there may be more."""
-    purge_row = tx.connection.execute(_NEXT_PURGE).one_or_none()
-    if purge_row is None:
+def next_purge(tx: Tx, skipped: int = 0) -> Purge | None:
+    """Return the partition after `skipped` others with rows that are no longer in the log, or None; take no lock."""
+    row = tx.connection.execute(_NEXT_PURGE, {"skipped": skipped}).one_or_none()
+    return None if row is None else Purge(*row)
+
+
+def purge(tx: Tx, purged: Purge, limit: int) -> bool:
+    """Delete up to `limit` rows of a partition that are no longer in the log.
+
+    Returns:
+        False if another transaction deletes rows of the partition.
+    """
+    partition_id, before_offset = purged
+    if tx.connection.execute(_LOCK_PURGE, {"id": partition_id}).one_or_none() is None:
         return False
-    partition_id, before_offset = purge_row
     low = first_record_id(partition_id)
     high = low + before_offset
     first_kept = tx.connection.execute(_FIRST_KEPT, {"low": low, "high": high, "at_most": limit}).scalar_one_or_none()

@@ -83,6 +83,12 @@ _LOCK_BY_TOPIC = (
     .order_by(queues.c.queue_id)
     .with_for_update(of=queues)
 )
+_IDS_BY_PARTITION = (
+    select(queues.c.queue_id)
+    .join(partitions, partitions.c.topic_id == queues.c.topic_id)
+    .where(partitions.c.partition_id == bindparam("id"))
+    .order_by(queues.c.queue_id)
+)
 _FIND_REDRIVEN = select(queues.c.redriven).where(queues.c.queue_id == bindparam("id"))
 _LOCK_REDRIVEN = _FIND_REDRIVEN.with_for_update()
 _SAVE_REDRIVEN = update(queues).where(queues.c.queue_id == bindparam("id")).values(redriven=bindparam("new_redriven"))
@@ -123,6 +129,11 @@ def find_by_id(tx: Tx, queue_id: int) -> QueueInfo | None:
 def list_(tx: Tx, after: str, limit: int) -> list[QueueInfo]:
     """Return up to `limit` queues in order of their names, starting after the name `after`."""
     return [_info(*row) for row in tx.connection.execute(_LIST, {"after": after, "at_most": limit})]
+
+
+def ids_by_partition(tx: Tx, partition_id: int) -> list[int]:
+    """Return the ids of the queues over the topic of a partition, in the order of locks."""
+    return list(tx.connection.scalars(_IDS_BY_PARTITION, {"id": partition_id}))
 
 
 def names_by_dead_letter_topic(tx: Tx, topic_id: int, limit: int) -> list[str]:

@@ -21,11 +21,14 @@ from hypothesis.stateful import (
 from app.broker.queues.archiver import archive
 from app.broker.queues.counts import QueueState, describe
 from app.broker.queues.delivery_transaction import DeliveryBatch, deliver
+from app.broker.queues.held_records import HeldRecords
 from app.domain.queues.dead_letter import origin_of
 from app.domain.queues.delivery import Acknowledge, Acknowledged, Acknowledgement, Acquire, Acquired, Retry
 from app.domain.queues.delivery_id import DeliveryId
 from app.domain.queues.in_flight import AcknowledgeType
 from app.domain.queues.queue import QueueConfig, QueueInfo
+from app.storage.log import retention
+from app.storage.log.retention import Purge
 from app.storage.queues import queues
 from app.storage.queues.share_partitions import SharePartitionKey
 from tests.storage.scribe import DEFAULTS, NOW_MS, Row, Scribe
@@ -49,7 +52,7 @@ class Job:
 
     Attributes:
         until_ms: End of its lock or delay.
-        delayed: Whether it was delayed in a row of its own, so that retention cannot delete it any more; None for a
+        delayed: Whether it is in a row of its own, so that retention cannot delete it any more; None for a
             record with a delivery time, because the model does not track when it is admitted.
         end: How it ended, or "".
     """
@@ -155,6 +158,10 @@ class Machine(RuleBasedStateMachine):
             assert self.scribe.delete_before(self.topic, start, partition)
             self.starts[partition] = start
 
+    @rule(partition=st.integers(0, PARTITIONS - 1), limit=st.sampled_from([1, 2, 100]))
+    def delete_rows(self, partition: int, limit: int) -> None:
+        self.write(delete_rows, self.topic.partition_ids[partition], self.starts[partition], self.now_ms, limit)
+
     @invariant()
     def every_record_is_counted_once(self) -> None:
         if not hasattr(self, "queue"):
@@ -231,17 +238,13 @@ class Machine(RuleBasedStateMachine):
             job.to_archive = True
         else:
             job.until_ms = self.now_ms + delay_ms
-            if delay_ms and job.delayed is False:
-                job.delayed = job.offset >= self.starts[job.partition]
+            if job.delayed is False:
+                job.delayed = delay_ms > 0 or job.offset < self.starts[job.partition]
 
     def model_archived(self, job: Job) -> None:
         expired = job.acquired and job.until_ms <= self.now_ms and job.count >= LIMIT
-        if not job.end and (job.to_archive or (expired and not self.deleted(job))):
+        if not job.end and (job.to_archive or expired):
             job.end = "archived"
-
-    def deleted(self, job: Job) -> bool:
-        """Return whether retention has deleted the record from the log."""
-        return job.delayed is False and job.offset < self.starts[job.partition]
 
     def available(self, job: Job) -> bool:
         if not self.is_free(job):
@@ -261,8 +264,9 @@ class Machine(RuleBasedStateMachine):
         return not self.lost(job)
 
     def lost(self, job: Job) -> bool:
-        acquired = job.acquired and job.until_ms > self.now_ms
-        return job.delayed is False and not acquired and not job.to_archive and job.offset < self.starts[job.partition]
+        """Return whether retention has deleted the record while it was available."""
+        held = job.delayed is not False or job.acquired or job.to_archive
+        return not held and job.offset < self.starts[job.partition]
 
     def state(self) -> QueueState:
         return self.scribe.storage.read_now(describe, self.queue, self.time)
@@ -285,6 +289,12 @@ class Machine(RuleBasedStateMachine):
 
     def time(self, _: Tx) -> int:
         return self.now_ms
+
+
+def delete_rows(tx: Tx, partition_id: int, before_offset: int, now_ms: int, limit: int) -> None:
+    """Delete some rows of a partition that are no longer in the log, after the queue has copied what it holds."""
+    before_offset = HeldRecords(tx, partition_id).copy_before(before_offset, now_ms, limit)
+    retention.purge(tx, Purge(partition_id, before_offset), limit)
 
 
 def run(storage: Storage, examples: int, steps: int) -> None:

@@ -75,14 +75,20 @@ def test_a_released_record_that_is_delayed_leaves_flight() -> None:
     assert (share_partition.entries, share_partition.delayed) == ({}, 1)
 
 
-def test_records_below_the_log_start_expire_unless_they_are_acquired_or_to_be_archived() -> None:
+def test_available_records_below_the_log_start_expire() -> None:
     rejected = InFlightRecord(4, RecordState.REJECTED, 1, NOW_MS)
-    share_partition = state(InFlightRecord(1), acquired(2), acquired(3, until_ms=NOW_MS), rejected, InFlightRecord(9))
+    released, postponed = (InFlightRecord(5, delivery_count=1, until_ms=NOW_MS + ms) for ms in (0, 1))
+    lock_expired = acquired(3, until_ms=NOW_MS)
+    entries = [InFlightRecord(1), acquired(2), lock_expired, rejected, released, InFlightRecord(9)]
+    share_partition = state(*entries)
 
-    assert share_partition.expired_offsets(5, NOW_MS) == [1, 3]
-    assert share_partition.expire_before(5, NOW_MS)
-    assert not share_partition.expire_before(5, NOW_MS)
-    assert (list(share_partition.entries), share_partition.expired, share_partition.end_offset) == ([2, 4, 9], 2, 10)
+    assert share_partition.held_offsets(NOW_MS) == [2, 3, 4]
+    assert share_partition.expired_offsets(6, NOW_MS) == [1, 5]
+    assert share_partition.expire_before(6, NOW_MS)
+    assert not share_partition.expire_before(6, NOW_MS)
+    assert (list(share_partition.entries), share_partition.expired) == ([2, 3, 4, 9], 2)
+    assert share_partition.end_offset == 10
+    assert state(postponed).expired_offsets(6, NOW_MS) == []
 
 
 def test_records_that_retention_deletes_before_they_are_admitted_expire() -> None:

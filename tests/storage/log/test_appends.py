@@ -176,7 +176,7 @@ class Log(RuleBasedStateMachine):
     @rule(limit=st.sampled_from([1, 3, 100]), passes=st.integers(1, 4))
     def purge(self, limit: int, passes: int) -> None:
         for _ in range(passes):
-            self.scribe.storage.write_now(retention.purge, limit)
+            self.scribe.purge_once(limit)
 
     @rule(
         later_ms=st.sampled_from([0, 50, 500]),
