@@ -26,7 +26,6 @@ from app.domain.groups.group import Group
 from app.domain.log.append import Append, Appended, IdempotencyKey, KeyId, StoredKey, TopicVersionChanged
 from app.domain.log.topic import TopicConfig, TopicInfo
 from app.errors.broker_error import BrokerError
-from app.errors.database import DiskFull
 from app.errors.log import IdempotencyKeyReused, UnknownTopicOrPartition
 from app.storage.db import clock
 from app.storage.db.engine import Storage
@@ -115,7 +114,7 @@ class Transactions:
         if key is not None and (stored := await self._storage.read(_find_result, key, self._clock_ms())):
             return stored
         if self._storage.full:
-            raise DiskFull("the database has no space left; nothing was written")
+            raise self._storage.disk_full()
         for _ in range(_ATTEMPTS):
             appends = await self._prepare_appends(request)
             commits = await self._resolve_commits(request)

@@ -174,6 +174,7 @@ class Problem(msgspec.Struct, omit_defaults=True):
     expected_sequence: int | UnsetType = UNSET
     max_bytes: int | UnsetType = UNSET
     max_message_bytes: int | UnsetType = UNSET
+    missing_bytes: int | UnsetType = UNSET
     outcome: str | UnsetType = UNSET
 
 

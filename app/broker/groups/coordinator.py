@@ -179,7 +179,7 @@ class Coordinator:
         Raises:
             GroupIdNotFound, NonEmptyGroup
         """
-        await self._storage.write(group_transactions.delete, name)
+        await self._storage.write_freeing(group_transactions.delete, name)
 
     async def rebalance(self) -> bool:
         """Expire members, and schedule and compute assignments, in all groups. Safe on every node at once."""

@@ -10,7 +10,7 @@ from app.broker.waiting.batch_committer import BatchCommitter, Lane
 from app.broker.waiting.signals import Signals
 from app.domain.log.append import Accepted, Append, AppendOutcome
 from app.errors.broker_error import BrokerError
-from app.errors.database import DiskFull, LockTimeout, ServiceUnavailable
+from app.errors.database import LockTimeout, ServiceUnavailable
 from app.errors.log import ConcurrentRequest
 from app.storage.db.engine import Storage
 from app.storage.log.appends import append_all
@@ -67,7 +67,7 @@ class Appender(BatchCommitter[_Waiting, list[AppendOutcome]]):
             OutcomeUnknown: The connection was lost during COMMIT.
         """
         if self._storage.full:
-            raise DiskFull("the database has no space left; nothing was written")
+            raise self._storage.disk_full()
         if self.pending_bytes and self.pending_bytes + size_bytes > self._max_pending_bytes:
             raise ServiceUnavailable("too many appends wait for the database; try again later")
         waiting = _Waiting(append, size_bytes, asyncio.get_running_loop().create_future())

@@ -213,7 +213,7 @@ class Topics:
             UnknownTopicOrPartition: No topic has this name.
             TopicInUse: It is the dead-letter topic of a queue.
         """
-        info = await self._storage.write(_delete, name, self._defaults, self._dependents)
+        info = await self._storage.write_freeing(_delete, name, self._defaults, self._dependents)
         self.drop([name])
         self._signals.announce(info.partition_ids)
 
@@ -226,7 +226,7 @@ class Topics:
         """
         info = await self.refresh(name)
         partition_id = partition_id_of(info, partition)
-        return await self._storage.write(_delete_before, partition_id, offset)
+        return await self._storage.write_freeing(_delete_before, partition_id, offset)
 
 
 def partition_id_of(info: TopicInfo, partition: int) -> int:

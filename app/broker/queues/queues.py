@@ -149,7 +149,7 @@ class Queues:
             UnknownQueue: There is no queue of this name.
         """
         check_name(name, "queue")
-        queue_id = await self._storage.write(_delete, name)
+        queue_id = await self._storage.write_freeing(_delete, name)
         self._cache.pop(name, None)
         if queue_id is None:
             raise UnknownQueue(_UNKNOWN)
@@ -171,7 +171,7 @@ class Queues:
             UnknownQueue: There is no queue of this name.
         """
         info = await self.get(name)
-        purged = await self._storage.write(_purge, info)
+        purged = await self._storage.write_freeing(_purge, info)
         if purged is None:
             raise UnknownQueue(_UNKNOWN)
         return purged

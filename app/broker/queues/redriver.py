@@ -15,7 +15,7 @@ from app.domain.log.topic import TopicInfo
 from app.domain.queues.dead_letter import origin_of, without_origin
 from app.domain.queues.queue import QueueInfo
 from app.errors.broker_error import BrokerError
-from app.errors.database import DiskFull, ServiceUnavailable
+from app.errors.database import ServiceUnavailable
 from app.errors.log import MessageTooLarge, UnknownTopicOrPartition
 from app.errors.queues import UnknownQueue
 from app.storage.db import clock
@@ -116,7 +116,7 @@ class Redriver:
         if dry_run:
             return await self._storage.read(_plan, source, partition_id, offset, limit)
         if self._storage.full:
-            raise DiskFull("the database has no space left; redrive again once it has")
+            raise self._storage.disk_full()
         step = await self._storage.write(_redrive, source, partition_id, limit)
         self._signals.announce([source.topic.partition_ids[number] for number in step.redriven])
         return step

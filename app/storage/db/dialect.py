@@ -74,8 +74,13 @@ class Dialect(Protocol):
     def vacuum(self, connection: Connection) -> None:
         """Return some unused pages to the file system, in one short step, if the database does not do so itself."""
 
-    def free_disk(self, connection: Connection) -> None:
-        """Return the unused space of the database's files to a full disk, outside any transaction."""
+    def free_disk(self, connection: Connection, missing_bytes: int) -> None:
+        """Return the unused space of the database's files to a full disk, outside any transaction.
+
+        Args:
+            connection: The connection that writes.
+            missing_bytes: How many bytes the disk lacks.
+        """
 
     def save_log(self, connection: Connection) -> None:
         """Save what a write-ahead log beside a moved or deleted file holds."""

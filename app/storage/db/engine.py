@@ -14,7 +14,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from app.errors.database import DatabaseMisplaced, OutcomeUnknown, ServiceUnavailable
+from app.errors.database import DatabaseMisplaced, DiskFull, OutcomeUnknown, ServiceUnavailable
 from app.storage.db.dialect import Dialect
 from app.storage.db.faults import ERRORS, MISPLACED, RETRIED, Fault
 from app.storage.db.log_ends import LogEnds
@@ -35,6 +35,10 @@ class SpaceMonitor(Protocol):
     @property
     def exhausted(self) -> bool:
         """Whether appends are refused until space returns."""
+
+    @property
+    def missing_bytes(self) -> int:
+        """How many bytes must be freed on the disk before appends are accepted again."""
 
     def exhaust(self) -> None:
         """Refuse appends, and free space for deletions."""
@@ -91,6 +95,13 @@ class Storage:
             OutcomeUnknown: The connection was lost during COMMIT.
         """
         return await self.submit(function, *args, **kwargs)
+
+    async def write_freeing(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a write that frees space. On a disk that has just become full it uses the space of the ballast."""
+        try:
+            return await self.write(function, *args, **kwargs)
+        except DiskFull:
+            return await self.write(function, *args, **kwargs)
 
     def submit(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Start a write and return its future, for a caller that is not a coroutine."""
@@ -206,6 +217,16 @@ class Storage:
         """Whether appends are refused because the disk is full."""
         return self._space is not None and self._space.exhausted
 
+    def disk_full(self) -> DiskFull:
+        """Return the error of an append that the full disk refuses."""
+        if self._space is None or not (missing := self._space.missing_bytes):
+            return DiskFull(ERRORS[Fault.DISK_FULL][1])
+        return DiskFull(
+            f"the disk of the database is full; nothing was written: free {missing:,} bytes on it, or delete records, "
+            "and appends resume within a second",
+            missing_bytes=missing,
+        )
+
     async def check_space(self) -> bool:
         """Accept appends again once the disk has space. Return False: there is no more to do now."""
         if self._space is not None and self._space.exhausted:
@@ -235,7 +256,7 @@ class Storage:
 
     def _free_disk(self, space: SpaceMonitor) -> None:
         with contextlib.suppress(*self._errors):
-            self.dialect.free_disk(self._connection(self.dialect.write_engine))
+            self.dialect.free_disk(self._connection(self.dialect.write_engine), space.missing_bytes)
         space.restore()
 
     def close(self) -> None:
@@ -274,6 +295,7 @@ class Storage:
             return
         if fault is Fault.DISK_FULL and self._space is not None:
             self._space.exhaust()
+            raise self.disk_full() from error
         if (answer := ERRORS.get(fault)) is None:
             raise error
         raise answer[0](answer[1]) from error

@@ -31,7 +31,7 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
     if backend == "sqlite":
         _refuse_extra_parts(url, database_url)
         dialect = Sqlite(url, ballast_bytes=ballast_bytes)
-        return Storage(dialect, Ballast(dialect.path, ballast_bytes), dialect.files)
+        return Storage(dialect, Ballast(dialect.path, dialect.ballast_bytes), dialect.files)
     if backend == "postgresql":
         from app.storage.db.postgres.dialect import Postgres  # noqa: PLC0415 - the import takes a tenth of an embedded start
 

@@ -23,23 +23,25 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 MIB = 1024 * 1024
-DISKS = [(64 * MIB, 16 * MIB), (24 * MIB, 4 * MIB)]
+DISKS = [(64 * MIB, 16 * MIB, 8 * MIB), (24 * MIB, 2 * MIB, 2 * MIB)]
+"""Sizes of the disk, of the ballast by the settings, and of the ballast that the server keeps."""
 VALUE_BYTES = 100_000
 MAX_REQUESTS = 1_000
 BYTES = {"Content-Type": "application/octet-stream"}
 
 
 class Disk(NamedTuple):
-    """A mounted file system, and the ballast size that fits it."""
+    """A mounted file system, the ballast of the settings, and the ballast that fits it."""
 
     path: Path
     ballast_bytes: int
+    kept_ballast_bytes: int
 
 
 @pytest.fixture(params=DISKS, ids=["64 MiB", "24 MiB"])
 def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
     """A small file system in memory; only root can mount it."""
-    size_bytes, ballast_bytes = request.param
+    size_bytes, ballast_bytes, kept_ballast_bytes = request.param
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
     disk = tmp_path / "disk"
@@ -49,7 +51,7 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]
     if mounted.returncode:
         pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}")
     try:
-        yield Disk(disk, ballast_bytes)
+        yield Disk(disk, ballast_bytes, kept_ballast_bytes)
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
@@ -69,6 +71,8 @@ async def fill(client: httpx2.AsyncClient, topic: str) -> int:
         answer = await append(client, topic, number)
         if answer.status_code != 201:
             problem = answer.json()
+            assert problem["missing_bytes"] > 0
+            assert f"free {problem['missing_bytes']:,} bytes" in problem["detail"]
             assert (answer.status_code, problem["code"], problem["retriable"]) == (507, "KAFKA_STORAGE_ERROR", True)
             return number
     raise AssertionError("the disk is not full after the last request")
@@ -109,7 +113,7 @@ async def test_a_full_disk_refuses_appends_and_writing_resumes_when_there_is_spa
 
             assert await append_until_accepted(client, "kept", 20) == 20
             assert "millrace_disk_full 0.0" in (await client.get("/metrics")).text
-            assert (small_disk.path / "millrace.db.ballast").stat().st_size == small_disk.ballast_bytes
+            assert (small_disk.path / "millrace.db.ballast").stat().st_size == small_disk.kept_ballast_bytes
 
             # A second time, which needs the ballast again, and a kill on the full disk.
             await create_topic(client, "dropped", 1)
@@ -120,7 +124,7 @@ async def test_a_full_disk_refuses_appends_and_writing_resumes_when_there_is_spa
         async with node.client() as client:
             assert [record["offset"] for record in await read_partition(client, "dropped", 0)] == [*range(again)]
             assert [record["offset"] for record in await read_partition(client, "trimmed", 0)] == [*range(15, 20)]
-            await client.delete("/v1/topics/dropped")
+            assert (await client.delete("/v1/topics/dropped")).status_code == 204
             assert await append_until_accepted(client, "kept", 21) == 21
             kept = await read_partition(client, "kept", 0)
     assert len(kept) == 22
@@ -152,6 +156,11 @@ async def test_a_server_starts_on_a_disk_that_others_have_filled_or_names_the_mi
         node.start()
         async with node.client() as client:
             assert len(await read_partition(client, "dropped", 0)) >= filled
+            assert (await append(client, "dropped", filled)).status_code == 507
+            assert "millrace_disk_full 1.0" in (await client.get("/metrics")).text
+            trim = {"before_offset": 2}
+            trimmed = await client.delete("/v1/topics/dropped/partitions/0/records", params=trim)
+            assert trimmed.status_code in {200, 507}, "the log may have no room that is allocated"
         await asyncio.to_thread(node.kill)
 
         # Without the index of the log, SQLite needs space to read the log.
@@ -164,4 +173,20 @@ async def test_a_server_starts_on_a_disk_that_others_have_filled_or_names_the_mi
         os.truncate(other, other.stat().st_size - missing)
         node.start()
         async with node.client() as client:
-            assert len(await read_partition(client, "dropped", 0)) >= filled
+            assert len(await read_partition(client, "dropped", 0)) >= filled - 2
+
+
+@pytest.mark.parametrize("small_disk", [(40 * MIB, 16 * MIB, 5 * MIB)], indirect=True, ids=["40 MiB"])
+async def test_appends_resume_on_a_small_disk_once_the_missing_bytes_are_free(small_disk: Disk, tmp_path: Path) -> None:
+    settings = {"ballast_bytes": small_disk.ballast_bytes}
+    other = small_disk.path / "other"
+    other.write_bytes(bytes(16 * MIB))
+    with ServerProcess(f"sqlite:///{small_disk.path / 'millrace.db'}", tmp_path, settings=settings) as node:
+        async with node.client() as client:
+            await create_topic(client, "orders", 1)
+            filled = await fill(client, "orders")
+            missing = (await append(client, "orders", filled)).json()["missing_bytes"]
+            assert missing <= 9 * MIB
+
+            os.truncate(other, 16 * MIB - missing)
+            assert await append_until_accepted(client, "orders", filled) == filled

@@ -169,7 +169,7 @@ class Postgres:
     def vacuum(self, connection: Connection) -> None:
         """Do nothing: autovacuum does this."""
 
-    def free_disk(self, connection: Connection) -> None:
+    def free_disk(self, connection: Connection, missing_bytes: int) -> None:
         """Do nothing: the server manages its disk."""
 
     def save_log(self, connection: Connection) -> None:

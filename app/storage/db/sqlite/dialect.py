@@ -22,6 +22,7 @@ from sqlalchemy.pool import QueuePool
 
 from app.domain.log.append import Row
 from app.storage.db.faults import Fault
+from app.storage.db.sqlite.ballast import ballast_size
 from app.storage.db.sqlite.files import DatabaseFiles
 from app.storage.db.transaction import Statement, Tx
 
@@ -77,7 +78,8 @@ class Sqlite:
         self.files = DatabaseFiles(url.database)
         self.path = self.files.path
         self.location = f"{self.path} (SQLite)"
-        self.write_engine = _engine(self.files, _writer_pragmas(ballast_bytes), writes=True)
+        self.ballast_bytes = ballast_size(self.path, ballast_bytes)
+        self.write_engine = _engine(self.files, _writer_pragmas(self.ballast_bytes), writes=True)
         self.read_engine = _engine(self.files, _READER_PRAGMAS, writes=False)
         self._guard = sqlite3.connect(self.path, check_same_thread=False)
         """An idle connection: SQLite keeps the write-ahead log while a connection is open."""
@@ -152,11 +154,18 @@ class Sqlite:
         for _ in range(_VACUUM_PAGES):
             driver.execute("PRAGMA incremental_vacuum(1)").close()
 
-    def free_disk(self, connection: Connection) -> None:
-        """Return free pages of the file to the disk, then write the log back into the file and truncate the log."""
+    def free_disk(self, connection: Connection, missing_bytes: int) -> None:
+        """Write the log back into the file, and return free pages of the file to the disk.
+
+        The log is truncated if that ends the lack of space. Otherwise it keeps its space for deletions, because other
+        programs could take it.
+        """
         driver: Any = connection.connection.driver_connection
-        driver.executescript(f"PRAGMA incremental_vacuum({_FREED_PAGES})")
-        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        driver.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        with contextlib.suppress(sqlite3.OperationalError):
+            driver.executescript(f"PRAGMA incremental_vacuum({_FREED_PAGES})")
+        mode = "TRUNCATE" if self._log_bytes() >= missing_bytes else "RESTART"
+        driver.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
 
     def save_log(self, connection: Connection) -> None:
         """Write the log back into the file that is open, if that is of use after the file was moved."""
@@ -195,6 +204,10 @@ class Sqlite:
             raise ValueError(
                 f"{self.path} is the SQLite database of another program; give another file with --database-url"
             )
+
+    def _log_bytes(self) -> int:
+        log = self.path.with_name(self.path.name + "-wal")
+        return log.stat().st_size if log.exists() else 0
 
     def _missing_bytes(self) -> int:
         """Return how many bytes the index of the write-ahead log lacks."""
