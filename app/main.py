@@ -117,6 +117,16 @@ def create_app(
         SchemaNotCurrent: PostgreSQL's tables are not current; the message has the command to migrate them.
     """
     storage = _open_database(settings)
+    try:
+        return _build_application(settings, storage, session_clock_ms, wall_ms)
+    except BaseException:
+        storage.close()
+        raise
+
+
+def _build_application(
+    settings: Settings, storage: Storage, session_clock_ms: Callable[[], int], wall_ms: Callable[[], int]
+) -> Application:
     runner = TaskRunner()
     outbox = Outbox()
     clock = BrokerClock(
