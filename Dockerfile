@@ -9,6 +9,7 @@ COPY requirements.lock ./
 RUN /opt/millrace/bin/pip install --requirement requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
+COPY docs docs
 COPY migrations migrations
 RUN pip wheel --no-deps --wheel-dir /dist . \
     && /opt/millrace/bin/pip install --no-deps /dist/*.whl

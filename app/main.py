@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException as RouterException  # noqa: TID25
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.api.documents import openapi, problem_pages, swagger_ui
+from app.api.documents import guides, openapi, problem_pages, swagger_ui
 from app.api.http.gateway import Gateway, answer_unmatched
 from app.api.routers import ROUTERS
 from app.api.services import Services
@@ -172,7 +172,14 @@ def _build_api(services: Services) -> FastAPI:
     api.state.services = services
     for router in ROUTERS:
         api.include_router(router)
-    api.router.routes.extend([*swagger_ui.docs_routes(), openapi.openapi_route(api), *problem_pages.problem_routes()])
+    api.router.routes.extend(
+        [
+            *swagger_ui.docs_routes(),
+            openapi.openapi_route(api),
+            *problem_pages.problem_routes(),
+            *guides.guide_routes(),
+        ]
+    )
     api.add_exception_handler(RouterException, answer_unmatched)
     api.add_exception_handler(MethodNotAllowed, answer_unmatched)
     return api

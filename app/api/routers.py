@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.api import transactions
+from app.api.documents import start_page
 from app.api.groups import groups, members, offsets, poll
 from app.api.http import monitoring
 from app.api.log import fetch, produce, producers, topics
@@ -23,6 +24,7 @@ ROUTERS = (
     queues.router,
     deliveries.router,
     queues.admin,
+    start_page.router,
     monitoring.router,
 )
 """In the order of the OpenAPI document, whose examples work in this order on an empty server."""

@@ -1,1 +1,1 @@
-"""Documents about the API: OpenAPI, Swagger UI and the pages of problems."""
+"""Documents for people and programs: the start page, guides, OpenAPI, Swagger UI and the pages of problems."""

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from app.api.documents.swagger_ui import PAGE_HEADERS
+from app.api.documents.pages import PAGE_HEADERS, html_page
 from app.api.http.call import Reply, request_id
 from app.api.http.problems import STATUS, slug
 from app.errors.database import DatabaseMisplaced, LockTimeout
@@ -73,9 +73,9 @@ def problem_pages() -> dict[str, ProblemPage]:
 
 def render_page(page: ProblemPage) -> str:
     """Render the page of one problem type as HTML; send it with `PAGE_HEADERS`."""
-    return _html(
-        page.title,
-        '<nav><a href="../problems">All problems</a> · <a href="../docs">API</a></nav>\n'
+    return html_page(
+        f"{page.title} · Millrace",
+        '<nav><a href="../.">Millrace</a> · <a href="../problems">All problems</a> · <a href="../docs">API</a></nav>\n'
         f"<h1>{html.escape(page.title)}</h1>\n"
         f'<p class="name"><code>{html.escape(page.code)}</code> · HTTP {html.escape(page.status)} · '
         f"<code>/problems/{html.escape(page.slug)}</code></p>\n"
@@ -92,24 +92,12 @@ def render_index(pages: Iterable[ProblemPage]) -> str:
         f"{html.escape(page.title)}</a></td><td><code>{html.escape(page.code)}</code></td></tr>"
         for page in pages
     )
-    return _html(
-        "Problems",
-        '<nav><a href="docs">API</a></nav>\n<h1>Problems</h1>\n'
+    return html_page(
+        "Problems · Millrace",
+        '<nav><a href=".">Millrace</a> · <a href="docs">API</a></nav>\n<h1>Problems</h1>\n'
         "<p>Every problem that Millrace reports, with its cause and its cure.</p>\n"
         f"<table>\n<tr><th>Status</th><th>Problem</th><th>Code</th></tr>\n{rows}\n</table>",
         root="",
-    )
-
-
-def _html(title: str, body: str, *, root: str) -> str:
-    """Render a page; `root` is the relative path of the server's root, with a slash, since a proxy may add a prefix."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{html.escape(title)} · Millrace</title>\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<link rel="icon" type="image/svg+xml" href="{root}docs/favicon.svg">\n'
-        f'<link rel="stylesheet" href="{root}docs/page.css">\n'
-        f"</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 

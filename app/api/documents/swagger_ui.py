@@ -15,20 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from app.api.documents.pages import PAGE_HEADERS
 from app.api.http.media import content_coding
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-
-PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-        "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-}
-"""Headers of every HTML page."""
 
 _STATIC = Path(__file__).parent / "static"
 _CACHE_CONTROL = "public, max-age=3600"
@@ -39,12 +30,14 @@ class _Asset(NamedTuple):
     media_type: str
 
 
+_ICON = _Asset("favicon.svg", "image/svg+xml")
+"""Browsers also request `/favicon.ico`, for answers that are no HTML."""
 _ASSETS = {
     "swagger-ui-bundle.js": _Asset("swagger/swagger-ui-bundle.js", "text/javascript"),
     "swagger-ui.css": _Asset("swagger/swagger-ui.css", "text/css"),
     "init.js": _Asset("init.js", "text/javascript"),
     "page.css": _Asset("page.css", "text/css"),
-    "favicon.svg": _Asset("favicon.svg", "image/svg+xml"),
+    "favicon.svg": _ICON,
 }
 
 
@@ -54,7 +47,8 @@ def docs_routes() -> list[Route]:
     Their functions are synchronous, so that Starlette reads and compresses the files outside the event loop.
     """
     files = [Route(f"/docs/{name}", _serve_file, methods=["GET"], name=f"docs_{name}") for name in _ASSETS]
-    return [Route("/docs", _serve_docs, methods=["GET"], name="docs"), *files]
+    icon = Route("/favicon.ico", _serve_file, methods=["GET"])
+    return [Route("/docs", _serve_docs, methods=["GET"], name="docs"), icon, *files]
 
 
 def _serve_docs(_: Request) -> Response:
@@ -63,7 +57,7 @@ def _serve_docs(_: Request) -> Response:
 
 
 def _serve_file(request: Request) -> Response:
-    asset = _ASSETS[request.url.path.rpartition("/")[2]]
+    asset = _ASSETS.get(request.url.path.rpartition("/")[2], _ICON)
     packed, etag = _compressed(asset.file)
     headers = {**PAGE_HEADERS, "Cache-Control": _CACHE_CONTROL, "ETag": etag, "Vary": "Accept-Encoding"}
     if etag in request.headers.get("if-none-match", ""):

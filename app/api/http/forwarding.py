@@ -41,6 +41,7 @@ class Forwarding:
         path, root_path = scope["path"], self._root_path
         if root_path and (path == root_path or path.startswith(f"{root_path}/")):
             changes["path"] = path[len(root_path) :] or "/"
+            changes["millrace.bare_root"] = path == root_path
             changes["raw_path"] = scope["raw_path"].removeprefix(self._prefix) or b"/"
         return {**scope, **changes}
 
@@ -75,6 +76,11 @@ def root_path_of(scope: Scope) -> str:
     """Return the path prefix under which the client reaches this server; empty without one."""
     root_path: str = scope.get("millrace.root_path", "")
     return root_path
+
+
+def is_bare_root(scope: Scope) -> bool:
+    """Return whether the path of the request is the prefix without a slash at its end."""
+    return bool(scope.get("millrace.bare_root"))
 
 
 def _last(value: bytes | None) -> bytes:

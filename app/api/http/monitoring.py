@@ -15,7 +15,6 @@ from prometheus_client.registry import Collector
 
 from app import __version__
 from app.api.http.call import Call, Reply
-from app.api.http.forwarding import root_path_of
 from app.api.http.operations import Description, OperationRoute, describe
 from app.api.services import Services
 from app.errors.database import ServiceUnavailable
@@ -26,19 +25,6 @@ router = APIRouter(tags=["operations"], route_class=OperationRoute)
 
 _PROBE_S = 1.5
 _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-
-
-class Links(msgspec.Struct):
-    """Paths of the documentation, the health checks and the topics."""
-
-    name: str
-    version: str
-    docs: str
-    openapi: str
-    health: str
-    ready: str
-    metrics: str
-    topics: str
 
 
 class Health(msgspec.Struct):
@@ -58,15 +44,6 @@ class Readiness(msgspec.Struct):
     database: str
     revision: str
     deletion_by_time: Literal["paused"] | UnsetType = UNSET
-
-
-@router.get("/")
-@describe(Description(answers={200: Links}))
-async def get_links(call: Call) -> Reply:
-    """Show the paths of the documentation, the health checks and the topics."""
-    paths = ("/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/v1/topics")
-    root_path = root_path_of(call.scope)
-    return Reply.of(Links("millrace", __version__, *(root_path + path for path in paths)))
 
 
 @router.get("/healthz")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -53,14 +54,14 @@ def installed(wheel: Path) -> Path:
     return environment
 
 
-def test_the_wheel_contains_the_code_and_the_migrations_of_the_checkout(wheel: Path) -> None:
+def test_the_wheel_contains_the_code_the_guides_and_the_migrations_of_the_checkout(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
 
     expected = {
-        path.relative_to(ROOT).as_posix().replace("migrations/", "app/_migrations/", 1)
+        re.sub(r"^(docs|migrations)/", r"app/_\1/", path.relative_to(ROOT).as_posix())
         for path in tracked_files()
-        if path.relative_to(ROOT).parts[0] in {"app", "migrations"} and path.name != ".gitkeep"
+        if path.relative_to(ROOT).parts[0] in {"app", "docs", "migrations"} and path.name != ".gitkeep"
     }
     assert expected <= names
     assert {name.split("/")[0] for name in names} == {"app", "millrace-0.1.0.dist-info"}
@@ -83,6 +84,7 @@ async def test_the_wheel_serves_the_api_and_its_documentation(installed: Path, t
             loaded = [await client.get(script) for script in scripts]
             problem_page = await client.get("/problems/unknown-topic-or-partition")
             document = await client.get("/openapi.json")
+            guide = await client.get("/guides/streams")
 
     assert [one["offset"] for one in offsets] == [0]
     assert page.json()["records"][0]["value"] == {"hello": "world"}
@@ -93,7 +95,7 @@ async def test_the_wheel_serves_the_api_and_its_documentation(installed: Path, t
         (200, "text/javascript")
     }
     assert max(len(answer.content) for answer in loaded) > 100_000
-    assert (problem_page.status_code, document.status_code) == (200, 200)
+    assert (problem_page.status_code, document.status_code, guide.status_code) == (200, 200, 200)
     assert "Traceback" not in node.log
 
 
