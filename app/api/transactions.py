@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from app.api.groups.group_structs import MOST_OFFSETS, Epoch, Offset, PartitionNumber, check_group, check_member
 from app.api.http.call import Call, Reply
@@ -15,9 +16,11 @@ from app.api.http.media import media_type_of, require_json
 from app.api.http.operations import Description, OperationRoute, describe
 from app.api.log.produce import RecordPlace, idempotency_key, record_places
 from app.api.log.record_decoding import RecordIn, records_of
+from app.api.log.warnings import MOST_WARNINGS, ProduceWarning, timestamp_warnings
 from app.broker.groups.offsets import Committer, OffsetCommit
 from app.broker.log.producer import ProduceRequest
 from app.broker.transactions import TransactionRequest
+from app.domain.log.append import Appended
 from app.errors.database import DiskFull, OutcomeUnknown
 from app.errors.groups import (
     CommitAboveLogEnd,
@@ -79,11 +82,21 @@ class Produced(msgspec.Struct):
     offsets: list[RecordPlace]
 
 
+class TransactionWarning(ProduceWarning):
+    """A record that is appended, but is very likely a mistake: record `index` of the entry `produce` of the request."""
+
+    produce: int
+
+
 class TransactionAnswer(msgspec.Struct):
-    """One entry per entry of `produce`; `duplicate` if this is the answer to an earlier, equal request."""
+    """One entry per entry of `produce`; `duplicate` if this is the answer to an earlier, equal request.
+
+    `warnings` has up to ten records that are very likely a mistake; it is omitted if there are none.
+    """
 
     produced: list[Produced]
     duplicate: bool
+    warnings: list[TransactionWarning] | UnsetType = UNSET
 
 
 _body = msgspec.json.Decoder(TransactionBody)
@@ -158,7 +171,17 @@ async def run_transaction(call: Call) -> Reply:
         Produced(topic_records.topic, record_places(appended))
         for topic_records, appended in zip(body.produce, result.produced, strict=True)
     ]
-    return Reply.of(TransactionAnswer(produced, result.duplicate), 200 if result.duplicate else 201)
+    warnings = _warnings(result.produced)
+    return Reply.of(TransactionAnswer(produced, result.duplicate, warnings), 200 if result.duplicate else 201)
+
+
+def _warnings(produced: Sequence[Appended]) -> list[TransactionWarning] | UnsetType:
+    found = [
+        TransactionWarning(each.code, each.detail, each.index, number)
+        for number, appended in enumerate(produced)
+        for each in timestamp_warnings(appended.timestamps_ms)
+    ]
+    return found[:MOST_WARNINGS] or UNSET
 
 
 def _produce_requests(body: TransactionBody, size_bytes: int, max_records: int) -> list[ProduceRequest]:

@@ -14,9 +14,9 @@ pytestmark = pytest.mark.anyio
 URL = "/v1/transactions"
 ALICE = {"group": "billing", "member_id": "alice", "member_epoch": 1}
 MOVE = {"topic": "orders", "partition": 0, "from_offset": 0, "offset": 2}
-PRODUCE = [{"topic": "bills", "records": [{"value": {"total": 25}, "partition": 0, "timestamp_ms": 7}]}]
+PRODUCE = [{"topic": "bills", "records": [{"value": {"total": 25}, "partition": 0, "timestamp_ms": 1_517_363_399_650}]}]
 BOTH = {"produce": PRODUCE, "commit": [ALICE | {"offsets": [MOVE]}]}
-DONE = [{"topic": "bills", "offsets": [{"partition": 0, "offset": 0, "timestamp_ms": 7}]}]
+DONE = [{"topic": "bills", "offsets": [{"partition": 0, "offset": 0, "timestamp_ms": 1_517_363_399_650}]}]
 
 
 @pytest.fixture

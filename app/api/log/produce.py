@@ -16,8 +16,10 @@ from app.api.http.operations import MAX_INT64, Description, OperationRoute, desc
 from app.api.log import examples
 from app.api.log.record_decoding import ProduceBody, decode_json_body, decode_raw, decode_record_lines
 from app.api.log.value_lines import decode_value_lines
+from app.api.log.warnings import ProduceWarning, timestamp_warnings
 from app.broker.log.producer import ProduceRequest
 from app.domain.log.append import Accepted, Appended, IdempotencyKey, fingerprint
+from app.domain.log.offset_spec import SECONDS_BEFORE
 from app.domain.log.producer import MAX_EPOCH, MAX_SEQUENCE, ProducerStamp
 from app.domain.log.record import Record
 from app.domain.log.topic import check_name
@@ -100,12 +102,14 @@ class ProduceAnswer(msgspec.Struct, omit_defaults=True):
     """`offsets` has one entry per record, in request order.
 
     The answer to `Prefer: return=minimal` has `partitions` instead, with one entry per partition. `duplicate` is true
-    in the answer to a repeated request, and omitted otherwise.
+    in the answer to a repeated request, and omitted otherwise. `warnings` has up to ten records that are very likely a
+    mistake, such as a timestamp in seconds; it is omitted if there are none.
     """
 
     offsets: list[RecordPlace] | UnsetType = UNSET
     partitions: list[PartitionPlace] | UnsetType = UNSET
     duplicate: bool = False
+    warnings: list[ProduceWarning] | UnsetType = UNSET
 
 
 _PRODUCE_ERRORS = (
@@ -310,9 +314,13 @@ def _answer(call: Call, accepted: Accepted) -> Reply:
     status = 200 if accepted.duplicate else 201
     prefer = call.header(b"prefer")
     if prefer is not None and _MINIMAL.search(prefer):
-        minimal = ProduceAnswer(partitions=_by_partition(appended), duplicate=accepted.duplicate)
-        return Reply.of(minimal, status, [(b"preference-applied", b"return=minimal")])
-    return Reply.of(ProduceAnswer(record_places(appended), UNSET, accepted.duplicate), status)
+        answer = ProduceAnswer(partitions=_by_partition(appended), duplicate=accepted.duplicate)
+        headers: list[tuple[bytes, bytes]] | None = [(b"preference-applied", b"return=minimal")]
+    else:
+        answer, headers = ProduceAnswer(record_places(appended), UNSET, accepted.duplicate), None
+    if min(appended.timestamps_ms) < SECONDS_BEFORE:
+        answer.warnings = timestamp_warnings(appended.timestamps_ms)
+    return Reply.of(answer, status, headers)
 
 
 def record_places(appended: Appended) -> list[RecordPlace]:

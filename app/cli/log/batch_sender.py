@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from app.cli.client import RequestFailed, ServerRefused
 from app.cli.terminal.failure import CommandFailed
-from app.cli.terminal.output import print_message
+from app.cli.terminal.output import print_message, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,7 @@ _INDEX = re.compile(r"^record \d+: ")
 _RETRY_BACKOFF_S = 0.2
 _RETRY_BACKOFF_MAX_S = 5.0
 _QUEUED_BATCHES = 2
+_MOST_WARNINGS = 10
 
 
 @dataclass(slots=True)
@@ -54,10 +55,17 @@ class SendReport:
         self.records = 0
         self.requests = 0
         self.size_bytes = 0
+        self._warnings = 0
 
-    def add(self, batch: LineBatch) -> None:
-        """Count a batch that the server has confirmed."""
+    def add(self, batch: LineBatch, answer: bytes) -> None:
+        """Count a batch that the server has confirmed, and print the first warnings of the answer."""
+        warnings = _warnings(batch, answer) if b'"warnings":' in answer else []
         with self._lock:
+            for warning in warnings[: max(0, _MOST_WARNINGS - self._warnings)]:
+                print_message(f"warning: {warning}")
+            if self._warnings < _MOST_WARNINGS <= self._warnings + len(warnings):
+                print_message("further warnings are not shown")
+            self._warnings += len(warnings)
             self.records += len(batch.lines)
             self.requests += 1
             self.size_bytes += batch.size_bytes
@@ -113,32 +121,42 @@ class BatchSender:
             if self.failure is not None:
                 continue
             try:
-                self._send(batch, f"{self._producer_id}-{sequence}")
+                answer = self._send(batch, f"{self._producer_id}-{sequence}")
             except CommandFailed as error:
                 self.failure = _with_line_numbers(batch, error)
                 self._on_failure()
             else:
-                self._report.add(batch)
+                self._report.add(batch, answer)
             sequence += 1
 
-    def _send(self, batch: LineBatch, idempotency_key: str) -> None:
-        """Send a batch; every retry has the same idempotency key, so that the batch is appended once."""
+    def _send(self, batch: LineBatch, idempotency_key: str) -> bytes:
+        """Send a batch and return the answer; retries have the same idempotency key, so that it is appended once."""
         body = b"\n".join(batch.lines) + b"\n"
         headers = {
             "content-type": "application/x-ndjson",
             "idempotency-key": idempotency_key,
             "prefer": "return=minimal",
         }
-        for attempt in range(self._retries + 1):
+        attempt = 0
+        while True:
             try:
-                self._client.send("POST", self._path, params=self._params, body=body, headers=headers)
-                return
+                return self._client.send("POST", self._path, params=self._params, body=body, headers=headers).content
             except RequestFailed as error:
                 if attempt == self._retries or not error.is_retriable:
                     raise
                 if attempt == 0:
                     print_message(f"{error}; trying again")
                 time.sleep(min(_RETRY_BACKOFF_S * 2**attempt, _RETRY_BACKOFF_MAX_S))
+                attempt += 1
+
+
+def _warnings(batch: LineBatch, answer: bytes) -> list[str]:
+    """Return the warnings of an answer with line numbers of the input."""
+    try:
+        warnings = json.loads(answer)["warnings"]
+        return [f"line {batch.numbers[each['index']]}: {printable(each['detail'])}" for each in warnings]
+    except (ValueError, LookupError, TypeError):
+        return []
 
 
 def _with_line_numbers(batch: LineBatch, error: CommandFailed) -> CommandFailed:

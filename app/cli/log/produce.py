@@ -18,7 +18,7 @@ from app.cli.log.batch_sender import BatchSender, SendReport
 from app.cli.log.distributor import Distributor
 from app.cli.log.topics import Topic, topic_path
 from app.cli.terminal.failure import INTERRUPTED, CommandFailed
-from app.cli.terminal.lines import read_lines
+from app.cli.terminal.lines import read_lines, without_bom
 from app.cli.terminal.output import counted, print_message
 from app.cli.terminal.shutdown_signals import ShutdownRequested, ShutdownSignals
 
@@ -74,6 +74,9 @@ def produce(
     """
     if line_format is not Format.values and (key or timestamp):
         raise typer.BadParameter("--key and --timestamp point into values: they need --format values")
+    for option, pointer in (("--key", key), ("--timestamp", timestamp)):
+        if pointer is not None and not pointer.startswith("/"):
+            raise typer.BadParameter(f"must be a JSON pointer: it starts with /, as in /{pointer}", param_hint=option)
     partition_path = "" if partition is None else f"/partitions/{partition}"
     path = f"{topic_path(topic)}{partition_path}/records"
     params: dict[str, str | int | None] = {
@@ -91,7 +94,8 @@ def produce(
                 ]
                 distributor = Distributor(senders, batch, _key_of(line_format, key))
                 started_s = time.monotonic()
-                failure = _send_lines(distributor, read_lines(descriptor, linger_ms, shutdown), line_format)
+                chunks = without_bom(read_lines(descriptor, linger_ms, shutdown))
+                failure = _send_lines(distributor, chunks, line_format)
             _print_summary(report, time.monotonic() - started_s, failure)
     except ShutdownRequested:
         raise typer.Exit(INTERRUPTED) from None
@@ -191,6 +195,9 @@ def _print_summary(report: SendReport, seconds: float, failure: CommandFailed | 
     speed = f"{report.records / max(seconds, 0.001):,.0f} records/s"
     summary = f"sent {records} in {requests}, {report.size_bytes / 1e6:.1f} MB, {speed}"
     if failure is None:
-        print(summary, file=sys.stderr)
+        if report.records:
+            print(summary, file=sys.stderr)
+        else:
+            print_message("nothing was produced: the input has no line with content")
         return
     raise CommandFailed(f"{failure}\n{summary}", failure.exit_code)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import select
 import time
 from typing import TYPE_CHECKING
 
+from app.cli.terminal.failure import CommandFailed
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from app.cli.terminal.shutdown_signals import ShutdownSignals
 
+_UTF_16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _CHUNK_BYTES = 1024 * 1024
 
 
@@ -46,3 +50,19 @@ def read_lines(descriptor: int, linger_ms: int, shutdown: ShutdownSignals) -> It
             incomplete = [others[-1]]
     if last := b"".join(incomplete):
         yield [last]
+
+
+def without_bom(chunks: Iterable[list[bytes]]) -> Iterator[list[bytes]]:
+    """Return the lines of each chunk, the first line without a byte order mark.
+
+    Raises:
+        CommandFailed: The lines are UTF-16, as PowerShell writes files by default.
+    """
+    is_first = True
+    for lines in chunks:
+        if is_first and lines:
+            is_first = False
+            if lines[0].startswith(_UTF_16_BOMS):
+                raise CommandFailed("the input is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8 FILE")
+            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
+        yield lines

@@ -18,6 +18,7 @@ URL = "/v1/topics/orders/partitions/0/records"
 TOPIC_URL = "/v1/topics/orders/records"
 JSON = {"Content-Type": "application/json"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
+MOMENT_MS = 1_517_363_399_650
 
 
 async def produce(client: httpx2.AsyncClient, body: bytes, query: str = "", content_type: str | None = None) -> Any:
@@ -43,15 +44,17 @@ async def refused(
 
 
 async def test_the_answer_has_partition_offset_and_timestamp_of_each_record(client: httpx2.AsyncClient) -> None:
-    single = await client.post(URL, json={"value": "hi", "timestamp_ms": 5})
-    batch = await client.post(URL, json={"records": [{"value": 1, "timestamp_ms": 6}, {"value": 2, "timestamp_ms": 7}]})
+    first_ms, second_ms, third_ms = range(1_517_363_399_650, 1_517_363_399_653)
+    records = [{"value": 1, "timestamp_ms": second_ms}, {"value": 2, "timestamp_ms": third_ms}]
+    single = await client.post(URL, json={"value": "hi", "timestamp_ms": first_ms})
+    batch = await client.post(URL, json={"records": records})
 
     assert (single.status_code, batch.status_code) == (201, 201)
-    assert single.json() == {"offsets": [{"partition": 0, "offset": 0, "timestamp_ms": 5}]}
+    assert single.json() == {"offsets": [{"partition": 0, "offset": 0, "timestamp_ms": first_ms}]}
     assert batch.json() == {
         "offsets": [
-            {"partition": 0, "offset": 1, "timestamp_ms": 6},
-            {"partition": 0, "offset": 2, "timestamp_ms": 7},
+            {"partition": 0, "offset": 1, "timestamp_ms": second_ms},
+            {"partition": 0, "offset": 2, "timestamp_ms": third_ms},
         ]
     }
 
@@ -242,12 +245,14 @@ async def test_a_body_of_another_media_type_is_one_value(
 
 
 async def test_key_partition_and_timestamp_of_a_raw_value_come_from_the_query(client: httpx2.AsyncClient) -> None:
-    response = await client.post(TOPIC_URL, params={"key": "null", "partition": 2, "timestamp_ms": 7}, content=b"x")
+    response = await client.post(
+        TOPIC_URL, params={"key": "null", "partition": 2, "timestamp_ms": MOMENT_MS}, content=b"x"
+    )
 
-    assert response.json() == {"offsets": [{"partition": 2, "offset": 0, "timestamp_ms": 7}]}
+    assert response.json() == {"offsets": [{"partition": 2, "offset": 0, "timestamp_ms": MOMENT_MS}]}
     (record,) = (await client.get("/v1/topics/orders/partitions/2/records")).json()["records"]
     assert record == {
-        "partition": 2, "offset": 0, "timestamp_ms": 7, "key": "null", "value": "eA==", "encoding": "base64",
+        "partition": 2, "offset": 0, "timestamp_ms": MOMENT_MS, "key": "null", "value": "eA==", "encoding": "base64",
     }  # fmt: skip
 
 

@@ -97,6 +97,55 @@ def test_text_lines_are_stored_as_text_or_as_bytes(cli: Cli, topic: str) -> None
     assert [record.get("encoding") for record in consumed(cli, topic)] == ["text", "text", "text", "base64", "text"]
 
 
+def test_timestamps_in_seconds_are_warned_of_with_their_lines(cli: Cli, topic: str) -> None:
+    lines = b'\n{"at":1517363399650}\n' + b'{"at":1517363399}\n' * 30
+
+    done = cli.ok("produce", topic, "--timestamp", "/at", "--batch", "8", stdin=lines)
+
+    *warnings, more, summary = done.err.splitlines()
+    assert len(warnings) == 10
+    assert warnings[0] == (
+        "millrace: warning: line 3: the timestamp 1517363399 is a time on 1970-01-18, because it is in milliseconds; "
+        "if it is in seconds, multiply it by 1000"
+    )
+    assert more == "millrace: further warnings are not shown"
+    assert summary.startswith("sent 31 records")
+
+
+@pytest.mark.parametrize("lines", [b"", b"\n \n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"])
+def test_an_input_without_lines_says_that_nothing_was_produced(cli: Cli, topic: str, lines: bytes) -> None:
+    done = cli.ok("produce", topic, "--key", "/a", stdin=lines)
+
+    assert done.err == "millrace: nothing was produced: the input has no line with content\n"
+
+
+@pytest.mark.parametrize("option", ["--key", "--timestamp"])
+def test_a_pointer_without_a_slash_is_refused_before_the_input_is_read(cli: Cli, topic: str, option: str) -> None:
+    done = cli("produce", topic, option, "a", stdin=b"")
+
+    assert done.code == 2
+    assert "as in /a" in done.err
+
+
+@pytest.mark.parametrize(
+    ("line_format", "line", "value"),
+    [("values", b'"a"', "a"), ("records", b'{"value":"a"}', "a"), ("text", b"a", "a")],
+)
+def test_a_byte_order_mark_is_skipped(cli: Cli, topic: str, line_format: str, line: bytes, value: str) -> None:
+    cli.ok("produce", topic, "--format", line_format, "--connections", "2", stdin=b"\xef\xbb\xbf" + line + b"\n")
+
+    assert [record["value"] for record in consumed(cli, topic)] == [value]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("line_format", ["values", "text"])
+def test_utf_16_is_refused(cli: Cli, topic: str, encoding: str, line_format: str) -> None:
+    done = cli("produce", topic, "--format", line_format, stdin='\ufeff{"a":1}\n'.encode(encoding))
+
+    assert done.code == 1
+    assert done.err == "millrace: the input is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8 FILE\n"
+
+
 def test_an_error_names_the_line_and_appends_nothing_of_its_request(cli: Cli, topic: str) -> None:
     lines = quakes(12) + b'\n{"no":"network"}\n' + quakes(3)
     done = cli("produce", topic, "--key", "/network", "--batch", "5", stdin=lines)
