@@ -15,3 +15,4 @@ class FullStorage:
         self.full = True
         self.read = storage.read
         self.write = storage.write
+        self.disk_full = storage.disk_full
