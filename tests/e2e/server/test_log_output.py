@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,7 +24,8 @@ RECORD = {"records": [{"value": 1}]}
 
 
 def objects(node: ServerProcess) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in node.log.splitlines()]
+    whole, _, _ = node.log.rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def requests(node: ServerProcess) -> list[dict[str, Any]]:
@@ -36,8 +38,8 @@ class JsonServer(ServerProcess):
     def wait_until_ready(self) -> None:
         assert self.process is not None
         while self.process.poll() is None:
-            found = [line["url"] for line in map(json.loads, self.log.splitlines(keepends=False)) if "url" in line]
-            if found:
+            os.sched_yield()
+            if found := [line["url"] for line in objects(self) if "url" in line]:
                 (self.url,) = found
                 return
         raise StartFailed(self.log)
