@@ -18,7 +18,7 @@ ifneq ($(PYTHON),)
   endif
 endif
 
-.PHONY: help install install-dev run test test-all lint format lock openapi bench torture fuzz clean
+.PHONY: help install install-dev run test test-all lint format lock openapi bench attacks torture fuzz clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ openapi: install ## Export openapi/openapi.json
 
 bench: install-dev ## Run the benchmarks (15 minutes)
 	$(BIN)/python -m bench
+
+attacks: install-dev ## Run the attacks on the server's memory, beside a client that behaves (5 minutes)
+	$(BIN)/python -m bench.attacks
 
 torture: install-dev ## Run the long campaigns: kill servers and clients, check for lost records
 	MILLRACE_TORTURE=long $(BIN)/python -m pytest -m slow tests/e2e tests/broker

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException as RouterException  # noqa: TID251 - the exception of the router
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from app import __version__
 from app.api.documents import guides, openapi, problem_pages, swagger_ui
@@ -38,9 +38,12 @@ from app.broker.queues.redriver import Redriver
 from app.broker.queues.topic_queues import TopicQueues
 from app.broker.transactions import Transactions
 from app.broker.waiting.deadline import monotonic_ms
+from app.broker.waiting.memory_budget import MemoryBudget
 from app.broker.waiting.signals import Signals
 from app.domain.log.topic import TopicConfig
 from app.errors.http import MethodNotAllowed
+from app.server import allocator
+from app.server.cgroup import default_budget_bytes
 from app.settings import Settings
 from app.storage.db import schema
 from app.storage.db.engine import Storage
@@ -65,6 +68,7 @@ _DISK_CHECK_INTERVAL_MS = 1_000
 _FILE_CHECK_INTERVAL_MS = 500
 _SESSION_INTERVAL_MS = 1_500
 _CLOCK_INTERVAL_MS = 1_500
+_MEMORY_INTERVAL_MS = 2_000
 _ARCHIVE_INTERVAL_MS = 1_000
 _POLLS_PER_RECHECK = 10
 """A waiting acquire checks the database without a notice once in so many poll intervals: each check locks share
@@ -81,11 +85,15 @@ def wall_clock_ms() -> int:
 
 @dataclass(frozen=True)
 class Application:
-    """The application: `asgi` is what a server runs, `api` the FastAPI inside it."""
+    """The application: `asgi` is what a server runs, `api` the FastAPI inside it.
+
+    `client_of` returns the address of a request's client behind a proxy; None without proxies.
+    """
 
     asgi: ASGIApp
     api: FastAPI
     services: Services
+    client_of: Callable[[Scope], str] | None = None
 
     def stop(self) -> None:
         """End all waits, so that waiting requests are answered and the server can stop.
@@ -148,7 +156,7 @@ def _build_application(
         root_path=settings.root_path,
         proxies=settings.trusted_proxies,
     )
-    return Application(gateway, api, services)
+    return Application(gateway, api, services, gateway.client_of)
 
 
 def _open_database(settings: Settings) -> Storage:
@@ -194,6 +202,7 @@ def _build_services(
     session_clock_ms: Callable[[], int],
 ) -> tuple[ArchiveTask, Services]:
     topic_defaults = _topic_defaults(settings)
+    memory = MemoryBudget(settings.memory_budget_bytes or default_budget_bytes(), allocator.trim)
     signals = Signals(outbox.put if storage.dialect.shared else None)
     topics = Topics(
         storage,
@@ -235,8 +244,9 @@ def _build_services(
         ),
         redriver=Redriver(storage, topics, queues, signals),
         clock=clock,
+        memory=memory,
         tasks_failing=runner.failing,
-        max_body_bytes=settings.max_body_bytes,
+        max_body_bytes=min(settings.max_body_bytes, memory.ledger.shares.body),
         max_records=settings.max_records,
         max_wait_ms=settings.max_wait_ms,
     )
@@ -271,6 +281,7 @@ async def _lifespan(
             await _within_drain_timeout(runner.stop(), "the end of background tasks")
             if notices is not None:
                 await notices.close()
+            services.memory.close()
             storage.close()
 
 
@@ -291,6 +302,7 @@ def _start_tasks(settings: Settings, services: Services, runner: TaskRunner, arc
     runner.every("purge", min(_PURGE_INTERVAL_MS, settings.retention_interval_ms), retention.purge)
     runner.every("producer-expiry", _EXPIRY_INTERVAL_MS, retention.expire)
     runner.every("rebalance", settings.rebalance_interval_ms, services.groups.rebalance)
+    runner.every("memory", _MEMORY_INTERVAL_MS, services.memory.trim)
     runner.every("sessions", _SESSION_INTERVAL_MS, services.groups.record_running_node)
     runner.every("offset-expiry", _EXPIRY_INTERVAL_MS, services.offsets.expire)
     runner.forever("archive", lambda on_success: archive_task.run(_ARCHIVE_INTERVAL_MS, on_success))

@@ -98,6 +98,12 @@ class Settings(BaseSettings):
         le=1_073_741_824,
         description="SQLite: size of the file that is reserved for deletions on a full disk.",
     )
+    memory_budget_bytes: int | None = Field(
+        None,
+        ge=16_777_216,
+        description="Memory for requests under way, above that of the idle server; by default the smaller of 512 MiB "
+        "and half the memory of the cgroup.",
+    )
     max_pending_bytes: int = Field(
         268_435_456,
         ge=1_048_576,

@@ -18,6 +18,7 @@ from app.broker.queues.delivery_batcher import DeliveryBatcher
 from app.broker.queues.queues import Queues
 from app.broker.queues.redriver import Redriver
 from app.broker.transactions import Transactions
+from app.broker.waiting.memory_budget import MemoryBudget
 from app.broker.waiting.signals import Signals
 from app.storage.db.engine import Storage
 
@@ -47,6 +48,7 @@ class Services:
     deliveries: DeliveryBatcher
     redriver: Redriver
     clock: BrokerClock
+    memory: MemoryBudget
     tasks_failing: Callable[[], list[str]]
     max_body_bytes: int
     max_records: int

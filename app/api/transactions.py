@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -14,6 +15,7 @@ from app.api.http.call import Call, Reply
 from app.api.http.json_bodies import check_names, check_records, decode_json, without_bom
 from app.api.http.media import media_type_of, require_json
 from app.api.http.operations import Description, OperationRoute, describe
+from app.api.http.request_memory import FEW_RECORDS
 from app.api.log.produce import RecordPlace, idempotency_key, record_places
 from app.api.log.record_decoding import RecordIn, records_of
 from app.api.log.warnings import MOST_WARNINGS, ProduceWarning, timestamp_warnings
@@ -157,19 +159,13 @@ async def run_transaction(call: Call) -> Reply:
     """
     media_type = media_type_of(call)
     require_json(media_type)
-    content = await call.body()
-    body: TransactionBody = decode_json(_body, content)
-    check_names(without_bom(content))
-    result = await call.services.transactions.run(
-        TransactionRequest(
-            _produce_requests(body, len(content), call.services.max_records),
-            [_commit(group) for group in body.commit],
-            idempotency_key(call, media_type, content),
-        )
-    )
+    request = await call.decode(partial(_decode, call, media_type), for_append=True)
+    if (count := sum(len(each.records) for each in request.produce)) > FEW_RECORDS:
+        await call.memory.admit_records(count)
+    result = await call.services.transactions.run(request)
     produced = [
-        Produced(topic_records.topic, record_places(appended))
-        for topic_records, appended in zip(body.produce, result.produced, strict=True)
+        Produced(each.topic, record_places(appended))
+        for each, appended in zip(request.produce, result.produced, strict=True)
     ]
     warnings = _warnings(result.produced)
     return Reply.of(TransactionAnswer(produced, result.duplicate, warnings), 200 if result.duplicate else 201)
@@ -182,6 +178,16 @@ def _warnings(produced: Sequence[Appended]) -> list[TransactionWarning] | UnsetT
         for each in timestamp_warnings(appended.timestamps_ms)
     ]
     return found[:MOST_WARNINGS] or UNSET
+
+
+def _decode(call: Call, media_type: bytes, content: bytes) -> TransactionRequest:
+    body: TransactionBody = decode_json(_body, content)
+    check_names(without_bom(content))
+    return TransactionRequest(
+        _produce_requests(body, len(content), call.services.max_records),
+        [_commit(group) for group in body.commit],
+        idempotency_key(call, media_type, content),
+    )
 
 
 def _produce_requests(body: TransactionBody, size_bytes: int, max_records: int) -> list[ProduceRequest]:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from app.api.http import problems
 from app.api.http.call import COMMON_HEADERS
+from app.errors.broker_error import BrokerError
 from app.errors.http import BadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from app.errors.broker_error import BrokerError
 
 TARGET_CURE = "Write the request line as METHOD /path HTTP/1.1, with spaces and non-ASCII characters percent-encoded."
 CONNECT_CURE = "This server is not a proxy: send GET, POST or another method with a /path instead of CONNECT."
@@ -70,3 +70,23 @@ def problem_response(error: BrokerError, headers: Iterable[tuple[bytes, bytes]],
     )
     lines = [b"%b: %b\r\n" % field for field in fields]
     return b"".join([STATUS_LINE[problems.STATUS[type(error)]], *lines, b"\r\n", body])
+
+
+def error_of(error: httptools.HttpParserError, *, in_head: bool) -> BrokerError:
+    """Return the error for the client, for an error of the parser.
+
+    Args:
+        error: The error.
+        in_head: Whether the head is not complete.
+
+    Raises:
+        Exception: The exception of a callback that is an internal error.
+    """
+    if isinstance(error, httptools.HttpParserCallbackError):
+        cause = error.__context__
+        if isinstance(cause, BrokerError):
+            return cause
+        if isinstance(cause, (httptools.HttpParserInvalidURLError, UnicodeError)):
+            return BadRequest(TARGET_CURE)
+        raise cause or error
+    return malformed_head(str(error)) if in_head else BadRequest(CHUNKS_CURE)

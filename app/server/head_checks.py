@@ -72,3 +72,12 @@ def check_fields(field_bytes: int, field_count: int, limits: ProtocolLimits) -> 
         raise HeaderFieldsTooLarge(f"Send at most {limits.header_bytes} bytes of header fields.")
     if field_count > limits.header_count:
         raise HeaderFieldsTooLarge(f"Send at most {limits.header_count} header fields.")
+
+
+def head_without_upgrade(
+    parser: httptools.HttpRequestParser, target: bytes, headers: list[tuple[bytes, bytes]]
+) -> bytes:
+    """Return the head that a parser has parsed, without its Upgrade header."""
+    lines = [b"%b %b HTTP/%b" % (parser.get_method(), target, parser.get_http_version().encode())]
+    lines += [b"%b: %b" % field for field in headers if field[0] != b"upgrade"]
+    return b"\r\n".join([*lines, b"\r\n"])

@@ -17,6 +17,7 @@ class ProtocolLimits:
             first byte.
         body_timeout_ms: Longest pause within a body. Time in which the application does not read is not counted.
         body_bytes_per_s: Lowest average rate of a body after its first `body_timeout_ms`.
+        write_timeout_ms: Longest time in which a client reads nothing of what waits to be sent to it.
         keep_alive_ms: Longest idle time after a response. Longer than the 60 s after which common load balancers
             close an idle connection, so that none sends a request while the server closes the connection.
         linger_ms: Time before the close after an error. An immediate close would reset the connection before a
@@ -29,7 +30,8 @@ class ProtocolLimits:
     url_bytes: int = 16 * 1024
     header_timeout_ms: int = 10_000
     body_timeout_ms: int = 30_000
-    body_bytes_per_s: int = 1024
+    body_bytes_per_s: int = 16 * 1024
+    write_timeout_ms: int = 30_000
     keep_alive_ms: int = 75_000
     linger_ms: int = 1_000
     pipelined_requests: int = 100

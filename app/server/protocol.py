@@ -13,19 +13,20 @@ from uuid import uuid4
 import httptools
 from typing_extensions import override
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.http.call import request_id
 from app.api.http.problems import STATUS
+from app.domain.memory.ledger import TINY_BYTES
 from app.errors.broker_error import BrokerError
 from app.errors.database import ServiceUnavailable
-from app.errors.http import BadRequest, RequestTimedOut
+from app.errors.http import RequestTimedOut
 from app.server.access_log import log_rejection
 from app.server.direct_write import write_answer, write_chunk
-from app.server.error_responses import CHUNKS_CURE, TARGET_CURE, malformed_head, problem_response
-from app.server.head_checks import check_fields, check_head, check_target
+from app.server.error_responses import error_of, problem_response
+from app.server.head_checks import check_fields, check_head, check_target, head_without_upgrade
 from app.server.http_1_0 import without_chunks
 from app.server.limits import ProtocolLimits
+from app.server.metered_protocol import MeteredProtocol, ServerMemory
 
 if TYPE_CHECKING:
     import asyncio
@@ -41,7 +42,7 @@ _CLOCK_RESOLUTION_S = 0.001
 """The resolution of uvloop's clock."""
 
 
-class LimitedProtocol(HttpToolsProtocol):
+class LimitedProtocol(MeteredProtocol):
     """One connection that enforces `limits`.
 
     The connection has one timer. When it fires before the deadline, it is set again. A request that arrives in one
@@ -94,7 +95,7 @@ class LimitedProtocol(HttpToolsProtocol):
             if rest is not None:
                 self._ignore_upgrade(rest)
         except httptools.HttpParserError as error:
-            self._reject(self._error_of(error))
+            self._reject(error_of(error, in_head=self._current() is None))
             return
         newest = self._newest
         if newest is None or newest.scope is not self.scope or newest.more_body:
@@ -110,6 +111,7 @@ class LimitedProtocol(HttpToolsProtocol):
         # uvicorn sends the disconnect only to the newest of pipelined requests, not to the running one.
         if self._running is not None and not self._running.response_complete:
             self._disconnect(self._running)
+        self._release_all()
         self.pipeline.clear()
         super().connection_lost(exc)
 
@@ -154,7 +156,10 @@ class LimitedProtocol(HttpToolsProtocol):
             check_head(self.parser, self.url, self.headers, len(self.pipeline), limits)
         if upgrade:
             return
+        self._release_head()
         super().on_headers_complete()
+        if self.pipeline or self._head_bytes + self._read_bytes > TINY_BYTES:
+            self._hold_fields(self.cycle)
         if self.pipeline:
             # uvicorn pauses reading here and would not detect a disconnect; `pipelined_requests` bounds the pipeline.
             self.flow.resume_reading()
@@ -164,11 +169,17 @@ class LimitedProtocol(HttpToolsProtocol):
         self.headers = []
 
     @override
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._start_next()
+
+    @override
     def on_body(self, body: bytes) -> None:
         self._bytes_since_body = 0
         cycle = self.cycle
         if cycle.response_complete:
             return
+        self._hold_body(cycle, len(body))
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
@@ -185,15 +196,16 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
         if self._running is not None:
-            # Break the cycle of references between scope and request; only a garbage collection would free it.
-            self._running.scope.pop("millrace.answer", None)  # type: ignore[typeddict-item] # not a key of ASGI
-            self._running.scope.pop("millrace.chunk", None)  # type: ignore[typeddict-item] # not a key of ASGI
+            self._release(self._running)
         self._unsent_bytes = math.inf
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            if self.transport.get_write_buffer_size() > HIGH_WATER_LIMIT:
+                self.loop.call_soon(self._start_next)  # after the event loop has written what the socket takes
+            else:
+                self._start_asgi_task(*self.pipeline.pop())
         elif self._error is not None:
             self._answer(self._error)
         elif (current := self._current()) is not None:
@@ -210,6 +222,12 @@ class LimitedProtocol(HttpToolsProtocol):
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
+        self._task = task
+
+    def _start_next(self) -> None:
+        """Start the next pipelined request, unless one runs or the client has not read the last answer."""
+        if self.pipeline and not self.flow.write_paused and (self._running is None or self._running.response_complete):
+            self._start_asgi_task(*self.pipeline.pop())
 
     # ── bounds in bytes ──────────────────────────────────────────────────────────────────────
 
@@ -230,6 +248,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._head_bytes == 0:
             self._expect_within(self.limits.header_timeout_ms)
         self._head_bytes += self._read_bytes
+        self._hold_head(self._read_bytes)
         check_target(self.url, self.limits)
         # The bytes read may include the target and, in the first read, the end of an earlier body.
         check_fields(self._head_bytes - self.limits.url_bytes - _MAX_READ_BYTES, len(self.headers), self.limits)
@@ -308,33 +327,16 @@ class LimitedProtocol(HttpToolsProtocol):
         the head is parsed again without that header.
         """
         while True:
-            version = self.parser.get_http_version().encode()
-            lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
-            lines += [b"%b: %b" % field for field in self.headers if field[0] != b"upgrade"]
+            head = head_without_upgrade(self.parser, self.url, self.headers)
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-            self.parser.feed_data(b"\r\n".join([*lines, b"\r\n"]))
+            self.parser.feed_data(head)
             try:
                 self.parser.feed_data(rest)
             except httptools.HttpParserUpgrade as upgrade:
                 rest = rest[upgrade.args[0] :]
             else:
                 return
-
-    def _error_of(self, error: httptools.HttpParserError) -> BrokerError:
-        """Return the error for the client, for an error of the parser.
-
-        Raises:
-            Exception: The exception of a callback that is an internal error.
-        """
-        if isinstance(error, httptools.HttpParserCallbackError):
-            cause = error.__context__
-            if isinstance(cause, BrokerError):
-                return cause
-            if isinstance(cause, (httptools.HttpParserInvalidURLError, UnicodeError)):
-                return BadRequest(TARGET_CURE)
-            raise cause or error
-        return malformed_head(str(error)) if self._current() is None else BadRequest(CHUNKS_CURE)
 
     @property
     def _begun(self) -> bool:
@@ -348,7 +350,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _reject(self, error: BrokerError) -> None:
         """Stop reading, and send the problem document after the answers of earlier requests."""
-        self._error = error
+        self._error = error.with_traceback(None)  # whose frames refer to this connection and to what it received
+        error.__context__ = None
         self._deadline = math.inf
         self.flow.resume_reading()
         broken = self._current()
@@ -357,6 +360,7 @@ class LimitedProtocol(HttpToolsProtocol):
             broken.scope["millrace.rejected"] = True  # type: ignore[typeddict-unknown-key] # not a key of ASGI
             if self.pipeline and self.pipeline[0][0] is broken:
                 self.pipeline.popleft()
+                self._release_holding(broken)
             else:
                 self._running = None
                 self._disconnect(broken)
@@ -368,6 +372,8 @@ class LimitedProtocol(HttpToolsProtocol):
         cycle.disconnected = True
         cycle.scope["millrace.disconnected"] = True  # type: ignore[typeddict-unknown-key] # not a key of ASGI
         cycle.message_event.set()
+        if self._task is not None:
+            self._task.add_done_callback(partial(self._release, cycle))
         if cycle.response_started:
             self.transport.close()
 
@@ -386,6 +392,9 @@ class LimitedProtocol(HttpToolsProtocol):
             log_rejection(rejected, self.client, identity, STATUS[type(error)], size_bytes)
 
 
-def limited_protocol(limits: ProtocolLimits, *, access_log: bool = False) -> type[LimitedProtocol]:
+def limited_protocol(
+    limits: ProtocolLimits, memory: ServerMemory | None = None, *, access_log: bool = False
+) -> type[LimitedProtocol]:
     """Return a protocol class with these limits, for uvicorn's `http` option."""
-    return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits, "logs_rejections": access_log})
+    attributes = {"limits": limits, "memory": memory or ServerMemory(), "logs_rejections": access_log}
+    return type("LimitedProtocol", (LimitedProtocol,), attributes)

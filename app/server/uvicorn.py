@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from app.server.access_log import AccessLog
 from app.server.limits import ProtocolLimits
+from app.server.metered_protocol import ServerMemory
 from app.server.protocol import LimitedProtocol, limited_protocol
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
     from uvicorn._types import ASGIApplication
 
-__all__ = ["LimitedProtocol", "ProtocolLimits", "Server", "limited_protocol", "serve"]
+__all__ = ["LimitedProtocol", "ProtocolLimits", "Server", "ServerMemory", "limited_protocol", "serve"]
 
 STOP_GRACE_MS = 600
 """Time for running requests after the stop begins, so that the process ends within a second."""
@@ -178,6 +179,7 @@ def serve(
     on_ready: Callable[[int], None],
     limits: ProtocolLimits | None = None,
     access_log: bool = False,
+    memory: ServerMemory | None = None,
     log_config: dict[str, Any] | None = None,
     grace_ms: int = STOP_GRACE_MS,
 ) -> None:
@@ -193,6 +195,7 @@ def serve(
         on_ready: Called with the port when the server accepts requests.
         limits: Of each connection; the defaults if None.
         access_log: Log each request; see `app/server/access_log.py`.
+        memory: What all connections may hold; the defaults if None.
         log_config: For `logging.config.dictConfig`; None does not change the logging.
         grace_ms: Time for running requests after the stop begins.
 
@@ -204,7 +207,7 @@ def serve(
     config = uvicorn.Config(
         cast("ASGIApplication", AccessLog(app) if access_log else app),
         loop="uvloop",
-        http=limited_protocol(limits or ProtocolLimits(), access_log=access_log),
+        http=limited_protocol(limits or ProtocolLimits(), memory, access_log=access_log),
         ws="none",
         lifespan="on",
         interface="asgi3",

@@ -1,7 +1,7 @@
 """A server program for tests: a small application on `app.server.uvicorn.serve`.
 
-Arguments: a host, a port, and the limits that differ from the defaults, as JSON. The program prints the port when
-it is ready, and `cleaned up` when its lifespan ends.
+Arguments: a host, a port, and the limits that differ from the defaults, as JSON; `budget_bytes` is one. The program
+prints the port when it is ready, and `cleaned up` when its lifespan ends.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from app.server.uvicorn import ProtocolLimits, serve
+from app.domain.memory.ledger import MemoryLedger
+from app.server.uvicorn import ProtocolLimits, ServerMemory, serve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -122,11 +123,14 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
 
 
 if __name__ == "__main__":
+    arguments = json.loads(sys.argv[3])
+    budget = MemoryLedger(arguments.pop("budget_bytes", 512 * 1024 * 1024))
     serve(
         app,  # type: ignore[arg-type] # simpler types than ASGI's
         host=sys.argv[1],
         port=int(sys.argv[2]),
-        limits=ProtocolLimits(**json.loads(sys.argv[3])),
+        limits=ProtocolLimits(**arguments),
+        memory=ServerMemory(budget),
         on_stop=stopping.set,
         on_ready=lambda port: print_line(str(port)),
         grace_ms=500,

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import parse_qsl
 from uuid import uuid4
 
 import msgspec
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from app.api.http import problems
+from app.api.http import gzip_bodies, problems
+from app.api.http.bodies import MAX_BYTES_DECODED_IN_LOOP, ClientDisconnected, is_decoded_fast, part_of, read_rest
+from app.api.http.request_memory import RequestMemory
 from app.broker.waiting.deadline import Deadline
+from app.domain.memory.ledger import WORK_FACTOR
 from app.errors.broker_error import BrokerError
 from app.errors.database import UnknownServerError
-from app.errors.http import BadRequest, BodyTooLarge, InvalidRequest, UnsupportedMediaType
+from app.errors.http import BadRequest, InvalidRequest
 
 if TYPE_CHECKING:
     from app.api.services import Services
@@ -39,12 +41,9 @@ _process_id = uuid4().hex[:20]
 _log = logging.getLogger(__name__)
 _encoder = msgspec.json.Encoder()
 
+T = TypeVar("T")
 Header = tuple[bytes, bytes]
 Write = Callable[[bytes], Awaitable[None]]
-
-
-class ClientDisconnected(Exception):
-    """The client disconnected before it had an answer; none is sent."""
 
 
 class Operation(Protocol):
@@ -115,7 +114,16 @@ class Call:
         parameters: The parameters of the path, decoded.
     """
 
-    __slots__ = ("_headers", "_receive", "_send", "parameters", "request_id", "scope", "services")
+    __slots__ = (
+        "_headers",
+        "_memory",
+        "_receive",
+        "_send",
+        "parameters",
+        "request_id",
+        "scope",
+        "services",
+    )
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, services: Services, parameters: Mapping[str, str]
@@ -130,6 +138,7 @@ class Call:
         self.services = services
         self.parameters = parameters
         self.request_id = request_id(scope)
+        self._memory: RequestMemory | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """Return the value of a header, or None. `name` is in lower case; repeated headers are joined by commas."""
@@ -165,37 +174,58 @@ class Call:
             raise InvalidRequest("a query parameter is given twice")
         return parameters
 
-    async def body(self) -> bytes:
-        """Return the whole body, decompressed.
+    async def decode(self, decode: Callable[[bytes], T], *, for_append: bool = False) -> T:
+        """Read the whole body, decompress it, and return what `decode` makes of it.
+
+        A large body is decompressed and decoded in a worker thread, after it has its turn.
+
+        Args:
+            decode: Called with the decompressed body; must not use the event loop.
+            for_append: Whether a large body keeps its turn until the request ends, because an append takes as much
+                memory as the decoding.
 
         Raises:
             BodyTooLarge: The body is larger than the limit, compressed or decompressed.
             BadRequest: The body is not valid gzip.
             UnsupportedMediaType: The Content-Encoding is not gzip.
+            ServiceUnavailable: The memory budget has no room for the decompressed body.
             ClientDisconnected: The client disconnected.
         """
         limit = self.services.max_body_bytes
         length = self.header(b"content-length")
         if length is not None and length.isdigit() and int(length) > limit:
-            raise _too_large(limit)
+            raise gzip_bodies.too_large(limit)
         message = await self._receive()
-        body = _body_part(message)
-        if message.get("more_body"):
-            parts, size = [body], len(body)
-            while message.get("more_body"):
-                message = await self._receive()
-                part = _body_part(message)
-                size += len(part)
-                if size > limit:
-                    raise _too_large(limit)
-                parts.append(part)
-            body = b"".join(parts)
-        if len(body) > limit:
-            raise _too_large(limit)
+        body: bytes | bytearray = part_of(message)
+        if message.get("more_body") or len(body) > limit:
+            del message  # not kept during the wait
+            body = await read_rest(body, self._receive, limit)
         encoding = self.header(b"content-encoding")
-        return (
-            body if encoding is None or encoding.strip().lower() == b"identity" else _decompress(body, encoding, limit)
-        )
+        if encoding is None or encoding.strip().lower() == b"identity":
+            if is_decoded_fast(body):
+                return decode(bytes(body))
+            size, inflated = len(body), None
+        else:
+            inflated = size = gzip_bodies.inflated_size(body, encoding, limit)
+            if size <= MAX_BYTES_DECODED_IN_LOOP and is_decoded_fast(content := gzip_bodies.inflate(body, size, limit)):
+                return decode(content)
+            self.memory.hold(size)
+        await self.memory.take_turn(size * WORK_FACTOR)
+        if await self.is_disconnected():
+            raise ClientDisconnected
+        try:
+            return await self.services.memory.run(_decode_large, decode, body, inflated, limit)
+        finally:
+            if not for_append:
+                self.memory.end_turn()
+
+    @property
+    def memory(self) -> RequestMemory:
+        """What this request takes besides its body."""
+        if self._memory is None:
+            client = self.scope.get("client")
+            self._memory = RequestMemory(self.services.memory, client[0] if client else "")
+        return self._memory
 
     def waiting(self, max_wait_ms: int | None) -> Deadline:
         """Return a deadline that also passes when the client disconnects. Enter it with `with`.
@@ -223,6 +253,9 @@ class Call:
             return
         except Exception as error:  # noqa: BLE001 - the border to HTTP
             reply = Reply.problem(self._client_error(error), self.request_id)
+        finally:
+            if self._memory is not None:
+                self._memory.release()
         counter = (operation.name, reply.status)
         answers = self.services.answers
         answers[counter] = answers.get(counter, 0) + 1
@@ -313,26 +346,5 @@ def _fields(scope: Scope, reply: Reply) -> list[Header]:
     return fields + reply.headers
 
 
-def _body_part(message: Message) -> bytes:
-    if message["type"] == "http.disconnect":
-        raise ClientDisconnected
-    return bytes(message.get("body", b""))
-
-
-def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body is larger than {limit} bytes; send the records in several requests", max_bytes=limit)
-
-
-def _decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
-    if encoding.strip().lower() not in {b"gzip", b"x-gzip"}:
-        raise UnsupportedMediaType("Content-Encoding must be gzip, or left out")
-    unpacker = zlib.decompressobj(wbits=31)
-    try:
-        decompressed = unpacker.decompress(body, limit + 1)
-    except zlib.error:
-        raise BadRequest("the body is not valid gzip, although its Content-Encoding is gzip") from None
-    if len(decompressed) > limit:
-        raise _too_large(limit)
-    if not unpacker.eof or unpacker.unused_data:
-        raise BadRequest("the body is not one complete gzip member, although its Content-Encoding is gzip")
-    return decompressed
+def _decode_large(decode: Callable[[bytes], T], body: bytes | bytearray, inflated: int | None, limit: int) -> T:
+    return decode(bytes(body) if inflated is None else gzip_bodies.inflate(body, inflated, limit))

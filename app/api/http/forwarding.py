@@ -45,6 +45,16 @@ class Forwarding:
             changes["raw_path"] = scope["raw_path"].removeprefix(self._prefix) or b"/"
         return {**scope, **changes}
 
+    def client_of(self, scope: Scope) -> str:
+        """Return the address of the client: what a trusted proxy says, else the peer's."""
+        client = scope.get("client")
+        if client is None:
+            return ""
+        if self._networks and self._is_proxy(client[0]):
+            client = self._forwarded(scope).get("client") or client
+        address, _ = client
+        return str(address)
+
     def _forwarded(self, scope: Scope) -> dict[str, Any]:
         """Return what the X-Forwarded headers change; of several values, the nearest proxy sent the last one."""
         given = {name: value for name, value in scope["headers"] if name.startswith(b"x-forwarded-")}

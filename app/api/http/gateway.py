@@ -73,6 +73,7 @@ class Gateway:
         self._services = services
         self._source = RequestSource(hosts, origins)
         self._forwarding = Forwarding(root_path, proxies) if root_path or proxies else None
+        self.client_of = self._forwarding.client_of if self._forwarding is not None and proxies else None
         self._cors = CORSMiddleware(self._route, allow_origins=list(origins), **_CORS) if origins else None
         self._hot: dict[tuple[str, int], list[_HotRoute]] = {}
         self._match = lru_cache(_CACHED_PATHS)(self._find)

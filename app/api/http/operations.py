@@ -11,6 +11,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -100,7 +101,7 @@ class Operation:
         arguments = [bind(call) for bind in self._binders]
         if self._body is None:
             return await self.handler(*arguments)
-        body = self._body(call, await call.body())
+        body = await call.decode(partial(self._body, call))
         return await self.handler(**dict(zip(self._names, arguments, strict=True)), body=body)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from hashlib import sha256
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from app.api.http.call import JSON, Call, Reply
 from app.api.http.media import LINE_TYPES, charset_of, media_type_of, refuse_form
 from app.api.http.operations import MAX_INT64, Description, OperationRoute, describe
+from app.api.http.request_memory import FEW_RECORDS
 from app.api.log import examples
 from app.api.log.record_decoding import ProduceBody, decode_json_body, decode_raw, decode_record_lines
 from app.api.log.value_lines import decode_value_lines
@@ -181,21 +183,31 @@ async def _produce(
     refuse_form(media_type)
     if media_type.startswith(_CLOUDEVENTS):
         raise UnsupportedMediaType("CloudEvents are not supported; send application/json, or one value of another type")
-    body = await call.body()
+    request = await call.decode(partial(_decode_request, call, topic, partition, media_type, query), for_append=True)
+    if (count := len(request.records)) > FEW_RECORDS:
+        await call.memory.admit_records(count)
+    return _answer(call, await call.services.producer.produce(request))
+
+
+def _decode_request(
+    call: Call,
+    topic: str,
+    partition: int | None,
+    media_type: bytes,
+    query: ProduceQuery | ProducePartitionQuery,
+    body: bytes,
+) -> ProduceRequest:
     records = _decode(call, media_type, body, query)
     key, stamp = _idempotence(call, media_type, body)
-    accepted = await call.services.producer.produce(
-        ProduceRequest(
-            topic,
-            partition,
-            records,
-            len(body) if query.key is None else len(body) + len(query.key.encode()),
-            query.expected_offset if isinstance(query, ProducePartitionQuery) else None,
-            key,
-            stamp,
-        )
+    return ProduceRequest(
+        topic,
+        partition,
+        records,
+        len(body) if query.key is None else len(body) + len(query.key.encode()),
+        query.expected_offset if isinstance(query, ProducePartitionQuery) else None,
+        key,
+        stamp,
     )
-    return _answer(call, accepted)
 
 
 def _decode(call: Call, media_type: bytes, body: bytes, query: ProduceQuery | ProducePartitionQuery) -> list[Record]:

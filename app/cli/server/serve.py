@@ -53,8 +53,12 @@ def serve(
 
 def _run(settings: Settings) -> None:
     """Serve until the process is told to stop."""
-    application = _build(settings)
+    from app.server.allocator import return_freed_memory
+    from app.server.uvicorn import ServerMemory
     from app.server.uvicorn import serve as run_server
+
+    return_freed_memory()
+    application = _build(settings)
 
     def announce(port: int) -> None:
         _announce(settings, port, application.services.storage.dialect.location)
@@ -64,6 +68,7 @@ def _run(settings: Settings) -> None:
             application.asgi,
             host=settings.host,
             port=settings.port,
+            memory=ServerMemory(application.services.memory.ledger, application.client_of),
             on_stop=lambda: _stop(application),
             on_ready=announce,
             access_log=settings.access_log,

@@ -1,0 +1,1 @@
+"""Attacks on the memory of a server, beside a client that must not notice them."""
