@@ -14,7 +14,7 @@ import typer
 
 from app import __version__
 from app.cli.terminal.failure import ERROR, NOT_FOUND, REFUSED, UNAVAILABLE, CommandFailed
-from app.cli.terminal.output import printable
+from app.cli.terminal.output import print_message, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,12 +34,40 @@ _MISSING = {
 }
 """Messages for an unknown name in a path, by resource: the error code, and the command that creates the resource."""
 
+_OTHER_URLS = re.compile(r"MILLRACE_(URL|DATABASE_URL|TEST_.*)")
+"""Variables that are not a misspelt MILLRACE_URL."""
+_SIMILARITY = 0.9
+
 _IMPLIED_HEADERS = {"host", "accept-encoding", "connection", "user-agent", "content-length"}
 
 
 def default_url() -> str:
-    """Return the URL of a server on this machine, at the port that `serve` listens on by default."""
-    return f"http://127.0.0.1:{os.environ.get('MILLRACE_PORT') or '8400'}"
+    """Return the URL of a server on this machine, at the port that `serve` listens on by default.
+
+    Warn of variables that were probably meant to be MILLRACE_URL: another server would be used without notice.
+
+    Raises:
+        CommandFailed: MILLRACE_PORT is not a port.
+    """
+    port = os.environ.get("MILLRACE_PORT") or "8400"
+    if not re.fullmatch(r"[0-9]{1,5}", port):
+        raise CommandFailed("MILLRACE_PORT is not a port; set it to a number, or name the server with MILLRACE_URL")
+    url = f"http://127.0.0.1:{port}"
+    for name in sorted(os.environ):
+        if _may_mean_url(name):
+            print_message(f"{printable(name)} has no effect; did you mean MILLRACE_URL? Using {url}")
+    return url
+
+
+def _may_mean_url(name: str) -> bool:
+    given = name.upper()
+    if not given.startswith("MIL") or _OTHER_URLS.fullmatch(name):
+        return False
+    if given.startswith("MILLRACE_") and given.endswith("URL"):
+        return True
+    from difflib import SequenceMatcher
+
+    return SequenceMatcher(None, given, "MILLRACE_URL").ratio() > _SIMILARITY
 
 
 Url = Annotated[
