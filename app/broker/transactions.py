@@ -232,14 +232,14 @@ def _result(key: IdempotencyKey, used: Mapping[KeyId, StoredKey]) -> Transaction
 
 
 def _create_topics(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Append]:
-    """Create the topics that are missing, and return the appends with their ids."""
+    """Create the topics that are missing in the order of their names, and return the appends with their ids."""
+    missing = {append.topic: len(append.partition_ids) for append in appends if append.topic_id == DRAFT}
     created: dict[str, TopicInfo] = {}
-    for append in appends:
-        if append.topic_id == DRAFT and append.topic not in created:
-            if not topics.create(tx, append.topic, len(append.partition_ids), {}, now_ms):
-                raise StaleTopic
-            if (found := topics.find(tx, append.topic, TopicConfig())) is not None:
-                created[append.topic] = found.info
+    for name, partitions in sorted(missing.items()):
+        if not topics.create(tx, name, partitions, {}, now_ms):
+            raise StaleTopic
+        if (found := topics.find(tx, name, TopicConfig())) is not None:
+            created[name] = found.info
     return [_with_ids(append, created[append.topic]) if append.topic_id == DRAFT else append for append in appends]
 
 

@@ -146,8 +146,9 @@ def _start_offset(tx: Tx, bounds: Bounds, spec: OffsetSpec, reset: OffsetReset |
     if reset is not None:
         return first if reset == "earliest" else end
     error = OffsetBelowLogStart if offset < first else OffsetAboveLogEnd
+    held = "has no records" if first == end else f"has the offsets {first} to {end - 1}"
     raise error(
-        f"partition {bounds.partition} has the offsets {first} to {end}, and the next record gets {end}; "
+        f"partition {bounds.partition} {held}, and the next record gets {end}; "
         "with offset_reset=earliest or offset_reset=latest the read starts there",
         partition=bounds.partition,
         log_start_offset=first,

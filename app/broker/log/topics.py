@@ -7,12 +7,14 @@ from typing import NamedTuple, Protocol
 
 from app.broker.waiting.signals import Signals
 from app.domain.log.topic import TopicConfig, TopicInfo, check_overrides, check_partitions, check_topic_name
+from app.errors.database import ServiceUnavailable
 from app.errors.log import OffsetAboveLogEnd, TopicAlreadyExists, UnknownTopicOrPartition
 from app.storage.db.engine import Storage
 from app.storage.db.transaction import Tx
 from app.storage.log import pages, retention, topics
 from app.storage.log.topics import Overrides, StoredTopic
 
+_ATTEMPTS = 5
 DRAFT = 0
 """The id of a topic that does not exist yet."""
 
@@ -254,11 +256,16 @@ def _confirm(info: TopicInfo, request: TopicRequest) -> None:
 def _create(
     tx: Tx, name: str, count: int, given: Overrides, now_ms: int, defaults: TopicConfig
 ) -> tuple[StoredTopic, bool]:
-    """Create a topic or find the existing one, and return it and whether it is new."""
-    while True:
+    """Create a topic or find the existing one, and return it and whether it is new.
+
+    Raises:
+        ServiceUnavailable: Other transactions delete the topic between the two statements each time.
+    """
+    for _ in range(_ATTEMPTS):
         created = topics.create(tx, name, count, given, now_ms)
         if (found := topics.find(tx, name, defaults)) is not None:
             return found, created
+    raise ServiceUnavailable("the topic changes too often; try again")
 
 
 def _lock(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic:

@@ -251,20 +251,20 @@ def _start_offset(tx: Tx, bounds: Bounds, spec: OffsetSpec) -> int:
 
 
 def _change(tx: Tx, name: str, request: QueueRequest, dead_letters: TopicInfo | None) -> QueueInfo | None:
-    if dead_letters is not None and not queues.lock_topics(tx, [dead_letters.topic_id]):
-        raise _refused("was deleted meanwhile; try again")
     info = queues.find_locked(tx, name)
     if info is None:
         return None
     defaults = msgspec.structs.asdict(QueueConfig())
     restored = {field: defaults[field] for field in request.restored}
     config = msgspec.structs.replace(info.config, **(restored | request.given))
+    if config.max_delivery_count != info.config.max_delivery_count:
+        share_partitions.schedule_archiving(tx, info.queue_id)
+    if dead_letters is not None and not queues.lock_topics(tx, [dead_letters.topic_id]):
+        raise _refused("was deleted meanwhile; try again")
     if dead_letters is None and request.dead_letter_topic is UNSET:
         queues.change_config(tx, info.queue_id, config)
     else:
         queues.change(tx, info.queue_id, None if dead_letters is None else dead_letters.topic_id, config)
-    if config.max_delivery_count != info.config.max_delivery_count:
-        share_partitions.schedule_archiving(tx, info.queue_id)
     return queues.find(tx, name)
 
 

@@ -86,6 +86,7 @@ _DELETE_OF_DELETED_TOPICS = delete(group_offsets).where(
         select(_offsets.group_id, _offsets.topic_id, _offsets.partition)
         .where(_offsets.topic_id.not_in(select(topics.c.topic_id)))
         .limit(bindparam("at_most"))
+        .with_for_update(of=group_offsets, skip_locked=True)
     )
 )
 _EXPIRED = (

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, delete, exists, func, select, update
+from sqlalchemy import bindparam, delete, exists, func, or_, select, update
 
 from app.domain.groups.assignment import Rebalance, TopicMetadata
 from app.domain.groups.group import ASSIGNMENT_INTERVAL_MS, Group
@@ -40,12 +40,27 @@ _LAST_RUN = CompiledStatement(select(group_ticks.c.ticked_at_ms))
 _LAST_RUN_LOCKED = CompiledStatement(select(group_ticks.c.ticked_at_ms).with_for_update())
 _RECORD_RUN = update(group_ticks).values(ticked_at_ms=bindparam("now"))
 _ANY_MEMBER = select(exists().select_from(group_members))
+_LOCK_GROUPS_WITH_MEMBERS = (
+    select(_groups.group_id)
+    .join(group_members, _members.group_id == _groups.group_id)
+    .order_by(_groups.name, _members.member_id)
+    .with_for_update(of=[consumer_groups, group_members])
+)
+_EMPTY_GROUPS = (
+    select(_groups.group_id)
+    .where(_groups.assign_at_ms > bindparam("latest"), _groups.empty_since_ms.is_not(None))
+    .order_by(_groups.name)
+    .with_for_update(skip_locked=True)
+)
 _FULL_SESSIONS = update(group_members).values(
     deadline_ms=bindparam("now") + _members.session_timeout_ms,
     revoke_deadline_ms=_members.revoke_deadline_ms + bindparam("outage"),
 )
 _EARLIER_ASSIGNMENTS = (
-    update(consumer_groups).where(_groups.assign_at_ms > bindparam("latest")).values(assign_at_ms=bindparam("latest"))
+    update(consumer_groups)
+    .where(_groups.assign_at_ms > bindparam("latest"))
+    .where(or_(_groups.empty_since_ms.is_(None), _groups.group_id.in_(_EMPTY_GROUPS)))
+    .values(assign_at_ms=bindparam("latest"))
 )
 _TOPICS = (
     select(topics.c.name, topics.c.topic_id, func.count(partitions.c.partition_id))
@@ -143,6 +158,7 @@ def record_running_node(tx: Tx, *, first: bool = False) -> None:
     ((last_run_ms,),) = _LAST_RUN_LOCKED.rows(tx, {})
     at_ms = clock.read(tx)
     if abs(at_ms - last_run_ms) > MAX_OUTAGE_MS or (first and not tx.dialect.shared):
+        tx.connection.execute(_LOCK_GROUPS_WITH_MEMBERS).all()
         tx.connection.execute(_FULL_SESSIONS, {"now": at_ms, "outage": at_ms - last_run_ms})
         tx.connection.execute(_EARLIER_ASSIGNMENTS, {"latest": at_ms + ASSIGNMENT_INTERVAL_MS})
     tx.connection.execute(_RECORD_RUN, {"now": at_ms})

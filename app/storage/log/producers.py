@@ -44,6 +44,12 @@ _EXPIRED = (
     .limit(bindparam("at_most"))
     .with_for_update(skip_locked=True)
 )
+_LOCK_STATES = (
+    select(producer_topics.c.topic_id)
+    .where(producer_topics.c.producer_id.in_(bindparam("ids", expanding=True)))
+    .order_by(producer_topics.c.producer_id, producer_topics.c.topic_id)
+    .with_for_update()
+)
 _DELETE_TOPICS = delete(producer_topics).where(producer_topics.c.producer_id.in_(bindparam("ids", expanding=True)))
 _DELETE = delete(producers).where(producers.c.producer_id.in_(bindparam("ids", expanding=True)))
 
@@ -127,6 +133,7 @@ def expire(tx: Tx, now_ms: int, limit: int) -> int:
     before_ms = clock_ticks.expiry_ms(tx, now_ms) - RETENTION_MS
     rows = tx.connection.execute(_EXPIRED, {"before_ms": before_ms, "at_most": limit})
     if names := [name for (name,) in rows]:
+        tx.connection.execute(_LOCK_STATES, {"ids": names}).all()
         tx.connection.execute(_DELETE_TOPICS, {"ids": names})
         tx.connection.execute(_DELETE, {"ids": names})
     return len(names)

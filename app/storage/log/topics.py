@@ -66,6 +66,12 @@ _RAISE_PURGES = (
     .values(before_offset=OFFSET_MASK + 1)
 )
 _OF_TOPIC = select(partitions.c.partition_id).where(partitions.c.topic_id == bindparam("id"))
+_LOCK_PRODUCERS = (
+    select(producer_topics.c.producer_id)
+    .where(producer_topics.c.topic_id == bindparam("id"))
+    .order_by(producer_topics.c.producer_id)
+    .with_for_update()
+)
 _DELETES = (
     delete(compactions).where(compactions.c.partition_id.in_(_OF_TOPIC)),
     delete(producer_topics).where(producer_topics.c.topic_id == bindparam("id")),
@@ -141,6 +147,7 @@ def delete_(tx: Tx, info: TopicInfo) -> None:
     tx.connection.execute(_LOCK_ROWS, {"id": info.topic_id}).all()
     tx.connection.execute(_RAISE_PURGES, {"id": info.topic_id})
     tx.connection.execute(_PURGE_ALL, {"id": info.topic_id})
+    tx.connection.execute(_LOCK_PRODUCERS, {"id": info.topic_id}).all()
     for statement in _DELETES:
         tx.connection.execute(statement, {"id": info.topic_id})
 

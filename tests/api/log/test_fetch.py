@@ -228,6 +228,21 @@ async def test_answers_have_a_coding_that_the_client_accepts(
     assert len(json.loads(body)["records"]) == 20
 
 
+async def test_an_offset_out_of_range_names_the_offsets_that_there_are(sqlite_client: httpx2.AsyncClient) -> None:
+    url = "/v1/topics/orders/partitions/0/records"
+    await sqlite_client.put("/v1/topics/orders")
+
+    async def detail() -> str:
+        response = await sqlite_client.get(url, params={"offset": 9})
+        return str(response.json()["detail"].partition(";")[0])
+
+    assert await detail() == "partition 0 has no records, and the next record gets 0"
+    await sqlite_client.post(url, json={"records": [{"value": 1}, {"value": 2}]})
+    assert await detail() == "partition 0 has the offsets 0 to 1, and the next record gets 2"
+    await sqlite_client.delete(url, params={"before_offset": 2})
+    assert await detail() == "partition 0 has no records, and the next record gets 2"
+
+
 async def test_a_head_is_a_get_without_its_body(sqlite_client: httpx2.AsyncClient) -> None:
     await fill(sqlite_client, 1)
 

@@ -10,6 +10,7 @@ from app.broker.log.producer import ProduceRequest
 from app.broker.log.topics import TopicRequest, Topics
 from app.domain.log.record import Record
 from app.domain.log.topic import TopicConfig
+from app.errors.database import ServiceUnavailable
 from app.errors.log import UnknownTopicOrPartition
 from app.storage.log import topics
 
@@ -119,3 +120,11 @@ async def test_a_deleted_topic_is_dropped_from_the_cache(services: Services) -> 
     with pytest.raises(UnknownTopicOrPartition):
         await services.topics.get("orders")
     assert await services.topics.find("orders") is None
+
+
+async def test_a_create_gives_up_when_the_topic_is_never_complete(services: Services) -> None:
+    await services.topics.create("orders", UNSPECIFIED)
+    await services.storage.write(lambda tx: tx.connection.exec_driver_sql("DELETE FROM partitions").rowcount)
+
+    with pytest.raises(ServiceUnavailable):
+        await services.topics.create("orders", UNSPECIFIED)
