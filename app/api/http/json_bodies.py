@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from app.api.http.validation_errors import invalid_request_of, plain
+from app.api.http.hints.json_syntax import describe_syntax_error
+from app.api.http.validation_errors import invalid_request_of
 from app.errors.broker_error import BrokerError
 from app.errors.http import BadRequest, InvalidRequest
 
@@ -35,8 +36,16 @@ def without_bom(body: bytes) -> bytes:
     return body.removeprefix(BOM)
 
 
-def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:  # noqa: ANN401 - the decoder's type
+def decode_json(
+    decoder: msgspec.json.Decoder[Any], body: bytes, *, noun: str = "body", several: str = "send one"
+) -> Any:  # noqa: ANN401 - the decoder's type
     """Decode UTF-8 JSON; a byte order mark at the start is skipped.
+
+    Args:
+        decoder: Of the expected type.
+        body: The JSON.
+        noun: What an error calls `body`.
+        several: What an error suggests if several values follow each other.
 
     Raises:
         BadRequest: The body is not JSON.
@@ -44,19 +53,20 @@ def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:  # noqa
     """
     body = without_bom(body)
     if not body or body.isspace():
-        raise BadRequest("the body is empty; send JSON")
+        raise BadRequest(f"the {noun} is empty; send JSON")
     try:
         if not body.isascii():
             body.decode()
         return decoder.decode(body)
     except UnicodeDecodeError as error:
-        raise BadRequest(f"the body is not valid UTF-8 (byte {error.start})") from None
+        raise BadRequest(f"the {noun} is not valid UTF-8 (byte {error.start})") from None
     except RecursionError:
         raise BadRequest("the JSON is nested too deeply") from None
     except msgspec.ValidationError as error:
         raise invalid_request_of(error, "field", decoder.type) from None
     except msgspec.DecodeError as error:
-        raise BadRequest(f"the body is not valid JSON: {plain(str(error))}") from None
+        hint = describe_syntax_error(body, str(error), several)
+        raise BadRequest(f"the {noun} is not valid JSON: {hint}") from None
 
 
 def decode_lines(decoder: msgspec.json.Decoder[Any], body: bytes, max_records: int) -> list[Any]:
@@ -78,17 +88,19 @@ def decode_lines(decoder: msgspec.json.Decoder[Any], body: bytes, max_records: i
             return [decode(line) for line in lines]
     except (RecursionError, msgspec.DecodeError):
         """Decode again below, line by line, to name the first line that fails."""
-    return [_decode_line(index, decoder, line) for index, line in enumerate(lines)]
+    return [_decode_line(index, decoder, line, body) for index, line in enumerate(lines)]
 
 
-def _decode_line(index: int, decoder: msgspec.json.Decoder[Any], line: bytes) -> Any:  # noqa: ANN401 - the decoder's type
+def _decode_line(index: int, decoder: msgspec.json.Decoder[Any], line: bytes, body: bytes) -> Any:  # noqa: ANN401 - the decoder's type
     try:
-        return decode_json(decoder, line)
+        return decode_json(decoder, line, noun="line", several="send each value on its own line")
     except BrokerError as error:
         entry = {"detail": error.detail}
         if isinstance(errors := error.facts.get("errors"), list):
             entry = errors[0]
-        message = f"record {index}: {error.detail}"
+        start = next(islice(_LINE.finditer(body), index, None)).start()
+        number = body.count(b"\n", 0, start) + 1
+        message = f"record {index}, line {number}: {error.detail}"
         raise type(error).at(index, entry.get("field"), entry["detail"], message=message) from None
 
 

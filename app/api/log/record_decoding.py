@@ -111,7 +111,7 @@ def decode_json_body(body: bytes, max_records: int) -> list[Record]:
         check_names(body)
         check_records(len(records), max_records)
         return records
-    request: ProduceBody = decode_json(_body, body)
+    request: ProduceBody = decode_json(_body, body, several="send one record per line with ?lines=records")
     check_names(body)
     if request.records is UNSET:
         if request.value is UNSET:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from app.cli.client import Client
 
-_INDEX = re.compile(r"^record \d+: ")
+_INDEX = re.compile(r"^record \d+(?:, line \d+)?: ")
 _RETRY_BACKOFF_S = 0.2
 _RETRY_BACKOFF_MAX_S = 5.0
 _QUEUED_BATCHES = 2

@@ -162,7 +162,7 @@ def test_an_error_names_the_line_and_appends_nothing_of_its_request(cli: Cli, to
 def test_a_line_that_is_not_json_is_named(cli: Cli, topic: str) -> None:
     done = cli("produce", topic, stdin=b'1\n\n{"a":\n3\n')
     assert done.code == 4
-    assert done.err.startswith("millrace: line 3: the body is not valid JSON")
+    assert done.err.startswith("millrace: line 3: the line is not valid JSON: it ends too early")
 
 
 def test_pointers_need_values_and_the_file_must_exist(cli: Cli, topic: str) -> None:

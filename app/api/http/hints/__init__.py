@@ -1,0 +1,1 @@
+"""Say what to change in a request that the server does not understand."""
