@@ -48,7 +48,7 @@ def log_to_stderr(level: str, log_format: str, *, access_log: bool) -> None:
 
 @contextmanager
 def failures_in_log() -> Iterator[None]:
-    """Log the failure that ends the command, and exit with its code, instead of printing it.
+    """Log the failure that ends the command as JSON, and exit with its code, instead of printing it.
 
     Raises:
         SystemExit: With the exit code of the failure.
@@ -56,13 +56,17 @@ def failures_in_log() -> Iterator[None]:
     try:
         yield
     except CommandFailed as error:
-        _log.critical("%s", error)
-        raise SystemExit(error.exit_code) from None
+        message, code = str(error), error.exit_code
     except SystemExit as error:
         if not isinstance(error.code, str):
             raise
-        _log.critical("%s", error.code.removeprefix("millrace: "))
-        raise SystemExit(1) from None
+        message, code = error.code.removeprefix("millrace: "), 1
+    else:
+        return
+    if not logging.getLogger().handlers:  # the settings are wrong
+        log_to_stderr("info", "json", access_log=False)
+    _log.critical("%s", message)
+    raise SystemExit(code)
 
 
 class _TextLines(logging.Formatter):

@@ -42,7 +42,9 @@ def serve(
     Options take precedence over MILLRACE_ variables, and these over a `.env` file.
     """
     options = {"host": host, "port": port, "database_url": database_url}
-    settings = read_settings({name: value for name, value in options.items() if value is not None})
+    log_format = os.environ.get("MILLRACE_LOG_FORMAT", "").lower()
+    with failures_in_log() if log_format == "json" else nullcontext():
+        settings = read_settings({name: value for name, value in options.items() if value is not None})
     log_to_stderr(settings.log_level, settings.log_format, access_log=settings.access_log)
     with failures_in_log() if settings.log_format == "json" else nullcontext():
         for sentence in ignored_variables():

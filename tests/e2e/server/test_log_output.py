@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -170,6 +171,21 @@ async def test_the_text_log_has_no_refusals_by_default_and_no_line_that_a_client
     assert first.endswith(", request mine")
     assert "secret" not in loud.log
     assert "\x85" not in loud.log
+
+
+def test_wrong_settings_and_a_port_in_use_are_objects_too(sqlite_url: str, tmp_path: Path) -> None:
+    wrong = ServerProcess(sqlite_url, tmp_path, settings=LOGGING | {"max_records": 0, "max_wait_ms": -1})
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        second = ServerProcess(sqlite_url, tmp_path, settings=LOGGING, port=port)
+        for node in (wrong, second):
+            with pytest.raises(StartFailed, match="exit code 1"):
+                node.start()
+
+    (failure,) = objects(wrong)
+    assert failure["message"].startswith("2 settings are wrong:")
+    (failure,) = objects(second)
+    assert failure["message"].startswith(f"port {port} on 127.0.0.1 is in use: ")
 
 
 def test_a_start_that_fails_is_one_object_too(tmp_path: Path) -> None:
