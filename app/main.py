@@ -264,15 +264,16 @@ async def _lifespan(
     """Run the background tasks while the application serves; then commit what is pending and close everything."""
     sys.setswitchinterval(_THREAD_SWITCH_INTERVAL_S)
     storage = services.storage
+    notices: Notices | None = None
     with _infrequent_collections():
-        _start_tasks(settings, services, runner, archive_task)
-        notices = open_notices(settings.database_url) if storage.dialect.shared else None
-        if notices is None:
-            runner.every("disk-check", _DISK_CHECK_INTERVAL_MS, storage.check_space)
-            runner.every("file-check", _FILE_CHECK_INTERVAL_MS, storage.check_files)
-        else:
-            _start_notice_tasks(settings, services, runner, outbox, notices)
         try:
+            _start_tasks(settings, services, runner, archive_task)
+            if storage.dialect.shared:
+                notices = open_notices(settings.database_url)
+                _start_notice_tasks(settings, services, runner, outbox, notices)
+            else:
+                runner.every("disk-check", _DISK_CHECK_INTERVAL_MS, storage.check_space)
+                runner.every("file-check", _FILE_CHECK_INTERVAL_MS, storage.check_files)
             yield
         finally:
             services.signals.close()

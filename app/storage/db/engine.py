@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 _ATTEMPTS = 3
 _RECONNECT_AFTER_S = 1.0
+_STOPPING = "the server is stopping; nothing was done"
 
 _log = logging.getLogger(__name__)
 
@@ -80,21 +81,32 @@ class Storage:
         """Run `function(tx, ...)` on one snapshot.
 
         Raises:
-            ServiceUnavailable: The database did not answer in time.
+            ServiceUnavailable: The database did not answer in time, or it was closed.
         """
-        return await asyncio.get_running_loop().run_in_executor(
+        self._refuse_after_close()
+        future = asyncio.get_running_loop().run_in_executor(
             self._readers, lambda: self.read_now(function, *args, **kwargs)
         )
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._refuse_dropped(future)
+            raise
 
     async def write(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function(tx, ...)` in a transaction; commit when it returns, roll back when it raises.
 
         Raises:
-            ServiceUnavailable: A lock timed out or the connection failed; nothing is written.
+            ServiceUnavailable: A lock timed out, the connection failed, or the database was closed; nothing is written.
             DiskFull: The disk is full; nothing is written.
             OutcomeUnknown: The connection was lost during COMMIT.
         """
-        return await self.submit(function, *args, **kwargs)
+        future = self.submit(function, *args, **kwargs)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._refuse_dropped(future)
+            raise
 
     async def write_freeing(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a write that frees space. On a disk that has just become full it uses the space of the ballast."""
@@ -104,7 +116,12 @@ class Storage:
             return await self.write(function, *args, **kwargs)
 
     def submit(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Start a write and return its future, for a caller that is not a coroutine."""
+        """Start a write and return its future, for a caller that is not a coroutine.
+
+        Raises:
+            ServiceUnavailable: The database was closed.
+        """
+        self._refuse_after_close()
         return asyncio.get_running_loop().run_in_executor(
             self._writers, lambda: self.write_now(function, *args, **kwargs)
         )
@@ -112,6 +129,7 @@ class Storage:
     def read_now(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a read, and block until it ends. Any thread may call this."""
         if not self._in_worker():
+            self._refuse_after_close()
             return self._readers.submit(lambda: self.read_now(function, *args, **kwargs)).result()
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -131,6 +149,7 @@ class Storage:
         After a conflict or a lost connection before COMMIT the write is retried.
         """
         if not self._in_worker():
+            self._refuse_after_close()
             return self._writers.submit(lambda: self.write_now(function, *args, **kwargs)).result()
         if self._misplaced is not None:
             raise DatabaseMisplaced(MISPLACED)
@@ -165,6 +184,16 @@ class Storage:
                 self._refuse(error, last=attempt == _ATTEMPTS)
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
+    def _refuse_after_close(self) -> None:
+        if self._closing:
+            raise ServiceUnavailable(_STOPPING)
+
+    def _refuse_dropped(self, future: asyncio.Future[T]) -> None:
+        """Refuse a call that `close` took from the queue. A call whose task was cancelled is no such call."""
+        task = asyncio.current_task()
+        if self._closing and future.cancelled() and task is not None and not task.cancelling():
+            raise ServiceUnavailable(_STOPPING) from None
+
     def _in_worker(self) -> bool:
         return hasattr(self._worker, "connections")
 
@@ -189,8 +218,7 @@ class Storage:
         Each attempt to connect to a silent server takes seconds. Without this rule, waiting requests would make their
         attempts one after the other.
         """
-        if self._closing:
-            raise ServiceUnavailable("the server is stopping")
+        self._refuse_after_close()
         if time.monotonic() < self._reconnect_at:
             raise ServiceUnavailable(ERRORS[Fault.SILENT][1])
 

@@ -31,7 +31,12 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
     if backend == "sqlite":
         _refuse_extra_parts(url, database_url)
         dialect = Sqlite(url, ballast_bytes=ballast_bytes)
-        return Storage(dialect, Ballast(dialect.path, dialect.ballast_bytes), dialect.files)
+        try:
+            ballast = Ballast(dialect.path, dialect.ballast_bytes)
+        except BaseException:
+            dialect.close()
+            raise
+        return Storage(dialect, ballast, dialect.files)
     if backend == "postgresql":
         from app.storage.db.postgres.dialect import Postgres  # noqa: PLC0415 - the import takes a tenth of an embedded start
 
@@ -45,6 +50,11 @@ def _refuse_extra_parts(url: URL, given: str) -> None:
         raise ValueError(
             "an SQLite URL has no host, user or port: write three slashes before a relative path, "
             "sqlite:///folder/millrace.db, and four before an absolute one"
+        )
+    if url.database and url.database.startswith("file:"):
+        raise ValueError(
+            "an SQLite URL has a path without file: after the slashes: write sqlite:///folder/millrace.db for a "
+            "relative path and sqlite:////folder/millrace.db for an absolute one"
         )
     _, mark, parameters = given.partition("?")
     if mark:

@@ -83,11 +83,12 @@ def test_a_second_server_on_the_same_file_is_refused(tmp_path: Path, alone: Cli)
     assert done.err.count("\n") == 1
 
 
-def test_a_port_in_use_is_refused(server: Serving, alone: Cli) -> None:
+def test_a_port_in_use_is_refused_and_the_database_is_closed(server: Serving, alone: Cli, tmp_path: Path) -> None:
     port = server.url.rpartition(":")[2]
     done = alone("serve", "--port", port)
     cure = "stop the server that uses it, or choose another with --port or MILLRACE_PORT."
     assert (done.code, done.err) == (1, f"millrace: port {port} on 127.0.0.1 is in use: {cure}\n")
+    assert not (tmp_path / "millrace.db-wal").exists(), "the database was not closed"
 
 
 @pytest.mark.parametrize(

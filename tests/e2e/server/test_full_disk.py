@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.e2e.support.api_calls import create_topic, read_partition
-from tests.e2e.support.server_process import ServerProcess, StartFailed
+from tests.e2e.support.server_process import PROGRAM, ServerProcess, StartFailed
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -190,3 +190,23 @@ async def test_appends_resume_on_a_small_disk_once_the_missing_bytes_are_free(sm
 
             os.truncate(other, 16 * MIB - missing)
             assert await append_until_accepted(client, "orders", filled) == filled
+
+
+async def test_a_limit_of_the_size_of_files_refuses_appends_as_a_full_disk_does(tmp_path: Path) -> None:
+    limited = ("/bin/sh", "-c", 'ulimit -f 4096; exec "$@"', "sh", *PROGRAM)
+    url = f"sqlite:///{tmp_path / 'millrace.db'}"
+    with ServerProcess(url, tmp_path, program=limited, settings={"ballast_bytes": 65_536}) as node:
+        async with node.client() as client:
+            await create_topic(client, "orders", 1)
+            filled = 0
+            while (answer := await append(client, "orders", filled)).status_code == 201:
+                filled += 1
+            assert (answer.status_code, answer.json()["code"]) == (507, "KAFKA_STORAGE_ERROR")
+            assert filled > 5
+            assert len(await read_partition(client, "orders", 0)) == filled
+    assert "Traceback" not in node.log
+
+    with ServerProcess(url, tmp_path) as unlimited:
+        async with unlimited.client() as client:
+            assert len(await read_partition(client, "orders", 0)) == filled
+            assert (await append(client, "orders", filled)).status_code == 201

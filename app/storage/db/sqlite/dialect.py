@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import time
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
+from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import quote
 
@@ -78,21 +80,22 @@ class Sqlite:
         self.files = DatabaseFiles(url.database)
         self.path = self.files.path
         self.location = f"{self.path} (SQLite)"
-        self.ballast_bytes = ballast_size(self.path, ballast_bytes)
-        self.write_engine = _engine(self.files, _writer_pragmas(self.ballast_bytes), writes=True)
-        self.read_engine = _engine(self.files, _READER_PRAGMAS, writes=False)
-        self._guard = sqlite3.connect(self.path, check_same_thread=False)
-        """An idle connection: SQLite keeps the write-ahead log while a connection is open."""
-        try:
+        with contextlib.ExitStack() as opened:
+            opened.callback(self.files.close)
+            self.ballast_bytes = ballast_size(self.path, ballast_bytes)
+            self.write_engine = _engine(self.files, _writer_pragmas(self.ballast_bytes), writes=True)
+            opened.callback(self.write_engine.dispose)
+            self.read_engine = _engine(self.files, _READER_PRAGMAS, writes=False)
+            self._guard = self._connect_guard()
+            opened.callback(self._guard.close)
+            opened.callback(self.read_engine.dispose)
             self._refuse_unreadable()
             with self.write_engine.connect():
                 """Create the write-ahead log, so that readers can open it."""
             self._guard.execute("SELECT * FROM sqlite_master").fetchall()
             self._open_readers()
-        except BaseException:
-            self.close()
-            raise
-        self.files.watch_logs()
+            self.files.watch_logs()
+            self._opened = opened.pop_all()
 
     def insert(self, table: Table) -> Insert:
         """Return the INSERT of SQLite, which has ON CONFLICT."""
@@ -178,10 +181,14 @@ class Sqlite:
 
     def close(self) -> None:
         """Close the readers, then the writer, which checkpoints, and release the lock."""
-        self.read_engine.dispose()
-        self._guard.close()
-        self.write_engine.dispose()
-        self.files.close()
+        self._opened.close()
+
+    def _connect_guard(self) -> sqlite3.Connection:
+        """Open an idle connection: SQLite keeps the write-ahead log while a connection is open."""
+        try:
+            return sqlite3.connect(self.path, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise ValueError(f"the database {self.path} cannot be used: {error}") from None
 
     def _open_readers(self) -> None:
         """Fill the pool: once the file is moved, no connection can be opened, and the open ones still read."""
@@ -218,11 +225,16 @@ class Sqlite:
         return max(needed - allocated - space.f_bavail * space.f_frsize, _PAGE_BYTES)
 
     def _disk_is_full(self) -> bool:
+        """Return whether the disk lacks space, or a quota or a limit of the size of files refuses more."""
         try:
             space = os.statvfs(self.path.parent)
-        except OSError:
-            return False
-        return space.f_bavail * space.f_frsize < _SPARE_BYTES
+            if space.f_bavail * space.f_frsize < _SPARE_BYTES:
+                return True
+            with TemporaryFile(dir=self.path.parent) as probe:
+                os.posix_fallocate(probe.fileno(), max(self.path.stat().st_size, self._log_bytes()), _SPARE_BYTES)
+        except OSError as error:
+            return error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        return False
 
 
 def _append(rows: Sequence[Row]) -> Statement:

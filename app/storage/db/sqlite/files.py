@@ -14,6 +14,9 @@ from app.storage.db.faults import MISPLACED
 
 _HEADER = b"SQLite format 3\0"
 
+_REPLACED_SUFFIX = "-wal.replaced"
+"""The log of a replaced database. No other suffix is longer."""
+
 _Identity = tuple[int, int]
 """Device and inode."""
 
@@ -38,7 +41,8 @@ class DatabaseFiles:
 
     def __init__(self, database: str) -> None:
         self._given = Path(database).absolute()
-        self.path = self._given.resolve()
+        self.path = _resolve(self._given)
+        _refuse_long_name(self.path)
         _refuse_shared_or_special(self.path)
         self._lock_path = self._beside(".lock")
         self._lock = self._open_lock()
@@ -46,6 +50,7 @@ class DatabaseFiles:
         try:
             self._refuse_lost_database()
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._refuse_mounted_file()
             self._locked = self._lock_database()
             self._refuse_foreign_header()
         except OSError as error:
@@ -97,7 +102,7 @@ class DatabaseFiles:
         log = self._beside("-wal")
         if _identity(self.path) is not None and _identity(log) == self._logs.get(log):
             with suppress(OSError):
-                log.rename(self._beside("-wal.replaced"))
+                log.rename(self._beside(_REPLACED_SUFFIX))
         return False
 
     def close(self) -> None:
@@ -130,6 +135,12 @@ class DatabaseFiles:
         except BlockingIOError:
             os.close(descriptor)
             raise self._in_use() from None
+        except OSError as error:
+            os.close(descriptor)
+            raise ValueError(
+                f"cannot lock {self._lock_path}: {error.strerror}; put the database on a file system that has locks, "
+                "such as a local one, or use PostgreSQL"
+            ) from None
         return descriptor
 
     def _lock_database(self) -> bool:
@@ -179,10 +190,49 @@ class DatabaseFiles:
                 f"database file back beside it, or move {log.name} away to start with an empty log"
             )
 
+    def _refuse_mounted_file(self) -> None:
+        """Refuse a file that is mounted without its folder: its write-ahead log would be in another file system."""
+        mount = _mount_of(self._descriptor)
+        if mount is not None and mount != _mount_of(self._lock):
+            raise ValueError(
+                f"{self.path} is mounted without its folder, so that the write-ahead log with the newest records would "
+                f"stay outside of the mount; mount the folder {self.path.parent} instead"
+            )
+
     def _refuse_foreign_header(self) -> None:
         header = os.pread(self._descriptor, len(_HEADER), 0)
         if header and header != _HEADER:
             raise ValueError(f"{self.path} is not an SQLite database; give another file with --database-url")
+
+
+def _resolve(path: Path) -> Path:
+    try:
+        path.resolve(strict=True)
+    except FileNotFoundError:
+        pass
+    except (OSError, RuntimeError) as error:  # before Python 3.13, a loop of links is a RuntimeError
+        reason = error.strerror if isinstance(error, OSError) else "its links lead back to it"
+        raise ValueError(f"cannot open the database file {path}: {reason}") from None
+    return path.resolve()
+
+
+def _refuse_long_name(path: Path) -> None:
+    """Refuse a name to which the suffixes of the other files cannot be added."""
+    try:
+        longest = os.pathconf(path.parent, "PC_NAME_MAX") - len(_REPLACED_SUFFIX)
+    except (OSError, ValueError):
+        return
+    if len(os.fsencode(path.name)) > longest:
+        raise ValueError(f"the name of the database file {path} is too long: use at most {longest} bytes")
+
+
+def _mount_of(descriptor: int) -> bytes | None:
+    """Return the id of the mount of an open file. None if the system does not tell it."""
+    try:
+        lines = Path(f"/proc/self/fdinfo/{descriptor}").read_bytes().splitlines()
+    except OSError:
+        return None
+    return next((line for line in lines if line.startswith(b"mnt_id:")), None)
 
 
 def _refuse_shared_or_special(path: Path) -> None:

@@ -1,0 +1,100 @@
+"""Paths, links, mounts and locks of an SQLite database at start."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from app.storage.db.opening import open_storage
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.db").symlink_to(tmp_path / "b.db")
+    (tmp_path / "b.db").symlink_to(tmp_path / "a.db")
+
+    with pytest.raises(ValueError, match=r"cannot open the database file .*a\.db: "):
+        open_storage(f"sqlite:///{tmp_path / 'a.db'}")
+
+
+def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("x")
+
+    with pytest.raises(ValueError, match=r"cannot open the database file .*: Not a directory"):
+        open_storage(f"sqlite:///{tmp_path / 'notes' / 'millrace.db'}")
+
+
+@pytest.mark.parametrize("length", [243, 249, 252, 255, 300])
+def test_a_name_that_is_too_long_for_the_files_beside_it_is_refused(tmp_path: Path, length: int) -> None:
+    before = open_descriptors()
+
+    with pytest.raises(ValueError, match=r"is too long: use at most \d+ bytes|File name too long"):
+        open_storage(f"sqlite:///{tmp_path / ('d' * length)}", ballast_bytes=65_536)
+
+    assert open_descriptors() == before
+
+
+def test_a_path_that_is_too_long_for_sqlite_is_refused_and_leaves_no_lock(tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["folder" * 20] * 5)
+    folder.mkdir(parents=True)
+    before = open_descriptors()
+
+    with pytest.raises(ValueError, match=r"the database .* cannot be used: unable to open database file"):
+        open_storage(f"sqlite:///{folder / 'millrace.db'}")
+
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("path", ["file:millrace.db", "file:/millrace.db", "file:///millrace.db"])
+def test_a_file_url_inside_the_url_is_refused_and_no_file_is_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ValueError, match="an SQLite URL has a path without file: after the slashes"):
+        open_storage(f"sqlite:///{path}")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_mounted_without_its_folder_is_refused_and_not_changed(sqlite_url: str, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file")
+    file, target = tmp_path / "millrace.db", tmp_path / "container" / "data.db"
+    target.parent.mkdir()
+    target.touch()
+    before = file.read_bytes()
+    mounted = subprocess.run(["mount", "--bind", file, target], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a file: {mounted.stderr.strip()}")
+    try:
+        with pytest.raises(ValueError, match=rf"mounted without its folder.*mount the folder {target.parent} instead"):
+            open_storage(f"sqlite:///{target}")
+    finally:
+        subprocess.run(["umount", str(target)], check=True)
+
+    assert file.read_bytes() == before
+    assert not target.with_name("data.db-wal").exists()
+    open_storage(sqlite_url).close()
+
+
+def test_a_file_system_without_locks_is_refused(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    before = open_descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refuse)
+        with pytest.raises(ValueError, match=r"cannot lock .*: No locks available; put the database on a file system"):
+            open_storage(sqlite_url)
+
+    assert open_descriptors() == before
+    open_storage(sqlite_url).close()
