@@ -31,6 +31,8 @@ _EX_TEMPFAIL = 75
 
 _RETRY_BACKOFF_S = 0.1
 _RETRY_BACKOFF_MAX_S = 5.0
+_FAILURE_PAUSE_S = 0.1
+_FAILURE_PAUSE_MAX_S = 5.0
 _MAX_DELAY_MS = 3_600_000
 _ACQUIRE_TIMEOUT_S = 30.0
 """Longest wait for the answer to an acquire, beyond the wait for records."""
@@ -148,6 +150,7 @@ class QueueWorker:
         """Take over the queue's settings; print once when it is paused."""
         self._queue_updated_s = time.monotonic()
         self._lock_duration_ms: int = queue["lock_duration_ms"]
+        self._max_delivery_count: int = queue["max_delivery_count"]
         if queue["paused"] and not self._is_paused:
             print_message(f"the queue is paused; millrace queues resume {self._name}")
         self._is_paused = queue["paused"]
@@ -203,7 +206,16 @@ class QueueWorker:
             delay_ms = self._backoff_ms * 2 ** min(delivery.delivery_count - 1, 20)
             return {"outcome": "release", "delay_ms": min(delay_ms, _MAX_DELAY_MS)}
         print_message(f"{_failed_command(delivery, exit_code)}; released")
+        self._pause_after_failure(delivery.delivery_count)
         return {"outcome": "release"}
+
+    def _pause_after_failure(self, delivery_count: int) -> None:
+        """Keep a record whose command has failed for a time that doubles with each delivery, or until the worker ends.
+
+        Released at once, it could be delivered, and fail, as often as is allowed within a moment.
+        """
+        if delivery_count < self._max_delivery_count:
+            self._stopping.wait(min(_FAILURE_PAUSE_S * 2 ** min(delivery_count - 1, 10), _FAILURE_PAUSE_MAX_S))
 
     def _acknowledge(self, acknowledgements: Sequence[Mapping[str, object]]) -> None:
         try:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_INTERRUPT_INTERVAL_S = 0.25
+"""How often a blocking call is interrupted inside `raising`."""
 
 
 class ShutdownRequested(BaseException):
@@ -49,11 +51,13 @@ class ShutdownSignals:
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup
                 self._previous_handlers[number] = signal.signal(number, self._on_signal)
+        self._previous_handlers[signal.SIGALRM] = signal.signal(signal.SIGALRM, lambda _number, _frame: None)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._previous_wakeup_descriptor)
@@ -65,15 +69,18 @@ class ShutdownSignals:
     def raising(self) -> Iterator[None]:
         """Raise `ShutdownRequested` on the first signal, also on one that arrived before.
 
-        Wrap only calls that may be abandoned at any point.
+        Wrap only calls that may be abandoned at any point. A timer interrupts a blocking call repeatedly: a signal
+        that arrives just before the call, or in another thread, does not interrupt it, and its handler would wait.
         """
         self._raise_first = True
+        signal.setitimer(signal.ITIMER_REAL, _INTERRUPT_INTERVAL_S, _INTERRUPT_INTERVAL_S)
         try:
             if self.signal_number is not None:
                 raise ShutdownRequested
             yield
         finally:
             self._raise_first = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def wake(self) -> None:
         """Wake the `select` on `wake_descriptor`; does nothing after the end of the context."""

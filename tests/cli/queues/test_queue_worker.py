@@ -62,6 +62,29 @@ def test_exit_code_75_releases_with_a_delay_and_other_codes_at_once(cli: Cli, qu
     assert (state["accepted"], state["delayed"], state["archived"]) == (1, 1, 1)
 
 
+def test_a_failing_command_is_run_again_after_a_pause(cli: Cli, queue: str) -> None:
+    cli.ok("queues", "alter", queue, "--max-delivery-count", "3")
+    cli.ok("produce", queue, stdin=b"0\n")
+    script = "cut -d ' ' -f 1 /proc/uptime >> times; exit 1"
+
+    cli.ok("queue", "work", queue, "--until-empty", "--", "sh", "-c", script)
+
+    first_s, second_s, third_s = map(float, (cli.folder / "times").read_text().split())
+    assert second_s - first_s > 0.08
+    assert third_s - second_s > 0.18
+    assert described(cli, queue)["archived"] == 1
+
+
+def test_a_signal_ends_the_pause_after_a_failed_command(cli: Cli, queue: str) -> None:
+    cli.ok("queues", "alter", queue, "--max-delivery-count", "30")
+    cli.ok("produce", queue, stdin=b"0\n")
+    with cli.started("queue", "work", queue, "--", "sh", "-c", "exit 1") as worker:
+        wait_until(lambda: described(cli, queue)["acquired"] == 1)
+        worker.send_signal(signal.SIGTERM)
+        assert ended(worker) == 0
+    assert described(cli, queue)["available"] == 1
+
+
 def test_a_command_that_cannot_be_run_ends_the_worker_and_releases_the_record(cli: Cli, queue: str) -> None:
     cli.ok("produce", queue, stdin=b"1\n")
     (cli.folder / "script").write_text("#!/nowhere/nothing\n")
