@@ -250,8 +250,8 @@ async def acquires(flood: Flood, number: int) -> None:
 
 async def joins(flood: Flood, number: int) -> None:
     """Join a group of its own."""
-    body = b'{"topics":["attacked"]}'
-    await flood.send(post(f"/v1/groups/j{number}/members/m", "Content-Type: application/json"), body)
+    body = b'{"member_id":"m","topics":["attacked"]}'
+    await flood.send(post(f"/v1/groups/j{number}/members", "Content-Type: application/json"), body)
 
 
 Attack = Callable[[Flood, int], Awaitable[None]]

@@ -24,6 +24,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _ATTEMPTS = 3
+_OTHER_WRITES = 2
+"""Writes besides group commits that run or wait for a worker thread: the next one begins without a pause."""
 _RECONNECT_AFTER_S = 1.0
 _STOPPING = "the server is stopping; nothing was done"
 
@@ -69,6 +71,7 @@ class Storage:
         self._log_ends = None if dialect.shared else LogEnds()
         self._readers = ThreadPoolExecutor(dialect.readers, "millrace-read", self._begin_worker)
         self._writers = ThreadPoolExecutor(dialect.writers, "millrace-write", self._begin_worker)
+        self._other_writes = asyncio.Semaphore(max(_OTHER_WRITES, dialect.writers - dialect.lanes))
         self._errors = (DBAPIError, dialect.driver_error)
         self._worker = threading.local()
         self._connections: list[Connection] = []
@@ -96,17 +99,20 @@ class Storage:
     async def write(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function(tx, ...)` in a transaction; commit when it returns, roll back when it raises.
 
+        Writes wait for each other before the worker threads, so that a group commit (`submit`) waits for few.
+
         Raises:
             ServiceUnavailable: A lock timed out, the connection failed, or the database was closed; nothing is written.
             DiskFull: The disk is full; nothing is written.
             OutcomeUnknown: The connection was lost during COMMIT.
         """
-        future = self.submit(function, *args, **kwargs)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self._refuse_dropped(future)
-            raise
+        async with self._other_writes:
+            future = self.submit(function, *args, **kwargs)
+            try:
+                return await future
+            except asyncio.CancelledError:
+                self._refuse_dropped(future)
+                raise
 
     async def write_freeing(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a write that frees space. On a disk that has just become full it uses the space of the ballast."""
