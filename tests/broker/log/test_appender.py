@@ -161,6 +161,7 @@ class ScriptedStorage:
     def __init__(self, services: Services) -> None:
         self.dialect = services.storage.dialect
         self.full = False
+        self.disk_full = services.storage.disk_full
         self.batches: list[list[Append]] = []
         self.futures: list[asyncio.Future[Any]] = []
 
