@@ -97,6 +97,33 @@ async def test_a_purge_on_a_full_disk_is_retried_with_half_the_rows_down_to_one(
     assert [more for more, _ in retried] == [True] * 7 + [False] * 3
 
 
+class FullForTheFirst:
+    """A storage without the space to copy the records of the first partition."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    async def write(self, query: Any, rows: int, skipped: int, holders: Any) -> bool:
+        if skipped == 0:
+            raise DiskFull("no space left")
+        return await self._storage.write(query, rows, skipped, holders)
+
+
+async def test_a_partition_without_space_for_its_copies_does_not_stop_the_purge_of_others(
+    storage: Storage, scribe: Scribe
+) -> None:
+    for name in ("first", "second"):
+        info = scribe.create(name)
+        scribe.append_values(info, b"x", b"y")
+        scribe.delete_before(info, 2)
+    retention = task(FullForTheFirst(storage))  # type: ignore[arg-type] # a double
+
+    for _ in range(15):
+        await retention.purge()
+
+    assert scribe.count("records") == 2
+
+
 async def test_expired_keys_are_deleted_and_a_full_batch_reports_more(storage: Storage, scribe: Scribe) -> None:
     info = scribe.create()
     keys = [IdempotencyKey(b"%032d" % number, b"f" * 32) for number in range(501)]
