@@ -17,11 +17,12 @@ from starlette.types import Receive, Scope, Send
 from app.api.http import gzip_bodies, problems
 from app.api.http.bodies import MAX_BYTES_DECODED_IN_LOOP, ClientDisconnected, is_decoded_fast, part_of, read_rest
 from app.api.http.request_memory import RequestMemory
+from app.api.http.validation_errors import repeated_parameter
 from app.broker.waiting.deadline import Deadline
 from app.domain.memory.ledger import WORK_FACTOR
 from app.errors.broker_error import BrokerError
 from app.errors.database import UnknownServerError
-from app.errors.http import BadRequest, InvalidRequest
+from app.errors.http import BadRequest
 
 if TYPE_CHECKING:
     from app.api.services import Services
@@ -171,7 +172,7 @@ class Call:
             raise BadRequest("the query is not percent-encoded UTF-8 with at most 100 parameters") from None
         parameters = dict(pairs)
         if len(parameters) < len(pairs):
-            raise InvalidRequest("a query parameter is given twice")
+            raise repeated_parameter([name for name, _ in pairs])
         return parameters
 
     async def decode(self, decode: Callable[[bytes], T], *, for_append: bool = False) -> T:

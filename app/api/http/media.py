@@ -15,12 +15,19 @@ _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 _WEIGHT = re.compile(rb"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 
-_FORM_TYPES = {b"application/x-www-form-urlencoded", b"multipart/form-data"}
-
-_CURL_HINT = (
-    "the body has a form type, which is what curl -d sends; use: curl --json '{…}' URL, "
-    "or with a curl before 7.82: curl -H 'Content-Type: application/json' -d '{…}' URL"
-)
+_FORM_HINTS = {
+    b"application/x-www-form-urlencoded": (
+        "the body has a form type, which is what curl -d sends; use: curl --json '{…}' URL, "
+        "or with a curl before 7.82: curl -H 'Content-Type: application/json' -d '{…}' URL; "
+        "text as it is: curl -H 'Content-Type: text/plain' -d 'text' URL of records"
+    ),
+    b"multipart/form-data": (
+        "the body is a form of several parts, which is what curl -F sends; "
+        "send a file as it is: curl -H 'Content-Type: application/octet-stream' --data-binary @file URL of records, "
+        "or JSON: curl --json '{…}' URL"
+    ),
+}
+"""By the media types of HTML forms, commands that work."""
 
 
 def media_type_of(call: Call) -> bytes:
@@ -114,8 +121,8 @@ def refuse_form(media_type: bytes) -> None:
     Raises:
         UnsupportedMediaType: With commands that work.
     """
-    if media_type in _FORM_TYPES:
-        raise UnsupportedMediaType(_CURL_HINT)
+    if hint := _FORM_HINTS.get(media_type):
+        raise UnsupportedMediaType(hint)
 
 
 def require_json(media_type: bytes) -> None:

@@ -97,12 +97,20 @@ class Operation:
     async def __call__(self, call: Call) -> Reply:
         """Decode the request and run the handler."""
         if self._takes_no_query and call.scope["query_string"]:
-            raise InvalidRequest("this operation takes no parameters in the query")
+            raise self._unexpected_query(call)
         arguments = [bind(call) for bind in self._binders]
         if self._body is None:
             return await self.handler(*arguments)
         body = await call.decode(partial(self._body, call))
         return await self.handler(**dict(zip(self._names, arguments, strict=True)), body=body)
+
+    def _unexpected_query(self, call: Call) -> InvalidRequest:
+        """Return the error for a query that the operation does not take; fields of the body belong there."""
+        given = call.query()
+        fields = getattr(self.parameters.get("body"), "__struct_fields__", ())
+        inside = [f'"{name}":…' for name in given if name in fields]
+        hint = f"; send {{{','.join(inside)}}} as JSON in the body" if inside else ""
+        return InvalidRequest(f"this operation takes no parameters in the query{hint}")
 
 
 class OperationRoute(APIRoute):
@@ -166,10 +174,11 @@ def _binder(name: str, hint: object) -> Binder:
 
 def _partition_number(name: str, text: str) -> int:
     if not _INTEGER.fullmatch(text):
-        detail = "must be an integer"
-        raise InvalidRequest.at(None, name, detail, message=f"{name} in the path {detail}")
+        detail = "must be an integer from 0, in decimal digits"
+        raise InvalidRequest.at(None, name, detail, message=f"{name} in the path {detail}, such as 0")
     if text.startswith("-") or len(text) > 9:
-        raise UnknownTopicOrPartition(f"there is no {name} of this number")
+        hint = "partitions have numbers from 0; GET /v1/topics/{topic}/partitions lists them"
+        raise UnknownTopicOrPartition(f"there is no {name} {text}; {hint}")
     return int(text)
 
 

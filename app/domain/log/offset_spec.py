@@ -47,7 +47,7 @@ class Since(NamedTuple):
 OffsetSpec = At | Earliest | Latest | Last | Since
 
 _RULE = (
-    "an offset, earliest, latest, -N for the last N records, or @ with epoch milliseconds or RFC 3339, "
+    "a number from 0, earliest, latest, -N for the last N records, or @ with epoch milliseconds or RFC 3339, "
     "such as @2018-02-01T00:00:00Z"
 )
 

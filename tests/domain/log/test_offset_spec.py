@@ -81,7 +81,7 @@ def test_any_other_text_is_refused_with_the_allowed_forms(text: str) -> None:
         parse_offset_spec(text)
 
     assert error.value.detail == (
-        "offset must be an offset, earliest, latest, -N for the last N records, or @ with epoch milliseconds or "
+        "offset must be a number from 0, earliest, latest, -N for the last N records, or @ with epoch milliseconds or "
         "RFC 3339, such as @2018-02-01T00:00:00Z"
     )
 
