@@ -18,7 +18,7 @@ from app.domain.log import record_json
 from app.domain.log.record_json import FetchedRecord
 from app.domain.queues.queue import Ordering, QueueInfo
 from app.errors.database import DiskFull
-from app.errors.log import InvalidCursor, InvalidTopicName, MessageTooLarge, UnknownTopicOrPartition
+from app.errors.log import InvalidCursor, InvalidRecord, InvalidTopicName, MessageTooLarge, UnknownTopicOrPartition
 from app.errors.queues import InvalidQueueConfig, QueueAlreadyExists, UnknownQueue
 
 router = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=OperationRoute)
@@ -280,7 +280,7 @@ async def purge_queue(call: Call, queue: str) -> Reply:
 @describe(
     Description(
         answers={200: RedriveAnswer},
-        errors=(UnknownQueue, UnknownTopicOrPartition, MessageTooLarge, DiskFull),
+        errors=(UnknownQueue, UnknownTopicOrPartition, MessageTooLarge, InvalidRecord, DiskFull),
         examples=_JOBS | {"body": {"dry_run": True}},
     )
 )

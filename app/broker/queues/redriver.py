@@ -16,7 +16,7 @@ from app.domain.queues.dead_letter import origin_of, without_origin
 from app.domain.queues.queue import QueueInfo
 from app.errors.broker_error import BrokerError
 from app.errors.database import ServiceUnavailable
-from app.errors.log import MessageTooLarge, UnknownTopicOrPartition
+from app.errors.log import InvalidRecord, MessageTooLarge, UnknownTopicOrPartition
 from app.errors.queues import UnknownQueue
 from app.storage.db import clock
 from app.storage.db.engine import Storage
@@ -90,6 +90,7 @@ class Redriver:
             UnknownQueue: There is no queue of this name.
             UnknownTopicOrPartition: There is no such dead-letter topic.
             MessageTooLarge: A record exceeds `max_message_bytes` of the topic.
+            InvalidRecord: A record has no key, and the topic is compacted.
             DiskFull: No space is left; the records appended before are not redriven again.
         """
         queue, topic = await self._queues.route(name, refresh=True)
@@ -168,7 +169,16 @@ def _partition(source: _Source, record: StoredRecord) -> int | None:
 
 
 def _record(topic: TopicInfo, dead_letter: StoredRecord) -> Record:
-    """Return the record that a dead letter is a copy of."""
+    """Return the record that a dead letter is a copy of.
+
+    Raises:
+        MessageTooLarge, InvalidRecord: The configuration of the topic refuses it.
+    """
+    if dead_letter.key is None and topic.config.compacted:
+        raise InvalidRecord(
+            f"the dead letter at offset {dead_letter.offset} has no key, and compaction of {topic.name} would delete "
+            "it; set the cleanup_policy to delete to redrive it"
+        )
     headers, header_bytes = without_origin(dead_letter.headers)
     record = Record(-1, -1, dead_letter.key, dead_letter.value, headers, dead_letter.encoding, header_bytes)
     limit = topic.config.max_message_bytes

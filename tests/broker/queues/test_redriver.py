@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app.broker.log.topics import TopicRequest
 from app.broker.queues.redriver import Redriver
 from app.domain.queues.in_flight import AcknowledgeType
 from app.errors.database import DiskFull
+from app.errors.log import InvalidRecord
 from tests.broker.queues.full_storage import FullStorage
-from tests.broker.queues.jobs import acquire, archive, create, end_of, settle
+from tests.broker.queues.jobs import acquire, archive, create, end_of, produce_keyed, settle
 
 if TYPE_CHECKING:
     from tests.broker.node import Node
@@ -33,3 +35,20 @@ async def test_on_a_full_disk_redrive_is_refused_and_a_plan_is_not(node: Node) -
     assert (await redriver.redrive("jobs", None, 100, dry_run=True)).partitions == {0: 2}
     storage.full = False
     assert (await redriver.redrive("jobs", None, 100, dry_run=False)).partitions == {0: 2}
+
+
+async def test_a_dead_letter_without_a_key_is_not_redriven_to_a_compacted_topic(node: Node) -> None:
+    await create(node, "dead")
+    await produce_keyed(node, b"k", None)
+    await settle(node, await acquire(node, 2), AcknowledgeType.REJECT)
+    await archive(node)
+    await node.services.topics.change("orders", TopicRequest(None, {"cleanup_policy": "compact"}))
+    redrive = node.services.redriver.redrive
+
+    with pytest.raises(InvalidRecord) as refused:
+        await redrive("jobs", None, 100, dry_run=False)
+
+    assert "the dead letter at offset 1 has no key" in refused.value.detail
+    assert await end_of(node, "orders") == 2
+    await node.services.topics.change("orders", TopicRequest(None, {"cleanup_policy": "delete"}))
+    assert (await redrive("jobs", None, 100, dry_run=False)).partitions == {0: 2}
