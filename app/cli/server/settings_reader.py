@@ -7,7 +7,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from app.cli.terminal.failure import CommandFailed
 from app.cli.terminal.output import printable
@@ -86,8 +86,8 @@ def _expected(name: str, field: Any) -> str:  # noqa: ANN401 - only the settings
     """Return which values a setting accepts."""
     if field.annotation is bool:
         return "true or false"
-    if choices := get_args(field.annotation):
-        *others, last = map(str, choices)
+    if get_origin(field.annotation) is Literal:
+        *others, last = get_args(field.annotation)
         return f"{', '.join(others)} or {last}"
     unit = next((text for suffix, text in _UNITS.items() if name.endswith(suffix)), "")
     lower = next((bound.ge for bound in field.metadata if hasattr(bound, "ge")), None)

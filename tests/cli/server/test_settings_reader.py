@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
 from app.cli.server.settings_reader import ignored_variables, read_settings
 from app.cli.terminal.failure import CommandFailed
+from app.settings import Settings
 from tests.cli.processes import Cli, serving
 
 if TYPE_CHECKING:
@@ -65,6 +67,23 @@ def test_a_wrong_value_is_refused_with_what_the_setting_must_be(
 ) -> None:
     monkeypatch.setenv(f"MILLRACE_{name}", value)
     assert refusal().startswith(message)
+
+
+def test_every_setting_is_refused_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"MILLRACE_{name.upper()}", "" if name == "host" else "?!")
+    first, *lines = refusal().splitlines()
+    plain = re.compile(
+        r"  MILLRACE_\w+ must be (a whole number( of (milliseconds|bytes))?(, \d+ or more| from \d+ to \d+)"
+        r"|true or false|debug, info, warning or error|text or json), and is '\?!'"
+    )
+
+    assert first == f"{len(lines)} settings are wrong:"
+    assert len(lines) == len(Settings.model_fields)
+    assert [line.split()[0] for line in lines if not plain.fullmatch(line)] == [
+        f"MILLRACE_{name}"
+        for name in ("HOST", "DATABASE_URL", "ALLOWED_HOSTS", "CORS_ORIGINS", "ROOT_PATH", "TRUSTED_PROXIES")
+    ]
 
 
 def test_all_wrong_values_are_named_at_once_and_no_password_is_shown(
