@@ -110,6 +110,16 @@ class Settings(BaseSettings):
         description="Limit of bytes in waiting appends; further appends are refused with 503.",
     )
 
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, host: str) -> str:
+        """Refuse an empty host: an unset variable of a script would open the server to all interfaces."""
+        if not host.strip():
+            raise ValueError(
+                "must be an address or a name such as 127.0.0.1, or 0.0.0.0 for all interfaces; it is empty"
+            )
+        return host.strip()
+
     @field_validator("allowed_hosts")
     @classmethod
     def _check_hosts(cls, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ def refusal(**options: object) -> str:
         ("ALLOWED_HOSTS", "https://x", "MILLRACE_ALLOWED_HOSTS must be names such as log.example.com or "),
         ("CORS_ORIGINS", "app.example.com", ORIGINS),
         ("CORS_ORIGINS", "https://x/app", ORIGINS),
+        ("HOST", "", "MILLRACE_HOST must be an address or a name such as 127.0.0.1, or 0.0.0.0 for all "),
         ("ROOT_PATH", "mill race", "MILLRACE_ROOT_PATH must be a path such as /millrace, "),
         ("TRUSTED_PROXIES", "proxy", "MILLRACE_TRUSTED_PROXIES must be addresses such as 10.0.0.1 or networks "),
         ("DATABASE_URL", '"sqlite:///x.db"', "MILLRACE_DATABASE_URL must be sqlite:///path or postgresql://"),
