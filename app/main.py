@@ -28,6 +28,7 @@ from app.broker.groups.poller import Poller
 from app.broker.log.appender import Appender
 from app.broker.log.broker_clock import BrokerClock
 from app.broker.log.fetcher import Fetcher
+from app.broker.log.page_reads import PageReads
 from app.broker.log.producer import Producer
 from app.broker.log.streams import Streams
 from app.broker.log.topics import Topics
@@ -214,7 +215,8 @@ def _build_services(
     )
     appender = Appender(storage, signals, clock=clock, max_pending_bytes=settings.max_pending_bytes)
     producer = Producer(storage, topics, appender, auto_create_topics=settings.auto_create_topics, clock=clock)
-    fetcher = Fetcher(storage, topics, signals)
+    page_reads = PageReads(storage, memory.work)
+    fetcher = Fetcher(page_reads, topics, signals)
     limits = Limits(settings.max_groups, settings.max_group_members)
     groups = Coordinator(storage, topics, signals, limits, session_clock_ms)
     offsets = Offsets(storage, topics, settings.max_groups)
@@ -230,7 +232,7 @@ def _build_services(
         streams=Streams(fetcher, signals, comment_interval_ms=settings.stream_comment_interval_ms),
         groups=groups,
         offsets=offsets,
-        poller=Poller(storage, topics, signals, groups, offsets),
+        poller=Poller(storage, topics, signals, groups, offsets, page_reads),
         transactions=Transactions(
             storage, topics, signals, producer, offsets, clock_ms=clock, max_groups=settings.max_groups
         ),

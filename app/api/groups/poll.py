@@ -30,6 +30,7 @@ from app.broker.groups.group_transactions import Heartbeat
 from app.broker.groups.poll_page import PollResult
 from app.broker.groups.poller import PollRequest
 from app.broker.log.page_reader import PageSize
+from app.broker.log.page_reads import LARGE_PAGE_BYTES
 from app.domain.groups.member import MemberState
 from app.domain.log import record_json
 from app.domain.log.record_json import PolledRecord
@@ -141,9 +142,11 @@ async def poll(call: Call, group: str, member_id: str, body: PollBody) -> Reply:
     check_bound("max_wait_ms", max_wait_ms, services.max_wait_ms)
     request = _poll_request(group, member_id, body, services.max_records)
     missing = await services.topics.missing(request.join_request.subscription.topics if request.join_request else ())
+    if large := body.max_bytes > LARGE_PAGE_BYTES:
+        call.memory.check_room()
     with call.waiting(max_wait_ms) as deadline:
         polled = await services.poller.poll(request, deadline)
-    return await _reply(call, polled, missing)
+    return await _reply(call, polled, missing, large=large)
 
 
 def _poll_request(group: str, member_id: str, body: PollBody, limit: int) -> PollRequest:
@@ -177,19 +180,24 @@ def _invalid(field: str, detail: str) -> InvalidRequest:
     return InvalidRequest.at(None, field, detail, message=detail)
 
 
-async def _reply(call: Call, polled: PollResult, missing: Iterable[str]) -> Reply:
+async def _reply(call: Call, polled: PollResult, missing: Iterable[str], *, large: bool) -> Reply:
     member = polled.member.member
     assignment = await assignment_of(call, member.assigned)
     assigned = {each.topic for each in assignment}
-    answer = PollAnswer(
-        member.member_epoch,
-        assignment,
-        member.state(polled.member.assignment_epoch),
-        member.heartbeat_interval_ms,
-        [record_json.topic_record_out(topic, partition, record) for topic, partition, record in polled.records],
-        [NextOffset(*one) for one in polled.ranges.values()],
-        [Skipped(*one) for one in polled.skipped],
-        [name for name in missing if name not in assigned and call.services.topics.cached(name) is None],
-    )
-    body, headers = await compression.compressed(record_json.encode(answer) + b"\n", call.header(b"accept-encoding"))
+
+    def encode() -> bytes:
+        answer = PollAnswer(
+            member.member_epoch,
+            assignment,
+            member.state(polled.member.assignment_epoch),
+            member.heartbeat_interval_ms,
+            [record_json.topic_record_out(topic, partition, record) for topic, partition, record in polled.records],
+            [NextOffset(*one) for one in polled.ranges.values()],
+            [Skipped(*one) for one in polled.skipped],
+            [name for name in missing if name not in assigned and call.services.topics.cached(name) is None],
+        )
+        return record_json.encode(answer) + b"\n"
+
+    content = await call.services.memory.run(encode) if large else encode()
+    body, headers = await compression.compressed(content, call.header(b"accept-encoding"))
     return Reply(body, 200, JSON, headers)

@@ -228,6 +228,17 @@ class Call:
             self._memory = RequestMemory(self.services.memory, client[0] if client else "")
         return self._memory
 
+    async def check_page(self) -> None:
+        """Refuse to read a large page for a client that has left, or that has not read its other answers.
+
+        Raises:
+            ClientDisconnected: The client disconnected.
+            ServiceUnavailable: The memory budget has no room for a further large answer.
+        """
+        if await self.is_disconnected():
+            raise ClientDisconnected
+        self.memory.check_room()
+
     def waiting(self, max_wait_ms: int | None) -> Deadline:
         """Return a deadline that also passes when the client disconnects. Enter it with `with`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.broker.waiting.memory_budget import MemoryBudget
-from app.domain.memory.ledger import Holding
+from app.domain.memory.ledger import Holding, full
 
 FEW_RECORDS = 64
 """Up to this number, what the records of a request take besides their bytes is not counted."""
@@ -17,12 +17,22 @@ _RECORD_WORK_BYTES = 8 * 1024
 class RequestMemory:
     """The bytes that a request holds, and its turn among those that need much."""
 
-    __slots__ = ("_budget", "_holding", "_work")
+    __slots__ = ("_address", "_budget", "_holding", "_work")
 
     def __init__(self, budget: MemoryBudget, address: str) -> None:
         self._budget = budget
+        self._address = address
         self._holding = Holding(budget.ledger, address)
         self._work = 0
+
+    def check_room(self) -> None:
+        """Refuse a large answer if the client has not read others.
+
+        Raises:
+            ServiceUnavailable: The memory budget has no room for it.
+        """
+        if not self._budget.ledger.has_room(self._address):
+            raise full()
 
     def hold(self, size_bytes: int) -> None:
         """Count bytes.

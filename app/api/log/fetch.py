@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -15,12 +16,14 @@ from app.api.http.media import LINE_TYPES, preferred
 from app.api.http.operations import Description, OperationRoute, check_bound, describe
 from app.api.log import compression, streams
 from app.api.log.fetch_query import FetchQuery, FetchTopicQuery
-from app.broker.log.page_reader import PageSize, PartitionPage
+from app.broker.log.page_reader import PageSize, PartitionPage, TopicPage
+from app.broker.log.page_reads import LARGE_PAGE_BYTES
 from app.broker.waiting.deadline import Deadline
 from app.domain.log import record_json
 from app.domain.log.cursor import Cursor, PartitionCursor, decode_cursor, encode_cursor
 from app.domain.log.offset_spec import Earliest, OffsetSpec, parse_offset_spec
 from app.domain.log.record_json import FetchedRecord
+from app.domain.memory.ledger import SMALL_BYTES
 from app.errors.http import InvalidRequest
 from app.errors.log import CursorExpired, InvalidCursor, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
 
@@ -93,13 +96,15 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
     services = call.services
     size = _size(call, query)
     with _deadline(call, query) as deadline:
-        page, cursor = await services.fetcher.fetch_topic(topic, start, size, query.offset_reset, deadline)
+        page, cursor = await services.fetcher.fetch_topic(
+            topic, start, size, query.offset_reset, deadline, call.check_page
+        )
     next_cursor = encode_cursor(cursor)
     link = _link(call, query, {"cursor": next_cursor})
-    if _wants_lines(call):
-        return await _page(call, record_json.ndjson(page.records), b"application/x-ndjson", link)
-    records = [record_json.record_out(partition, record) for partition, record in page.records]
-    return await _page(call, record_json.encode(FetchTopicAnswer(records, next_cursor)) + b"\n", JSON, link)
+    lines = _wants_lines(call)
+    encode = partial(_topic_lines, page) if lines else partial(_topic_json, page, next_cursor)
+    body = encode() if size.max_bytes <= LARGE_PAGE_BYTES else await services.memory.run(encode)
+    return await _page(call, body, b"application/x-ndjson" if lines else JSON, link)
 
 
 @router.get("/partitions/{partition}/records")
@@ -136,10 +141,26 @@ async def fetch_partition(call: Call, topic: str, partition: int, query: FetchQu
     lines = _wants_lines(call)
     with _deadline(call, query) as deadline:
         body, next_offset = await call.services.fetcher.fetch_encoded(
-            _lines if lines else _json, topic, partition, start, size, query.offset_reset, deadline
+            _lines if lines else _json,
+            topic,
+            partition,
+            start,
+            size,
+            query.offset_reset,
+            deadline,
+            check=call.check_page,
         )
     link = _link(call, query, {"offset": str(next_offset)})
     return await _page(call, body, b"application/x-ndjson" if lines else JSON, link)
+
+
+def _topic_lines(page: TopicPage) -> bytes:
+    return record_json.ndjson(page.records)
+
+
+def _topic_json(page: TopicPage, next_cursor: str) -> bytes:
+    records = [record_json.record_out(partition, record) for partition, record in page.records]
+    return record_json.encode(FetchTopicAnswer(records, next_cursor)) + b"\n"
 
 
 def _lines(page: PartitionPage) -> tuple[bytes, int]:
@@ -180,7 +201,10 @@ def _size(call: Call, query: FetchQuery) -> PageSize:
     if query.min_bytes > query.max_bytes:
         detail = f"must be at most max_bytes, {query.max_bytes}"
         raise InvalidRequest.at(None, "min_bytes", detail)
-    return PageSize(max_records, query.max_bytes, query.min_bytes)
+    client = call.scope.get("client")
+    if query.max_bytes > LARGE_PAGE_BYTES or call.services.memory.ledger.has_room(client[0] if client else ""):
+        return PageSize(max_records, query.max_bytes, query.min_bytes)
+    return PageSize(max_records, min(query.max_bytes, SMALL_BYTES), min(query.min_bytes, SMALL_BYTES))
 
 
 def _wants_lines(call: Call) -> bool:

@@ -13,6 +13,7 @@ from app.api.http.bodies import ClientDisconnected
 from app.api.http.call import Call, Reply
 from app.api.http.media import media_type_of
 from app.api.http.operations import Description, OperationRoute, check_bound, describe
+from app.broker.log.page_reads import LARGE_PAGE_BYTES
 from app.broker.queues.queues import QueueRequest
 from app.domain.log import record_json
 from app.domain.log.append import IdempotencyKey, fingerprint
@@ -152,6 +153,8 @@ async def acquire(call: Call, queue: str, body: AcquireRequest) -> Reply:
     services = call.services
     check_bound("max_wait_ms", body.max_wait_ms, services.max_wait_ms)
     check_bound("max_records", body.max_records, services.max_records)
+    if large := body.max_bytes > LARGE_PAGE_BYTES:
+        call.memory.check_room()
     if body.topic is not None:
         await services.queues.create(queue, QueueRequest(body.topic, {}))
     key = _key(call, body)
@@ -160,7 +163,7 @@ async def acquire(call: Call, queue: str, body: AcquireRequest) -> Reply:
         acquired = await services.deliveries.acquire(queue, request, deadline)
         if deadline.disconnected:
             raise ClientDisconnected
-    return Reply(record_json.encode(_acquired(acquired)) + b"\n")
+    return Reply(await services.memory.run(_encode, acquired) if large else _encode(acquired))
 
 
 @router.post("/acknowledge")
@@ -250,6 +253,10 @@ def _acknowledgement(index: int, given: AcknowledgementIn) -> Acknowledgement:
         detail = "is allowed with the outcome release only"
         raise InvalidRequest.at(index, "delay_ms", detail, item="acknowledgement")
     return Acknowledgement(parse_delivery_id(given.delivery_id), _OUTCOMES[given.outcome], given.delay_ms)
+
+
+def _encode(acquired: Acquired) -> bytes:
+    return record_json.encode(_acquired(acquired)) + b"\n"
 
 
 def _acquired(acquired: Acquired) -> AcquireAnswer:

@@ -8,8 +8,8 @@ own, before the page is read.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from app.broker.groups import group_transactions, poll_page
 from app.broker.groups.coordinator import Coordinator, IsDisconnected, refuse_disconnected, watch_id
@@ -24,6 +24,7 @@ from app.broker.groups.offsets import (
 )
 from app.broker.groups.poll_page import FindPartition, PolledRange, PollResult, named_partitions
 from app.broker.log.page_reader import PageSize
+from app.broker.log.page_reads import LARGE_PAGE_BYTES, PageReads
 from app.broker.log.topics import StaleTopic, Topics
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals
@@ -37,6 +38,9 @@ from app.storage.db.transaction import Tx
 from app.storage.groups import members
 from app.storage.groups.members import LastPoll, MemberSnapshot
 from app.storage.groups.offsets import Commit
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _ATTEMPTS = 5
 
@@ -81,9 +85,16 @@ class Poller:
     """Runs polls, and waits for records until their deadline."""
 
     def __init__(
-        self, storage: Storage, topics: Topics, signals: Signals, coordinator: Coordinator, offsets: Offsets
+        self,
+        storage: Storage,
+        topics: Topics,
+        signals: Signals,
+        coordinator: Coordinator,
+        offsets: Offsets,
+        page_reads: PageReads,
     ) -> None:
         self._storage = storage
+        self._page_reads = page_reads
         self._topics = topics
         self._signals = signals
         self._coordinator = coordinator
@@ -124,7 +135,7 @@ class Poller:
         """Join if the member is not in the group, else commit and take the heartbeat."""
         if request.commits and request.join_request is None:
             return await self._commit(request, is_disconnected)
-        found, page = await self._storage.read(_find, request, self._topics.find_partition)
+        found, page = await self._read(request, _find, request, self._topics.find_partition)
         if found is None or (request.join_request is not None and found.member.join_request != request.join_request):
             return await self._join(request, found)
         heartbeat = request.heartbeat
@@ -197,7 +208,7 @@ class Poller:
         with self._signals.watch([watch_id(known.group_id), *partitions]) as watch:
             while True:
                 watch.clear()
-                page = await self._storage.read(poll_page.read, heartbeat, partitions, request.size)
+                page = await self._read(request, poll_page.read, heartbeat, partitions, request.size)
                 if self._is_final(page, begun, deadline):
                     if await self._save(page, begun.poll_epoch, deadline):
                         return page
@@ -206,6 +217,14 @@ class Poller:
                     return page
                 watch.log_end_offsets = page.log_end_offsets
                 await deadline.wait(watch)
+
+    async def _read(
+        self, request: PollRequest, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a read that may return a page; a large one in its turn."""
+        if request.size.max_bytes <= LARGE_PAGE_BYTES:
+            return await self._storage.read(function, *args, **kwargs)
+        return await self._page_reads.read(request.size.max_bytes, None, function, *args, **kwargs)
 
     def _is_final(self, page: PollResult, begun: _Begun, deadline: Deadline) -> bool:
         """Return whether a page answers the poll: it has something, it may not wait, or the assignment has changed."""

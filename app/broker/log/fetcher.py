@@ -5,11 +5,11 @@ A waiting read holds no database connection.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TypeVar, cast
 
 from app.broker.log.page_reader import OffsetReset, PageSize, PartitionPage, TopicPage, read_partition, read_topic
+from app.broker.log.page_reads import PageCheck, PageReads
 from app.broker.log.topics import StaleTopic, Topics, partition_id_of
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals
@@ -17,7 +17,6 @@ from app.domain.log.cursor import Cursor
 from app.domain.log.offset_spec import At, OffsetSpec
 from app.domain.log.topic import TopicInfo
 from app.errors.log import CursorExpired, UnknownTopicOrPartition
-from app.storage.db.engine import Storage
 from app.storage.db.transaction import Tx
 
 T = TypeVar("T")
@@ -28,11 +27,10 @@ _FOREIGN_CURSOR = "the cursor is of another topic or of a deleted one; omit it a
 class Fetcher:
     """Reads partitions and topics, and waits for records until a deadline if one is given."""
 
-    def __init__(self, storage: Storage, topics: Topics, signals: Signals) -> None:
-        self._storage = storage
+    def __init__(self, page_reads: PageReads, topics: Topics, signals: Signals) -> None:
+        self._reads = page_reads
         self._topics = topics
         self._signals = signals
-        self._reads = asyncio.Semaphore(storage.dialect.page_reads)
 
     async def fetch(
         self,
@@ -57,13 +55,14 @@ class Fetcher:
         reset: OffsetReset | None = None,
         deadline: Deadline | None = None,
         topic_id: int | None = None,
+        check: PageCheck | None = None,
     ) -> T:
         """Return an encoded page of a partition once it has `min_bytes` or the deadline has passed.
 
         `encode` runs in the worker thread that read the page, so that it does not block the event loop.
 
         The start is resolved to an offset once, before any wait. With `topic_id`, the read is of that topic only, not
-        of a later one of the same name.
+        of a later one of the same name. `check` is called before a large page is read.
 
         Raises:
             CursorExpired: The topic of `topic_id` was deleted.
@@ -73,7 +72,7 @@ class Fetcher:
         info = await self._with_partition(topic, partition, topic_id)
         while True:
             try:
-                return await self._read_until_enough(encode, info, partition, start, size, reset, deadline)
+                return await self._read_until_enough(encode, info, partition, start, size, reset, deadline, check)
             except UnknownTopicOrPartition:
                 if topic_id is None:
                     raise
@@ -94,6 +93,7 @@ class Fetcher:
         size: PageSize,
         reset: OffsetReset | None,
         deadline: Deadline | None,
+        check: PageCheck | None,
     ) -> T:
         """Read a page until it is enough or the last.
 
@@ -109,10 +109,9 @@ class Fetcher:
                 last = self._is_last(deadline)
                 peek = not last and size.min_bytes > 1
                 try:
-                    async with self._reads:
-                        page, encoded = await self._storage.read(
-                            _read, encode, info, partition, start, size, reset, last=last, peek=peek
-                        )
+                    page, encoded = await self._reads.read(
+                        size.max_bytes, check, _read, encode, info, partition, start, size, reset, last=last, peek=peek
+                    )
                 except UnknownTopicOrPartition:
                     if not waited:
                         raise StaleTopic from None
@@ -131,6 +130,7 @@ class Fetcher:
         size: PageSize,
         reset: OffsetReset | None = None,
         deadline: Deadline | None = None,
+        check: PageCheck | None = None,
     ) -> tuple[TopicPage, Cursor]:
         """Return a page of all partitions, merged by time, and the cursor of the next page.
 
@@ -148,8 +148,7 @@ class Fetcher:
                 while True:
                     watch.clear()
                     try:
-                        async with self._reads:
-                            page = await self._storage.read(read_topic, info, start, size, reset)
+                        page = await self._reads.read(size.max_bytes, check, read_topic, info, start, size, reset)
                     except StaleTopic:
                         info = await self._changed(info, start, waited=waited)
                         break

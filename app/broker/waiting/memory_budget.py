@@ -44,6 +44,7 @@ class MemoryBudget:
         Decoders hold the interpreter's lock. After a call that took long, the next one waits for twice as long, so
         that the event loop and the database come to their turn between them.
         """
+        self.work.used = True
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, "millrace-decode")
         return await asyncio.get_running_loop().run_in_executor(
@@ -52,8 +53,10 @@ class MemoryBudget:
 
     async def trim(self) -> bool:
         """Return free memory to the system after requests have held much. Return False: there is no more to do now."""
-        ledger = self.ledger
-        if ledger.peak_bytes > _MUCH_BYTES and ledger.bytes <= ledger.peak_bytes // 2:
+        ledger, work = self.ledger, self.work
+        worked = work.used and work.bytes == 0
+        if worked or (ledger.peak_bytes > _MUCH_BYTES and ledger.bytes <= ledger.peak_bytes // 2):
+            work.used = work.used and not worked
             ledger.peak_bytes = ledger.bytes
             await asyncio.to_thread(self._trim)
         return False

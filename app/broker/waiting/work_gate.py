@@ -11,12 +11,17 @@ class WorkGate:
 
     Args:
         limit_bytes: The limit. Larger work runs alone.
+
+    Attributes:
+        bytes: The work under way.
+        used: Whether there was work; the caller may set it back.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self.bytes = 0
+        self.used = False
 
     @property
     def waiting(self) -> int:
@@ -25,6 +30,7 @@ class WorkGate:
 
     async def enter(self, size_bytes: int) -> None:
         """Return when there is room; `leave` gives it back."""
+        self.used = True
         if not self._waiting and self._fits(size_bytes):
             self.bytes += size_bytes
             return

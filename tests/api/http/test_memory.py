@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from app.domain.memory.ledger import Holding
+
 if TYPE_CHECKING:
     from tests.serving import Serve
 
@@ -71,3 +73,24 @@ async def test_large_bodies_are_decoded_like_small_ones(serve: Serve) -> None:
     ]
 
     assert [answer.status_code for answer in answers] == [201, 201, 400, 422]
+
+
+async def test_an_address_that_does_not_read_its_answers_gets_small_pages_and_no_large_ones(serve: Serve) -> None:
+    application, client = await serve()
+    await client.post(URL, content=VALUES, headers={"Content-Type": "application/json"})
+    unread = Holding(application.services.memory.ledger, "127.0.0.1")
+    unread.hold(96 * MIB)
+    path = "/v1/topics/orders/records"
+
+    page = await client.get(path)
+    assert page.status_code == 200
+    assert 0 < len(page.content) < 128 * 1024
+    large = await client.get(f"{path}?max_bytes=9000000")
+    assert (large.status_code, large.headers["retry-after"]) == (503, "1")
+    poll = {"topics": ["orders"], "max_bytes": 9_000_000}
+    assert (await client.post("/v1/groups/g/members/m/poll", json=poll)).status_code == 503
+    acquire = {"topic": "orders", "max_bytes": 9_000_000}
+    assert (await client.post("/v1/queues/q/acquire", json=acquire)).status_code == 503
+
+    unread.release()
+    assert len((await client.get(f"{path}?max_bytes=9000000")).content) > 800_000

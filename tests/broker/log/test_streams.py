@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from app.broker.log.fetcher import Fetcher
+from app.broker.log.page_reads import PageReads
 from app.broker.log.producer import ProduceRequest
 from app.broker.log.stream_reader import SharedPage
 from app.broker.log.streams import OpenStream, Streams
@@ -68,7 +69,9 @@ class Node:
     def __init__(self, services: Services) -> None:
         self.services = services
         self.storage = ObservedStorage(services.storage)
-        self._fetcher = Fetcher(cast("Storage", self.storage), services.topics, services.signals)
+        self._fetcher = Fetcher(
+            PageReads(cast("Storage", self.storage), services.memory.work), services.topics, services.signals
+        )
         self.streams = self.new_streams()
 
     def new_streams(self, *, comment_interval_ms: int = 15_000, **intervals_ms: int) -> Streams:
