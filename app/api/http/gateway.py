@@ -5,7 +5,6 @@ The gateway finds hot operations in its own table and runs them without FastAPI'
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -18,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http.call import COMMON_HEADERS, Call, Reply, request_id, send_reply
 from app.api.http.forwarding import Forwarding
-from app.api.http.operations import Operation, OperationRoute
+from app.api.http.hints.paths import describe_path
+from app.api.http.operations import Operation, OperationRoute, operation_routes
 from app.api.http.request_source import RequestSource
 from app.api.services import Services
 from app.errors.broker_error import BrokerError
@@ -31,15 +31,6 @@ _CORS: dict[str, Any] = {
 }
 
 _CACHED_PATHS = 1_024
-
-_PATH_HINTS = {
-    re.compile(r".*/$"): "try it without the trailing slash",
-    re.compile(r"/(topics|groups|queues|transactions)(/|$)"): "paths of the API begin with /v1",
-    re.compile(r"/v1/topics(/|$)"): "records are at /v1/topics/{topic}/records; /docs shows all paths",
-    re.compile(
-        r"/v1/queues/[^/]+/(pause|resume)$"
-    ): 'PATCH /v1/queues/{queue} with {"paused":true} pauses, false resumes',
-}
 
 _HotRoute = tuple[tuple[tuple[int, str], ...], tuple[tuple[int, str], ...], Operation]
 """The literal parts of a path and its parameters, each with its index in the path, and the operation."""
@@ -148,12 +139,15 @@ async def answer_unmatched(request: Request, error: Exception) -> Response:
         allow = (error.headers or {}).get("Allow", "")
         client_error = MethodNotAllowed(f"this path allows {allow}", allow=allow)
     else:
-        client_error = NotFound(f"there is nothing at this path; {_path_hint(request.url.path)}")
+        client_error = NotFound(f"there is nothing at this path; {_path_hint(request)}")
     reply = Reply.problem(client_error, request_id(request.scope))
     headers = {name.decode(): value.decode() for name, value in reply.headers}
     return Response(reply.body, reply.status, headers, reply.content_type.decode())
 
 
-def _path_hint(path: str) -> str:
+def _path_hint(request: Request) -> str:
     """Return a hint for an unknown path."""
-    return next((hint for pattern, hint in _PATH_HINTS.items() if pattern.match(path)), "/docs shows all paths")
+    templates: dict[str, set[str]] = {}
+    for route in operation_routes(request.app.router.routes):
+        templates.setdefault(route.path, set()).update(route.methods or ())
+    return describe_path(request.scope["path"], templates)

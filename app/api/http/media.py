@@ -15,16 +15,17 @@ _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 _WEIGHT = re.compile(rb"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 
+_JSON_COMMANDS = (
+    "curl --json '{…}' URL, or with a curl before 7.82: curl -H 'Content-Type: application/json' -d '{…}' URL"
+)
 _FORM_HINTS = {
     b"application/x-www-form-urlencoded": (
-        "the body has a form type, which is what curl -d sends; use: curl --json '{…}' URL, "
-        "or with a curl before 7.82: curl -H 'Content-Type: application/json' -d '{…}' URL; "
-        "text as it is: curl -H 'Content-Type: text/plain' -d 'text' URL of records"
+        f"the body has a form type, which is what curl -d sends; use: {_JSON_COMMANDS}; "
+        "a record of text: curl -H 'Content-Type: text/plain' -d 'text' URL"
     ),
     b"multipart/form-data": (
-        "the body is a form of several parts, which is what curl -F sends; "
-        "send a file as it is: curl -H 'Content-Type: application/octet-stream' --data-binary @file URL of records, "
-        "or JSON: curl --json '{…}' URL"
+        f"the body is a form of several parts, which is what curl -F sends; use: {_JSON_COMMANDS}; "
+        "a file as a record: curl -H 'Content-Type: application/octet-stream' --data-binary @file URL"
     ),
 }
 """By the media types of HTML forms, commands that work."""

@@ -19,6 +19,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from app.api.http.call import Call, Reply
+from app.api.http.hints.paths import describe_method
 from app.api.http.json_bodies import check_names, decode_json, is_deeper, without_bom
 from app.api.http.media import media_type_of, require_json
 from app.api.http.validation_errors import invalid_request_of
@@ -34,11 +35,6 @@ H = TypeVar("H", bound=Handler)
 MAX_BODY_DEPTH = 32
 MAX_INT64 = 2**63 - 1
 
-_METHOD_HINTS = {
-    "/v1/topics": "; PUT /v1/topics/{topic} creates a topic",
-    "/v1/queues": "; PUT /v1/queues/{queue} creates a queue",
-    "/v1/topics/{topic}": "; POST /v1/topics/{topic}/records produces",
-}
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
@@ -147,7 +143,8 @@ class OperationRoute(APIRoute):
             routes = [route for route in operation_routes(scope["app"].router.routes) if route.path == self.path]
             allowed = {method for route in routes for method in route.methods or ()}
             allow = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
-            raise MethodNotAllowed(f"this path allows {allow}{_METHOD_HINTS.get(self.path, '')}", allow=allow)
+            hint = describe_method(self.path, scope["method"], allowed)
+            raise MethodNotAllowed(f"this path allows {allow}{hint}", allow=allow)
         parameters = {name: str(value) for name, value in scope["path_params"].items()}
         call = Call(scope, receive, send, scope["app"].state.services, parameters)
         await call.run(self.operation)
