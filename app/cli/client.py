@@ -13,8 +13,9 @@ from urllib.parse import unquote
 import typer
 
 from app import __version__
+from app.cli.spelling import in_spelling_of_options
 from app.cli.terminal.failure import ERROR, NOT_FOUND, REFUSED, UNAVAILABLE, CommandFailed
-from app.cli.terminal.output import print_message, printable
+from app.cli.terminal.output import confirm, print_message, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,9 +29,9 @@ _MAX_ARGUMENT_BYTES = 100_000
 _START_HINT = "start one with millrace serve, or name it with --url or MILLRACE_URL"
 _RESOURCE_PATH = re.compile(r"/v1/(topics|queues|groups)/([^/]+)")
 _MISSING = {
-    "topics": ("UNKNOWN_TOPIC_OR_PARTITION", "there is no topic {0}; millrace topics create {0} creates it"),
-    "queues": ("UNKNOWN_QUEUE", "there is no queue {0}; millrace queues create {0} TOPIC creates it"),
-    "groups": ("GROUP_ID_NOT_FOUND", "there is no group {0}; millrace consume TOPIC --group {0} creates it"),
+    "topics": ("UNKNOWN_TOPIC_OR_PARTITION", "there is no topic {0}", "millrace topics create {0} creates it"),
+    "queues": ("UNKNOWN_QUEUE", "there is no queue {0}", "millrace queues create {0} TOPIC creates it"),
+    "groups": ("GROUP_ID_NOT_FOUND", "there is no group {0}", "millrace consume TOPIC --group {0} creates it"),
 }
 """Messages for an unknown name in a path, by resource: the error code, and the command that creates the resource."""
 
@@ -169,6 +170,7 @@ class Client:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
+        is_deletion: bool = False,
     ) -> httpx2.Response:
         """Send a request and return its 2xx answer.
 
@@ -179,6 +181,7 @@ class Client:
             body: JSON unless `headers` name another Content-Type.
             headers: In addition to the client's own.
             timeout_s: Replaces the client's timeout for the answer.
+            is_deletion: Whether the command deletes, so that an error does not suggest the creation.
 
         Raises:
             ServerRefused: The answer is not 2xx.
@@ -203,8 +206,19 @@ class Client:
             hint = _START_HINT if "Connect" in kind else ""
             raise Unreachable(f"cannot reach {self.url}: {reason}", UNAVAILABLE, hint) from error
         if not response.is_success:
-            raise _error_of(response)
+            raise _error_of(response, is_deletion=is_deletion or method == "DELETE")
         return response
+
+    def confirm(self, path: str, question: str, *, yes: bool) -> None:
+        """Request confirmation of a change to the resource at a path, if the resource exists.
+
+        Raises:
+            ServerRefused: The resource does not exist.
+            BadParameter, Abort: See `app/cli/terminal/output.py`.
+        """
+        if not yes:
+            self.send("GET", path, is_deletion=True)
+        confirm(question, yes=yes)
 
     def exists(self, path: str) -> bool:
         """Return whether the resource at a path exists."""
@@ -252,7 +266,7 @@ def _invalid_url(url: str) -> CommandFailed:
     return CommandFailed(f"{url!r} is not the URL of a server: use one such as http://127.0.0.1:8400", ERROR)
 
 
-def _error_of(response: httpx2.Response) -> ServerRefused:
+def _error_of(response: httpx2.Response, *, is_deletion: bool) -> ServerRefused:
     status = response.status_code
     try:
         problem = response.json()
@@ -262,13 +276,21 @@ def _error_of(response: httpx2.Response) -> ServerRefused:
         message = f"{response.request.url} answered {status} {response.reason_phrase}: is it a Millrace server?"
         return ServerRefused(status, {}, message)
     request_id = f", request {problem['request_id']}" if status >= 500 and "request_id" in problem else ""
-    detail = _missing_resource(response.request.url.raw_path.decode(), problem) or problem["detail"]
+    detail = _missing_resource(
+        response.request.url.raw_path.decode(), problem, is_deletion=is_deletion
+    ) or in_spelling_of_options(problem["detail"])
     return ServerRefused(status, problem, f"{detail} ({problem.get('code', status)}{request_id})")
 
 
-def _missing_resource(path: str, problem: Mapping[str, Any]) -> str | None:
-    """Return which topic, queue or group is missing, and the command that creates it; None for other problems."""
+def _missing_resource(path: str, problem: Mapping[str, Any], *, is_deletion: bool) -> str | None:
+    """Return which topic, queue or group is missing, and a command that helps; None for other problems.
+
+    The command creates the resource, unless the command deletes.
+    """
     if (found := _RESOURCE_PATH.search(path.partition("?")[0])) is None or " of this name" not in problem["detail"]:
         return None
-    code, message = _MISSING[found[1]]
-    return message.format(printable(unquote(found[2]))) if problem.get("code") == code else None
+    code, message, creation = _MISSING[found[1]]
+    if problem.get("code") != code:
+        return None
+    hint = f"millrace {found[1]} list shows all" if is_deletion else creation
+    return f"{message}; {hint}".format(printable(unquote(found[2])))

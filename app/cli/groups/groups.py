@@ -11,7 +11,7 @@ import typer
 from app.cli.client import Client, Url, Verbose
 from app.cli.groups.partitions import format_partitions, group_path
 from app.cli.log.topics import Json, Topic, Yes
-from app.cli.terminal.output import confirm, emit_json, emit_rows, emit_table, print_message, stdout_is_terminal
+from app.cli.terminal.output import emit_json, emit_rows, emit_table, print_message, stdout_is_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -130,8 +130,8 @@ def reset(
 @groups.command()
 def delete(group: Group, url: Url, yes: Yes = False, verbose: Verbose = False) -> None:
     """Delete a group without members, and its committed offsets."""
-    confirm(f"Delete {group} and its committed offsets?", yes=yes)
     with Client(url, verbose=verbose) as client:
+        client.confirm(group_path(group), f"Delete {group} and its committed offsets?", yes=yes)
         client.send("DELETE", group_path(group))
     print_message(f"deleted {group}")
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import typer
 
 from app.cli.client import Client, Url, Verbose
-from app.cli.terminal.output import confirm, emit_json, emit_rows, emit_table, print_message, stdout_is_terminal
+from app.cli.terminal.output import emit_json, emit_rows, emit_table, print_message, stdout_is_terminal
 
 topics = typer.Typer(no_args_is_help=True, help="Manage topics: list, create, describe, alter and delete them.")
 
@@ -79,7 +79,7 @@ def describe(topic: Topic, url: Url, as_json: Json = False, verbose: Verbose = F
     if not stdout_is_terminal() or as_json:
         emit_json({"topic": found, "partitions": partitions})
         return
-    emit_table(("config", "value"), [(name, str(value)) for name, value in found["config"].items()])
+    emit_table(("config", "value"), list(found["config"].items()))
     print()
     columns = ("partition", "log_start_offset", "log_end_offset", "size_bytes")
     emit_table(columns, [[partition[name] for name in columns] for partition in partitions])
@@ -88,8 +88,8 @@ def describe(topic: Topic, url: Url, as_json: Json = False, verbose: Verbose = F
 @topics.command()
 def delete(topic: Topic, url: Url, yes: Yes = False, verbose: Verbose = False) -> None:
     """Delete a topic and all its records."""
-    confirm(f"Delete {topic} and all its records?", yes=yes)
     with Client(url, verbose=verbose) as client:
+        client.confirm(topic_path(topic), f"Delete {topic} and all its records?", yes=yes)
         client.send("DELETE", topic_path(topic))
     print_message(f"deleted {topic}")
 
@@ -104,9 +104,13 @@ def delete_records(
     verbose: Verbose = False,
 ) -> None:
     """Delete a partition's records before an offset."""
-    confirm(f"Delete the records of {topic}, partition {partition}, before offset {before_offset}?", yes=yes)
     path = f"{topic_path(topic)}/partitions/{partition}/records"
     with Client(url, verbose=verbose) as client:
+        client.confirm(
+            topic_path(topic),
+            f"Delete the records of {topic}, partition {partition}, before offset {before_offset}?",
+            yes=yes,
+        )
         emit_json(client.send("DELETE", path, params={"before_offset": before_offset}).json())
 
 

@@ -11,7 +11,7 @@ import typer
 
 from app.cli.client import Client, Url, Verbose
 from app.cli.log.topics import Json, Yes, topic_path
-from app.cli.terminal.output import confirm, emit_json, emit_table, print_message, stdout_is_terminal
+from app.cli.terminal.output import emit_json, emit_table, print_message, stdout_is_terminal
 
 queues = typer.Typer(
     no_args_is_help=True, help="Manage queues: create, list, alter, pause, purge, redrive and delete them."
@@ -137,7 +137,7 @@ def describe(queue: Queue, url: Url, as_json: Json = False, verbose: Verbose = F
         emit_json(found)
         return
     counts = found.pop("counts")
-    emit_table(("queue", "value"), [(name, str(value)) for name, value in found.items()])
+    emit_table(("queue", "value"), list(found.items()))
     print()
     emit_table(tuple(counts), [tuple(counts.values())])
 
@@ -145,8 +145,8 @@ def describe(queue: Queue, url: Url, as_json: Json = False, verbose: Verbose = F
 @queues.command()
 def delete(queue: Queue, url: Url, yes: Yes = False, verbose: Verbose = False) -> None:
     """Delete a queue and the state of its records; its topics stay."""
-    confirm(f"Delete the queue {queue} and the state of its records?", yes=yes)
     with Client(url, verbose=verbose) as client:
+        client.confirm(queue_path(queue), f"Delete the queue {queue} and the state of its records?", yes=yes)
         client.send("DELETE", queue_path(queue))
     print_message(f"deleted {queue}")
 
@@ -154,8 +154,8 @@ def delete(queue: Queue, url: Url, yes: Yes = False, verbose: Verbose = False) -
 @queues.command()
 def purge(queue: Queue, url: Url, yes: Yes = False, verbose: Verbose = False) -> None:
     """Archive all available and delayed records of a queue, without dead letters."""
-    confirm(f"Archive all available and delayed records of {queue}?", yes=yes)
     with Client(url, verbose=verbose) as client:
+        client.confirm(queue_path(queue), f"Archive all available and delayed records of {queue}?", yes=yes)
         emit_json(client.send("POST", f"{queue_path(queue)}/purge").json())
 
 
@@ -193,4 +193,4 @@ def _show(queue: dict[str, Any]) -> None:
 
 
 def _row(queue: dict[str, Any]) -> list[object]:
-    return ["" if queue[name] is None else str(queue[name]) for name in _COLUMNS]
+    return [queue[name] for name in _COLUMNS]

@@ -54,11 +54,29 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     cells = [list(row) for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(columns):
-        is_numeric = bool(cells) and all(isinstance(row[index], int) for row in cells)
+        is_numeric = _is_numeric([row[index] for row in cells])
+        if is_numeric:
+            for row in cells:
+                row[index] = f"{row[index]:,}" if isinstance(row[index], int) else row[index]
         table.add_column(name, justify="right" if is_numeric else "left", overflow="fold")
     for row in cells:
-        table.add_row(*[Text(f"{cell:,}" if isinstance(cell, int) else printable(str(cell))) for cell in row])
+        table.add_row(*[Text(_shown(cell)) for cell in row])
     Console().print(table)
+
+
+def _is_numeric(column: Sequence[object]) -> bool:
+    """Return whether a column has integers, and nothing else but empty cells."""
+    numbers = [isinstance(cell, int) and not isinstance(cell, bool) for cell in column]
+    return any(numbers) and all(
+        is_number or cell in (None, "", "-") for is_number, cell in zip(numbers, column, strict=True)
+    )
+
+
+def _shown(cell: object) -> str:
+    """Return the text of a cell: null is a dash, and booleans are written as in JSON."""
+    if cell is None:
+        return "-"
+    return str(cell).lower() if isinstance(cell, bool) else printable(str(cell))
 
 
 def emit_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:

@@ -152,7 +152,7 @@ def test_an_error_names_the_line_and_appends_nothing_of_its_request(cli: Cli, to
     assert done.code == 4
     message, summary = done.err.splitlines()
     assert message == (
-        "millrace: line 14: key_from points at nothing in this value (INVALID_REQUEST); "
+        "millrace: line 14: --key points at nothing in this value (INVALID_REQUEST); "
         "the request with lines 11 to 16 was not appended"
     )
     assert summary.startswith("sent 10 records in 2 requests")

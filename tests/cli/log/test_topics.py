@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from tests.cli.processes import Cli
 from tests.cli.pseudo_terminal import on_terminal
@@ -68,6 +69,17 @@ def test_a_terminal_shows_tables(cli: Cli, topic: str) -> None:
     assert "{" not in shown
     code, shown = on_terminal(cli, "topics", "list", "--json")
     assert topic in [json.loads(line)["name"] for line in shown.splitlines()]
+
+
+def test_tables_show_null_booleans_and_numbers_as_the_options_take_them(cli: Cli, topic: str) -> None:
+    cli.ok("topics", "create", topic, "-c", "retention_ms=123456789")
+    cli.ok("queues", "create", topic, topic)
+    _, described = on_terminal(cli, "topics", "describe", topic)
+    assert "123456789" in described
+    _, queue = on_terminal(cli, "queues", "describe", topic)
+    assert re.search(r"paused +false", queue)
+    assert re.search(r"dead_letter_topic +-", queue)
+    assert "None" not in queue
 
 
 def test_delete_asks_for_confirmation_on_a_terminal(cli: Cli, topic: str) -> None:

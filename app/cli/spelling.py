@@ -1,0 +1,35 @@
+"""Write the messages of the HTTP API with the options and commands of the command line."""
+
+from __future__ import annotations
+
+import re
+
+_SPELLINGS = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"field config: there is no field (\S+?);", r"--config: there is no configuration \1;"),
+        (r"field config(?:: field |\.)(\w+):", r"--config \1:"),
+        (r"the fields are", "the names are"),
+        (r'send \{"config":\{"(\w+)":…\}\}', r"use --config \1=VALUE"),
+        (r"field partitions:", "--partitions:"),
+        (r"\bauto_offset_reset is none\b", "--auto-offset-reset is none"),
+        (r"another auto_offset_reset\b", "another --auto-offset-reset"),
+        (r"(?<!auto_)\boffset_reset=(\w+)", r"--offset-reset \1"),
+        (r"\bkey_from\b", "--key"),
+        (r"\btimestamp_from\b", "--timestamp"),
+        (r"\blines=(values|records)\b", r"--format \1"),
+        (r"\?--format", "--format"),
+        (r"^offset must be", "--offset must be"),
+        (r"\bPUT /v1/topics/\{topic\} creates", "millrace topics create TOPIC creates"),
+        (r"\bPUT /v1/queues/\{queue\} creates", "millrace queues create QUEUE TOPIC creates"),
+        (r"\bPOST /v1/groups/\{group\}/offsets/reset\b", "millrace groups reset GROUP TOPIC"),
+        (r"\bGET /v1/topics/\{topic\}/partitions lists\b", "millrace topics describe TOPIC lists"),
+    )
+]
+
+
+def in_spelling_of_options(detail: str) -> str:
+    """Return the detail of a problem with options and commands instead of fields, parameters and paths."""
+    for pattern, replacement in _SPELLINGS:
+        detail = pattern.sub(replacement, detail)
+    return detail
