@@ -71,6 +71,8 @@ class Server:
         """Stop the server."""
         self._process.terminate()
         self._process.wait(20)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 class HealthyClient(threading.Thread):
