@@ -70,6 +70,7 @@ _FILE_CHECK_INTERVAL_MS = 500
 _SESSION_INTERVAL_MS = 1_500
 _CLOCK_INTERVAL_MS = 1_500
 _MEMORY_INTERVAL_MS = 2_000
+_SESSION_CHECK_INTERVAL_MS = 60_000
 _ARCHIVE_INTERVAL_MS = 1_000
 _POLLS_PER_RECHECK = 10
 """A waiting acquire checks the database without a notice once in so many poll intervals: each check locks share
@@ -136,7 +137,7 @@ def create_app(
 def _build_application(
     settings: Settings, storage: Storage, session_clock_ms: Callable[[], int], wall_ms: Callable[[], int]
 ) -> Application:
-    runner = TaskRunner()
+    runner = TaskRunner(in_outage=lambda: storage.in_outage)
     outbox = Outbox()
     clock = BrokerClock(
         storage,
@@ -320,6 +321,7 @@ def _start_notice_tasks(
         "notices-out", lambda on_success: send_notices(outbox, notices, settings.notify_interval_ms, on_success)
     )
     runner.forever("notices-in", lambda on_success: receive_notices(signals, notices, on_success))
+    runner.every("session-check", _SESSION_CHECK_INTERVAL_MS, storage.check_sessions)
     runner.every("poll", settings.poll_interval_ms, lambda: poll_watched(storage, signals))
 
 

@@ -357,6 +357,16 @@ class PostgresServer:
         finally:
             self.drop_database(url)
 
+    @contextlib.contextmanager
+    def stopped(self, mode: ShutdownMode) -> Iterator[None]:
+        """Stop the new process for a while."""
+        assert self._process is not None
+        self._process.stop(mode)
+        try:
+            yield
+        finally:
+            self._process.start()
+
     def restart(self, mode: ShutdownMode = "fast") -> None:
         """Stop and start again on the same port; `immediate` makes the server recover as after a crash.
 

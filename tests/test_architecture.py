@@ -32,7 +32,12 @@ IMPORT_OF_TEST = re.compile(r"^from tests\.\S*\btest_\w+ import", re.MULTILINE)
 VAGUE_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py", "base.py"}
 VAGUE_SUFFIXES = ("Manager", "Helper", "Service", "Impl", "Base")
 SLEEP = re.compile(r"\b(asyncio|time)\.sleep\((?!0\))")
-SLEEPERS = {"tests/waiting.py", "tests/postgres.py", "tests/e2e/support/consumer_process.py"}
+SLEEPERS = {
+    "tests/waiting.py",
+    "tests/postgres.py",
+    "tests/storage/db/postgres/pgbouncer.py",
+    "tests/e2e/support/consumer_process.py",
+}
 
 
 def name_of(path: Path) -> str:

@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from app.errors.database import DatabaseMisplaced
+from app.errors.database import DatabaseMisplaced, DiskFull, OutcomeUnknown, ServiceUnavailable
 
 Step = Callable[[], Awaitable[bool]]
 """One step of work. Returns whether there is more to do now."""
@@ -33,10 +33,12 @@ class TaskRunner:
 
     Args:
         sleep: Waits between steps and after failures.
+        in_outage: Returns whether the database fails, which is logged elsewhere.
     """
 
-    def __init__(self, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(self, sleep: Sleep = asyncio.sleep, in_outage: Callable[[], bool] = lambda: False) -> None:
         self._sleep = sleep
+        self._in_outage = in_outage
         self._tasks: list[asyncio.Task[None]] = []
         self._failures: dict[str, int] = {}
 
@@ -68,10 +70,18 @@ class TaskRunner:
                 await work(on_success)
             except DatabaseMisplaced:  # `Storage.check_files` has logged it
                 await self._sleep(_MISPLACED_PAUSE_S)
-            except Exception:  # noqa: BLE001 - the border of the background tasks
+            except Exception as error:  # noqa: BLE001 - the border of the background tasks
                 self._failures[name] += 1
-                _log.exception("the background task %s failed (%d in a row)", name, self._failures[name])
+                self._report(name, error)
                 await self._sleep(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures[name], 10)))
+
+    def _report(self, name: str, error: Exception) -> None:
+        """Log a failure, unless it follows from an outage of the database, which is in the log already."""
+        failures = self._failures[name]
+        if not isinstance(error, ServiceUnavailable | DiskFull | OutcomeUnknown):
+            _log.error("the background task %s failed (%d in a row)", name, failures, exc_info=error)
+        elif failures == _FAILURES_UNTIL_FAILING and not self._in_outage():
+            _log.error("the background task %s failed %d times in a row: %s", name, failures, error.detail)
 
     async def _run_steps(self, step: Step, interval_s: float, on_success: OnSuccess) -> None:
         while await step():

@@ -19,7 +19,6 @@ from app.api.http.operations import Description, OperationRoute, describe
 from app.api.services import Services
 from app.errors.database import ServiceUnavailable
 from app.storage.db import schema
-from app.storage.db.faults import MISPLACED
 
 router = APIRouter(tags=["operations"], route_class=OperationRoute)
 
@@ -61,8 +60,8 @@ async def get_readiness(call: Call) -> Reply:
     services = call.services
     if services.signals.closed:
         raise ServiceUnavailable("the server is stopping")
-    if services.storage.misplaced:
-        raise ServiceUnavailable(MISPLACED)
+    if (refusal := services.storage.refusal) is not None:
+        raise refusal
     try:
         async with asyncio.timeout(_PROBE_S):
             revision = await services.storage.read(schema.version)

@@ -72,5 +72,7 @@ def one_line_database_errors() -> Iterator[None]:
 def _driver_message(error: BaseException | None) -> str:
     """Return a colon and the first line of the database driver's error; nothing for other errors."""
     original = getattr(error, "orig", None)
+    if original is None and type(error).__module__.startswith("psycopg"):
+        original = error
     lines = str(original).strip().splitlines() if original is not None else []
     return f": {lines[0]}" if lines else ""

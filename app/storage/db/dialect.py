@@ -85,6 +85,9 @@ class Dialect(Protocol):
     def save_log(self, connection: Connection) -> None:
         """Save what a write-ahead log beside a moved or deleted file holds."""
 
+    def sessions_shared(self) -> str | None:
+        """Return what to do if a pooler gives one session to several connections, or None."""
+
     def cancel(self, connections: Sequence[Connection]) -> None:
         """Cancel statements that run on the connections of other threads, if they may block."""
 

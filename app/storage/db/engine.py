@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from app.errors.broker_error import BrokerError
 from app.errors.database import DatabaseMisplaced, DiskFull, OutcomeUnknown, ServiceUnavailable
 from app.storage.db.dialect import Dialect
 from app.storage.db.faults import ERRORS, MISPLACED, RETRIED, Fault
 from app.storage.db.log_ends import LogEnds
+from app.storage.db.outages import LOGGED, Outages
 from app.storage.db.transaction import Tx
+from app.storage.db.workers import STOPPING, Workers
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,8 +25,6 @@ T = TypeVar("T")
 _ATTEMPTS = 3
 _OTHER_WRITES = 2
 """Writes besides group commits that run or wait for a worker thread: the next one begins without a pause."""
-_RECONNECT_AFTER_S = 1.0
-_STOPPING = "the server is stopping; nothing was done"
 
 _log = logging.getLogger(__name__)
 
@@ -67,18 +64,13 @@ class Storage:
         self.dialect = dialect
         self._space = space
         self._files = files
-        self._misplaced: str | None = None
+        self._refusal: Callable[[], BrokerError] | None = None
+        self._outages = Outages()
         self._log_ends = None if dialect.shared else LogEnds()
-        self._readers = ThreadPoolExecutor(dialect.readers, "millrace-read", self._begin_worker)
-        self._writers = ThreadPoolExecutor(dialect.writers, "millrace-write", self._begin_worker)
+        self._workers = Workers(dialect)
         self._other_writes = asyncio.Semaphore(max(_OTHER_WRITES, dialect.writers - dialect.lanes))
         self._errors = (DBAPIError, dialect.driver_error)
-        self._worker = threading.local()
-        self._connections: list[Connection] = []
-        self._server_epoch = 0
         self._read_only = False
-        self._reconnect_at = 0.0
-        self._closing = False
 
     async def read(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function(tx, ...)` on one snapshot.
@@ -88,7 +80,7 @@ class Storage:
         """
         self._refuse_after_close()
         future = asyncio.get_running_loop().run_in_executor(
-            self._readers, lambda: self.read_now(function, *args, **kwargs)
+            self._workers.readers, lambda: self.read_now(function, *args, **kwargs)
         )
         try:
             return await future
@@ -129,24 +121,28 @@ class Storage:
         """
         self._refuse_after_close()
         return asyncio.get_running_loop().run_in_executor(
-            self._writers, lambda: self.write_now(function, *args, **kwargs)
+            self._workers.writers, lambda: self.write_now(function, *args, **kwargs)
         )
 
     def read_now(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a read, and block until it ends. Any thread may call this."""
-        if not self._in_worker():
+        if not self._workers.is_current():
             self._refuse_after_close()
-            return self._readers.submit(lambda: self.read_now(function, *args, **kwargs)).result()
+            return self._workers.readers.submit(lambda: self.read_now(function, *args, **kwargs)).result()
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                connection = self._connection(self.dialect.read_engine)
+                connection = self._workers.connection(self.dialect.read_engine)
                 try:
                     connection.begin()
-                    return function(Tx(connection, self.dialect), *args, **kwargs)
+                    found = function(Tx(connection, self.dialect), *args, **kwargs)
                 finally:
-                    self._release(connection)
+                    self._workers.release(connection)
             except self._errors as error:
-                self._refuse(error, last=attempt == _ATTEMPTS)
+                self._refuse(error, "read", last=attempt == _ATTEMPTS)
+            else:
+                if self._outages.open:
+                    self._outages.end("read")
+                return found
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
     def write_now(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -154,22 +150,22 @@ class Storage:
 
         After a conflict or a lost connection before COMMIT the write is retried.
         """
-        if not self._in_worker():
+        if not self._workers.is_current():
             self._refuse_after_close()
-            return self._writers.submit(lambda: self.write_now(function, *args, **kwargs)).result()
-        if self._misplaced is not None:
-            raise DatabaseMisplaced(MISPLACED)
+            return self._workers.writers.submit(lambda: self.write_now(function, *args, **kwargs)).result()
+        if self._refusal is not None:
+            raise self._refusal()
         for attempt in range(1, _ATTEMPTS + 1):
             committing = False
             try:
-                connection = self._connection(self.dialect.write_engine)
+                connection = self._workers.connection(self.dialect.write_engine)
                 try:
                     connection.begin()
                     tx = Tx(connection, self.dialect, self.dialect.begin_statements, self._log_ends)
                     result = function(tx, *args, **kwargs)
                     committing = True
                     self.dialect.commit(tx)
-                    self._read_only = False
+                    self._note_write()
                     return result
                 except BaseException:
                     if self._log_ends is not None:
@@ -178,73 +174,27 @@ class Storage:
                         connection.invalidate()
                     raise
                 finally:
-                    self._release(connection)
+                    self._workers.release(connection)
             except self._errors as error:
                 if committing and self.dialect.fault(error) in {Fault.DISCONNECTED, Fault.SILENT}:
-                    self._note_silence(error)
-                    raise OutcomeUnknown(
-                        "the connection to the database was lost during COMMIT; repeat the request with the "
-                        "same Idempotency-Key or Producer-Sequence",
-                        outcome="unknown",
-                    ) from error
-                self._refuse(error, last=attempt == _ATTEMPTS)
+                    raise self._outcome_unknown(error) from error
+                self._refuse(error, "write", last=attempt == _ATTEMPTS)
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
     def _refuse_after_close(self) -> None:
-        if self._closing:
-            raise ServiceUnavailable(_STOPPING)
+        if self._workers.closing:
+            raise ServiceUnavailable(STOPPING)
 
     def _refuse_dropped(self, future: asyncio.Future[T]) -> None:
         """Refuse a call that `close` took from the queue. A call whose task was cancelled is no such call."""
         task = asyncio.current_task()
-        if self._closing and future.cancelled() and task is not None and not task.cancelling():
-            raise ServiceUnavailable(_STOPPING) from None
+        if self._workers.closing and future.cancelled() and task is not None and not task.cancelling():
+            raise ServiceUnavailable(STOPPING) from None
 
-    def _in_worker(self) -> bool:
-        return hasattr(self._worker, "connections")
-
-    def _connection(self, engine: Engine) -> Connection:
-        """Return the connection of this worker thread. Taking one from the pool costs as much as a read."""
-        connections: dict[Engine, Connection] = self._worker.connections
-        if self._worker.server_epoch != self._server_epoch:
-            self._worker.server_epoch = self._server_epoch
-            for old in connections.values():
-                old.invalidate()
-        connection = connections.get(engine)
-        if connection is None or connection.invalidated:
-            self._check_reachable()
-        if connection is None:
-            connection = connections[engine] = engine.connect()
-            self._connections.append(connection)
-        return connection
-
-    def _check_reachable(self) -> None:
-        """Refuse to connect while the node stops, and shortly after the server was silent.
-
-        Each attempt to connect to a silent server takes seconds. Without this rule, waiting requests would make their
-        attempts one after the other.
-        """
-        self._refuse_after_close()
-        if time.monotonic() < self._reconnect_at:
-            raise ServiceUnavailable(ERRORS[Fault.SILENT][1])
-
-    def _note_silence(self, error: Exception) -> None:
-        """Close all connections to a silent server before their next use."""
-        if self.dialect.fault(error) is Fault.SILENT:
-            self._reconnect_at = time.monotonic() + _RECONNECT_AFTER_S
-            self._server_epoch += 1
-
-    def _release(self, connection: Connection) -> None:
-        """Roll the transaction back if it is open, and invalidate a connection whose rollback fails."""
-        try:
-            if (transaction := connection.get_transaction()) is not None:
-                transaction.rollback()
-        except self._errors:
-            connection.invalidate()
-
-    def _begin_worker(self) -> None:
-        self._worker.connections = {}
-        self._worker.server_epoch = self._server_epoch
+    def _note_write(self) -> None:
+        self._read_only = False
+        if self._outages.open:
+            self._outages.end("write")
 
     @property
     def full(self) -> bool:
@@ -264,21 +214,55 @@ class Storage:
     async def check_space(self) -> bool:
         """Accept appends again once the disk has space. Return False: there is no more to do now."""
         if self._space is not None and self._space.exhausted:
-            await asyncio.get_running_loop().run_in_executor(self._writers, self._free_disk, self._space)
+            await asyncio.get_running_loop().run_in_executor(self._workers.writers, self._free_disk, self._space)
         return False
 
     @property
-    def misplaced(self) -> bool:
-        """Whether writes are refused because a file of the database was moved, deleted or replaced."""
-        return self._misplaced is not None
+    def refusal(self) -> BrokerError | None:
+        """Why all writes are refused, or None: a file was moved, or a pooler shares the sessions."""
+        return None if self._refusal is None else self._refusal()
+
+    @property
+    def in_outage(self) -> bool:
+        """Whether the database fails, which the log has said."""
+        return self._outages.open
+
+    def require_sessions(self) -> None:
+        """Refuse a pooler that gives one session to several connections.
+
+        Raises:
+            ValueError: With the way out.
+            ServiceUnavailable: The server cannot be reached.
+        """
+        try:
+            shared = self.dialect.sessions_shared()
+        except self._errors as error:
+            self._refuse(error, "read", last=True, log=False)
+        else:
+            if shared is not None:
+                raise ValueError(shared)
+
+    async def check_sessions(self) -> bool:
+        """Refuse writes while a pooler shares the sessions. Return False: there is no more to do now."""
+        try:
+            shared = await asyncio.to_thread(self.dialect.sessions_shared)
+        except self._errors:
+            return False
+        if shared is not None and self._refusal is None:
+            _log.error("writes are refused: %s", shared)
+            self._refusal = lambda: ServiceUnavailable(shared)
+        elif shared is None and self._refusal is not None:
+            _log.warning("each connection has its own session again; writes are accepted")
+            self._refusal = None
+        return False
 
     async def check_files(self) -> bool:
         """Refuse writes while a file of the database is not in place. Return False: there is no more to do now."""
         if self._files is not None:
             found = await asyncio.to_thread(self._files.misplaced)
-            before, self._misplaced = self._misplaced, found
+            before, self._refusal = self._refusal, None if found is None else lambda: DatabaseMisplaced(MISPLACED)
             if found is not None and before is None:
-                await asyncio.get_running_loop().run_in_executor(self._writers, self._save_log)
+                await asyncio.get_running_loop().run_in_executor(self._workers.writers, self._save_log)
                 _log.error("%s", found)
             elif found is None and before is not None:
                 _log.warning("the files of the database are in place again; writes are accepted")
@@ -286,26 +270,17 @@ class Storage:
 
     def _save_log(self) -> None:
         with contextlib.suppress(*self._errors):
-            self.dialect.save_log(self._connection(self.dialect.write_engine))
+            self.dialect.save_log(self._workers.connection(self.dialect.write_engine))
 
     def _free_disk(self, space: SpaceMonitor) -> None:
         with contextlib.suppress(*self._errors):
-            self.dialect.free_disk(self._connection(self.dialect.write_engine), space.missing_bytes)
+            self.dialect.free_disk(self._workers.connection(self.dialect.write_engine), space.missing_bytes)
         space.restore()
 
     def close(self) -> None:
         """Cancel running statements and close the database. A second call does nothing."""
-        if self._closing:
-            return
-        self._closing = True
-        self._readers.shutdown(wait=False, cancel_futures=True)
-        self._writers.shutdown(wait=False, cancel_futures=True)
-        self.dialect.cancel(self._connections)
-        self._readers.shutdown()
-        self._writers.shutdown()
-        for connection in self._connections:
-            connection.close()
-        self.dialect.close()
+        if self._workers.close():
+            self.dialect.close()
 
     def _leave_server(self) -> None:
         """Reconnect before the next statements: the URL may lead to another server that accepts writes.
@@ -313,16 +288,26 @@ class Storage:
         Connections for reads are opened again only when writes begin to fail: a former primary answers with old
         records, but a server that stays read-only can be read.
         """
-        for connection in self._worker.connections.values():
-            connection.invalidate()
-        if not self._read_only:
-            self._read_only = True
-            self._server_epoch += 1
+        self._workers.leave_server(everywhere=not self._read_only)
+        self._read_only = True
 
-    def _refuse(self, error: Exception, *, last: bool) -> None:
+    def _outcome_unknown(self, error: Exception) -> OutcomeUnknown:
+        """Return the error of a write whose connection was lost during COMMIT."""
+        fault = self.dialect.fault(error)
+        if fault is Fault.SILENT:
+            self._workers.leave_silent_server()
+        self._outages.begin("write", ERRORS[fault][1], error)
+        return OutcomeUnknown(
+            "the connection to the database was lost during COMMIT; repeat the request with the "
+            "same Idempotency-Key or Producer-Sequence",
+            outcome="unknown",
+        )
+
+    def _refuse(self, error: Exception, kind: str, *, last: bool, log: bool = True) -> None:
         """Raise the error for the client, or return if the transaction is to be retried."""
         fault = self.dialect.fault(error)
-        self._note_silence(error)
+        if fault is Fault.SILENT:
+            self._workers.leave_silent_server()
         if fault is Fault.READ_ONLY:
             self._leave_server()
         if fault in RETRIED and not last:
@@ -332,4 +317,6 @@ class Storage:
             raise self.disk_full() from error
         if (answer := ERRORS.get(fault)) is None:
             raise error
+        if log and fault in LOGGED:
+            self._outages.begin(kind, answer[1], error)
         raise answer[0](answer[1]) from error

@@ -23,6 +23,9 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
         ValueError: The URL has another form.
         DatabaseInUse: Another process has opened the SQLite file.
     """
+    scheme = database_url.partition("://")[0].partition("+")[0]
+    if scheme in {"postgresql", "postgres"}:
+        return _open_postgres(database_url)
     try:
         url = make_url(database_url)
     except (ArgumentError, ValueError):
@@ -37,11 +40,21 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
             dialect.close()
             raise
         return Storage(dialect, ballast, dialect.files)
-    if backend == "postgresql":
-        from app.storage.db.postgres.dialect import Postgres  # noqa: PLC0415 - the import takes a tenth of an embedded start
-
-        return Storage(Postgres(url.set(drivername="postgresql+psycopg")))
     raise ValueError(f"the database {backend} is not supported: use sqlite:///millrace.db or postgresql://…")
+
+
+def _open_postgres(database_url: str) -> Storage:
+    """Open a PostgreSQL database, unless a pooler shares its sessions."""
+    from app.storage.db.postgres.dialect import Postgres  # noqa: PLC0415 - the import takes a tenth of an embedded start
+    from app.storage.db.postgres.url import parse_url  # noqa: PLC0415
+
+    storage = Storage(Postgres(parse_url(database_url)))
+    try:
+        storage.require_sessions()
+    except BaseException:
+        storage.close()
+        raise
+    return storage
 
 
 def _refuse_extra_parts(url: URL, given: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,7 +13,6 @@ from psycopg import errors, pq
 from sqlalchemy import Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.engine import URL
 from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -29,6 +29,7 @@ from app.storage.db.postgres.pipeline import (
     int2s,
     int8s,
 )
+from app.storage.db.postgres.url import PostgresUrl
 from app.storage.db.transaction import Statement, Tx
 
 _LANES = 2
@@ -55,6 +56,8 @@ _FAULTS: list[tuple[tuple[type[BaseException], ...], Fault]] = [
     ((errors.SerializationFailure, errors.DeadlockDetected, *STALE), Fault.CONFLICT),
     ((errors.LockNotAvailable, errors.QueryCanceled), Fault.BUSY),
     ((errors.DiskFull,), Fault.DISK_FULL),
+    ((errors.InsufficientPrivilege,), Fault.FORBIDDEN),
+    ((errors.UndefinedTable,), Fault.NO_TABLES),
     ((StatementTimedOut, errors.ConnectionTimeout), Fault.SILENT),
     (
         (psycopg.OperationalError, errors.IdleInTransactionSessionTimeout, errors.TransactionTimeout),
@@ -62,6 +65,7 @@ _FAULTS: list[tuple[tuple[type[BaseException], ...], Fault]] = [
     ),
 ]
 """The first entry that matches counts."""
+_NO_SLOT = re.compile(r"too many (clients|connections)|remaining connection slots|no more connections allowed")
 _STALE_PLAN = "RevalidateCachedQuery"
 """The function of the server that refuses a stale prepared statement, in all versions."""
 
@@ -79,16 +83,13 @@ SELECT set_config('lock_timeout', '5s', false),
 all of `records` to find the end of a partition, and a prepared statement would keep this plan.
 """
 
-CONNECT_ARGS: dict[str, Any] = {
-    "application_name": "millrace",
-    "client_encoding": "utf8",
-    "connect_timeout": 3,
-    "keepalives": 1,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-}
+POOLED = (
+    "the database URL leads to a connection pooler that gives one session to several connections, as pgbouncer does "
+    "with pool_mode = transaction: prepared statements, locks and LISTEN need sessions; use pool_mode = session for "
+    "this database, or a URL that leads to PostgreSQL itself"
+)
+_SESSIONS = "SELECT pg_backend_pid(), pg_postmaster_start_time()::text"
+_SESSION_ROUNDS = 3
 
 
 class Postgres:
@@ -108,10 +109,11 @@ class Postgres:
     driver_error: type[Exception] = psycopg.Error
     compiler: SqlDialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call] # SQLAlchemy
 
-    def __init__(self, url: URL) -> None:
-        self.location = _location(url)
-        self.write_engine = _engine(url, self.writers, reads=False)
-        self.read_engine = _engine(url, self.readers, reads=True)
+    def __init__(self, url: PostgresUrl) -> None:
+        self.location = url.location
+        self._options = url.options
+        self.write_engine = _engine(url.options, self.writers, reads=False)
+        self.read_engine = _engine(url.options, self.readers, reads=True)
 
     def insert(self, table: Table) -> Insert:
         """Return the INSERT of PostgreSQL, which has ON CONFLICT."""
@@ -154,6 +156,8 @@ class Postgres:
         cause = error.orig if isinstance(error, DBAPIError) else error
         if _is_read_only(cause):
             return Fault.READ_ONLY
+        if _has_no_slot(cause):
+            return Fault.NO_SLOT
         return next((fault for kinds, fault in _FAULTS if isinstance(cause, kinds)), Fault.OTHER)
 
     @contextlib.contextmanager
@@ -175,9 +179,25 @@ class Postgres:
     def save_log(self, connection: Connection) -> None:
         """Do nothing: the server has the files."""
 
+    def sessions_shared(self) -> str | None:
+        """Return what to do if a pooler gives one session to several connections, or None.
+
+        Raises:
+            psycopg.Error: The server cannot be reached.
+        """
+        with (
+            BoundedConnection.connect(**self._options, autocommit=True, prepare_threshold=None) as one,
+            BoundedConnection.connect(**self._options, autocommit=True, prepare_threshold=None) as other,
+        ):
+            seen: list[set[Any]] = [set(), set()]
+            for _ in range(_SESSION_ROUNDS):
+                for sessions, connection in zip(seen, (one, other), strict=True):
+                    sessions.add(connection.execute(_SESSIONS).fetchone())
+        return POOLED if seen[0] & seen[1] or any(len(sessions) > 1 for sessions in seen) else None
+
     def cancel(self, connections: Sequence[Connection]) -> None:
         """Cancel active statements, and end those that do not end within half a second."""
-        drivers = [each.connection.driver_connection for each in connections if not each.invalidated]
+        drivers = [each.connection.driver_connection for each in connections]
         active = [each for each in drivers if isinstance(each, BoundedConnection) and _is_active(each)]
         threads = [threading.Thread(target=_cancel, args=(driver,), daemon=True) for driver in active]
         for thread in threads:
@@ -208,6 +228,16 @@ def _is_read_only(error: BaseException | None) -> bool:
     return isinstance(error, errors.ReadOnlySqlTransaction)
 
 
+def _has_no_slot(error: BaseException | None) -> bool:
+    """Return whether all connection slots of the server, the database, the role or a pooler are taken.
+
+    An error on connecting has no SQLSTATE in psycopg.
+    """
+    return isinstance(error, errors.TooManyConnections) or (
+        isinstance(error, psycopg.OperationalError) and _NO_SLOT.search(str(error)) is not None
+    )
+
+
 def _check_encoding(connection: psycopg.Connection) -> None:
     """Refuse a database that cannot store every text.
 
@@ -221,19 +251,12 @@ def _check_encoding(connection: psycopg.Connection) -> None:
         )
 
 
-def _location(url: URL) -> str:
-    user = f"{url.username}@" if url.username else ""
-    port = f":{url.port}" if url.port else ""
-    return f"postgresql://{user}{url.host or ''}{port}/{url.database or ''}"
-
-
-def _engine(url: URL, size: int, *, reads: bool) -> Engine:
+def _engine(options: dict[str, Any], size: int, *, reads: bool) -> Engine:
     engine = create_engine(
-        url,
+        "postgresql+psycopg://",
         pool_size=size,
         max_overflow=0,
         isolation_level="REPEATABLE READ" if reads else "READ COMMITTED",
-        connect_args=CONNECT_ARGS,
     )
 
     def set_up(connection: psycopg.Connection, record: ConnectionPoolEntry) -> None:
@@ -245,9 +268,9 @@ def _engine(url: URL, size: int, *, reads: bool) -> Engine:
         connection.prepare_threshold = None  # else psycopg deallocates all prepared statements at each ROLLBACK
         record.info["pipeline"] = Pipeline(connection, _BEGIN_READ if reads else _BEGIN_WRITE)
 
-    def connect(*arguments: Any) -> BoundedConnection:  # noqa: ANN401 - SQLAlchemy's
-        _, _, positional, named = arguments
-        return BoundedConnection.connect(*positional, **named)
+    def connect(*_: object) -> BoundedConnection:
+        """Connect by libpq's own parameters, of which SQLAlchemy's URLs have only a part."""
+        return BoundedConnection.connect(**options)
 
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "connect", set_up)

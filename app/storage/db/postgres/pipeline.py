@@ -8,6 +8,7 @@ mode of psycopg saves nothing: its cursors support any statement, while all stat
 from __future__ import annotations
 
 import itertools
+import secrets
 import struct
 import time
 from collections.abc import Sequence
@@ -93,6 +94,8 @@ class Pipeline:
         self._connection = connection
         self._begin = Statement(begin)
         self._names: dict[str, bytes] = {}
+        self._prefix = f"millrace_{secrets.token_hex(6)}_".encode()
+        """No other connection has it: behind a pooler, a name may reach the session of another connection."""
         self._numbers = itertools.count()
 
     def run(self, statements: Sequence[Statement]) -> list[tuple[Any, ...]]:
@@ -134,7 +137,7 @@ class Pipeline:
         """Send a statement, prepared right before its first use: no statement may precede BEGIN."""
         sql, parameters = statement
         if (name := self._names.get(sql)) is None:
-            name = self._names[sql] = b"m%d" % next(self._numbers)
+            name = self._names[sql] = b"%b%d" % (self._prefix, next(self._numbers))
             pgconn.send_prepare(name, sql.encode())
         values = [_encoded(parameter) for parameter in parameters]
         formats = [_BINARY if isinstance(parameter, bytes) else _TEXT for parameter in parameters]

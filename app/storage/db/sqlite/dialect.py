@@ -176,6 +176,10 @@ class Sqlite:
             driver: Any = connection.connection.driver_connection
             driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
+    def sessions_shared(self) -> str | None:
+        """Return None: the connections are those of this process."""
+        return None
+
     def cancel(self, connections: Sequence[Connection]) -> None:
         """Do nothing: no other process has the file."""
 

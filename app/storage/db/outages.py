@@ -1,0 +1,65 @@
+"""Outages of the database: one line in the log when one begins, and one when it has ended."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from app.storage.db.faults import Fault
+
+LOGGED = frozenset(
+    {
+        Fault.DISCONNECTED,
+        Fault.SILENT,
+        Fault.READ_ONLY,
+        Fault.DISK_FULL,
+        Fault.NO_SLOT,
+        Fault.FORBIDDEN,
+        Fault.NO_TABLES,
+    }
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Outages:
+    """Whether reads and writes fail because of the database, noted by the threads that run them.
+
+    An outage ends when what failed has succeeded again. So a server that is read-only for a while is one outage, during
+    which reads succeed.
+
+    Attributes:
+        open: Whether reads or writes fail.
+    """
+
+    def __init__(self) -> None:
+        self.open = False
+        self._lock = threading.Lock()
+        self._failing: set[str] = set()
+        self._began_s = 0.0
+
+    def begin(self, kind: str, detail: str, error: BaseException) -> None:
+        """Note a failure of `kind`, reads or writes; the first one is logged."""
+        with self._lock:
+            self._failing.add(kind)
+            if self.open:
+                return
+            self.open, self._began_s = True, time.monotonic()
+        _log.error("%s%s", detail.removesuffix("; try again"), _first_line(error))
+
+    def end(self, kind: str) -> None:
+        """Note a success of `kind`, reads or writes; the one that ends the outage is logged."""
+        with self._lock:
+            self._failing.discard(kind)
+            if self._failing or not self.open:
+                return
+            self.open = False
+            lasted_s = time.monotonic() - self._began_s
+        _log.warning("the database answers again after %.1f s", lasted_s)
+
+
+def _first_line(error: BaseException) -> str:
+    original = getattr(error, "orig", None) or error
+    lines = str(original).strip().splitlines()
+    return f": {lines[0].strip()}" if lines else ""
