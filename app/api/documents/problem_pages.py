@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -18,24 +18,44 @@ from app.errors.database import DatabaseMisplaced, LockTimeout
 from app.errors.http import NotFound
 
 
+class ProblemCase(NamedTuple):
+    """One problem of a page.
+
+    Args:
+        title: A few words.
+        status: The HTTP status.
+        cause: Why the server returns the error. Text between backticks is rendered as code, here and in the cure.
+        cure: What the client can do.
+    """
+
+    title: str
+    status: int
+    cause: str
+    cure: str
+
+
 class ProblemPage(NamedTuple):
     """The contents of the page of one problem type.
 
     Args:
         slug: The last part of the problem's type, `/problems/{slug}`.
         code: The symbolic name; Kafka's if Kafka has one.
-        title: A few words.
-        status: The HTTP status; if one code has several, all of them: `410 or 416`.
-        cause: Why the server returns the error. Text between backticks is rendered as code, here and in the cure.
-        cure: What the client can do.
+        cases: The problems with this code, by rising status.
     """
 
     slug: str
     code: str
-    title: str
-    status: str
-    cause: str
-    cure: str
+    cases: tuple[ProblemCase, ...]
+
+    @property
+    def title(self) -> str:
+        """The titles of all cases."""
+        return " · ".join(dict.fromkeys(case.title for case in self.cases))
+
+    @property
+    def statuses(self) -> str:
+        """The HTTP statuses of all cases, each once."""
+        return ", ".join(dict.fromkeys(str(case.status) for case in self.cases))
 
 
 def problem_routes() -> list[Route]:
@@ -57,17 +77,9 @@ def problem_pages() -> dict[str, ProblemPage]:
         if kind in {LockTimeout, DatabaseMisplaced}:
             continue
         name = slug(kind)
-        page = ProblemPage(name, kind.code, kind.title, str(status), kind.cause, kind.cure)
-        if (other := pages.get(name)) is not None:
-            page = ProblemPage(
-                name,
-                kind.code,
-                f"{other.title}; {kind.title[0].lower()}{kind.title[1:]}",
-                f"{other.status} or {status}",
-                f"{other.cause} {kind.cause}",
-                other.cure if other.cure == kind.cure else f"{other.cure} {kind.cure}",
-            )
-        pages[name] = page
+        earlier = pages[name].cases if name in pages else ()
+        case = ProblemCase(kind.title, status, kind.cause, kind.cure)
+        pages[name] = ProblemPage(name, kind.code, (*earlier, case))
     return pages
 
 
@@ -76,19 +88,28 @@ def render_page(page: ProblemPage) -> str:
     return html_page(
         f"{page.title} · Millrace",
         '<nav><a href="../.">Millrace</a> · <a href="../problems">All problems</a> · <a href="../docs">API</a></nav>\n'
-        f"<h1>{html.escape(page.title)}</h1>\n"
-        f'<p class="name"><code>{html.escape(page.code)}</code> · HTTP {html.escape(page.status)} · '
-        f"<code>/problems/{html.escape(page.slug)}</code></p>\n"
-        f"<h2>Cause</h2>\n<p>{_text(page.cause)}</p>\n"
-        f"<h2>Cure</h2>\n<p>{_text(page.cure)}</p>",
+        f"<h1>{html.escape(page.cases[0].title if len(page.cases) == 1 else page.code)}</h1>\n"
+        f'<p class="name"><code>{html.escape(page.code)}</code> · HTTP {page.statuses} · '
+        f"<code>/problems/{html.escape(page.slug)}</code></p>\n" + _cases(page.cases),
         root="../",
+    )
+
+
+def _cases(cases: Sequence[ProblemCase]) -> str:
+    """Render cause and cure; several cases have a heading each."""
+    if len(cases) == 1:
+        return f"<h2>Cause</h2>\n<p>{_text(cases[0].cause)}</p>\n<h2>Cure</h2>\n<p>{_text(cases[0].cure)}</p>"
+    return "\n".join(
+        f"<h2>{case.status}: {html.escape(case.title)}</h2>\n"
+        f"<h3>Cause</h3>\n<p>{_text(case.cause)}</p>\n<h3>Cure</h3>\n<p>{_text(case.cure)}</p>"
+        for case in cases
     )
 
 
 def render_index(pages: Iterable[ProblemPage]) -> str:
     """Render the list of all problem types in the given order; send it with `PAGE_HEADERS`."""
     rows = "\n".join(
-        f'<tr><td>{html.escape(page.status)}</td><td><a href="problems/{html.escape(page.slug)}">'
+        f'<tr><td>{page.statuses}</td><td><a href="problems/{html.escape(page.slug)}">'
         f"{html.escape(page.title)}</a></td><td><code>{html.escape(page.code)}</code></td></tr>"
         for page in pages
     )
