@@ -26,6 +26,8 @@ def timestamp_warnings(timestamps_ms: Sequence[int]) -> list[ProduceWarning]:
     Args:
         timestamps_ms: Timestamps of the appended records, in request order.
     """
+    if timestamps_ms and min(timestamps_ms) >= SECONDS_BEFORE:
+        return []
     early = [index for index, time_ms in enumerate(timestamps_ms) if time_ms < SECONDS_BEFORE]
     return [
         ProduceWarning("TIMESTAMP_IN_SECONDS", _detail(timestamps_ms[each]), each) for each in early[:MOST_WARNINGS]
