@@ -54,8 +54,8 @@ class Appender(BatchCommitter[_Waiting, list[AppendOutcome]]):
         self.requests = 0
         self.transactions = 0
 
-    async def append(self, append: Append, size_bytes: int) -> AppendOutcome:
-        """Append records, and return the outcome after it is on disk.
+    def append(self, append: Append, size_bytes: int) -> asyncio.Future[AppendOutcome]:
+        """Append records, and return the future of the outcome; it is set after the records are on disk.
 
         Args:
             append: The records and their conditions.
@@ -70,10 +70,11 @@ class Appender(BatchCommitter[_Waiting, list[AppendOutcome]]):
             raise self._storage.disk_full()
         if self.pending_bytes and self.pending_bytes + size_bytes > self._max_pending_bytes:
             raise ServiceUnavailable("too many appends wait for the database; try again later")
-        waiting = _Waiting(append, size_bytes, asyncio.get_running_loop().create_future())
+        outcome = self._new_future()
+        waiting = _Waiting(append, size_bytes, outcome)
         self.pending_bytes += size_bytes
         self._add(append.partition_ids_written[0] % self._lane_count, waiting)
-        return await waiting.outcome
+        return outcome
 
     def _take(self, waiting: deque[_Waiting]) -> list[_Waiting]:
         batch: list[_Waiting] = []

@@ -46,13 +46,20 @@ class _Waiting:
 
     __slots__ = ("answer", "deadline", "queue", "request", "topic", "wait_for_locks")
 
-    def __init__(self, request: Request, queue: QueueInfo, topic: TopicInfo, deadline: Deadline | None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        queue: QueueInfo,
+        topic: TopicInfo,
+        deadline: Deadline | None,
+        answer: asyncio.Future[Answer],
+    ) -> None:
         self.request = request
         self.queue = queue
         self.topic = topic
         self.deadline = deadline
         self.wait_for_locks = False
-        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.answer = answer
 
     @property
     def max_records(self) -> int:
@@ -119,7 +126,7 @@ class DeliveryBatcher(BatchCommitter[_Waiting, DeliveryResult]):
         for attempt in range(_ATTEMPTS):
             queue, topic = await self._queues.route(name, refresh=attempt > 0)
             try:
-                answer = await self._answer_to(_Waiting(request, queue, topic, None))
+                answer = await self._answer_to(_Waiting(request, queue, topic, None, self._new_future()))
             except QueueChanged:
                 continue
             assert isinstance(answer, Acknowledged)  # noqa: S101 - the answer to its request
@@ -139,7 +146,7 @@ class DeliveryBatcher(BatchCommitter[_Waiting, DeliveryResult]):
                     while True:
                         watch.clear()
                         last = deadline is None or deadline.expired or self._signals.closed
-                        answer = await self._answer_to(_Waiting(request, queue, topic, deadline))
+                        answer = await self._answer_to(_Waiting(request, queue, topic, deadline, self._new_future()))
                         assert isinstance(answer, Acquired)  # noqa: S101 - the answer to its request
                         if answer.deliveries or deadline is None or last:
                             return answer

@@ -7,7 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from functools import partial
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from app.errors.broker_error import BrokerError
 from app.errors.database import ServiceUnavailable, UnknownServerError
@@ -53,6 +53,7 @@ class BatchCommitter(ABC, Generic[R, T]):
         self._lanes: dict[int, Lane[R]] = {}
         self._closed = False
         self._drained = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def drain(self) -> None:
         """Return when no request waits and no transaction runs."""
@@ -65,6 +66,12 @@ class BatchCommitter(ABC, Generic[R, T]):
         self._closed = True
         for lane in self._lanes.values():
             self._refuse_rest(lane)
+
+    def _new_future(self) -> asyncio.Future[Any]:
+        """Return a future of the event loop, which is kept: until Python 3.12, each look-up is a system call."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop.create_future()
 
     def _add(self, key: int, request: R) -> None:
         """Add a request to a lane, and start its transaction unless one runs."""
