@@ -80,8 +80,11 @@ class Producer:
         """
         for _ in range(_ATTEMPTS):
             topic = self._topics.cached(request.topic) or await self._topic(request)
-            append = await self._checked(topic, request)
-            if append is None:
+            try:
+                append = self._prepare(topic, request)
+            except BrokerError:
+                if await self._is_current(topic):
+                    raise
                 continue
             outcome = await self._appender.append(append, request.size_bytes)
             if isinstance(outcome, Accepted):
@@ -103,27 +106,21 @@ class Producer:
             topic = await self._topics.find(request.topic)
             if topic is None:
                 return self._prepare(self._draft(request.topic), request)
-            if (append := await self._checked(topic, request)) is not None:
-                return append
+            try:
+                return self._prepare(topic, request)
+            except BrokerError:
+                if await self._is_current(topic):
+                    raise
         raise ServiceUnavailable("the topic changes too often; try again")
 
     async def raise_epoch(self, producer_id: str) -> int:
         """Raise a producer's epoch by one, which fences older instances, and return it."""
         return await self._storage.write(_raise_epoch, producer_id, self._clock())
 
-    async def _checked(self, topic: TopicInfo, request: ProduceRequest) -> Append | None:
-        """Return the append to a cached topic, or None if the request is refused and the cached topic is stale.
-
-        Raises:
-            BrokerError: The current topic refuses the request.
-        """
-        try:
-            return self._prepare(topic, request)
-        except BrokerError:
-            self._topics.evict(topic)
-            if await self._topics.find(topic.name) == topic:
-                raise
-            return None
+    async def _is_current(self, topic: TopicInfo) -> bool:
+        """Return whether a topic that refuses a request is the current one, and not a stale one of the cache."""
+        self._topics.evict(topic)
+        return await self._topics.find(topic.name) == topic
 
     async def _topic(self, request: ProduceRequest) -> TopicInfo:
         topic = await self._topics.find(request.topic)
