@@ -43,6 +43,9 @@ class SpaceMonitor(Protocol):
     def exhaust(self) -> None:
         """Refuse appends, and free space for deletions."""
 
+    def keep(self) -> None:
+        """Reserve the space for deletions again if another program took it."""
+
     def restore(self) -> bool:
         """Accept appends again if the disk has space. Return whether they are accepted."""
 
@@ -213,8 +216,8 @@ class Storage:
 
     async def check_space(self) -> bool:
         """Accept appends again once the disk has space. Return False: there is no more to do now."""
-        if self._space is not None and self._space.exhausted:
-            await asyncio.get_running_loop().run_in_executor(self._workers.writers, self._free_disk, self._space)
+        if self._space is not None and self._refusal is None:
+            await asyncio.get_running_loop().run_in_executor(self._workers.writers, self._check_space, self._space)
         return False
 
     @property
@@ -272,7 +275,10 @@ class Storage:
         with contextlib.suppress(*self._errors):
             self.dialect.save_log(self._workers.connection(self.dialect.write_engine))
 
-    def _free_disk(self, space: SpaceMonitor) -> None:
+    def _check_space(self, space: SpaceMonitor) -> None:
+        if not space.exhausted:
+            space.keep()
+            return
         with contextlib.suppress(*self._errors):
             self.dialect.free_disk(self._workers.connection(self.dialect.write_engine), space.missing_bytes)
         space.restore()

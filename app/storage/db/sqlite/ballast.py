@@ -43,14 +43,12 @@ class Ballast:
         self._size_bytes = size_bytes
         self._exhausted = False
         try:
-            self._write()
+            self._write_or_exhaust()
         except OSError as error:
-            if error.errno not in _NO_SPACE:
-                raise ValueError(
-                    f"cannot write the ballast file {self._path}: {error.strerror}; mend this, or set "
-                    "MILLRACE_BALLAST_BYTES=0 to do without it"
-                ) from None
-            self._exhausted = True
+            raise ValueError(
+                f"cannot write the ballast file {self._path}: {error.strerror}; mend this, or set "
+                "MILLRACE_BALLAST_BYTES=0 to do without it"
+            ) from None
 
     @property
     def exhausted(self) -> bool:
@@ -72,6 +70,12 @@ class Ballast:
         with suppress(OSError):
             self._path.unlink()
 
+    def keep(self) -> None:
+        """Write the file again if it was deleted. If the disk has no room for it, the disk counts as full."""
+        if not self._path.exists():
+            with suppress(OSError):
+                self._write_or_exhaust()
+
     def restore(self) -> bool:
         """Write the file again if the disk has space for it and a little more. Return whether appends are accepted."""
         if self._exhausted and not self.missing_bytes:
@@ -79,6 +83,14 @@ class Ballast:
                 self._write()
                 self._exhausted = False
         return not self._exhausted
+
+    def _write_or_exhaust(self) -> None:
+        try:
+            self._write()
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            self._exhausted = True
 
     def _write(self) -> None:
         """Write the file, unless it is there. Never write through a link to a file of another program.

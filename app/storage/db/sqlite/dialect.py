@@ -90,8 +90,7 @@ class Sqlite:
             opened.callback(self._guard.close)
             opened.callback(self.read_engine.dispose)
             self._refuse_unreadable()
-            with self.write_engine.connect():
-                """Create the write-ahead log, so that readers can open it."""
+            self._open_writer()
             self._guard.execute("SELECT * FROM sqlite_master").fetchall()
             self._open_readers()
             self.files.watch_logs()
@@ -192,7 +191,24 @@ class Sqlite:
         try:
             return sqlite3.connect(self.path, check_same_thread=False)
         except sqlite3.Error as error:
-            raise ValueError(f"the database {self.path} cannot be used: {error}") from None
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: BaseException | None) -> ValueError:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+            return ValueError(
+                f"the database {self.path} cannot be written: {error}; give this user the right to write the file, its "
+                "-wal and -shm, and its folder"
+            )
+        return ValueError(f"the database {self.path} cannot be used: {error}")
+
+    def _open_writer(self) -> None:
+        """Create the write-ahead log, so that readers can open it, and refuse a file that cannot be written."""
+        try:
+            with self.write_engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                connection.exec_driver_sql("ROLLBACK")
+        except DBAPIError as error:
+            raise self._unusable(error.orig) from None
 
     def _open_readers(self) -> None:
         """Fill the pool: once the file is moved, no connection can be opened, and the open ones still read."""
@@ -210,7 +226,7 @@ class Sqlite:
                     f"the disk of {self.path} is full: SQLite needs {self._missing_bytes()} bytes more to read the "
                     "write-ahead log; free them and start again"
                 ) from None
-            raise ValueError(f"the database {self.path} cannot be used: {error}") from None
+            raise self._unusable(error) from None
         if tables and not tables >= _OWN_TABLES:
             raise ValueError(
                 f"{self.path} is the SQLite database of another program; give another file with --database-url"

@@ -49,13 +49,15 @@ class DatabaseFiles:
         self._descriptor = -1
         try:
             self._refuse_lost_database()
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._refuse_mounted_file()
             self._locked = self._lock_database()
             self._refuse_foreign_header()
         except OSError as error:
             self.close()
-            raise ValueError(f"cannot open the database file {self.path}: {error.strerror}") from None
+            raise ValueError(
+                f"cannot open the database file {self.path}: {error.strerror}; the server must read and write it"
+            ) from None
         except BaseException:
             self.close()
             raise

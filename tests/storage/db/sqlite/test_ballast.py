@@ -44,6 +44,21 @@ def test_a_copied_ballast_without_its_space_is_written_again(tmp_path: Path) -> 
     assert (path.stat().st_size, allocated_bytes(path) >= SIZE_BYTES) == (SIZE_BYTES, True)
 
 
+@pytest.mark.anyio
+async def test_a_ballast_that_was_deleted_is_written_again_while_the_server_runs(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "millrace.db.ballast"
+    storage = open_storage(sqlite_url, ballast_bytes=SIZE_BYTES)
+    path.unlink()
+
+    await storage.check_space()
+
+    assert allocated_bytes(path) >= SIZE_BYTES
+    assert not storage.full
+    storage.close()
+
+
 def test_a_full_disk_whose_folder_is_gone_does_not_fail(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()

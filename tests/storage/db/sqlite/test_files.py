@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from app.storage.db.opening import open_storage
+from tests.checkout import ROOT
 
 
 def open_descriptors() -> int:
@@ -84,6 +88,42 @@ def test_a_file_that_is_mounted_without_its_folder_is_refused_and_not_changed(sq
     assert file.read_bytes() == before
     assert not target.with_name("data.db-wal").exists()
     open_storage(sqlite_url).close()
+
+
+@pytest.mark.parametrize(
+    ("read_only", "refusal"),
+    [
+        ("millrace.db", "Permission denied; the server must read and write it"),
+        ("millrace.db-wal", "attempt to write a readonly database; give this user the right to write the file"),
+        (".", "attempt to write a readonly database; give this user the right to write the file"),
+    ],
+    ids=["file", "log", "folder"],
+)
+def test_a_database_that_cannot_be_written_is_refused_at_start(
+    sqlite_template: Path, read_only: str, refusal: str
+) -> None:
+    program = (
+        "import os, sys; from app.storage.db.opening import open_storage\n"
+        "if os.geteuid() == 0: os.setresuid(65534, 65534, 65534)\n"
+        "try: open_storage(f'sqlite:///{sys.argv[1]}')\n"
+        "except ValueError as error: print(error)\n"
+    )
+    with TemporaryDirectory() as folder:
+        database = Path(folder).resolve() / "millrace.db"
+        shutil.copyfile(sqlite_template, database)
+        database.with_name("millrace.db.lock").touch()
+        if os.geteuid() == 0:
+            for path in (database.parent, *database.parent.iterdir()):
+                os.chown(path, 65534, 65534)
+        (database.parent / read_only).touch()
+        (database.parent / read_only).chmod(0o555)
+
+        command = [sys.executable, "-c", program, str(database)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+        database.parent.chmod(0o755)
+    assert refusal in done.stdout, done
+    assert str(database) in done.stdout
 
 
 def test_a_file_system_without_locks_is_refused(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
