@@ -18,7 +18,7 @@ ifneq ($(PYTHON),)
   endif
 endif
 
-.PHONY: help install install-dev run test test-all lint format lock openapi bench attacks torture fuzz clean
+.PHONY: help install install-dev run test test-all lint format lock openapi examples clients bench attacks torture fuzz clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ openapi: install ## Export openapi/openapi.json
 	@mkdir -p openapi
 	$(BIN)/millrace openapi > openapi/openapi.json.new
 	mv openapi/openapi.json.new openapi/openapi.json
+
+examples: install-dev ## Store the answers that the OpenAPI document shows as examples
+	$(BIN)/python -m tests.e2e.support.answer_examples > app/api/documents/answer_examples.json.new
+	mv app/api/documents/answer_examples.json.new app/api/documents/answer_examples.json
 
 bench: install-dev ## Run the benchmarks (15 minutes)
 	$(BIN)/python -m bench

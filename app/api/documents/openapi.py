@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -22,6 +23,7 @@ from app.errors.broker_error import BrokerError
 
 Schema = dict[str, Any]
 
+_ANSWER_EXAMPLES = Path(__file__).parent / "answer_examples.json"
 _CACHED_DOCUMENTS = 4
 _MAX_SAFE_INTEGER = 2**53 - 1
 """The largest bound that JavaScript reads exactly."""
@@ -30,7 +32,7 @@ _REF = "#/components/schemas/{name}"
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
 _PARTITION: Schema = {"type": "integer", "format": "int64", "minimum": 0}
 _NAME: Schema = {"type": "string", "pattern": "^[a-zA-Z0-9._-]{1,249}$"}
-_PATH_TEXTS = {"delivery_id": "Copy it from acquire. 2.0.0.1 is the first one, if you ran all examples above."}
+_PATH_TEXTS = {"delivery_id": "Copy it from acquire. 1.0.0.1 is the first one, if you ran all examples above."}
 _RETRY_AFTER: Schema = {
     "Retry-After": {
         "schema": {"type": "integer", "format": "int64"},
@@ -96,14 +98,36 @@ def document(app: FastAPI) -> Schema:
         license_info={"name": "MIT", "identifier": "MIT"},
     )
     routes = list(operations(app))
+    order = {route.operation.name: number for number, route in enumerate(_shown(routes))}
+    examples = _answer_examples()
     result.setdefault("components", {})["schemas"] = _schemas([route.operation for route in routes])
     paths: dict[str, dict[str, Schema]] = {}
     for route in routes:
         (method,) = (name.lower() for name in route.methods or ())
         entry = result["paths"][route.path][method]
-        paths.setdefault(route.path, {})[method] = entry | _describe(route.operation)
+        described = _describe(route.operation, examples.get(route.operation.name, {}))
+        paths.setdefault(route.path, {})[method] = entry | described | {"x-order": order[route.operation.name]}
     result["paths"] = paths
     return result
+
+
+def _shown(routes: Iterable[OperationRoute]) -> list[OperationRoute]:
+    """Return the routes in the order of Swagger UI: by tag; what deletes something is last, so that examples work."""
+    tags = [tag["name"] for tag in TAGS]
+    numbered = list(enumerate(routes))
+
+    def place(entry: tuple[int, OperationRoute]) -> tuple[int, bool, int]:
+        number, route = entry
+        deletes = "DELETE" in (route.methods or ())
+        return tags.index(str(route.tags[0])), deletes, -route.path.count("/") if deletes else number
+
+    return [route for _, route in sorted(numbered, key=place)]
+
+
+def _answer_examples() -> dict[str, dict[str, Any]]:
+    """Return the stored answers by operation and status; `make examples` stores them."""
+    found: dict[str, dict[str, Any]] = msgspec.json.decode(_ANSWER_EXAMPLES.read_bytes())
+    return found
 
 
 def _schemas(operations: list[Operation]) -> dict[str, Schema]:
@@ -122,9 +146,9 @@ def _schemas(operations: list[Operation]) -> dict[str, Schema]:
     return dict(sorted(components.items()))
 
 
-def _describe(operation: Operation) -> Schema:
+def _describe(operation: Operation, examples: Mapping[str, Any]) -> Schema:
     description = operation.description
-    entry: Schema = {"responses": dict(_responses(description))}
+    entry: Schema = {"responses": dict(_responses(description, examples))}
     if parameters := [*_path(operation), *_query(operation), *_headers(description)]:
         entry["parameters"] = parameters
     if description.bodies:
@@ -183,12 +207,14 @@ def _headers(description: Description) -> Iterator[Schema]:
         yield {"name": name, "in": "header", "required": False, **schema, "schema": _portable(schema["schema"])}
 
 
-def _responses(description: Description) -> Iterator[tuple[str, Schema]]:
+def _responses(description: Description, examples: Mapping[str, Any]) -> Iterator[tuple[str, Schema]]:
     for status, answer in description.answers.items():
         response: Schema = {"description": _REASONS[status]}
         content: Schema = {media: {"schema": {"type": "string"}} for media in description.media}
         if answer is not None:
-            content = {"application/json": {"schema": {"$ref": _REF.format(name=answer.__name__)}}} | content
+            media = {"schema": {"$ref": _REF.format(name=answer.__name__)}}
+            media |= {"example": examples[str(status)]} if str(status) in examples else {}
+            content = {"application/json": media} | content
         if content:
             response["content"] = content
         if description.answer_headers:

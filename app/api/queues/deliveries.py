@@ -133,6 +133,14 @@ _JOBS = {"queue": "jobs"}
 _ERRORS = (UnknownQueue, IdempotencyKeyReused)
 
 
+_ACKNOWLEDGE = {
+    "acknowledgements": [
+        {"delivery_id": "1.0.0.1", "outcome": "renew"},
+        {"delivery_id": "1.0.1.1", "outcome": "reject"},
+    ]
+}
+
+
 @router.post("/acquire")
 @describe(
     Description(
@@ -171,7 +179,7 @@ async def acquire(call: Call, queue: str, body: AcquireRequest) -> Reply:
     Description(
         answers={200: AcknowledgeAnswer},
         errors=_ERRORS,
-        examples=_JOBS | {"body": {"acknowledgements": [{"delivery_id": "2.0.0.1", "outcome": "renew"}]}},
+        examples=_JOBS | {"body": _ACKNOWLEDGE},
         headers=_HEADERS,
         hot=True,
     )
@@ -201,7 +209,7 @@ async def acknowledge(call: Call, queue: str, body: AcknowledgeRequest) -> Reply
     Description(
         answers={200: AcknowledgementResult},
         errors=(*_ERRORS, NotFound, InvalidRecordState, DelayedRecordsLimit),
-        examples=_JOBS | {"delivery_id": "2.0.0.1", "outcome": "release", "body": {"delay_ms": 0}},
+        examples=_JOBS | {"delivery_id": "1.0.0.1", "outcome": "release", "body": {"delay_ms": 0}},
         headers=_HEADERS,
     )
 )
