@@ -55,11 +55,10 @@ async def run_examples(api: FastAPI, client: httpx2.AsyncClient) -> AsyncIterato
             if media_type is not None:
                 content = (example if isinstance(example, str) else json.dumps(example)).encode()
                 headers = headers | {"Content-Type": media_type}
-            yield (
-                operation,
-                media_type,
-                await client.request(method, url, params=query, headers=headers, content=content),
-            )
+            answer = await client.request(method, url, params=query, headers=headers, content=content)
+            yield operation, media_type, answer
+        if operation["operationId"] == "settle_delivery":
+            await await_dead_letter(client)
 
 
 async def await_dead_letter(client: httpx2.AsyncClient) -> None:
