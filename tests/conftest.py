@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ ENGINES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
 
 hypothesis.settings.register_profile("millrace", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("millrace")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell without job control starts jobs in the background so
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
