@@ -165,6 +165,7 @@ def _open_database(settings: Settings) -> Storage:
     """Open the database. SQLite's tables are migrated; PostgreSQL's must be current."""
     storage = open_storage(settings.database_url, ballast_bytes=settings.ballast_bytes)
     try:
+        storage.require_sessions()
         if storage.dialect.shared:
             storage.read_now(schema.check)
         else:

@@ -34,6 +34,7 @@ def migrate(
     with one_line_database_errors():
         storage = open_storage(settings.database_url)
         try:
+            storage.require_sessions()
             before = storage.read_now(schema.version)
             upgraded = storage.write_now(schema.upgrade)
         finally:

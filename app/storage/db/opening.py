@@ -44,17 +44,10 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
 
 
 def _open_postgres(database_url: str) -> Storage:
-    """Open a PostgreSQL database, unless a pooler shares its sessions."""
     from app.storage.db.postgres.dialect import Postgres  # noqa: PLC0415 - the import takes a tenth of an embedded start
     from app.storage.db.postgres.url import parse_url  # noqa: PLC0415
 
-    storage = Storage(Postgres(parse_url(database_url)))
-    try:
-        storage.require_sessions()
-    except BaseException:
-        storage.close()
-        raise
-    return storage
+    return Storage(Postgres(parse_url(database_url)))
 
 
 def _refuse_extra_parts(url: URL, given: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,9 +34,10 @@ def test_a_pooler_that_shares_sessions_is_refused_with_the_way_out(
 ) -> None:
     with (
         pgbouncer(migrated_postgres_url, pool_mode, pool_size=pool_size) as url,
+        closing(open_storage(url)) as storage,
         pytest.raises(ValueError, match="pool_mode = transaction") as refusal,
     ):
-        open_storage(url)
+        storage.require_sessions()
 
     assert WAY_OUT in str(refusal.value)
 
