@@ -21,7 +21,7 @@ _CHOICES = {
     "assignor": "uniform, range",
     "cleanup_policy": "delete, compact, compact,delete",
     "message_timestamp_type": "CreateTime, LogAppendTime",
-    "ordering": "none, key",
+    "ordering": "none, key, partition",
     "outcome": "accept, release, reject, renew",
     "state": "available, acquired, delayed, archived",
 }

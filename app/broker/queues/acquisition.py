@@ -15,7 +15,6 @@ from app.domain.log.record import StoredRecord
 from app.domain.queues.delivery import response_bytes
 from app.domain.queues.in_flight import InFlightRecord, available, first_offset_by_key
 from app.domain.queues.record_summary import KEYLESS, RecordSummary, deliver_at_ms, key_hash
-from app.domain.queues.share_partition_state import MAX_IN_FLIGHT
 from app.storage.log import pages, records_by_offset
 from app.storage.queues.delayed_records import DelayedRecord
 
@@ -80,13 +79,13 @@ def _due(share_partition: SharePartition, wanted: int, max_bytes: int) -> list[D
 def _first_of_keys(share_partition: SharePartition, wanted: int, quota: DelayedQuota) -> list[InFlightRecord]:
     """Return available records that are the first of their key, and admit records until there are enough."""
     state, bounds = share_partition.state, share_partition.bounds
-    budget, limit = MAX_IN_FLIGHT - len(state.entries), max(_MIN_SUMMARIES, 2 * wanted)
+    budget, limit = state.room(share_partition.rules), max(_MIN_SUMMARIES, 2 * wanted)
     while True:
         chosen = _available_by_key(share_partition, wanted)
         if len(chosen) >= wanted or state.end_offset >= bounds.log_end_offset:
             return chosen
         if budget <= 0:
-            share_partition.incomplete |= not state.is_full
+            share_partition.incomplete |= state.room(share_partition.rules) > 0
             return chosen
         summaries, end_offset = _summaries(share_partition, min(limit, budget))
         budget -= max(1, len(summaries))
@@ -141,7 +140,7 @@ def _expire(share_partition: SharePartition, entry: InFlightRecord) -> None:
 def _new(share_partition: SharePartition, wanted: int, max_bytes: int, quota: DelayedQuota) -> Iterator[Candidate]:
     """Admit records in the order of the log, and yield those that are not delayed."""
     state, bounds = share_partition.state, share_partition.bounds
-    budget = MAX_IN_FLIGHT - len(state.entries)
+    budget = state.room(share_partition.rules)
     while wanted > 0 and budget > 0 and max_bytes > 0 and state.end_offset < bounds.log_end_offset:
         page = pages.read(share_partition.tx, bounds, state.end_offset, min(wanted, budget), max_bytes)
         if not page:
@@ -158,4 +157,4 @@ def _new(share_partition: SharePartition, wanted: int, max_bytes: int, quota: De
             return
         budget -= len(page)
     if wanted > 0 and state.end_offset < bounds.log_end_offset:
-        share_partition.incomplete |= not state.is_full
+        share_partition.incomplete |= state.room(share_partition.rules) > 0

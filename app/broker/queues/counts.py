@@ -33,7 +33,7 @@ class QueueState(NamedTuple):
         delayed: Records that become available at a later time.
         accepted, archived, expired: Records that have ended since the queue was created.
         oldest_age_ms: Age of the oldest among the first records of each partition that have not ended, or None.
-        blocked: Whether there are available records, and the order of keys allows none to be acquired now.
+        blocked: Whether there are available records, and their order allows none to be acquired now.
         dead_letter_error: Why archiving failed last in a partition, or None.
         delayed_limit_reached: Whether no further record can be delayed.
     """
@@ -71,7 +71,7 @@ def describe(tx: Tx, info: QueueInfo, time: Callable[[Tx], int] = clock.read) ->
             if state.delayed:
                 counts.add_delayed(delayed_records.totals(tx, key, now_ms))
             counts.dead_letter_error = counts.dead_letter_error or _dead_letter_error(tx, key, state)
-    blocked = rules.by_key and counts.available > 0 and _is_blocked(tx, info, states, found, now_ms)
+    blocked = rules.ordered and counts.available > 0 and _is_blocked(tx, info, states, found, now_ms)
     return counts.result(blocked=blocked)
 
 
@@ -94,13 +94,13 @@ def _oldest_ms(tx: Tx, state: SharePartitionState, bounds: Bounds) -> int | None
 def _is_blocked(
     tx: Tx, info: QueueInfo, states: Iterable[SharePartitionState], found: dict[int, Bounds], now_ms: int
 ) -> bool:
-    """Return whether the order of keys keeps an acquire from finding any record now."""
+    """Return whether the order of keys or partitions keeps an acquire from finding any record now."""
     rules = info.config.rules
     for state in states:
         bounds = found.get(state.partition_id)
         if bounds is None:
             continue
-        if not state.is_full and state.end_offset < bounds.log_end_offset:
+        if state.room(rules) and state.end_offset < bounds.log_end_offset:
             return False
         key = SharePartitionKey(info.queue_id, state.partition_id)
         entries = state.entries.values()

@@ -135,7 +135,7 @@ class SharePartition:
         else:
             self.put_back(entry)
         if acknowledge_type is not AcknowledgeType.RENEW:
-            self.freed |= was_full or self.rules.by_key or acknowledge_type is not AcknowledgeType.ACCEPT
+            self.freed |= was_full or self.rules.ordered or acknowledge_type is not AcknowledgeType.ACCEPT
         return entry
 
     def update(self, entry: InFlightRecord) -> None:

@@ -28,10 +28,11 @@ _COLUMNS = ("name", "topic", "lock_duration_ms", "max_delivery_count", "dead_let
 
 
 class Ordering(StrEnum):
-    """Whether records of one key are delivered in order, one at a time."""
+    """Whether records of one key or one partition are delivered in order, one at a time."""
 
-    none = "none"
-    key = "key"
+    NONE = "none"
+    KEY = "key"
+    PARTITION = "partition"
 
 
 def queue_path(queue: str) -> str:
@@ -69,7 +70,8 @@ def create(
         typer.Option("--start", metavar="OFFSET", help="First record: earliest, latest, -N, @TIME or an offset."),
     ] = None,
     ordering: Annotated[
-        Ordering | None, typer.Option("--ordering", help="key: deliver the records of a key in order, one at a time.")
+        Ordering | None,
+        typer.Option("--ordering", help="key or partition: deliver the records of one in order, one at a time."),
     ] = None,
     verbose: Verbose = False,
 ) -> None:

@@ -35,11 +35,22 @@ class AcknowledgeType(enum.IntEnum):
 
 
 class DeliveryRules(NamedTuple):
-    """The part of a queue's configuration that decides about its records."""
+    """The part of a queue's configuration that decides about its records.
+
+    Attributes:
+        by_key: Whether a record that has not ended blocks the later records of its key.
+        by_partition: Whether a record that has not ended blocks the later records of its partition.
+    """
 
     lock_duration_ms: int
     max_delivery_count: int
     by_key: bool = False
+    by_partition: bool = False
+
+    @property
+    def ordered(self) -> bool:
+        """Whether a record may block others."""
+        return self.by_key or self.by_partition
 
 
 class InFlightRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):

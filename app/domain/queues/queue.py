@@ -11,7 +11,7 @@ from app.domain.log.offset_spec import OffsetSpec, parse_offset_spec
 from app.domain.queues.in_flight import DeliveryRules
 from app.errors.queues import InvalidQueueConfig
 
-Ordering = Literal["none", "key"]
+Ordering = Literal["none", "key", "partition"]
 
 BOUNDS: dict[str, tuple[int, int]] = {"lock_duration_ms": (1_000, 3_600_000), "max_delivery_count": (1, 100)}
 """Least and greatest value of each bounded field of a configuration."""
@@ -24,7 +24,8 @@ class QueueConfig(msgspec.Struct, frozen=True, kw_only=True):
         lock_duration_ms: How long the acquisition lock of a delivery lasts.
         max_delivery_count: Deliveries after which a record that was not accepted is archived.
         start: Where the queue starts in each partition of the topic: an offset specification.
-        ordering: `key` delivers the records of a key in order, one at a time, within a partition.
+        ordering: `key` delivers the records of a key in order, one at a time, within a partition; `partition` those
+            of a partition.
         paused: Whether acquires return no records.
     """
 
@@ -37,7 +38,8 @@ class QueueConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def rules(self) -> DeliveryRules:
         """The rules for its records."""
-        return DeliveryRules(self.lock_duration_ms, self.max_delivery_count, self.ordering == "key")
+        by_key, by_partition = self.ordering == "key", self.ordering == "partition"
+        return DeliveryRules(self.lock_duration_ms, self.max_delivery_count, by_key, by_partition)
 
 
 class QueueInfo(NamedTuple):

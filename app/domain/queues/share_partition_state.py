@@ -59,10 +59,15 @@ class SharePartitionState(msgspec.Struct):
     dead_letter_error: str | None
     refused_offset: int | None
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no further record can be admitted in flight."""
-        return len(self.entries) >= MAX_IN_FLIGHT
+    def room(self, rules: DeliveryRules) -> int:
+        """Return how many further records can be admitted in flight, at least 0.
+
+        If the queue is ordered by partition, that is one record, after the one before it has ended: so the later
+        records of the partition stay in the log.
+        """
+        if rules.by_partition:
+            return 0 if self.entries or self.delayed else 1
+        return max(0, MAX_IN_FLIGHT - len(self.entries))
 
     def admit(
         self, summaries: Iterable[RecordSummary], end_offset: int, now_ms: int, max_delayed: int

@@ -114,7 +114,7 @@ async def test_a_queue_is_created_with_its_topics_and_then_confirmed(client: htt
         ({"topic": "orders", "max_delivery_count": 0}, 422, "from 1 to 100"),
         ({"topic": "orders", "max_delivery_count": "x"}, 422, "max_delivery_count"),
         ({"topic": "orders", "start": "soon"}, 422, "start must be"),
-        ({"topic": "orders", "ordering": "fifo"}, 422, "none, key"),
+        ({"topic": "orders", "ordering": "fifo"}, 422, "none, key, partition"),
         ({"topic": "orders", "dead_letter_topic": "orders"}, 422, "own topic"),
         ({"topic": "orders", "dead_letter_topic": "compacted"}, 422, "cleanup_policy delete"),
         ({"topic": "a b"}, 422, "1 to 249 characters"),

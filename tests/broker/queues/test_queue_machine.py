@@ -37,6 +37,7 @@ from tests.storage.scribe import request as append_request
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from app.domain.queues.queue import Ordering
     from app.storage.db.engine import Storage
     from app.storage.db.transaction import Tx
 
@@ -82,13 +83,13 @@ class Machine(RuleBasedStateMachine):
         self.starts = [0] * PARTITIONS
         self.rotation = 0
 
-    @initialize(by_key=st.booleans())
-    def create(self, by_key: bool) -> None:
+    @initialize(ordering=st.sampled_from(["none", "key", "partition"]))
+    def create(self, ordering: Ordering) -> None:
         Machine.number += 1
-        self.by_key = by_key
+        self.ordering = ordering
         self.topic = self.scribe.create(f"orders-{self.number}", PARTITIONS)
         self.dead = self.scribe.create(f"dead-{self.number}", 1)
-        config = QueueConfig(lock_duration_ms=LOCK_MS, max_delivery_count=LIMIT, ordering="key" if by_key else "none")
+        config = QueueConfig(lock_duration_ms=LOCK_MS, max_delivery_count=LIMIT, ordering=ordering)
         starts = dict.fromkeys(self.topic.partition_ids, 0)
         name = f"jobs-{self.number}"
         assert self.write(queues.create, name, self.topic.topic_id, self.dead.topic_id, config, starts, NOW_MS)
@@ -249,14 +250,13 @@ class Machine(RuleBasedStateMachine):
     def available(self, job: Job) -> bool:
         if not self.is_free(job):
             return False
-        if not self.by_key or job.key is None:
-            return True
-        earlier = [
-            other
-            for other in self.jobs.values()
-            if (other.partition, other.key) == (job.partition, job.key) and other.offset < job.offset
-        ]
-        return all(other.end or self.lost(other) for other in earlier)
+        return all(other.end or self.lost(other) for other in self.jobs.values() if self.blocks(other, job))
+
+    def blocks(self, other: Job, job: Job) -> bool:
+        """Return whether a record, as long as it has not ended, keeps another one from being delivered."""
+        if other.partition != job.partition or other.offset >= job.offset:
+            return False
+        return self.ordering == "partition" or (self.ordering == "key" and job.key is not None and other.key == job.key)
 
     def is_free(self, job: Job) -> bool:
         if job.end or job.to_archive or job.until_ms > self.now_ms or (job.acquired and job.count >= LIMIT):
