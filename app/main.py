@@ -32,7 +32,7 @@ from app.broker.log.page_reads import PageReads
 from app.broker.log.producer import Producer
 from app.broker.log.streams import Streams
 from app.broker.log.topics import Topics
-from app.broker.queues import clock_steps
+from app.broker.queues import bulk_changes
 from app.broker.queues.delivery_batcher import DeliveryBatcher
 from app.broker.queues.queues import Queues
 from app.broker.queues.redriver import Redriver
@@ -144,7 +144,7 @@ def _build_application(
         wall_ms=wall_ms,
         monotonic_ms=session_clock_ms,
         grace_ms=settings.clock_grace_ms,
-        on_step_back=clock_steps.step_back,
+        on_step_back=bulk_changes.step_back,
     )
     archive_task, services = _build_services(settings, storage, runner, outbox, clock, session_clock_ms)
     api = _build_api(services)

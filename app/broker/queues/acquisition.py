@@ -30,7 +30,9 @@ class Candidate(NamedTuple):
     record: StoredRecord
 
 
-def candidates(share_partition: SharePartition, wanted: int, max_bytes: int, quota: DelayedQuota) -> list[Candidate]:
+def candidates(
+    share_partition: SharePartition, wanted: int, max_bytes: int, quota: DelayedQuota, *, admit_new: bool = True
+) -> list[Candidate]:
     """Return up to `wanted` records that may be delivered now, and admit records of the log as they are needed.
 
     Args:
@@ -38,6 +40,7 @@ def candidates(share_partition: SharePartition, wanted: int, max_bytes: int, quo
         wanted: How many records, at least one.
         max_bytes: Bytes of the records; the first one may exceed it.
         quota: Quota of delayed records.
+        admit_new: Whether records of the log may be admitted.
     """
     share_partition.expire_before_log_start()
     due = _due(share_partition, wanted, max_bytes)
@@ -47,7 +50,8 @@ def candidates(share_partition: SharePartition, wanted: int, max_bytes: int, quo
         return found
     by_key = share_partition.rules.by_key
     if by_key:
-        chosen = _first_of_keys(share_partition, wanted - len(found), quota)
+        left = wanted - len(found)
+        chosen = _first_of_keys(share_partition, left, quota) if admit_new else _available_by_key(share_partition, left)
     else:
         free = available(share_partition.state.entries.values(), share_partition.rules, share_partition.now_ms)
         chosen = list(islice(free, wanted - len(found)))
@@ -56,7 +60,7 @@ def candidates(share_partition: SharePartition, wanted: int, max_bytes: int, quo
             return found
         found.append(each)
         left_bytes -= response_bytes(each.record)
-    if not by_key and left_bytes > 0:
+    if admit_new and not by_key and left_bytes > 0:
         found += _new(share_partition, wanted - len(found), left_bytes, quota)
     return found
 

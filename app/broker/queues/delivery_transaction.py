@@ -270,12 +270,18 @@ class DeliveryTransaction:
         return Delivery(delivery_id, record, entry.until_ms)
 
     def _acquire(self, acquires: dict[int, Acquire], unlocked: deque[int]) -> dict[int, Answer]:
-        wanted = sum(each.max_records for each in acquires.values())
-        max_bytes = min(MAX_TRANSACTION_BYTES, sum(each.max_bytes for each in acquires.values()))
-        found = self._search(wanted, max_bytes, unlocked)
-        return {number: self._answer(request, found) for number, request in acquires.items()}
+        """Search for the acquires that admit nothing new, and then for the others."""
+        answers: dict[int, Answer] = {}
+        for admit_new in (False, True):
+            some = {number: request for number, request in acquires.items() if request.admit_new is admit_new}
+            if some:
+                wanted = sum(each.max_records for each in some.values())
+                max_bytes = min(MAX_TRANSACTION_BYTES, sum(each.max_bytes for each in some.values()))
+                found = self._search(wanted, max_bytes, unlocked, admit_new=admit_new)
+                answers |= {number: self._answer(request, found) for number, request in some.items()}
+        return answers
 
-    def _search(self, wanted: int, max_bytes: int, unlocked: deque[int]) -> deque[Candidate]:
+    def _search(self, wanted: int, max_bytes: int, unlocked: deque[int], *, admit_new: bool) -> deque[Candidate]:
         """Return up to `wanted` candidates.
 
         They come from the first partition of the search order, then from the share partitions locked before, then
@@ -290,7 +296,7 @@ class DeliveryTransaction:
             for share_partition in searched:
                 if self._config.paused or len(found) >= wanted or max_bytes <= 0:
                     break
-                some = candidates(share_partition, wanted - len(found), max_bytes, self._quota)
+                some = candidates(share_partition, wanted - len(found), max_bytes, self._quota, admit_new=admit_new)
                 max_bytes -= sum(response_bytes(each.record) for each in some)
                 found.extend(some)
             self._bytes_used_up = max_bytes <= 0

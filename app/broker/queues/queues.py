@@ -8,13 +8,12 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from app.broker.log.topics import TopicRequest, Topics
+from app.broker.queues.bulk_changes import purge, release_locks, skip
 from app.broker.queues.counts import QueueState, describe
 from app.broker.waiting.signals import Signals
 from app.domain.log.offset_spec import OffsetSpec
 from app.domain.log.topic import TopicInfo, check_name, check_topic_name
-from app.domain.queues.in_flight import DeliveryRules
 from app.domain.queues.queue import QueueConfig, QueueInfo, check_config, start_of
-from app.domain.queues.share_partition_state import SharePartitionState
 from app.errors.database import ServiceUnavailable
 from app.errors.http import InvalidRequest
 from app.errors.log import UnknownTopicOrPartition
@@ -24,9 +23,8 @@ from app.storage.db.engine import Storage
 from app.storage.db.transaction import Tx
 from app.storage.log import offset_lookup, pages
 from app.storage.log.pages import Bounds
-from app.storage.queues import delayed_records, queues, share_partitions
+from app.storage.queues import queues, share_partitions
 from app.storage.queues.queues import negative_queue_id
-from app.storage.queues.share_partitions import SharePartitionKey
 
 _ATTEMPTS = 5
 _FIXED = frozenset({"topic", "start", "ordering"})
@@ -171,10 +169,43 @@ class Queues:
             UnknownQueue: There is no queue of this name.
         """
         info = await self.get(name)
-        purged = await self._storage.write_freeing(_purge, info)
+        purged = await self._storage.write_freeing(purge, info)
         if purged is None:
             raise UnknownQueue(_UNKNOWN)
         return purged
+
+    async def release_locks(self, name: str) -> int:
+        """Make all acquired records available now, and return their number; their delivery counts stay.
+
+        It is for a worker that takes over the queue from one that has failed.
+
+        Raises:
+            UnknownQueue: There is no queue of this name.
+        """
+        info = await self.get(name)
+        released = await self._storage.write(release_locks, info)
+        if released is None:
+            raise UnknownQueue(_UNKNOWN)
+        self._signals.announce([negative_queue_id(info.queue_id)])
+        return released
+
+    async def skip(self, name: str, partition_id: int, offset: int) -> int:
+        """Archive all records of a partition below an offset, acquired and delayed ones included.
+
+        An offset above the log end offset skips to the log end offset.
+
+        Returns:
+            The number of records that were archived.
+
+        Raises:
+            UnknownQueue: There is no queue of this name, or the partition is not one of its topic.
+        """
+        info = await self.get(name)
+        skipped = await self._storage.write_freeing(skip, info, partition_id, offset)
+        if skipped is None:
+            raise UnknownQueue(_UNKNOWN)
+        self._signals.announce([negative_queue_id(info.queue_id)])
+        return skipped
 
     def _keep(self, found: QueueInfo) -> QueueInfo:
         """Cache a queue and return the cached object, which is the same as before unless the queue has changed.
@@ -274,30 +305,3 @@ def _delete(tx: Tx, name: str) -> int | None:
         return None
     queues.delete_(tx, info.queue_id)
     return info.queue_id
-
-
-def _purge(tx: Tx, info: QueueInfo) -> int | None:
-    """Purge all share partitions, or return None if the queue was deleted."""
-    ids = [state.partition_id for state in share_partitions.list_(tx, info.queue_id)]
-    locked = share_partitions.lock(tx, info.queue_id, ids, wait=True) if ids else None
-    if locked is None:
-        return None
-    rules = queues.decode_config(locked.config).rules
-    snapshot = share_partitions.log_snapshot(tx, ids)
-    purged = 0
-    for state in locked.states:
-        if (bounds := snapshot.bounds.get(state.partition_id)) is not None:
-            purged += _purge_share_partition(tx, info.queue_id, state, bounds, rules, snapshot.now_ms)
-    return purged
-
-
-def _purge_share_partition(
-    tx: Tx, queue_id: int, state: SharePartitionState, bounds: Bounds, rules: DeliveryRules, now_ms: int
-) -> int:
-    purged = state.purge(bounds.log_start_offset, bounds.log_end_offset, rules, now_ms)
-    if state.delayed:
-        deleted = delayed_records.purge(tx, SharePartitionKey(queue_id, state.partition_id), rules, now_ms)
-        state.purge_delayed(deleted)
-        purged += deleted
-    share_partitions.save(tx, queue_id, state)
-    return purged

@@ -27,12 +27,15 @@ class Acquire(NamedTuple):
 
     Attributes:
         lock_duration_ms: Duration of the acquisition locks; None for that of the queue.
+        admit_new: Whether records may be admitted from the log; otherwise only records that were admitted before are
+            acquired: those that are available again, and delayed ones that are due.
     """
 
     max_records: int
     max_bytes: int
     lock_duration_ms: int | None = None
     key: IdempotencyKey | None = None
+    admit_new: bool = True
 
 
 class Acknowledgement(NamedTuple):

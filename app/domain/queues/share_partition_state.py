@@ -175,10 +175,22 @@ class SharePartitionState(msgspec.Struct):
         self.entries, self.end_offset = kept, max(start, log_end_offset)
         return purged
 
-    def purge_delayed(self, number: int) -> None:
-        """Count delayed records as archived whose rows were deleted by a purge."""
+    def archive_delayed(self, number: int) -> None:
+        """Count delayed records as archived whose rows were deleted."""
         self.delayed -= number
         self.archived += number
+
+    def skip(self, offset: int) -> int:
+        """Archive all in-flight records below an offset, whatever their state, and those not yet admitted.
+
+        Returns:
+            The number of records that were archived.
+        """
+        kept = {each: entry for each, entry in self.entries.items() if each >= offset}
+        skipped = max(0, offset - self.end_offset) + len(self.entries) - len(kept)
+        self.archived += skipped
+        self.entries, self.end_offset = kept, max(self.end_offset, offset)
+        return skipped
 
     def step_back(self, rules: DeliveryRules, step_ms: int, now_ms: int) -> None:
         """Pull the locks and delays of in-flight records in after the clock has stepped back."""

@@ -130,6 +130,12 @@ _PURGE = delete(delayed_records).where(
         _columns.state == RecordState.AVAILABLE, and_(_columns.state == RecordState.ACQUIRED, _may_return, _has_passed)
     ),
 )
+_DELETE_BEFORE = delete(delayed_records).where(*_in_partition, _columns.offset < bindparam("before_offset"))
+_RELEASE_LOCKS = (
+    update(delayed_records)
+    .where(*_unblocked, _columns.state == RecordState.ACQUIRED, ~_has_passed)
+    .values(state=RecordState.AVAILABLE.value, until_ms=bindparam("now_ms"))
+)
 _BLOCK_BY_KEY = (
     update(delayed_records).where(*_in_partition, _columns.offset == bindparam("at")).values(blocked_by_key=1)
 )
@@ -308,6 +314,19 @@ def purge(tx: Tx, key: SharePartitionKey, rules: DeliveryRules, now_ms: int) -> 
     if rules.by_key:
         tx.connection.execute(_UNBLOCK_ALL, key.parameters)
     return removed
+
+
+def delete_before(tx: Tx, key: SharePartitionKey, rules: DeliveryRules, offset: int) -> int:
+    """Delete the records below an offset, whatever their state. Return their number."""
+    removed = tx.connection.execute(_DELETE_BEFORE, key.parameters | {"before_offset": offset}).rowcount
+    if rules.by_key:
+        tx.connection.execute(_UNBLOCK_ALL, key.parameters)
+    return removed
+
+
+def release_locks(tx: Tx, key: SharePartitionKey, now_ms: int) -> int:
+    """Make the acquired records available now; their delivery counts stay. Return their number."""
+    return tx.connection.execute(_RELEASE_LOCKS, key.parameters | {"now_ms": now_ms}).rowcount
 
 
 def step_back(tx: Tx, key: SharePartitionKey, rules: DeliveryRules, step_ms: int, now_ms: int) -> None:

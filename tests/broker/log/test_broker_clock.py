@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.broker.log.broker_clock import BrokerClock
-from app.broker.queues import clock_steps
+from app.broker.queues import bulk_changes
 from app.domain.log.append import IdempotencyKey
 from app.domain.log.clock_tick import ClockTick
 from app.domain.log.topic import TopicConfig
@@ -62,7 +62,7 @@ def clock_of(storage: Storage, clocks: Clocks | None = None) -> BrokerClock:
         wall_ms=clocks.wall_ms,
         monotonic_ms=clocks.monotonic_ms,
         grace_ms=GRACE_MS,
-        on_step_back=clock_steps.step_back,
+        on_step_back=bulk_changes.step_back,
     )
 
 

@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 )
 
 from app.broker.queues.archiver import archive
+from app.broker.queues.bulk_changes import release_locks, skip
 from app.broker.queues.counts import QueueState, describe
 from app.broker.queues.delivery_transaction import DeliveryBatch, deliver
 from app.broker.queues.held_records import HeldRecords
@@ -29,7 +30,7 @@ from app.domain.queues.in_flight import AcknowledgeType
 from app.domain.queues.queue import QueueConfig, QueueInfo
 from app.storage.log import retention
 from app.storage.log.retention import Purge
-from app.storage.queues import queues
+from app.storage.queues import queues, share_partitions
 from app.storage.queues.share_partitions import SharePartitionKey
 from tests.storage.scribe import DEFAULTS, NOW_MS, Row, Scribe
 from tests.storage.scribe import request as append_request
@@ -118,6 +119,30 @@ class Machine(RuleBasedStateMachine):
             missed = [job for job in self.jobs.values() if self.available(job)]
             assert missed == []
 
+    @rule(wanted=st.integers(1, 6))
+    def acquire_again(self, wanted: int) -> None:
+        ends = self.end_offsets()
+        self.acquire_checked(wanted, None, admit_new=False)
+        assert self.end_offsets() == ends
+
+    @rule()
+    def release_locks(self) -> None:
+        acquired = [job for job in self.jobs.values() if job.acquired and job.until_ms > self.now_ms and not job.end]
+        assert self.write(release_locks, self.queue, self.time) == len(acquired)
+        for job in acquired:
+            self.model_settled(job, AcknowledgeType.WITHDRAW, 0)
+
+    @rule(partition=st.integers(0, PARTITIONS - 1), fraction=st.floats(0, 1))
+    def skip(self, partition: int, fraction: float) -> None:
+        of_partition = [job for job in self.jobs.values() if job.partition == partition]
+        offset = int(fraction * fraction * len(of_partition))
+        skipped = [job for job in of_partition if job.offset < offset and not job.end and not self.lost(job)]
+        unknown = [job for job in skipped if job.delayed is None and job.offset < self.starts[partition]]
+        assert not unknown
+        assert self.write(skip, self.queue, self.topic.partition_ids[partition], offset, self.time) == len(skipped)
+        for job in skipped:
+            job.end = "skipped"
+
     @precondition(lambda self: self.deliveries)
     @rule(
         data=st.data(),
@@ -189,7 +214,7 @@ class Machine(RuleBasedStateMachine):
         assert (state.available, state.acquired, state.delayed, state.blocked) == (0, 0, 0, False)
         ends = [job.end for job in self.jobs.values()]
         assert state.accepted == ends.count("accepted")
-        assert state.archived == ends.count("archived")
+        assert state.archived == ends.count("archived") + ends.count("skipped")
         assert state.expired == ends.count("")
         for job in self.jobs.values():
             if not job.end:
@@ -198,11 +223,16 @@ class Machine(RuleBasedStateMachine):
         archived = sorted((job.partition, job.offset) for job in self.jobs.values() if job.end == "archived")
         assert letters == archived
 
-    def acquire_checked(self, wanted: int, lock_ms: int | None) -> list[DeliveryId]:
+    def end_offsets(self) -> list[int]:
+        """Return up to where each partition has been admitted; retention moves that to the log start offset."""
+        states = self.scribe.storage.read_now(share_partitions.list_, self.queue.queue_id)
+        return [max(state.end_offset, start) for state, start in zip(states, self.starts, strict=True)]
+
+    def acquire_checked(self, wanted: int, lock_ms: int | None, *, admit_new: bool = True) -> list[DeliveryId]:
         """Acquire, and check each delivery against the model."""
         answer: object = Retry()
         while isinstance(answer, Retry):
-            answer = self.deliver(Acquire(wanted, 1 << 25, lock_ms))
+            answer = self.deliver(Acquire(wanted, 1 << 25, lock_ms, admit_new=admit_new))
         assert isinstance(answer, Acquired)
         assert len(answer.deliveries) <= wanted
         for delivery_id, record, until_ms in answer.deliveries:
