@@ -44,7 +44,7 @@ async def test_a_record_is_found_behind_more_delayed_records_than_one_transactio
     assert offsets(await acquire(node)) == [3_000]
 
 
-@ORDERINGS
+@pytest.mark.parametrize("ordering", ["none", "key", "partition"])
 async def test_records_that_compaction_deleted_are_skipped(node: Node, ordering: str) -> None:
     await create(node, ordering=ordering)
     await produce_keyed(node, b"a", b"b", b"c", b"d")
