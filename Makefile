@@ -18,7 +18,7 @@ ifneq ($(PYTHON),)
   endif
 endif
 
-.PHONY: help install install-dev run test test-all lint format lock openapi examples clients bench attacks torture fuzz clean
+.PHONY: help install install-dev run test test-all lint format lock openapi examples bench attacks torture fuzz clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -29,8 +29,12 @@ ENGINES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
 hypothesis.settings.register_profile("millrace", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("millrace")
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell without job control starts jobs in the background so
+# A shell without job control starts background jobs with SIGINT ignored, and nohup ignores SIGHUP. Programs under test
+# would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

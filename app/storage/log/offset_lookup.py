@@ -163,6 +163,8 @@ def offset_for_size(tx: Tx, bounds: Bounds, keep_bytes: int) -> int:
     """
     if bounds.sparse:
         size_bytes = sum(extent.size_bytes for extent in extents(tx, [bounds.partition_id]))
+        if size_bytes < keep_bytes:
+            return bounds.log_start_offset
         return _offset_after(tx, bounds, size_bytes - keep_bytes)
     base = first_record_id(bounds.partition_id)
     low, end = base + bounds.log_start_offset, base + bounds.log_end_offset

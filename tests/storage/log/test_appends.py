@@ -94,13 +94,16 @@ class Model:
                 self.rows.pop(offset, None)
                 del self.latest[key]
         for offset, row in self.present(max(self.cleaned, self.start)):
-            if row.timestamp_ms > now_ms - lag_ms:
+            is_last_without_key = row.key is None and offset == self.last_offset
+            if row.timestamp_ms > now_ms - lag_ms or is_last_without_key:
                 break
             self.cleaned = offset + 1
-            if row.key is not None:
-                if row.key in self.latest:
-                    self.rows.pop(self.latest[row.key][0], None)
-                self.latest[row.key] = (offset, now_ms if row.value is None else None)
+            if row.key is None:
+                self.rows.pop(offset)
+                continue
+            if row.key in self.latest:
+                self.rows.pop(self.latest[row.key][0], None)
+            self.latest[row.key] = (offset, now_ms if row.value is None else None)
 
 
 def size(row: Row) -> int:
