@@ -1,1 +1,0 @@
-"""Webhooks: configuration, filter, message, signature, retries and breaker. Pure."""
