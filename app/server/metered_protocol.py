@@ -91,11 +91,33 @@ class MeteredProtocol(HttpToolsProtocol):
             holding = scope[_HOLDING] = Holding(self.memory.ledger, self._client_of(cycle.scope))
         holding.admit(size_bytes)
 
-    def _hold_fields(self, cycle: RequestResponseCycle) -> None:
-        """Count the head of a request that waits behind another, or that is large."""
-        size = sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
-        if self.pipeline or size > TINY_BYTES:
-            self._hold(cycle, _HEAD_FACTOR * size)
+    def _begin_request(self, read_bytes: int) -> None:
+        """Begin a request whose head is complete. Count the head if it is large or waits behind another request.
+
+        The head is counted first: a request that is refused must not begin.
+
+        Args:
+            read_bytes: What was read since the head began.
+
+        Raises:
+            ServiceUnavailable: The budget has no room for the head.
+        """
+        earlier = cast("RequestResponseCycle | None", self.cycle)
+        waits = earlier is not None and not earlier.response_complete
+        size = len(self.url)
+        if waits or read_bytes > TINY_BYTES:
+            size += sum(len(name) + len(value) for name, value in self.headers)
+        if not waits and size <= TINY_BYTES:
+            super().on_headers_complete()
+            return
+        holding = Holding(self.memory.ledger, self._client_of(self.scope))
+        holding.admit(_HEAD_FACTOR * size)
+        try:
+            super().on_headers_complete()
+        except BaseException:
+            holding.release()
+            raise
+        cast("dict[str, Holding]", self.cycle.scope)[_HOLDING] = holding
 
     def _release(self, cycle: RequestResponseCycle, _: asyncio.Task[None] | None = None) -> None:
         """Give back what the request that ran holds."""

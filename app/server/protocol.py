@@ -16,7 +16,6 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from app.api.http.call import request_id
 from app.api.http.problems import STATUS
-from app.domain.memory.ledger import TINY_BYTES
 from app.errors.broker_error import BrokerError
 from app.errors.database import ServiceUnavailable
 from app.errors.http import RequestTimedOut
@@ -157,9 +156,7 @@ class LimitedProtocol(MeteredProtocol):
         if upgrade:
             return
         self._release_head()
-        super().on_headers_complete()
-        if self.pipeline or self._head_bytes + self._read_bytes > TINY_BYTES:
-            self._hold_fields(self.cycle)
+        self._begin_request(self._head_bytes + self._read_bytes)
         if self.pipeline:
             # uvicorn pauses reading here and would not detect a disconnect; `pipelined_requests` bounds the pipeline.
             self.flow.resume_reading()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.server.tiny_server_process import TinyServer, parse, read_to_end, running
+from tests.server.tiny_server_process import POST, TinyServer, parse, read_to_end, running
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -79,3 +80,23 @@ def test_heads_that_are_not_complete_are_counted(small_budget: TinyServer) -> No
         refused = read_to_end(clients[-1])
 
     assert parse(refused).status == 503
+
+
+@pytest.mark.parametrize("earlier", [b"", POST], ids=["alone", "pipelined"])
+@pytest.mark.parametrize(("method", "body"), [(b"GET", b""), (b"POST", b"hello")])
+def test_a_request_whose_head_finds_no_room_is_refused_once_and_does_not_run(
+    small_budget: TinyServer, earlier: bytes, method: bytes, body: bytes
+) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a: " + b"b" * 20_000
+    refused = b"%b /refused HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\na: %b\r\n\r\n%b"
+    with contextlib.ExitStack() as stack:
+        for _ in range(60):
+            client = stack.enter_context(small_budget.connect())
+            client.sendall(head)
+        read_to_end(client)
+        sent = earlier + b"hello" * bool(earlier) + refused % (method, len(body), b"c" * 30_000, body)
+        received = small_budget.exchange(sent)
+
+    statuses = re.findall(rb"HTTP/1\.1 (\d+)", received)
+    assert statuses == [b"200"] * bool(earlier) + [b"503"]
+    assert b"/refused" not in received
