@@ -47,17 +47,33 @@ def parse_url(text: str) -> PostgresUrl:
     try:
         given: dict[str, Any] = dict(conninfo_to_dict(f"postgresql://{authority}?{_libpq_query(query)}"))
     except psycopg.Error as error:
-        reason = str(error).strip().splitlines()[0].replace(authority, "…")
-        raise ValueError(f"MILLRACE_DATABASE_URL is not a PostgreSQL URL: {reason}") from None
+        raise ValueError(f"MILLRACE_DATABASE_URL is not a PostgreSQL URL: {_reason(error)}") from None
+    except UnicodeError:
+        raise ValueError("MILLRACE_DATABASE_URL is not a PostgreSQL URL: it is not percent-encoded UTF-8") from None
+    if _has_raw_at(authority, str(given.get("host") or "")):
+        raise ValueError(
+            "MILLRACE_DATABASE_URL is not a PostgreSQL URL: it has two @, or a / before the @; percent-encode the "
+            "password: %40 for @, %2F for /"
+        )
     if not all(not port or port.isdecimal() for port in str(given.get("port") or "").split(",")):
         raise ValueError("MILLRACE_DATABASE_URL is not a URL: its port is not a number")
     options = _DEFAULTS | {name: value for name, value in given.items() if value is not None}
     return PostgresUrl(options | {"client_encoding": "utf8"}, _location(options))
 
 
+def _reason(error: psycopg.Error) -> str:
+    """Return the message of libpq without what it quotes of the URL, which may be the password or a part of it."""
+    message, _, quoted = str(error).strip().partition(': "')
+    if message.startswith("invalid URI query parameter"):
+        return f'{message}: "{quoted}'
+    if "percent-encoded" in message:
+        return f"{message}; percent-encode the password: %25 for %"
+    return message
+
+
 def _libpq_query(query: str) -> str:
     """Return the parameters with the hosts as libpq has them: one list of hosts and one of ports."""
-    pairs = parse_qsl(query, keep_blank_values=True)
+    pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)  # to libpq, + is no space
     hosts = [value for name, value in pairs if name == "host"]
     if len(hosts) < 2 and not (hosts and _has_port(hosts[0])):
         return query
@@ -65,6 +81,13 @@ def _libpq_query(query: str) -> str:
     others = [(name, value) for name, value in pairs if name not in {"host", "port"}]
     lists = [("host", ",".join(host for host, _ in split)), ("port", ",".join(port for _, port in split))]
     return urlencode([*others, *lists], quote_via=quote)
+
+
+def _has_raw_at(authority: str, hosts: str) -> bool:
+    """Return whether a part of the password counts as host or database. The path of a socket may have an @."""
+    before_path, _, path = authority.partition("/")
+    in_host = any("@" in host[1:] and not host.startswith(("/", "@")) for host in hosts.split(","))
+    return in_host or ("@" in path and "@" not in before_path)
 
 
 def _has_port(host: str) -> bool:

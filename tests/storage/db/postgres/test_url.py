@@ -19,6 +19,8 @@ from app.storage.db.postgres.url import parse_url
         ("postgresql://u@/d?host=a:1&host=b:2", "a,b", "1,2", "postgresql://u@a:1,b:2/d"),
         ("postgresql://u@/d?host=a&host=b&port=7", "a,b", ",", "postgresql://u@a,b/d"),
         ("postgresql://u@[::1]:1,[fe80::2]:2/d", "::1,fe80::2", "1,2", "postgresql://u@[::1]:1,[fe80::2]:2/d"),
+        ("postgresql:///d?host=@socket", "@socket", None, "postgresql://@socket/d"),
+        ("postgresql:///d?host=/run/pg@15", "/run/pg@15", None, "postgresql:///run/pg@15/d"),
         ("postgresql:///d?host=/var/run/postgresql", "/var/run/postgresql", None, "postgresql:///var/run/postgresql/d"),
     ],
 )
@@ -53,6 +55,16 @@ def test_a_parameter_of_the_url_precedes_the_default() -> None:
         "postgresql://u:secret@h:x/d",
         "postgresql:",
         "postgresql://u:secret@h/%zz",
+        "postgresql://u:secret%zz@h/d",
+        "postgresql://u:secret%@h/d",
+        "postgresql://u:secret%00@h/d",
+        "postgresql://u:secret%ff@h/d",
+        "postgresql://h/d?password=secret%zz",
+        "postgresql://h/d?sslpassword=secret%zz&no_such=1",
+        "postgresql://u:secret@[h/d",
+        "postgresql://u:p@secret@h/d",
+        "postgresql://u:p/secret@h/d",
+        "postgresql://u:12/secret@h/d",
     ],
 )
 def test_what_libpq_does_not_understand_is_refused_without_the_password(url: str) -> None:
@@ -60,3 +72,8 @@ def test_what_libpq_does_not_understand_is_refused_without_the_password(url: str
         parse_url(url)
 
     assert "secret" not in str(refusal.value)
+
+
+def test_a_plus_in_a_parameter_is_no_space_with_one_host_or_several() -> None:
+    for hosts in ("host=a", "host=a:1", "host=a&host=b"):
+        assert parse_url(f"postgresql:///d?{hosts}&password=p+q").options["password"] == "p+q"
