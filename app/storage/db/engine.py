@@ -195,7 +195,9 @@ class Storage:
             raise ServiceUnavailable(STOPPING) from None
 
     def _note_write(self) -> None:
-        self._read_only = False
+        if self._read_only:
+            self._read_only = False
+            self._workers.renew()  # readers may be connected to the former primary
         if self._outages.open:
             self._outages.end("write")
 
@@ -265,21 +267,21 @@ class Storage:
             found = await asyncio.to_thread(self._files.misplaced)
             before, self._refusal = self._refusal, None if found is None else lambda: DatabaseMisplaced(MISPLACED)
             if found is not None and before is None:
-                await asyncio.get_running_loop().run_in_executor(self._workers.writers, self._save_log)
                 _log.error("%s", found)
+                await asyncio.get_running_loop().run_in_executor(self._workers.writers, self._save_log)
             elif found is None and before is not None:
                 _log.warning("the files of the database are in place again; writes are accepted")
         return False
 
     def _save_log(self) -> None:
-        with contextlib.suppress(*self._errors):
+        with contextlib.suppress(*self._errors, BrokerError):
             self.dialect.save_log(self._workers.connection(self.dialect.write_engine))
 
     def _check_space(self, space: SpaceMonitor) -> None:
         if not space.exhausted:
             space.keep()
             return
-        with contextlib.suppress(*self._errors):
+        with contextlib.suppress(*self._errors, BrokerError):
             self.dialect.free_disk(self._workers.connection(self.dialect.write_engine), space.missing_bytes)
         space.restore()
 
@@ -291,8 +293,8 @@ class Storage:
     def _leave_server(self) -> None:
         """Reconnect before the next statements: the URL may lead to another server that accepts writes.
 
-        Connections for reads are opened again only when writes begin to fail: a former primary answers with old
-        records, but a server that stays read-only can be read.
+        Connections for reads are opened again only when writes begin to fail, and when they succeed again: a former
+        primary answers with old records, but a server that stays read-only can be read.
         """
         self._workers.leave_server(everywhere=not self._read_only)
         self._read_only = True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -24,6 +26,11 @@ _RETRY_S = 0.02
 STOPPING = "the server is stopping; nothing was done"
 
 
+class _Parked(NamedTuple):
+    server_epoch: int
+    connection: Connection
+
+
 class Workers:
     """Worker threads for reads and for writes.
 
@@ -41,7 +48,9 @@ class Workers:
         self._errors = (DBAPIError, dialect.driver_error)
         self._local = threading.local()
         self._parking = threading.Condition()
-        self._parked: dict[Engine, list[Connection]] = {dialect.read_engine: [], dialect.write_engine: []}
+        self._parked: dict[Engine, list[_Parked]] = {dialect.read_engine: [], dialect.write_engine: []}
+        self._without_slot: dict[Engine, tuple[float, float]] = {}
+        """When the attempts to get the first slot of a kind began to fail, and when the last one failed."""
         self._connections: list[Connection] = []
         self._server_epoch = 0
         self._reconnect_at = 0.0
@@ -65,7 +74,6 @@ class Workers:
                 old.invalidate()
         connection = connections.get(engine)
         if connection is None or connection.invalidated:
-            self._check_reachable()
             connection = connections[engine] = self._connect(engine)
         return connection
 
@@ -93,6 +101,10 @@ class Workers:
         for connection in self._local.connections.values():
             connection.invalidate()
         self._server_epoch += everywhere
+
+    def renew(self) -> None:
+        """Close the connections of all threads before their next use."""
+        self._server_epoch += 1
 
     def close(self) -> bool:
         """Cancel running statements and close all connections. Return False if that was done before."""
@@ -122,22 +134,51 @@ class Workers:
         """Connect. While the server has no free slot, wait for a connection that another thread has parked."""
         deadline = time.monotonic() + _SLOT_WAIT_S
         while True:
-            with self._parking:
-                if self._parked[engine]:
-                    return self._parked[engine].pop()
+            self._check_reachable()
+            if (parked := self._take_parked(engine)) is not None:
+                return parked
             if time.monotonic() >= self._scarce_until or not self._has_open(engine):
                 try:
                     return self._opened(engine)
                 except self._errors as error:
-                    if self._dialect.fault(error) is not Fault.NO_SLOT or time.monotonic() > deadline:
+                    if self._dialect.fault(error) is not Fault.NO_SLOT:
                         raise
                     self._make_room(engine)
+                    if time.monotonic() > self._slot_deadline(engine, deadline):
+                        raise
             with self._parking:
                 self._parking.wait(_RETRY_S)
+
+    def _take_parked(self, engine: Engine) -> Connection | None:
+        """Return a parked connection, and close those that lead to a server which was left since."""
+        with self._parking:
+            while self._parked[engine]:
+                server_epoch, connection = self._parked[engine].pop()
+                if server_epoch == self._server_epoch:
+                    return connection
+                connection.invalidate()
+        return None
+
+    def _slot_deadline(self, engine: Engine, deadline: float) -> float:
+        """Return the end of a wait for a slot.
+
+        While a kind has no connection at all, its threads have one wait for all calls: with a wait each, the calls that
+        wait for a thread would wait for all waits before them.
+        """
+        if self._has_open(engine):
+            return deadline
+        now = time.monotonic()
+        with self._parking:
+            since, last = self._without_slot.get(engine, (now, now))
+            if now - last > _SCARCE_S:
+                since = now
+            self._without_slot[engine] = since, now
+        return min(deadline, since + _SLOT_WAIT_S)
 
     def _opened(self, engine: Engine) -> Connection:
         connection = engine.connect()
         with self._parking:
+            self._without_slot.pop(engine, None)
             self._connections = [*filter(_is_open, self._connections), connection]
         return connection
 
@@ -149,13 +190,14 @@ class Workers:
                 self._scarce_until = now + _SCARCE_S
             other = self._dialect.write_engine if engine is self._dialect.read_engine else self._dialect.read_engine
             if not self._has_open(engine) and self._parked[other]:
-                spare = self._parked[other].pop()
+                _, spare = self._parked[other].pop()
                 spare.invalidate()
                 spare.close()
-        if begins and not self.closing:
-            for threads, idle in ((self.readers, self._dialect.readers), (self.writers, self._dialect.writers)):
-                for _ in range(idle):
-                    threads.submit(self._park_all)
+        if begins:
+            with contextlib.suppress(RuntimeError):  # of threads that end
+                for threads, idle in ((self.readers, self._dialect.readers), (self.writers, self._dialect.writers)):
+                    for _ in range(idle):
+                        threads.submit(self._park_all)
 
     def _park_all(self) -> None:
         """Park the connections of this thread, which has no other work now."""
@@ -168,7 +210,7 @@ class Workers:
             self._local.connections.pop(connection.engine, None)
             if _is_open(connection):
                 with self._parking:
-                    self._parked[connection.engine].append(connection)
+                    self._parked[connection.engine].append(_Parked(self._local.server_epoch, connection))
                     self._parking.notify_all()
 
     def _has_open(self, engine: Engine) -> bool:

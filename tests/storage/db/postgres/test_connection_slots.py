@@ -13,7 +13,7 @@ import pytest
 from app.errors.database import ServiceUnavailable
 from app.storage.db import schema
 from app.storage.db.opening import open_storage
-from tests.waiting import until
+from tests.waiting import pause, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +58,16 @@ def pause_in_database(tx: Tx) -> str | None:
     return schema.version(tx)
 
 
+def refuse_write(tx: Tx) -> None:
+    tx.connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+    tx.connection.exec_driver_sql("DELETE FROM topics")
+
+
+def pause_and_tell_session(tx: Tx) -> int:
+    (session,) = tx.connection.exec_driver_sql("SELECT pg_backend_pid() FROM pg_sleep(0.02)").one()
+    return int(session)
+
+
 @pytest.mark.parametrize("slots", [2, 3, 5])
 async def test_reads_and_writes_share_the_slots_that_there_are(migrated_postgres_url: str, slots: int) -> None:
     with limited(migrated_postgres_url, slots) as url:
@@ -89,8 +99,10 @@ async def test_no_free_slot_is_said_as_such_in_one_line_when_it_begins_and_one_w
         storage = open_storage(url)
         try:
             with await take_slot(url), await take_slot(url), caplog.at_level(logging.WARNING):
-                work = [each(schema.version) for each in 3 * [storage.read, storage.write]]
-                for refusal in await asyncio.gather(*work, return_exceptions=True):
+                work = [each(schema.version) for each in 24 * [storage.read, storage.write]]
+                async with asyncio.timeout(15):  # with a wait for each call, it would take 24 s or more
+                    refusals = await asyncio.gather(*work, return_exceptions=True)
+                for refusal in refusals:
                     assert isinstance(refusal, ServiceUnavailable)
                     assert "no free connection slot" in refusal.detail
                 assert len(caplog.messages) == 1
@@ -100,6 +112,33 @@ async def test_no_free_slot_is_said_as_such_in_one_line_when_it_begins_and_one_w
             await storage.read(schema.version)
             assert [each.partition(" after")[0] for each in caplog.messages[1:]] == ["the database answers again"]
             assert not storage.in_outage
+        finally:
+            storage.close()
+
+
+async def test_a_call_that_waits_for_a_slot_ends_when_the_database_is_closed(migrated_postgres_url: str) -> None:
+    with limited(migrated_postgres_url, 1) as url:
+        storage = open_storage(url)
+        with await take_slot(url):
+            reads = [asyncio.ensure_future(storage.read(schema.version)) for _ in range(8)]
+            await pause(0.1)
+            await asyncio.to_thread(storage.close)
+            for refusal in await asyncio.gather(*reads, return_exceptions=True):
+                assert isinstance(refusal, ServiceUnavailable)
+                assert "the server is stopping" in refusal.detail
+
+
+async def test_no_shared_connection_leads_to_a_server_that_was_left(migrated_postgres_url: str) -> None:
+    with limited(migrated_postgres_url, 3) as url:
+        storage = open_storage(url)
+        try:
+            work = [storage.read(pause_and_tell_session) for _ in range(8)]
+            work += [storage.write(pause_and_tell_session) for _ in range(8)]
+            before = set(await asyncio.gather(*work))
+            with pytest.raises(ServiceUnavailable, match="read-only"):
+                await storage.write(refuse_write)
+            after = await asyncio.gather(*(storage.read(pause_and_tell_session) for _ in range(8)))
+            assert before.isdisjoint(after)
         finally:
             storage.close()
 

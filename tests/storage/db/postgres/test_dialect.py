@@ -113,6 +113,16 @@ def test_a_read_only_server_is_a_retriable_refusal(opened: Storage) -> None:
     assert reader not in {opened.read_now(session) for _ in range(8)}, "a reader still uses the old server"
 
 
+def test_readers_connect_again_when_writes_succeed_after_a_read_only_server(opened: Storage) -> None:
+    with pytest.raises(ServiceUnavailable, match="read-only"):
+        opened.write_now(refuse_write)
+    during = {opened.read_now(session) for _ in range(8)}
+
+    opened.write_now(session)
+
+    assert during.isdisjoint({opened.read_now(session) for _ in range(8)}), "a reader still uses the old server"
+
+
 @pytest.fixture
 def own_server() -> Iterator[PostgresServer]:
     """A PostgreSQL that no other test uses."""

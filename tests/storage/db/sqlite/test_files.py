@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pytest
 
 from app.storage.db.opening import open_storage
+from app.storage.db.transaction import Statement
 from tests.checkout import ROOT
+
+if TYPE_CHECKING:
+    from app.storage.db.transaction import Tx
 
 
 def open_descriptors() -> int:
@@ -138,3 +145,25 @@ def test_a_file_system_without_locks_is_refused(sqlite_url: str, monkeypatch: py
 
     assert open_descriptors() == before
     open_storage(sqlite_url).close()
+
+
+@pytest.mark.anyio
+async def test_a_moved_file_is_logged_also_if_the_connection_of_the_writer_is_lost(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail_to_commit(tx: Tx) -> None:
+        tx.deferred.append(Statement("INSERT INTO no_such_table VALUES (1)"))
+
+    database = Path(sqlite_url.removeprefix("sqlite:///"))
+    storage = open_storage(sqlite_url)
+    try:
+        with pytest.raises(sqlite3.OperationalError):
+            await storage.write(fail_to_commit)
+        await asyncio.to_thread(database.rename, database.with_name("moved.db"))
+
+        await storage.check_files()
+
+        assert "was moved; writes are refused" in caplog.text
+        assert storage.refusal is not None
+    finally:
+        storage.close()
