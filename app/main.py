@@ -33,7 +33,7 @@ from app.broker.log.producer import Producer
 from app.broker.log.streams import Streams
 from app.broker.log.topics import Topics
 from app.broker.queues import bulk_changes
-from app.broker.queues.delivery_batcher import DeliveryBatcher
+from app.broker.queues.deliveries.delivery_batcher import DeliveryBatcher
 from app.broker.queues.queues import Queues
 from app.broker.queues.redriver import Redriver
 from app.broker.queues.topic_queues import TopicQueues

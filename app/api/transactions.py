@@ -11,8 +11,8 @@ from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
 from app.api.groups.group_structs import MOST_OFFSETS, Epoch, Offset, PartitionNumber, check_group, check_member
+from app.api.http.bodies.json_bodies import check_names, check_records, decode_json, without_bom
 from app.api.http.call import Call, Reply
-from app.api.http.json_bodies import check_names, check_records, decode_json, without_bom
 from app.api.http.media import media_type_of, require_json
 from app.api.http.operations import Description, OperationRoute, describe
 from app.api.http.request_memory import FEW_RECORDS

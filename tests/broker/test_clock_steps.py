@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.broker.queues.delivery_batcher import DeliveryBatcher
+from app.broker.queues.deliveries.delivery_batcher import DeliveryBatcher
 from app.domain.queues.delivery import Acknowledge, Acknowledgement, Acquire
 from app.domain.queues.in_flight import AcknowledgeType
 from app.storage.db import clock

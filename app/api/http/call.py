@@ -14,8 +14,15 @@ from uuid import uuid4
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from app.api.http import gzip_bodies, problems
-from app.api.http.bodies import MAX_BYTES_DECODED_IN_LOOP, ClientDisconnected, is_decoded_fast, part_of, read_rest
+from app.api.http import problems
+from app.api.http.bodies import gzip_bodies
+from app.api.http.bodies.reading import (
+    MAX_BYTES_DECODED_IN_LOOP,
+    ClientDisconnected,
+    is_decoded_fast,
+    part_of,
+    read_rest,
+)
 from app.api.http.request_memory import RequestMemory
 from app.api.http.validation_errors import repeated_parameter
 from app.broker.waiting.deadline import Deadline

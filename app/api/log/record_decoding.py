@@ -10,7 +10,14 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from app.api.http.json_bodies import check_names, check_records, decode_json, decode_lines, is_deeper, without_bom
+from app.api.http.bodies.json_bodies import (
+    check_names,
+    check_records,
+    decode_json,
+    decode_lines,
+    is_deeper,
+    without_bom,
+)
 from app.api.http.operations import MAX_INT64
 from app.domain.log.record import (
     KEY_BASE64,

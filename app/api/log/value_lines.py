@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Raw
 
-from app.api.http.json_bodies import decode_lines
+from app.api.http.bodies.json_bodies import decode_lines
 from app.api.log.record_decoding import check_depth, check_key
 from app.domain.log.offset_spec import parse_time
 from app.domain.log.record import VALUE_JSON, Record

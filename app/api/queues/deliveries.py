@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
-from app.api.http.bodies import ClientDisconnected
+from app.api.http.bodies.reading import ClientDisconnected
 from app.api.http.call import Call, Reply
 from app.api.http.media import media_type_of
 from app.api.http.operations import Description, OperationRoute, check_bound, describe

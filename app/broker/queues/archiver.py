@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from app.broker.queues.share_partition import SharePartition
+from app.broker.queues.deliveries.share_partition import SharePartition
 from app.domain.log.append import Accepted, Append
 from app.domain.log.record import Record, StoredRecord
 from app.domain.log.topic import TopicConfig, TopicInfo

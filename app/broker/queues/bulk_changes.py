@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from app.broker.queues.delayed_record_cache import DelayedQuota
-from app.broker.queues.share_partition import SharePartition
+from app.broker.queues.deliveries.delayed_record_cache import DelayedQuota
+from app.broker.queues.deliveries.share_partition import SharePartition
 from app.domain.queues.in_flight import AcknowledgeType, is_acquired
 from app.domain.queues.queue import QueueInfo
 from app.storage.db import clock

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.api.documents.openapi import operations
-from app.api.http.json_bodies import check_names
+from app.api.http.bodies.json_bodies import check_names
 from app.errors.http import BadRequest
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.broker.queues.delivery_transaction import DeliveryBatch, deliver
+from app.broker.queues.deliveries.delivery_transaction import DeliveryBatch, deliver
 from app.domain.queues.delivery import Acquire, Acquired
 from app.domain.queues.in_flight import AcknowledgeType
 from app.errors.queues import UnknownQueue

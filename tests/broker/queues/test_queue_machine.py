@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 from app.broker.queues.archiver import archive
 from app.broker.queues.bulk_changes import release_locks, skip
 from app.broker.queues.counts import QueueState, describe
-from app.broker.queues.delivery_transaction import DeliveryBatch, deliver
+from app.broker.queues.deliveries.delivery_transaction import DeliveryBatch, deliver
 from app.broker.queues.held_records import HeldRecords
 from app.domain.queues.dead_letter import origin_of
 from app.domain.queues.delivery import Acknowledge, Acknowledged, Acknowledgement, Acquire, Acquired, Retry

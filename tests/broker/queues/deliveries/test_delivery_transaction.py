@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from app.broker.queues.delivery_transaction import DeliveryBatch, DeliveryResult, deliver
+from app.broker.queues.deliveries.delivery_transaction import DeliveryBatch, DeliveryResult, deliver
 from app.domain.queues.delivery import Acknowledge, Acknowledged, Acknowledgement, Acquire, Acquired, Delivery, Request
 from app.domain.queues.in_flight import AcknowledgeType
 from tests.broker.queues.jobs import FAR_MS, acquire, create, end_delays, produce_keyed, state

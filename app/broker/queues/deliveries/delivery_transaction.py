@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from app.broker.queues.acquisition import Candidate, candidates
-from app.broker.queues.delayed_record_cache import DelayedQuota
-from app.broker.queues.idempotent_results import IdempotentResults, StoredDelivery
-from app.broker.queues.share_partition import SharePartition
+from app.broker.queues.deliveries.acquisition import Candidate, candidates
+from app.broker.queues.deliveries.delayed_record_cache import DelayedQuota
+from app.broker.queues.deliveries.idempotent_results import IdempotentResults, StoredDelivery
+from app.broker.queues.deliveries.share_partition import SharePartition
 from app.domain.log.record import StoredRecord
 from app.domain.log.topic import TopicInfo
 from app.domain.queues.delivery import (

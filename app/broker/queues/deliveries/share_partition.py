@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from app.broker.queues.delayed_record_cache import DelayedQuota, DelayedRecordCache
+from app.broker.queues.deliveries.delayed_record_cache import DelayedQuota, DelayedRecordCache
 from app.domain.log.record import StoredRecord
 from app.domain.queues.in_flight import (
     AcknowledgeType,

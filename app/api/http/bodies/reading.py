@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Message, Receive
 
-from app.api.http import gzip_bodies
+from app.api.http.bodies import gzip_bodies
 
 MAX_BYTES_DECODED_IN_LOOP = 256 * 1024
 """Larger bodies are decoded in a worker thread: about a millisecond of the event loop."""

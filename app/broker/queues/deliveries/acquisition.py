@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from app.broker.queues.delayed_record_cache import DelayedQuota
-from app.broker.queues.share_partition import SharePartition
+from app.broker.queues.deliveries.delayed_record_cache import DelayedQuota
+from app.broker.queues.deliveries.share_partition import SharePartition
 from app.domain.log.record import StoredRecord
 from app.domain.queues.delivery import response_bytes
 from app.domain.queues.in_flight import InFlightRecord, available, first_offset_by_key

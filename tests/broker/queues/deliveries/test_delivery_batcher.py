@@ -10,8 +10,8 @@ import pytest
 
 from app.broker.log.producer import ProduceRequest
 from app.broker.log.topics import TopicRequest
-from app.broker.queues.delivery_batcher import DeliveryBatcher
-from app.broker.queues.delivery_transaction import DeliveryBatch, deliver
+from app.broker.queues.deliveries.delivery_batcher import DeliveryBatcher
+from app.broker.queues.deliveries.delivery_transaction import DeliveryBatch, deliver
 from app.broker.queues.queues import QueueRequest
 from app.broker.waiting.deadline import Deadline
 from app.domain.log.append import IdempotencyKey

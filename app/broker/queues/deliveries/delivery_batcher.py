@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from app.broker.queues.delivery_transaction import DeliveryBatch, DeliveryResult, QueueChanged, deliver
+from app.broker.queues.deliveries.delivery_transaction import DeliveryBatch, DeliveryResult, QueueChanged, deliver
 from app.broker.queues.queues import Queues
 from app.broker.waiting.batch_committer import BatchCommitter, Lane
 from app.broker.waiting.deadline import Deadline

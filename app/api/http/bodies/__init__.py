@@ -1,0 +1,1 @@
+"""Read, decompress and decode the bodies of requests."""
