@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import psycopg
 
+MOST_CONNECTIONS = 10
+"""Of a node, as docs/operations.md has it; its threads connect when they are needed."""
+
 CONNECTIONS = """
 SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'millrace'
 """
