@@ -13,7 +13,7 @@ _HOST_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa
 
 _ORIGIN = re.compile(r"\*|null|(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-_DATABASE_URL = re.compile(r"(sqlite|postgresql)(\+\w+)?://.*", re.DOTALL)
+_DATABASE_URL = re.compile(r"(sqlite|postgres(?:ql)?)(\+\w+)?://.*", re.DOTALL)
 
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
 

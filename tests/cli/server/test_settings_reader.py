@@ -100,6 +100,11 @@ def test_all_wrong_values_are_named_at_once_and_no_password_is_shown(
     ]
 
 
+def test_the_short_scheme_of_postgresql_is_a_database_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_DATABASE_URL", "postgres://user:secret@host/orders")
+    assert read_settings({}).database_url == "postgres://user:secret@host/orders"
+
+
 def test_an_env_file_that_is_not_utf_8_is_refused_by_its_name(folder: Path) -> None:
     (folder / ".env").write_bytes(b"MILLRACE_HOST=\xff\n")
     assert refusal() == f"the file {folder}/.env is not UTF-8; save it in UTF-8"
