@@ -21,7 +21,6 @@ from app.api.log.value_lines import decode_value_lines
 from app.api.log.warnings import ProduceWarning, timestamp_warnings
 from app.broker.log.producer import ProduceRequest
 from app.domain.log.append import Accepted, Appended, IdempotencyKey, fingerprint
-from app.domain.log.offset_spec import SECONDS_BEFORE
 from app.domain.log.producer import MAX_EPOCH, MAX_SEQUENCE, ProducerStamp
 from app.domain.log.record import Record
 from app.domain.log.topic import check_name
@@ -330,8 +329,8 @@ def _answer(call: Call, accepted: Accepted) -> Reply:
         headers: list[tuple[bytes, bytes]] | None = [(b"preference-applied", b"return=minimal")]
     else:
         answer, headers = ProduceAnswer(record_places(appended), UNSET, accepted.duplicate), None
-    if min(appended.timestamps_ms) < SECONDS_BEFORE:
-        answer.warnings = timestamp_warnings(appended.timestamps_ms)
+    if found := timestamp_warnings(appended.timestamps_ms):
+        answer.warnings = found
     return Reply.of(answer, status, headers)
 
 
