@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from app.errors.broker_error import BrokerError
 
+STOPPING = "the server is stopping; nothing was done"
+
 
 class ServiceUnavailable(BrokerError):
     code = "SERVICE_UNAVAILABLE"

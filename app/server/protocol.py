@@ -17,7 +17,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from app.api.http.call import request_id
 from app.api.http.problems import STATUS
 from app.errors.broker_error import BrokerError
-from app.errors.database import ServiceUnavailable
+from app.errors.database import STOPPING, ServiceUnavailable
 from app.errors.http import RequestTimedOut
 from app.server.access_log import log_rejection
 from app.server.direct_write import write_answer, write_chunk
@@ -48,7 +48,6 @@ class LimitedProtocol(MeteredProtocol):
     read sets no timer. The timer also replaces uvicorn's keep-alive timer for each response.
     """
 
-    limits: ClassVar[ProtocolLimits] = ProtocolLimits()
     logs_rejections: ClassVar[bool] = False
 
     def __init__(
@@ -126,7 +125,7 @@ class LimitedProtocol(MeteredProtocol):
         """Refuse a request whose body has not arrived completely, because the server is stopping."""
         current = self._current()
         if current is not None and current.more_body and not current.response_started and self._error is None:
-            self._reject(ServiceUnavailable("the server is stopping; nothing was done"))
+            self._reject(ServiceUnavailable(STOPPING))
 
     def running_request(self) -> str | None:
         """Return the method and the path of the request that the application answers, or None."""

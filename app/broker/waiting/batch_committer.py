@@ -10,12 +10,11 @@ from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
 from app.errors.broker_error import BrokerError
-from app.errors.database import ServiceUnavailable, UnknownServerError
+from app.errors.database import STOPPING, ServiceUnavailable, UnknownServerError
 
 R = TypeVar("R")
 T = TypeVar("T")
 
-_STOPPING = "the server is stopping; nothing was done"
 _log = logging.getLogger(__name__)
 
 
@@ -99,14 +98,14 @@ class BatchCommitter(ABC, Generic[R, T]):
         lane.retries.clear()
         lane.waiting.clear()
         if rest:
-            self._refuse(lane, rest, ServiceUnavailable(_STOPPING))
+            self._refuse(lane, rest, ServiceUnavailable(STOPPING))
 
     def _submitted(self, lane: Lane[R], batch: list[R]) -> asyncio.Future[T]:
         """Start the transaction of a batch; an error at its start is its result."""
         try:
             return self._submit(lane, batch)
         except RuntimeError:  # from an executor that was shut down
-            refused: Exception = ServiceUnavailable(_STOPPING)
+            refused: Exception = ServiceUnavailable(STOPPING)
         except Exception as error:  # noqa: BLE001 - the border of the group commits: each request is answered
             refused = error
         failed: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -114,7 +113,7 @@ class BatchCommitter(ABC, Generic[R, T]):
         return failed
 
     def _finish(self, lane: Lane[R], batch: list[R], future: asyncio.Future[T]) -> None:
-        error = ServiceUnavailable("the server is stopping") if future.cancelled() else future.exception()
+        error = ServiceUnavailable(STOPPING) if future.cancelled() else future.exception()
         if error is None:
             result = future.result()
             self._requeue(lane, batch, result)

@@ -11,13 +11,13 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from app.errors.broker_error import BrokerError
-from app.errors.database import DatabaseMisplaced, DiskFull, OutcomeUnknown, ServiceUnavailable
+from app.errors.database import STOPPING, DatabaseMisplaced, DiskFull, OutcomeUnknown, ServiceUnavailable
 from app.storage.db.dialect import Dialect
 from app.storage.db.faults import ERRORS, MISPLACED, RETRIED, Fault
 from app.storage.db.log_ends import LogEnds
 from app.storage.db.outages import LOGGED, Outages
 from app.storage.db.transaction import Tx
-from app.storage.db.workers import STOPPING, Workers
+from app.storage.db.workers import Workers
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from app.errors.database import ServiceUnavailable
+from app.errors.database import STOPPING, ServiceUnavailable
 from app.storage.db.dialect import Dialect
 from app.storage.db.faults import ERRORS, Fault
 
@@ -21,9 +21,6 @@ _SLOT_WAIT_S = 4.0
 _SCARCE_S = 1.0
 """How long after the server had no free slot threads park their connections after each transaction."""
 _RETRY_S = 0.02
-
-
-STOPPING = "the server is stopping; nothing was done"
 
 
 class _Parked(NamedTuple):
