@@ -26,7 +26,7 @@ class DatabaseMisplaced(ServiceUnavailable):
 class OutcomeUnknown(BrokerError):
     code = "REQUEST_TIMED_OUT"
     title = "Outcome unknown"
-    cause = "504: the connection to the database was lost during the commit. The data may or may not be written."
+    cause = "504: the database did not confirm the commit. The data may or may not be written."
     cure = "After a 504, send the same Idempotency-Key or Producer-Sequence, which prevents a second write."
 
 

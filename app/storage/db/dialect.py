@@ -68,6 +68,9 @@ class Dialect(Protocol):
     def fault(self, error: Exception) -> Fault:
         """Classify a database error."""
 
+    def is_rolled_back(self, error: Exception) -> bool:
+        """Return whether an error of COMMIT, or of a statement sent with it, says that nothing was written."""
+
     def slow_statements(self, tx: Tx, seconds: float | None) -> contextlib.AbstractContextManager[None]:
         """Allow statements that run for longer than those of requests; None for no limit."""
 

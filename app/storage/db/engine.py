@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from app.errors.broker_error import BrokerError
 from app.errors.database import STOPPING, DatabaseMisplaced, DiskFull, OutcomeUnknown, ServiceUnavailable
 from app.storage.db.dialect import Dialect
-from app.storage.db.faults import ERRORS, MISPLACED, RETRIED, Fault
+from app.storage.db.faults import ERRORS, MISPLACED, RECONNECTED, RETRIED, Fault
 from app.storage.db.log_ends import LogEnds
 from app.storage.db.outages import LOGGED, Outages
 from app.storage.db.transaction import Tx
@@ -72,7 +72,8 @@ class Storage:
         self._log_ends = None if dialect.shared else LogEnds()
         self._workers = Workers(dialect)
         self._other_writes = asyncio.Semaphore(max(_OTHER_WRITES, dialect.writers - dialect.lanes))
-        self._errors = (DBAPIError, dialect.driver_error)
+        self._errors = (DBAPIError, dialect.driver_error, MemoryError)
+        self._damaged = False
         self._read_only = False
 
     async def read(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -156,8 +157,8 @@ class Storage:
         if not self._workers.is_current():
             self._refuse_after_close()
             return self._workers.writers.submit(lambda: self.write_now(function, *args, **kwargs)).result()
-        if self._refusal is not None:
-            raise self._refusal()
+        if self._refusal is not None or self._damaged:
+            self._refuse_write()
         for attempt in range(1, _ATTEMPTS + 1):
             committing = False
             try:
@@ -179,10 +180,14 @@ class Storage:
                 finally:
                     self._workers.release(connection)
             except self._errors as error:
-                if committing and self.dialect.fault(error) in {Fault.DISCONNECTED, Fault.SILENT}:
+                if committing and not self.dialect.is_rolled_back(error):
                     raise self._outcome_unknown(error) from error
                 self._refuse(error, "write", last=attempt == _ATTEMPTS)
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
+
+    def _refuse_write(self) -> None:
+        if (refusal := self.refusal) is not None:
+            raise refusal
 
     def _refuse_after_close(self) -> None:
         if self._workers.closing:
@@ -218,14 +223,16 @@ class Storage:
 
     async def check_space(self) -> bool:
         """Accept appends again once the disk has space. Return False: there is no more to do now."""
-        if self._space is not None and self._refusal is None:
+        if self._space is not None and self.refusal is None:
             await asyncio.get_running_loop().run_in_executor(self._workers.writers, self._check_space, self._space)
         return False
 
     @property
     def refusal(self) -> BrokerError | None:
-        """Why all writes are refused, or None: a file was moved, or a pooler shares the sessions."""
-        return None if self._refusal is None else self._refusal()
+        """Why all writes are refused, or None: a file was moved or is damaged, or a pooler shares the sessions."""
+        if self._refusal is not None:
+            return self._refusal()
+        return ServiceUnavailable(ERRORS[Fault.CORRUPT][1]) if self._damaged else None
 
     @property
     def in_outage(self) -> bool:
@@ -300,14 +307,14 @@ class Storage:
         self._read_only = True
 
     def _outcome_unknown(self, error: Exception) -> OutcomeUnknown:
-        """Return the error of a write whose connection was lost during COMMIT."""
+        """Return the error of a write whose COMMIT was not confirmed."""
         fault = self.dialect.fault(error)
         if fault is Fault.SILENT:
             self._workers.leave_silent_server()
-        self._outages.begin("write", ERRORS[fault][1], error)
+        self._outages.begin("write", ERRORS[fault][1] if fault in ERRORS else "COMMIT was not confirmed", error)
         return OutcomeUnknown(
-            "the connection to the database was lost during COMMIT; repeat the request with the "
-            "same Idempotency-Key or Producer-Sequence",
+            "the database did not confirm COMMIT, because the connection was lost or the server failed; repeat the "
+            "request with the same Idempotency-Key or Producer-Sequence",
             outcome="unknown",
         )
 
@@ -318,6 +325,10 @@ class Storage:
             self._workers.leave_silent_server()
         if fault is Fault.READ_ONLY:
             self._leave_server()
+        elif fault in RECONNECTED:
+            self._workers.leave_server(everywhere=False)
+        elif fault is Fault.CORRUPT and self._files is not None:
+            self._damaged = True
         if fault in RETRIED and not last:
             return
         if fault is Fault.DISK_FULL and self._space is not None:

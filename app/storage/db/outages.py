@@ -7,19 +7,10 @@ import math
 import threading
 import time
 
-from app.storage.db.faults import Fault
+from app.storage.db.faults import ERRORS, Fault
 
-LOGGED = frozenset(
-    {
-        Fault.DISCONNECTED,
-        Fault.SILENT,
-        Fault.READ_ONLY,
-        Fault.DISK_FULL,
-        Fault.NO_SLOT,
-        Fault.FORBIDDEN,
-        Fault.NO_TABLES,
-    }
-)
+LOGGED = frozenset(ERRORS) - {Fault.CONFLICT, Fault.BUSY}
+"""Conflicts and locks are of single requests."""
 
 PAUSE_S = 10.0
 """How long after a line about an outage another one of the same cause is not logged."""

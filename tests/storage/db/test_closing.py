@@ -55,7 +55,8 @@ async def test_calls_that_wait_when_the_database_is_closed_are_refused_or_done(d
     await asyncio.to_thread(running.wait, 30)
     closing = asyncio.ensure_future(asyncio.to_thread(storage.close))
     results = asyncio.gather(*calls, return_exceptions=True)
-    await until_true(lambda: sum(call.done() for call in calls) >= 2)
+    queued = 2 if storage.dialect.shared else 4  # the other writes wait for a write that runs
+    await until_true(lambda: sum(call.done() for call in calls) >= queued)
     go_on.set()
     await closing
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psycopg
-from psycopg import errors, pq
+from psycopg import pq
 from sqlalchemy import Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -20,15 +19,14 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from app.domain.log.append import Row
 from app.storage.db.faults import Fault
 from app.storage.db.postgres.pipeline import (
-    STALE,
     STATEMENT_TIMEOUT_S,
     BoundedConnection,
     Pipeline,
-    StatementTimedOut,
     byteas,
     int2s,
     int8s,
 )
+from app.storage.db.postgres.sqlstates import WrongEncoding, fault_of, is_rolled_back
 from app.storage.db.postgres.url import PostgresUrl
 from app.storage.db.transaction import Statement, Tx
 
@@ -51,26 +49,9 @@ _LOCK_PARTITIONS = f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, id::int4) FROM 
 _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 """Both modes are stated: a role, a database or a server can have other defaults."""
-_COMMIT = Statement("COMMIT")
-_FAULTS: list[tuple[tuple[type[BaseException], ...], Fault]] = [
-    ((errors.SerializationFailure, errors.DeadlockDetected, *STALE), Fault.CONFLICT),
-    ((errors.LockNotAvailable, errors.QueryCanceled), Fault.BUSY),
-    ((errors.DiskFull,), Fault.DISK_FULL),
-    ((errors.InsufficientPrivilege,), Fault.FORBIDDEN),
-    ((errors.UndefinedTable,), Fault.NO_TABLES),
-    ((StatementTimedOut, errors.ConnectionTimeout), Fault.SILENT),
-    (
-        (psycopg.OperationalError, errors.IdleInTransactionSessionTimeout, errors.TransactionTimeout),
-        Fault.DISCONNECTED,
-    ),
-]
-"""The first entry that matches counts."""
-_NO_SLOT = re.compile(r"too many (clients|connections)|remaining connection slots|no more connections allowed")
-_STALE_PLAN = "RevalidateCachedQuery"
-"""The function of the server that refuses a stale prepared statement, in all versions."""
-
 _SESSION = """
 SELECT set_config('lock_timeout', '5s', false),
+       set_config('client_min_messages', 'warning', false),
        set_config('idle_in_transaction_session_timeout', '5s', false),
        set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
                   THEN 'on' ELSE current_setting('synchronous_commit') END, false),
@@ -141,9 +122,15 @@ class Postgres:
         self._run(tx)
 
     def commit(self, tx: Tx) -> None:
-        """Run the deferred statements, and commit."""
-        if tx.deferred:
-            self._run(tx, _COMMIT)
+        """Run the deferred statements, and commit.
+
+        Raises:
+            NotConfirmed: The server has committed, but not as durably as its settings say.
+            RolledBack: A statement had failed, so the server has rolled back.
+        """
+        statements, tx.deferred = tx.deferred, []
+        pipeline: Pipeline = tx.connection.info["pipeline"]
+        pipeline.commit(statements)
         tx.connection.commit()
 
     def _run(self, tx: Tx, *statements: Statement) -> list[tuple[Any, ...]]:
@@ -153,12 +140,11 @@ class Postgres:
 
     def fault(self, error: Exception) -> Fault:
         """Classify an error by its SQLSTATE."""
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        if _is_read_only(cause):
-            return Fault.READ_ONLY
-        if _has_no_slot(cause):
-            return Fault.NO_SLOT
-        return next((fault for kinds, fault in _FAULTS if isinstance(cause, kinds)), Fault.OTHER)
+        return fault_of(error.orig if isinstance(error, DBAPIError) else error)
+
+    def is_rolled_back(self, error: Exception) -> bool:
+        """Return whether an error of COMMIT says that nothing was written."""
+        return is_rolled_back(error.orig if isinstance(error, DBAPIError) else error)
 
     @contextlib.contextmanager
     def slow_statements(self, tx: Tx, seconds: float | None) -> Iterator[None]:
@@ -221,31 +207,14 @@ def _cancel(driver: BoundedConnection) -> None:
         driver.cancel_safe(timeout=_CANCEL_S)
 
 
-def _is_read_only(error: BaseException | None) -> bool:
-    """Return whether the server refuses to write. A standby refuses BEGIN READ WRITE as an unsupported feature."""
-    if isinstance(error, errors.FeatureNotSupported):
-        return error.diag.source_function != _STALE_PLAN
-    return isinstance(error, errors.ReadOnlySqlTransaction)
-
-
-def _has_no_slot(error: BaseException | None) -> bool:
-    """Return whether all connection slots of the server, the database, the role or a pooler are taken.
-
-    An error on connecting has no SQLSTATE in psycopg.
-    """
-    return isinstance(error, errors.TooManyConnections) or (
-        isinstance(error, psycopg.OperationalError) and _NO_SLOT.search(str(error)) is not None
-    )
-
-
 def _check_encoding(connection: psycopg.Connection) -> None:
     """Refuse a database that cannot store every text.
 
     Raises:
-        ValueError: With the command that creates another database.
+        WrongEncoding: With the command that creates another database.
     """
     if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
-        raise ValueError(
+        raise WrongEncoding(
             f"the encoding of the database {connection.info.dbname} is {encoding}, and it must be UTF8; "
             "create another: CREATE DATABASE millrace ENCODING 'UTF8' TEMPLATE template0 LOCALE 'C'"
         )

@@ -29,6 +29,10 @@ _ROWS = pq.ExecStatus.TUPLES_OK
 _SYNC = pq.ExecStatus.PIPELINE_SYNC
 _TEXT, _BINARY = 0, 1
 
+_COMMIT = Statement("COMMIT")
+_STANDBY_WAIT = "SyncRepWaitForLSN"
+"""The function of the server that warns, in all versions, when it ends the wait for a standby before its answer."""
+
 STALE = (errors.InvalidSqlStatementName, errors.FeatureNotSupported)
 """Errors of a prepared statement that the server has dropped, or whose table was changed after it was prepared."""
 
@@ -44,6 +48,14 @@ _length = struct.Struct(">i").pack
 
 class StatementTimedOut(psycopg.OperationalError):
     """The server was silent for too long: it is frozen, or the network drops packets. The connection is closed."""
+
+
+class RolledBack(errors.InFailedSqlTransaction):
+    """COMMIT was not sent, or the server has answered it with ROLLBACK, because a statement had failed before."""
+
+
+class NotConfirmed(psycopg.OperationalError):
+    """The server has committed, but the wait for its standbys was cancelled: a failover can lose the transaction."""
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -97,6 +109,8 @@ class Pipeline:
         self._prefix = f"millrace_{secrets.token_hex(6)}_".encode()
         """No other connection has it: behind a pooler, a name may reach the session of another connection."""
         self._numbers = itertools.count()
+        self._is_confirmed = True
+        connection.add_notice_handler(self._note)
 
     def run(self, statements: Sequence[Statement]) -> list[tuple[Any, ...]]:
         """Run statements in order, in the open transaction or in a new one, and return the rows of the last one.
@@ -104,14 +118,40 @@ class Pipeline:
         Raises:
             psycopg.Error: Of the first statement that failed; the statements after it did not run.
         """
-        if self._connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
-            statements = (self._begin, *statements)
-        result = self._connection.wait(self._exchange(statements))
+        result = self._last_result(statements)
         if result.status != _ROWS:
             return []
         rows = Transformer(self._connection)
         rows.set_pgresult(result)
         return rows.load_rows(0, result.ntuples, tuple)
+
+    def commit(self, statements: Sequence[Statement]) -> None:
+        """Run statements and COMMIT. Do nothing without statements if no transaction is open.
+
+        Raises:
+            RolledBack: A statement had failed, or the connection was lost, before COMMIT was sent.
+            NotConfirmed: The server has committed without its standbys.
+            psycopg.Error: As `run`.
+        """
+        pgconn = self._connection.pgconn
+        if pgconn.status != pq.ConnStatus.OK:
+            raise RolledBack("the connection was lost before COMMIT")
+        if not statements and pgconn.transaction_status == pq.TransactionStatus.IDLE:
+            return
+        self._is_confirmed = True
+        if self._last_result((*statements, _COMMIT)).command_status == b"ROLLBACK":
+            raise RolledBack("a statement had failed before COMMIT")
+        if not self._is_confirmed:
+            raise NotConfirmed("the wait for the standbys was cancelled during COMMIT")
+
+    def _note(self, notice: errors.Diagnostic) -> None:
+        if notice.source_function == _STANDBY_WAIT:
+            self._is_confirmed = False
+
+    def _last_result(self, statements: Sequence[Statement]) -> pq.abc.PGresult:
+        if self._connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+            statements = (self._begin, *statements)
+        return self._connection.wait(self._exchange(statements))
 
     def _exchange(self, statements: Sequence[Statement]) -> PQGen[pq.abc.PGresult]:
         """Send all statements, read all results, and return the last one."""

@@ -26,6 +26,7 @@ from app.domain.log.append import Row
 from app.storage.db.faults import Fault
 from app.storage.db.sqlite.ballast import ballast_size
 from app.storage.db.sqlite.files import DatabaseFiles
+from app.storage.db.sqlite.result_codes import fault_of, is_rolled_back
 from app.storage.db.transaction import Statement, Tx
 
 _READERS = 2
@@ -52,8 +53,6 @@ _FRAME_BYTES = 24 + _PAGE_BYTES
 _BEGIN = Statement("BEGIN IMMEDIATE")
 
 _OWN_TABLES = {"alembic_version", "topics"}
-
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 class Sqlite:
@@ -139,11 +138,11 @@ class Sqlite:
     def fault(self, error: Exception) -> Fault:
         """Classify an error by the result code of SQLite."""
         cause = error.orig if isinstance(error, DBAPIError) else error
-        code = getattr(cause, "sqlite_errorcode", 0)
-        primary = code & 0xFF
-        if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and self._disk_is_full()):
-            return Fault.DISK_FULL
-        return Fault.BUSY if primary in _BUSY else Fault.OTHER
+        return fault_of(cause, self._disk_is_full, self._disk_is_read_only)
+
+    def is_rolled_back(self, error: Exception) -> bool:
+        """Return whether an error of COMMIT says that nothing was written."""
+        return is_rolled_back(error.orig if isinstance(error, DBAPIError) else error)
 
     def slow_statements(self, tx: Tx, seconds: float | None) -> contextlib.nullcontext[None]:
         """Do nothing: statements have no time limit."""
@@ -194,10 +193,16 @@ class Sqlite:
             raise self._unusable(error) from None
 
     def _unusable(self, error: BaseException | None) -> ValueError:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+        primary = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+        if primary == sqlite3.SQLITE_READONLY:
             return ValueError(
                 f"the database {self.path} cannot be written: {error}; give this user the right to write the file, its "
                 "-wal and -shm, and its folder"
+            )
+        if primary in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            return ValueError(
+                f"the database {self.path} cannot be used: {error}; copy its files, and restore a backup or repair the "
+                "copy (PRAGMA integrity_check shows the damage)"
             )
         return ValueError(f"the database {self.path} cannot be used: {error}")
 
@@ -255,6 +260,13 @@ class Sqlite:
         except OSError as error:
             return error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
         return False
+
+    def _disk_is_read_only(self) -> bool:
+        """Return whether the file system is read-only now, as after an error of the disk."""
+        try:
+            return bool(os.statvfs(self.path.parent).f_flag & os.ST_RDONLY)
+        except OSError:
+            return False
 
 
 def _append(rows: Sequence[Row]) -> Statement:

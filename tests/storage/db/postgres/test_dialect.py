@@ -207,6 +207,21 @@ def test_a_database_in_another_encoding_than_utf8_is_refused_with_a_sentence(
     assert "Traceback" not in ended.stderr
 
 
+def test_a_reconnect_to_a_database_in_another_encoding_is_a_refusal(
+    postgres: PostgresServer, opened: Storage, migrated_postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = migrated_postgres_url.rpartition("/")[2]
+    assert opened.read_now(session) > 0
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+
+    for call in (opened.read_now, opened.write_now):
+        with pytest.raises(ServiceUnavailable, match="not in UTF8"):
+            call(session)
+    assert f"the encoding of the database {name} is LATIN1, and it must be UTF8; create another" in caplog.text
+
+
 def test_the_encoding_of_the_client_does_not_depend_on_the_role(migrated_postgres_url: str) -> None:
     set_default(migrated_postgres_url, "client_encoding", "LATIN1")
     with closing(open_storage(migrated_postgres_url)) as storage:

@@ -152,7 +152,7 @@ async def test_a_moved_file_is_logged_also_if_the_connection_of_the_writer_is_lo
     sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail_to_commit(tx: Tx) -> None:
-        tx.deferred.append(Statement("INSERT INTO no_such_table VALUES (1)"))
+        tx.deferred.append(Statement("INSERT INTO"))
 
     database = Path(sqlite_url.removeprefix("sqlite:///"))
     storage = open_storage(sqlite_url)
