@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psycopg
-from psycopg import pq
+from psycopg import errors, pq
 from sqlalchemy import Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -71,6 +72,8 @@ POOLED = (
 )
 _SESSIONS = "SELECT pg_backend_pid(), pg_postmaster_start_time()::text"
 _SESSION_ROUNDS = 3
+_NOTIFICATIONS = 4
+_NOTIFICATION_S = 1.0
 
 
 class Postgres:
@@ -179,7 +182,8 @@ class Postgres:
             for _ in range(_SESSION_ROUNDS):
                 for sessions, connection in zip(seen, (one, other), strict=True):
                     sessions.add(connection.execute(_SESSIONS).fetchone())
-        return POOLED if seen[0] & seen[1] or any(len(sessions) > 1 for sessions in seen) else None
+            is_shared = seen[0] & seen[1] or any(len(sessions) > 1 for sessions in seen)
+            return POOLED if is_shared or not _receives(one, other) else None
 
     def cancel(self, connections: Sequence[Connection]) -> None:
         """Cancel active statements, and end those that do not end within half a second."""
@@ -205,6 +209,20 @@ def _cancel(driver: BoundedConnection) -> None:
     driver.statement_timeout_s = _CANCEL_S
     with contextlib.suppress(psycopg.Error):
         driver.cancel_safe(timeout=_CANCEL_S)
+
+
+def _receives(listener: psycopg.Connection[Any], sender: psycopg.Connection[Any]) -> bool:
+    """Return whether a notification arrives. A standby has none."""
+    channel = f"millrace_{secrets.token_hex(6)}"
+    try:
+        listener.execute(f"LISTEN {channel}")
+        for _ in range(_NOTIFICATIONS):
+            sender.execute(f"NOTIFY {channel}")
+            if any(listener.notifies(timeout=_NOTIFICATION_S, stop_after=1)):
+                return True
+    except errors.ReadOnlySqlTransaction:
+        return True
+    return False
 
 
 def _check_encoding(connection: psycopg.Connection) -> None:
