@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -268,26 +268,27 @@ async def _lifespan(
     """Run the background tasks while the application serves; then commit what is pending and close everything."""
     sys.setswitchinterval(_THREAD_SWITCH_INTERVAL_S)
     storage = services.storage
-    notices: Notices | None = None
-    with _infrequent_collections():
-        try:
-            _start_tasks(settings, services, runner, archive_task)
-            if storage.dialect.shared:
-                notices = open_notices(settings.database_url)
-                _start_notice_tasks(settings, services, runner, outbox, notices)
-            else:
-                runner.every("disk-check", _DISK_CHECK_INTERVAL_MS, storage.check_space)
-                runner.every("file-check", _FILE_CHECK_INTERVAL_MS, storage.check_files)
-            yield
-        finally:
-            services.signals.close()
-            drains = services.appender.drain(), services.groups.drain(), services.deliveries.drain()
-            await _within_drain_timeout(asyncio.gather(*drains), "the end of transactions")
-            await _within_drain_timeout(runner.stop(), "the end of background tasks")
-            if notices is not None:
-                await notices.close()
-            services.memory.close()
-            storage.close()
+    async with AsyncExitStack() as stop:  # a step of the stop that fails does not prevent the next ones
+        stop.enter_context(_infrequent_collections())
+        stop.callback(storage.close)
+        stop.callback(services.memory.close)
+        notices = open_notices(settings.database_url) if storage.dialect.shared else None
+        if notices is not None:
+            stop.push_async_callback(notices.close)
+        stop.push_async_callback(lambda: _within_drain_timeout(runner.stop(), "the end of background tasks"))
+        stop.push_async_callback(lambda: _within_drain_timeout(_drain(services), "the end of transactions"))
+        stop.callback(services.signals.close)
+        _start_tasks(settings, services, runner, archive_task)
+        if notices is not None:
+            _start_notice_tasks(settings, services, runner, outbox, notices)
+        else:
+            runner.every("disk-check", _DISK_CHECK_INTERVAL_MS, storage.check_space)
+            runner.every("file-check", _FILE_CHECK_INTERVAL_MS, storage.check_files)
+        yield
+
+
+async def _drain(services: Services) -> None:
+    await asyncio.gather(services.appender.drain(), services.groups.drain(), services.deliveries.drain())
 
 
 async def _within_drain_timeout(work: Awaitable[object], name: str) -> None:

@@ -14,6 +14,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.storage.db import clock
 from app.storage.db.opening import open_storage
+from tests.serving import lifespan
 from tests.waiting import until, until_true
 
 if TYPE_CHECKING:
@@ -107,3 +108,20 @@ async def test_a_call_whose_task_is_cancelled_during_the_close_stays_cancelled(s
     await first
 
     assert second.cancelled()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("part", ["signals", "memory", "appender"])
+async def test_a_step_of_the_stop_that_fails_leaves_no_database_open(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def fail() -> None:
+        raise RuntimeError(f"the {part} cannot end")
+
+    application = create_app(Settings.model_validate({"database_url": sqlite_url, "ballast_bytes": 0}))
+    monkeypatch.setattr(getattr(application.services, part), "drain" if part == "appender" else "close", fail)
+
+    with pytest.raises(RuntimeError, match="cannot end"):
+        async with lifespan(application):
+            assert application.services.storage.refusal is None
+    open_storage(sqlite_url).close()
