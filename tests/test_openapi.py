@@ -75,8 +75,14 @@ async def test_the_description_of_every_operation_is_complete(described: Any) ->
                 assert schemas, name
                 assert all(schemas), name
         assert operation["responses"]["default"]["content"] == PROBLEM, name
+        assert operation.get("description"), name
         for parameter in operation.get("parameters", []):
             assert parameter["schema"], (name, parameter)
+            assert parameter.get("description"), (name, parameter["name"])
+            assert parameter["schema"].keys() & {"enum", "default", "examples"} or "example" in parameter, (
+                name,
+                parameter["name"],
+            )
             if parameter["required"]:
                 assert "example" in parameter, (name, parameter["name"])
         in_path = {parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "path"}
@@ -148,6 +154,35 @@ async def test_every_integer_is_an_int64_within_the_range_of_javascript(describe
     assert len(integers) > 100
     assert [each for each in integers if each.get("format") != "int64"] == []
     assert [each for each in integers if each.get("maximum", 0) > 2**53 - 1] == []
+    unbounded = {
+        name
+        for schema in described["components"]["schemas"].values()
+        for name, each in schema.get("properties", {}).items()
+        if each in integers and "maximum" not in each
+    }
+    assert unbounded == {"retention_ms", "retention_bytes", "delete_retention_ms", "min_compaction_lag_ms"}
+    assert len([each for each in integers if "maximum" not in each]) == 8, "in TopicConfig and in ConfigChange"
+
+
+async def test_the_document_states_the_bounds_that_the_server_checks(described: Any) -> None:
+    schemas = described["components"]["schemas"]
+    bounds = {
+        (struct, name): (schemas[struct]["properties"][name]["minimum"], schemas[struct]["properties"][name]["maximum"])
+        for struct, name in [
+            ("TopicChange", "partitions"),
+            ("ConfigChange", "max_message_bytes"),
+            ("QueueSettings", "lock_duration_ms"),
+            ("QueueChange", "max_delivery_count"),
+        ]
+    }
+
+    assert bounds == {
+        ("TopicChange", "partitions"): (1, 1_000),
+        ("ConfigChange", "max_message_bytes"): (1, 33_554_432),
+        ("QueueSettings", "lock_duration_ms"): (1_000, 3_600_000),
+        ("QueueChange", "max_delivery_count"): (1, 100),
+    }
+    assert schemas["ConfigChange"]["properties"]["retention_ms"]["minimum"] == -1
 
 
 async def test_every_enum_has_a_type(described: Any) -> None:
@@ -176,7 +211,7 @@ async def test_the_problem_lists_all_codes_and_is_open_to_more_members(described
     problem = described["components"]["schemas"]["Problem"]
 
     assert problem["properties"]["code"] == {"type": "string", "enum": sorted({error.code for error in STATUS})}
-    assert problem["properties"]["log_start_offset"] == {"type": "integer", "format": "int64"}
+    assert problem["properties"]["log_start_offset"] == {"type": "integer", "format": "int64", "maximum": 2**53 - 1}
     assert problem["additionalProperties"] is True
 
 

@@ -119,7 +119,7 @@ _BODIES: dict[str, dict[str, Any]] = {
 }
 _HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {
-        "schema": {"type": "string", "minLength": 1},
+        "schema": {"type": "string", "minLength": 1, "examples": ["transfer-4711"]},
         "description": "A repeated request with the same key within 24 hours gets the answer of the first.",
     }
 }

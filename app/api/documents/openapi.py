@@ -19,6 +19,7 @@ from starlette.routing import Route
 from app.api.http.forwarding import root_path_of
 from app.api.http.operations import Description, Operation, OperationRoute, operation_routes
 from app.api.http.problems import MEDIA_TYPE, RETRY_STATUSES, STATUS, Problem
+from app.domain.log.topic import MAX_PARTITIONS
 from app.errors.broker_error import BrokerError
 
 Schema = dict[str, Any]
@@ -26,16 +27,25 @@ Schema = dict[str, Any]
 _ANSWER_EXAMPLES = Path(__file__).parent / "answer_examples.json"
 _CACHED_DOCUMENTS = 4
 _MAX_SAFE_INTEGER = 2**53 - 1
-"""The largest bound that JavaScript reads exactly."""
+"""The largest integer that JavaScript reads exactly; larger offsets, times and sizes do not occur."""
 _NULL: Schema = {"type": "null"}
 _REF = "#/components/schemas/{name}"
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
-_PARTITION: Schema = {"type": "integer", "format": "int64", "minimum": 0}
+_PARTITION: Schema = {"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_PARTITIONS - 1}
 _NAME: Schema = {"type": "string", "pattern": "^[a-zA-Z0-9._-]{1,249}$"}
-_PATH_TEXTS = {"delivery_id": "Copy it from acquire. 1.0.0.1 is the first one, if you ran all examples above."}
+_PATH_TEXTS = {
+    "topic": "Name of the topic.",
+    "partition": "Number of the partition, from 0.",
+    "producer_id": "Id that the producer chooses and keeps across restarts.",
+    "group": "Name of the consumer group; the first member that joins creates it.",
+    "member_id": "Id of the member, chosen by the client or returned by join.",
+    "queue": "Name of the queue.",
+    "delivery_id": "Copy it from acquire. 1.0.0.1 is the first one, if you ran all examples above.",
+    "outcome": "`release` and `renew` keep the record, `accept` and `reject` end it.",
+}
 _RETRY_AFTER: Schema = {
     "Retry-After": {
-        "schema": {"type": "integer", "format": "int64"},
+        "schema": {"type": "integer", "format": "int64", "maximum": _MAX_SAFE_INTEGER},
         "description": "Seconds to wait before the same request is sent again.",
     }
 }
@@ -164,8 +174,7 @@ def _describe(operation: Operation, examples: Mapping[str, Any]) -> Schema:
 def _path(operation: Operation) -> Iterator[Schema]:
     for name in _PATH_PARAMETER.findall(operation.path):
         parameter = {"name": name, "in": "path", "required": True, "schema": _path_schema(operation.parameters[name])}
-        parameter |= {"description": _PATH_TEXTS[name]} if name in _PATH_TEXTS else {}
-        yield parameter | {"example": operation.description.examples[name]}
+        yield parameter | {"description": _PATH_TEXTS[name], "example": operation.description.examples[name]}
 
 
 def _path_schema(hint: object) -> Schema:
@@ -180,10 +189,9 @@ def _query(operation: Operation) -> Iterator[Schema]:
     (_,), components = msgspec.json.schema_components([operation.parameters["query"]], ref_template=_REF)
     properties: dict[str, Schema] = next(iter(components.values()))["properties"]
     for name, schema in properties.items():
-        text = schema.pop("description", None)
-        parameter: Schema = {"name": name, "in": "query", "required": False, "schema": _portable(_not_null(schema))}
-        if text:
-            parameter["description"] = text
+        portable = _portable(_not_null(schema))
+        text = portable.pop("description")
+        parameter: Schema = {"name": name, "in": "query", "required": False, "description": text, "schema": portable}
         if name in operation.description.examples:
             parameter["example"] = operation.description.examples[name]
         yield parameter
@@ -237,8 +245,8 @@ def _portable(schema: Schema, *, answer: bool = False) -> Schema:
     """Return a schema of msgspec with explicit types.
 
     Integers are int64, enums have a type, a nullable type is a list of types, and a description has no indentation
-    (before 3.13, Python keeps that of docstrings). Bounds above `_MAX_SAFE_INTEGER` are omitted, since `int64` says the
-    same. A list of objects that can also be written as one object is described as the list.
+    (before 3.13, Python keeps that of docstrings). Integers are at most `_MAX_SAFE_INTEGER`, except those whose schema
+    states a format. A list of objects that can also be written as one object is described as the list.
 
     Args:
         schema: It is not changed.
@@ -288,6 +296,6 @@ def _union(options: list[Schema]) -> Schema:
 
 
 def _int64(schema: Schema) -> Schema:
-    if schema.get("maximum", 0) > _MAX_SAFE_INTEGER:
-        schema = {key: value for key, value in schema.items() if key != "maximum"}
-    return schema | {"format": "int64"}
+    if "format" in schema:
+        return schema
+    return schema | {"maximum": min(schema.get("maximum", _MAX_SAFE_INTEGER), _MAX_SAFE_INTEGER), "format": "int64"}

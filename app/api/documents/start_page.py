@@ -42,7 +42,10 @@ class Links(msgspec.Struct):
 @router.get("/")
 @describe(Description(answers={200: Links}, media=("text/html",)))
 async def get_links(call: Call) -> Reply:
-    """Show the paths of the documentation, the health checks and the topics; to a browser as a page."""
+    """Show the paths of the documentation, the health checks and the topics; to a browser as a page.
+
+    Under the path prefix of a proxy, the paths have it too.
+    """
     if preferred(call.header(b"accept"), _OFFERED) == b"text/html":
         headers = [(name.lower().encode(), value.encode()) for name, value in PAGE_HEADERS.items()]
         return Reply(_page(call).encode(), 200, b"text/html; charset=utf-8", [*headers, _VARY])

@@ -23,8 +23,10 @@ router = APIRouter(prefix="/v1/groups", tags=["groups"], route_class=OperationRo
 class GroupListQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The page of the list."""
 
-    limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
-    cursor: Annotated[str | None, Meta(description="next_cursor of the previous page.")] = None
+    limit: Annotated[int, Meta(ge=1, le=1_000, description="Number of items on a page.")] = 100
+    cursor: Annotated[str | None, Meta(description="next_cursor of the previous page.", examples=["YmlsbGluZw=="])] = (
+        None
+    )
 
 
 class GroupSummaryAnswer(msgspec.Struct):
@@ -81,7 +83,10 @@ class RebalanceList(msgspec.Struct):
 @router.get("")
 @describe(Description(answers={200: GroupList}, errors=(InvalidCursor,)))
 async def list_groups(call: Call, query: GroupListQuery) -> Reply:
-    """List the groups in the order of their names."""
+    """List the groups in the order of their names.
+
+    A group with its members, and their partitions, is at `GET /v1/groups/{group}`.
+    """
     found = await call.services.groups.list_(name_after(query.cursor), query.limit + 1)
     page, cursor = page_of(found, query.limit)
     return Reply.of(GroupList([GroupSummaryAnswer(*group) for group in page], cursor))
@@ -90,7 +95,10 @@ async def list_groups(call: Call, query: GroupListQuery) -> Reply:
 @router.get("/{group}/rebalances")
 @describe(Description(answers={200: RebalanceList}, errors=(GroupIdNotFound,), examples={"group": "billing"}))
 async def list_rebalances(call: Call, group: str) -> Reply:
-    """List the last rebalances of a group: times, reasons, and target assignments before and after."""
+    """List the last rebalances of a group: times, reasons, and target assignments before and after.
+
+    The newest is first. `moved_partitions` counts the partitions that another member holds afterwards.
+    """
     check_group(group)
     found = await call.services.groups.rebalances(group)
     return Reply.of(
@@ -115,7 +123,11 @@ async def list_rebalances(call: Call, group: str) -> Reply:
 @router.get("/{group}")
 @describe(Description(answers={200: GroupAnswer}, errors=(GroupIdNotFound,), examples={"group": "billing"}))
 async def get_group(call: Call, group: str) -> Reply:
-    """Describe a group: its state, epochs, and members with their partitions."""
+    """Describe a group: its state, epochs, and members with their partitions.
+
+    A group is `EMPTY` without members, `ASSIGNING` before its new assignment is computed, and `RECONCILING` while its
+    members move to that. Committed offsets and the lag are at `GET /v1/groups/{group}/offsets`.
+    """
     check_group(group)
     found = await call.services.groups.get(group)
     members = [await member_answer(call, member, found.assignment_epoch) for _, member in sorted(found.members.items())]
@@ -125,7 +137,11 @@ async def get_group(call: Call, group: str) -> Reply:
 @router.delete("/{group}")
 @describe(Description(answers={204: None}, errors=(GroupIdNotFound, NonEmptyGroup), examples={"group": "billing"}))
 async def delete_group(call: Call, group: str) -> Reply:
-    """Delete a group without members, with its committed offsets."""
+    """Delete a group without members, with its committed offsets.
+
+    While the group has members, the answer is 409: let them leave first. A new group with this name starts at the
+    `auto_offset_reset` of its members.
+    """
     check_group(group)
     await call.services.groups.delete(group)
     return Reply(b"", 204)

@@ -134,7 +134,10 @@ async def heartbeat(call: Call, group: str, member_id: str, body: HeartbeatBody)
     )
 )
 async def get_member(call: Call, group: str, member_id: str) -> Reply:
-    """Describe a member: its epoch, its partitions, its last heartbeat."""
+    """Describe a member: its epoch, its partitions, its last heartbeat.
+
+    `assignment` has the partitions that it may read, and `revoking` those that it must still give up.
+    """
     check_group(group)
     check_member(member_id)
     found = await call.services.groups.get(group)
@@ -144,7 +147,11 @@ async def get_member(call: Call, group: str, member_id: str) -> Reply:
 @details.delete("/{member_id}")
 @describe(Description(answers={204: None}, errors=FENCED[::2], examples={"group": "billing", "member_id": "alice"}))
 async def leave_group(call: Call, group: str, member_id: str) -> Reply:
-    """Leave a group; its partitions are free at once."""
+    """Leave a group; its partitions are free at once.
+
+    Commit before: other members continue at the committed offsets. A member that does not leave keeps its partitions
+    until its session ends.
+    """
     check_group(group)
     check_member(member_id)
     await call.services.groups.leave(group, member_id)

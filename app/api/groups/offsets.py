@@ -146,7 +146,10 @@ async def commit_offsets(call: Call, group: str, body: CommitBody) -> Reply:
 @router.get("")
 @describe(Description(answers={200: GroupOffsets}, errors=(GroupIdNotFound,), examples={"group": "billing"}))
 async def list_offsets(call: Call, group: str) -> Reply:
-    """List the committed offset of a group in each partition, and its lag in records and in time."""
+    """List the committed offset of a group in each partition, and its lag in records and in time.
+
+    `committed_offset` is that of the next record to read, or null if none is committed.
+    """
     check_group(group)
     return Reply.of(GroupOffsets([GroupOffset(*one) for one in await call.services.offsets.lags(group)]))
 

@@ -26,8 +26,11 @@ N = TypeVar("N", bound=Named)
 class ListQuery(msgspec.Struct, forbid_unknown_fields=True):
     """One page of a list."""
 
-    limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
-    cursor: Annotated[Annotated[str, Meta(max_length=512)] | None, Meta(description="next_cursor of a page.")] = None
+    limit: Annotated[int, Meta(ge=1, le=1_000, description="Number of items on a page.")] = 100
+    cursor: Annotated[
+        Annotated[str, Meta(max_length=512)] | None,
+        Meta(description="next_cursor of the previous page.", examples=["b3JkZXJz"]),
+    ] = None
 
 
 def cursor_after(name: str) -> str:

@@ -48,7 +48,10 @@ class Readiness(msgspec.Struct):
 @router.get("/healthz")
 @describe(Description(answers={200: Health}))
 async def get_health(call: Call) -> Reply:
-    """Report that the process is running."""
+    """Report that the process is running.
+
+    For liveness probes: it does not use the database.
+    """
     _ = call
     return Reply.of(Health("ok", __version__))
 
@@ -56,7 +59,10 @@ async def get_health(call: Call) -> Reply:
 @router.get("/readyz")
 @describe(Description(answers={200: Readiness}, errors=(ServiceUnavailable,)))
 async def get_readiness(call: Call) -> Reply:
-    """Report whether the server is ready: the database can be written, the tables are current, the tasks succeed."""
+    """Report whether the server is ready: the database can be written, the tables are current, the tasks succeed.
+
+    For readiness probes. The answer takes at most two seconds; 503 says in `detail` what is wrong.
+    """
     services = call.services
     if services.signals.closed:
         raise ServiceUnavailable("the server is stopping")
@@ -80,7 +86,10 @@ async def get_readiness(call: Call) -> Reply:
 @router.get("/metrics")
 @describe(Description(answers={200: None}, media=("text/plain",)))
 async def get_metrics(call: Call) -> Reply:
-    """Return this node's metrics in Prometheus' text format."""
+    """Return this node's metrics in Prometheus' text format.
+
+    Counters start at 0 with the process; with several nodes, scrape each.
+    """
     registry = CollectorRegistry()
     registry.register(_NodeMetrics(call.services))
     return Reply(generate_latest(registry), 200, _METRICS_TYPE)

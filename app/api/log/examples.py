@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.domain.log.producer import MAX_EPOCH
+
 _LINES = '{"key":"alice","value":{"item":"book"}}\n{"key":"bob","value":{"item":"lamp"}}\n'
 
 PRODUCE_BODIES: dict[str, dict[str, Any]] = {
@@ -38,19 +40,19 @@ PRODUCE_BODIES: dict[str, dict[str, Any]] = {
 
 PRODUCE_HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {
-        "schema": {"type": "string", "minLength": 1},
+        "schema": {"type": "string", "minLength": 1, "examples": ["order-4711"]},
         "description": "A repeated request with the same key within 24 hours gets the answer of the first.",
     },
     "Producer-Id": {
-        "schema": {"type": "string", "pattern": "^[a-zA-Z0-9._-]{1,249}$"},
+        "schema": {"type": "string", "pattern": "^[a-zA-Z0-9._-]{1,249}$", "examples": ["checkout-1"]},
         "description": "Id of an idempotent producer; send it with Producer-Epoch and Producer-Sequence.",
     },
     "Producer-Epoch": {
-        "schema": {"type": "integer", "minimum": 0},
+        "schema": {"type": "integer", "minimum": 0, "maximum": MAX_EPOCH, "examples": [0]},
         "description": "The epoch from POST /v1/producers/{producer_id}.",
     },
     "Producer-Sequence": {
-        "schema": {"type": "integer", "minimum": 0},
+        "schema": {"type": "integer", "minimum": 0, "examples": [0]},
         "description": "Number of the request among those of the producer to the topic, from 0.",
     },
     "Prefer": {

@@ -33,7 +33,7 @@ _MAX_RECORDS = 500
 _MEDIA = ("application/x-ndjson", "text/event-stream")
 _STREAM_HEADERS: dict[str, dict[str, Any]] = {
     "Last-Event-ID": {
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "examples": ["kgGUAQAAAI17"]},
         "description": "On streams: the id of the last event, after which it continues; wins over offset and cursor.",
     }
 }

@@ -57,21 +57,30 @@ class _ProduceQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     lines: Annotated[
         Literal["records", "values"] | None, Meta(description="The body has one record, or one value, per line.")
     ] = None
-    key_from: Annotated[Short | None, Meta(description="With lines=values: JSON pointer to the key in each value.")] = (
-        None
-    )
+    key_from: Annotated[
+        Short | None,
+        Meta(description="With lines=values: JSON pointer to the key in each value.", examples=["/user/id"]),
+    ] = None
     timestamp_from: Annotated[
         Short | None,
-        Meta(description="With lines=values: JSON pointer to the timestamp (ms or RFC 3339) in each value."),
+        Meta(
+            description="With lines=values: JSON pointer to the timestamp (ms or RFC 3339) in each value.",
+            examples=["/created_at"],
+        ),
     ] = None
-    key: Annotated[str | None, Meta(description="Key of a body that is one value.")] = None
-    timestamp_ms: Annotated[Natural | None, Meta(description="Timestamp of a body that is one value.")] = None
+    key: Annotated[str | None, Meta(description="Key of a body that is one value.", examples=["alice"])] = None
+    timestamp_ms: Annotated[
+        Natural | None,
+        Meta(description="Timestamp of a body that is one value, in epoch ms.", examples=[1_769_860_800_000]),
+    ] = None
 
 
 class ProduceQuery(_ProduceQuery, forbid_unknown_fields=True, kw_only=True):
     """How to decode the body, and the record's fields if the body is one value."""
 
-    partition: Annotated[Natural | None, Meta(description="Partition of a body that is one value.")] = None
+    partition: Annotated[Natural | None, Meta(description="Partition of a body that is one value.", examples=[0])] = (
+        None
+    )
 
 
 class ProducePartitionQuery(_ProduceQuery, forbid_unknown_fields=True, kw_only=True):
@@ -79,7 +88,7 @@ class ProducePartitionQuery(_ProduceQuery, forbid_unknown_fields=True, kw_only=T
 
     expected_offset: Annotated[
         Natural | None,
-        Meta(description="Append only if this is the log_end_offset; otherwise 412."),
+        Meta(description="Append only if this is the log_end_offset; otherwise 412.", examples=[41]),
     ] = None
 
 

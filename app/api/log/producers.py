@@ -38,7 +38,11 @@ class ProducerAnswer(msgspec.Struct):
 @router.post("/{producer_id}")
 @describe(Description(answers={200: ProducerEpoch}, errors=(InvalidTopicName,), examples={"producer_id": "checkout-1"}))
 async def register_producer(call: Call, producer_id: str) -> Reply:
-    """Increase a producer's epoch by one and fence its older instances."""
+    """Increase a producer's epoch by one and fence its older instances.
+
+    Call it once when a producer starts. A produce with an older epoch is refused with `INVALID_PRODUCER_EPOCH`, so of
+    two instances with the same id only the newer one can append.
+    """
     check_name(producer_id, "producer")
     return Reply.of(ProducerEpoch(await call.services.producer.raise_epoch(producer_id)))
 
@@ -52,7 +56,10 @@ async def register_producer(call: Call, producer_id: str) -> Reply:
     )
 )
 async def get_producer(call: Call, producer_id: str) -> Reply:
-    """Show a producer's epoch and the next sequence of each topic."""
+    """Show a producer's epoch and the next sequence of each topic.
+
+    A topic to which the producer has not appended in this epoch is missing: its next sequence is 0.
+    """
     check_name(producer_id, "producer")
     producer = await call.services.storage.read(producers.find, producer_id)
     if producer is None:

@@ -12,7 +12,14 @@ from app.api.http.call import Call, Reply
 from app.api.http.cursors import ListQuery, cursor_after, name_after, page_of
 from app.api.http.operations import MAX_INT64, Description, OperationRoute, describe
 from app.broker.log.topics import TopicRequest, partition_id_of
-from app.domain.log.topic import CleanupPolicy, TimestampType, TopicConfig, TopicInfo
+from app.domain.log.topic import (
+    MAX_MESSAGE_BYTES,
+    MAX_PARTITIONS,
+    CleanupPolicy,
+    TimestampType,
+    TopicConfig,
+    TopicInfo,
+)
 from app.errors.http import InvalidRequest
 from app.errors.log import (
     InvalidConfig,
@@ -28,19 +35,30 @@ from app.storage.log import offset_lookup
 
 router = APIRouter(prefix="/v1/topics", tags=["topics"], route_class=OperationRoute)
 
-_PartitionCount = Annotated[int, Meta(description="From 1 to 1,000; cannot decrease.")]
+_PartitionCount = Annotated[
+    int,
+    Meta(description="From 1 to 1,000; cannot decrease.", extra_json_schema={"minimum": 1, "maximum": MAX_PARTITIONS}),
+]
+
+_MessageBytes = Annotated[int, Meta(extra_json_schema={"minimum": 1, "maximum": MAX_MESSAGE_BYTES})]
+_Retention = Annotated[int, Meta(extra_json_schema={"minimum": -1, "format": "int64"})]
+_LongMs = Annotated[int, Meta(extra_json_schema={"minimum": 0, "format": "int64"})]
 
 
 class ConfigChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Configuration values to set; `null` resets a field to its default."""
+    """Configuration values to set; `null` resets a field to its default.
+
+    Milliseconds and bytes; a retention of -1 has no limit. `delete_retention_ms` and `min_compaction_lag_ms` are for
+    compaction.
+    """
 
     cleanup_policy: CleanupPolicy | UnsetType | None = UNSET
-    retention_ms: int | UnsetType | None = UNSET
-    retention_bytes: int | UnsetType | None = UNSET
-    max_message_bytes: int | UnsetType | None = UNSET
+    retention_ms: _Retention | UnsetType | None = UNSET
+    retention_bytes: _Retention | UnsetType | None = UNSET
+    max_message_bytes: _MessageBytes | UnsetType | None = UNSET
     message_timestamp_type: TimestampType | UnsetType | None = UNSET
-    delete_retention_ms: int | UnsetType | None = UNSET
-    min_compaction_lag_ms: int | UnsetType | None = UNSET
+    delete_retention_ms: _LongMs | UnsetType | None = UNSET
+    min_compaction_lag_ms: _LongMs | UnsetType | None = UNSET
 
 
 class TopicChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -91,8 +109,11 @@ class LogStart(msgspec.Struct):
 class PartitionListQuery(msgspec.Struct, forbid_unknown_fields=True):
     """One page of the partitions; all partitions by default."""
 
-    limit: Annotated[int, Meta(ge=1, le=1_000)] = 1_000
-    cursor: Annotated[Annotated[str, Meta(max_length=512)] | None, Meta(description="next_cursor of a page.")] = None
+    limit: Annotated[int, Meta(ge=1, le=1_000, description="Number of partitions on a page.")] = 1_000
+    cursor: Annotated[
+        Annotated[str, Meta(max_length=512)] | None,
+        Meta(description="next_cursor of the previous page.", examples=["MQ=="]),
+    ] = None
 
 
 class DeleteRecordsQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -128,7 +149,10 @@ async def create_topic(call: Call, topic: str, body: TopicChange) -> Reply:
 @router.get("/{topic}")
 @describe(Description(answers={200: TopicAnswer}, errors=(UnknownTopicOrPartition,), examples={"topic": "orders"}))
 async def get_topic(call: Call, topic: str) -> Reply:
-    """Describe a topic."""
+    """Describe a topic: its number of partitions and its whole configuration.
+
+    Offsets and sizes are at `GET /v1/topics/{topic}/partitions`.
+    """
     return Reply.of(_answer(await call.services.topics.refresh(topic)))
 
 
@@ -169,7 +193,10 @@ async def delete_topic(call: Call, topic: str) -> Reply:
 @router.get("")
 @describe(Description(answers={200: TopicList}, errors=(InvalidCursor,)))
 async def list_topics(call: Call, query: ListQuery) -> Reply:
-    """List the topics in order of name."""
+    """List the topics in order of name.
+
+    Each has its number of partitions and its whole configuration.
+    """
     infos = await call.services.topics.list_(name_after(query.cursor), query.limit + 1)
     page, cursor = page_of(infos, query.limit)
     return Reply.of(TopicList([_answer(info) for info in page], cursor))
@@ -203,7 +230,10 @@ partitions = APIRouter(prefix="/v1/topics/{topic}/partitions", tags=["partitions
 @partitions.get("")
 @describe(Description(answers={200: PartitionList}, errors=(UnknownTopicOrPartition,), examples={"topic": "orders"}))
 async def list_partitions(call: Call, topic: str, query: PartitionListQuery) -> Reply:
-    """List the partitions of a topic with their offsets and sizes."""
+    """List the partitions of a topic with their offsets and sizes.
+
+    `log_start_offset` is the first offset that can be read, and `log_end_offset` that of the next record.
+    """
     info = await call.services.topics.refresh(topic)
     first = 0 if query.cursor is None else _partition_after(query.cursor)
     end = first + query.limit
@@ -222,7 +252,10 @@ async def list_partitions(call: Call, topic: str, query: PartitionListQuery) -> 
     )
 )
 async def get_partition(call: Call, topic: str, partition: int) -> Reply:
-    """Describe a partition: its first offset, the offset of the next record, and its size."""
+    """Describe a partition: its first offset, the offset of the next record, and its size.
+
+    `log_start_offset` is the first offset that can be read. `size_bytes` counts keys, values and headers.
+    """
     info = await call.services.topics.refresh(topic)
     items = await _partitions(call, info, (partition_id_of(info, partition),))
     if not items:
@@ -239,7 +272,11 @@ async def get_partition(call: Call, topic: str, partition: int) -> Reply:
     )
 )
 async def delete_records(call: Call, topic: str, partition: int, query: DeleteRecordsQuery) -> Reply:
-    """Delete the records of a partition before an offset."""
+    """Delete the records of a partition before an offset.
+
+    `before_offset` is then the `log_start_offset`, and reads below it are 410. The rows are removed in the background.
+    An offset above `log_end_offset` is 416, and one below `log_start_offset` changes nothing.
+    """
     if query.before_offset is None:
         message = "before_offset is required: the first offset to keep"
         raise InvalidRequest.at(None, "before_offset", "is required", message=message)

@@ -113,7 +113,7 @@ class AcknowledgeAnswer(msgspec.Struct):
 class OutcomeQuery(msgspec.Struct, forbid_unknown_fields=True):
     """Query of a single acknowledgement."""
 
-    delay_ms: _Delay | None = None
+    delay_ms: Annotated[_Delay | None, Meta(examples=[60_000])] = None
 
 
 class OutcomeBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -124,7 +124,7 @@ class OutcomeBody(msgspec.Struct, forbid_unknown_fields=True):
 
 _HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {
-        "schema": {"type": "string", "minLength": 1},
+        "schema": {"type": "string", "minLength": 1, "examples": ["acquire-7f3a"]},
         "description": "A repetition with the same key within 24 hours gets the response of the first request; "
         "for an acquire, while all its locks last.",
     }

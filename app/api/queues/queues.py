@@ -16,15 +16,27 @@ from app.broker.queues.counts import QueueState
 from app.broker.queues.queues import QueueRequest
 from app.domain.log import record_json
 from app.domain.log.record_json import FetchedRecord
-from app.domain.queues.queue import Ordering, QueueInfo
+from app.domain.queues.queue import BOUNDS, Ordering, QueueInfo
 from app.errors.database import DiskFull
 from app.errors.log import InvalidCursor, InvalidRecord, InvalidTopicName, MessageTooLarge, UnknownTopicOrPartition
 from app.errors.queues import InvalidQueueConfig, QueueAlreadyExists, UnknownQueue
 
 router = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=OperationRoute)
 
-_LockDuration = Annotated[int, Meta(description="From 1,000 to 3,600,000; 30,000 if not given.")]
-_DeliveryCount = Annotated[int, Meta(description="From 1 to 100; 5 if not given.")]
+
+def _bounds(name: str) -> dict[str, object]:
+    """Return the bounds of a setting for the document; the domain checks them."""
+    low, high = BOUNDS[name]
+    return {"minimum": low, "maximum": high}
+
+
+_LockDuration = Annotated[
+    int,
+    Meta(description="From 1,000 to 3,600,000; 30,000 if not given.", extra_json_schema=_bounds("lock_duration_ms")),
+]
+_DeliveryCount = Annotated[
+    int, Meta(description="From 1 to 100; 5 if not given.", extra_json_schema=_bounds("max_delivery_count"))
+]
 _DeadLetterTopic = Annotated[
     Annotated[str, Meta(max_length=249)], Meta(description="Topic that archived records are copied to; null for none.")
 ]
@@ -139,9 +151,10 @@ class BrowseQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Literal["available", "acquired", "delayed", "archived"],
         Meta(description="`archived` lists those archived last."),
     ] = "available"
-    limit: Annotated[int, Meta(ge=1, le=1_000)] = 100
+    limit: Annotated[int, Meta(ge=1, le=1_000, description="Number of records on a page.")] = 100
     cursor: Annotated[
-        Annotated[str, Meta(max_length=512)] | None, Meta(description="`next_cursor` of the previous page.")
+        Annotated[str, Meta(max_length=512)] | None,
+        Meta(description="next_cursor of the previous page.", examples=["MC4xMA=="]),
     ] = None
 
 
@@ -234,7 +247,10 @@ async def alter_queue(call: Call, queue: str, body: QueueChange) -> Reply:
 @router.delete("/{queue}")
 @describe(Description(answers={204: None}, errors=(UnknownQueue,), examples=_JOBS))
 async def delete_queue(call: Call, queue: str) -> Reply:
-    """Delete a queue with its state; its topics stay."""
+    """Delete a queue with its state; its topics stay.
+
+    Deliveries that are acquired can no longer be acknowledged. A new queue with this name starts again at its `start`.
+    """
     await call.services.queues.delete(queue)
     return Reply(b"", 204)
 
@@ -242,7 +258,10 @@ async def delete_queue(call: Call, queue: str) -> Reply:
 @router.get("")
 @describe(Description(answers={200: QueueList}, errors=(InvalidCursor,)))
 async def list_queues(call: Call, query: ListQuery) -> Reply:
-    """List the queues in order of their names."""
+    """List the queues in order of their names.
+
+    Each has its whole configuration; the counts of its records are at `GET /v1/queues/{queue}`.
+    """
     found = await call.services.queues.list_(name_after(query.cursor), query.limit + 1)
     page, cursor = page_of(found, query.limit)
     return Reply.of(QueueList([_answer(info) for info in page], cursor))

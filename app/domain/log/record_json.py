@@ -46,8 +46,8 @@ class PolledRecord(msgspec.Struct, omit_defaults=True, gc=False):
     key: str | None
     value: Any
     headers: list[FetchedHeader] = []
-    encoding: str = "json"
-    key_encoding: str = "text"
+    encoding: Literal["json", "text", "base64"] = "json"
+    key_encoding: Literal["text", "base64"] = "text"
 
 
 _encoder = msgspec.json.Encoder()

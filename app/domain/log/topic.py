@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from app.errors.broker_error import BrokerError
 from app.errors.log import InvalidConfig, InvalidPartitions, InvalidTopicName
@@ -17,18 +18,20 @@ _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 CleanupPolicy = Literal["delete", "compact", "compact,delete"]
 TimestampType = Literal["CreateTime", "LogAppendTime"]
+Int64 = Annotated[int, Meta(extra_json_schema={"format": "int64"})]
+"""An integer of the whole range, such as Kafka's `Long.MAX_VALUE`; all others are below 2^53."""
 
 
 class TopicConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A topic's configuration, with Kafka's defaults."""
 
     cleanup_policy: CleanupPolicy = "delete"
-    retention_ms: int = 604_800_000
-    retention_bytes: int = -1
+    retention_ms: Int64 = 604_800_000
+    retention_bytes: Int64 = -1
     max_message_bytes: int = 1_048_576
     message_timestamp_type: TimestampType = "CreateTime"
-    delete_retention_ms: int = 86_400_000
-    min_compaction_lag_ms: int = 0
+    delete_retention_ms: Int64 = 86_400_000
+    min_compaction_lag_ms: Int64 = 0
 
     @property
     def compacted(self) -> bool:
