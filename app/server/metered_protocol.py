@@ -164,7 +164,9 @@ class MeteredProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         size = self.transport.get_write_buffer_size()
-        self._unsent = Holding(self.memory.ledger, self._peer())
+        answered = cast("RequestResponseCycle | None", self.cycle)
+        client = self._peer() if answered is None else self._client_of(answered.scope)
+        self._unsent = Holding(self.memory.ledger, client)
         self._unsent.hold(size)
         self._unsent_before = size
         self._checked_once = False

@@ -100,3 +100,22 @@ def test_a_request_whose_head_finds_no_room_is_refused_once_and_does_not_run(
     statuses = re.findall(rb"HTTP/1\.1 (\d+)", received)
     assert statuses == [b"200"] * bool(earlier) + [b"503"]
     assert b"/refused" not in received
+
+
+@pytest.mark.anyio
+async def test_unread_answers_behind_a_proxy_are_counted_under_the_client_that_asked(
+    small_budget: TinyServer,
+) -> None:
+    def held_by(client: bytes) -> int:
+        request = b"GET /held HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: %b\r\nConnection: close\r\n\r\n" % client
+        return int(parse(small_budget.exchange(request)).body)
+
+    async def held() -> tuple[int, int]:
+        return held_by(b"192.0.2.7"), held_by(b"127.0.0.1")
+
+    with small_budget.connect() as proxy:
+        proxy.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n")
+
+        of_client, of_proxy = await until(held, any)
+        assert (of_client > MIB, of_proxy) == (True, 0)
+    await until(held, lambda found: not any(found))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     Receive = Callable[[], Awaitable[dict[str, Any]]]
     Send = Callable[[dict[str, Any]], Awaitable[None]]
 
+LARGE_BYTES = 8 * 1024 * 1024
+
 stopping = asyncio.Event()
 events: list[str] = []
 
@@ -85,6 +87,19 @@ async def too_large(_: dict[str, Any], __: Receive, send: Send) -> None:
     await answer(send, 413, b"too large")
 
 
+async def large(_: dict[str, Any], __: Receive, send: Send) -> None:
+    await answer(send, 200, bytes(LARGE_BYTES))
+
+
+async def list_held(scope: dict[str, Any], _: Receive, send: Send) -> None:
+    await answer(send, 200, b"%d" % budget.held_by(client_of(scope)))
+
+
+def client_of(scope: dict[str, Any]) -> str:
+    given: bytes | None = dict(scope["headers"]).get(b"x-forwarded-for")
+    return str(scope["client"][0]) if given is None else given.decode()
+
+
 async def list_events(_: dict[str, Any], __: Receive, send: Send) -> None:
     await answer(send, 200, json.dumps(events).encode())
 
@@ -103,6 +118,8 @@ ROUTES = {
     "/stuck": stuck,
     "/too-large": too_large,
     "/events": list_events,
+    "/large": large,
+    "/held": list_held,
     "/disconnect": wait_for_disconnect,
 }
 
@@ -130,7 +147,7 @@ if __name__ == "__main__":
         host=sys.argv[1],
         port=int(sys.argv[2]),
         limits=ProtocolLimits(**arguments),
-        memory=ServerMemory(budget),
+        memory=ServerMemory(budget, client_of),
         on_stop=stopping.set,
         on_ready=lambda port: print_line(str(port)),
         grace_ms=500,

@@ -62,9 +62,8 @@ def _refuse_extra_parts(url: URL, given: str) -> None:
             "an SQLite URL has a path without file: after the slashes: write sqlite:///folder/millrace.db for a "
             "relative path and sqlite:////folder/millrace.db for an absolute one"
         )
-    _, mark, parameters = given.partition("?")
-    if mark:
+    if "?" in given:  # what follows may be a password, such as ?key=… of an encrypted database
         raise ValueError(
-            f"an SQLite URL has no parameters, and this one has ?{parameters}: remove it; a file with ? in its name "
-            "cannot be used, rename it"
+            "an SQLite URL has no parameters, and this one has a ?: remove it with what follows; a file with ? in its "
+            "name cannot be used, rename it"
         )

@@ -6,10 +6,11 @@ import asyncio
 import re
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from tests.e2e.support.api_calls import create_topic, produce, read_partition
-from tests.e2e.support.server_process import ServerProcess, run_millrace
+from tests.e2e.support.server_process import NOTICES_ONLY, ServerProcess, run_millrace, running
 from tests.postgres import PostgresServer
 from tests.waiting import pause, until
 
@@ -73,3 +74,31 @@ async def test_a_dead_first_host_costs_only_its_connect_limit(own_postgres: Post
                 assert (await client.get("/readyz")).status_code == 200
                 await asyncio.to_thread(own_postgres.restart, "fast")
                 await until(lambda: work(client), lambda found: all(each.status_code in {200, 201} for each in found))
+
+
+async def test_a_read_only_first_host_is_skipped_by_every_connection(
+    postgres: PostgresServer, own_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    if postgres.socket_directory is None:
+        pytest.skip("the server of MILLRACE_TEST_POSTGRES_URL may have another user")
+    name = "millrace_two_hosts"
+    urls = [server.create_database(name) for server in (postgres, own_postgres)]
+    try:
+        with psycopg.connect(urls[0], autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        hosts = ",".join(url.rpartition("@")[2].partition("/")[0] for url in urls)
+        several = f"postgresql://millrace@{hosts}/{name}?target_session_attrs=read-write"
+        assert run_millrace("migrate", database_url=several, directory=tmp_path).returncode == 0
+        nodes = [ServerProcess(several, tmp_path, settings=NOTICES_ONLY) for _ in range(2)]
+        with running(*nodes):
+            async with nodes[0].client() as client, nodes[1].client() as other:
+                await create_topic(client, "orders", 1)
+                reading = asyncio.create_task(other.get(RECORDS, params={"offset": 0, "max_wait_ms": 20_000}))
+                await produce(client, "orders", "first")
+                assert [record["value"] for record in (await reading).json()["records"]] == ["first"]
+                assert (await client.get("/readyz")).status_code == 200
+        with psycopg.connect(urls[0]) as connection:
+            assert connection.execute("SELECT to_regclass('records')").fetchone() == (None,)
+    finally:
+        for server in (postgres, own_postgres):
+            server.drop_database(name)

@@ -119,15 +119,15 @@ def test_an_unusable_url_is_refused_with_an_explanation(url: str, words: str) ->
 
 
 @pytest.mark.parametrize(
-    "rest", ["?x.db", "?mode=ro", "?timeout=5&uri=true", "?", "?cache=shared#fragment"], ids=lambda rest: rest[1:]
+    "rest", ["?x.db", "?mode=ro", "?key=secret&uri=true", "?", "?cache=shared#fragment"], ids=lambda rest: rest[1:]
 )
 def test_a_url_with_parameters_is_refused_and_no_file_is_created(tmp_path: Path, rest: str) -> None:
     with pytest.raises(ValueError, match="an SQLite URL has no parameters") as error:
         open_storage(f"sqlite:///{tmp_path / 'q'}{rest}")
 
     assert str(error.value) == (
-        f"an SQLite URL has no parameters, and this one has {rest}: remove it; a file with ? in its name cannot be "
-        "used, rename it"
+        "an SQLite URL has no parameters, and this one has a ?: remove it with what follows; a file with ? in its "
+        "name cannot be used, rename it"
     )
     assert list(tmp_path.iterdir()) == []
 
