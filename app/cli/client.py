@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import sys
@@ -13,9 +12,10 @@ from urllib.parse import unquote
 import typer
 
 from app import __version__
+from app.cli.server_url import check_url, describe_failure
 from app.cli.spelling import in_spelling_of_options
-from app.cli.terminal.failure import ERROR, NOT_FOUND, REFUSED, UNAVAILABLE, CommandFailed
-from app.cli.terminal.output import confirm, print_message, printable
+from app.cli.terminal.failure import NOT_FOUND, REFUSED, UNAVAILABLE, CommandFailed
+from app.cli.terminal.output import confirm, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 30.0
 _MAX_ARGUMENT_BYTES = 100_000
-_START_HINT = "start one with millrace serve, or name it with --url or MILLRACE_URL"
 _RESOURCE_PATH = re.compile(r"/v1/(topics|queues|groups)/([^/]+)")
 _MISSING = {
     "topics": ("UNKNOWN_TOPIC_OR_PARTITION", "there is no topic {0}", "millrace topics create {0} creates it"),
@@ -35,52 +34,9 @@ _MISSING = {
 }
 """Messages for an unknown name in a path, by resource: the error code, and the command that creates the resource."""
 
-_OTHER_URLS = re.compile(r"MILLRACE_(URL|DATABASE_URL|TEST_.*)")
-"""Variables that are not a misspelt MILLRACE_URL."""
-_SIMILARITY = 0.9
-
 _IMPLIED_HEADERS = {"host", "accept-encoding", "connection", "user-agent", "content-length"}
 
 
-def default_url() -> str:
-    """Return the URL of a server on this machine, at the port that `serve` listens on by default.
-
-    Warn of variables that were probably meant to be MILLRACE_URL: another server would be used without notice.
-
-    Raises:
-        CommandFailed: MILLRACE_PORT is not a port.
-    """
-    port = os.environ.get("MILLRACE_PORT") or "8400"
-    if not re.fullmatch(r"[0-9]{1,5}", port):
-        raise CommandFailed("MILLRACE_PORT is not a port; set it to a number, or name the server with MILLRACE_URL")
-    url = f"http://127.0.0.1:{port}"
-    for name in sorted(os.environ):
-        if _may_mean_url(name):
-            print_message(f"{printable(name)} has no effect; did you mean MILLRACE_URL? Using {url}")
-    return url
-
-
-def _may_mean_url(name: str) -> bool:
-    given = name.upper()
-    if not given.startswith("MIL") or _OTHER_URLS.fullmatch(name):
-        return False
-    if given.startswith("MILLRACE_") and given.endswith("URL"):
-        return True
-    from difflib import SequenceMatcher
-
-    return SequenceMatcher(None, given, "MILLRACE_URL").ratio() > _SIMILARITY
-
-
-Url = Annotated[
-    str,
-    typer.Option(
-        "--url",
-        envvar="MILLRACE_URL",
-        help="URL of the server.",
-        default_factory=default_url,
-        show_default="http://127.0.0.1:8400, or the port in MILLRACE_PORT",
-    ),
-]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print each request as a curl command on stderr.")]
 
 
@@ -148,10 +104,10 @@ class Client:
                 timeout=httpx2.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
                 headers={"user-agent": f"millrace/{__version__}"},
             )
-        except (httpx2.InvalidURL, ValueError) as error:
-            raise _invalid_url(url) from error
-        if self._client.base_url.scheme not in {"http", "https"} or not self._client.base_url.host:
-            raise _invalid_url(url)
+        except (httpx2.InvalidURL, ValueError):
+            check_url(url, None)
+            raise
+        check_url(url, self._client.base_url)
 
     def __enter__(self) -> Self:
         return self
@@ -170,7 +126,6 @@ class Client:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
-        is_deletion: bool = False,
     ) -> httpx2.Response:
         """Send a request and return its 2xx answer.
 
@@ -181,7 +136,6 @@ class Client:
             body: JSON unless `headers` name another Content-Type.
             headers: In addition to the client's own.
             timeout_s: Replaces the client's timeout for the answer.
-            is_deletion: Whether the command deletes, so that an error does not suggest the creation.
 
         Raises:
             ServerRefused: The answer is not 2xx.
@@ -201,12 +155,10 @@ class Client:
         try:
             response = self._client.send(request)
         except self._transport_error as error:
-            kind = type(error).__name__
-            reason = "no answer in time" if "Timeout" in kind else str(error) or "the connection was lost"
-            hint = _START_HINT if "Connect" in kind else ""
+            reason, hint = describe_failure(self.url, error)
             raise Unreachable(f"cannot reach {self.url}: {reason}", UNAVAILABLE, hint) from error
         if not response.is_success:
-            raise _error_of(response, is_deletion=is_deletion or method == "DELETE")
+            raise _error_of(response, self.url)
         return response
 
     def confirm(self, path: str, question: str, *, yes: bool) -> None:
@@ -217,7 +169,7 @@ class Client:
             BadParameter, Abort: See `app/cli/terminal/output.py`.
         """
         if not yes:
-            self.send("GET", path, is_deletion=True)
+            self.send("GET", path)
         confirm(question, yes=yes)
 
     def exists(self, path: str) -> bool:
@@ -262,11 +214,7 @@ def _body_argument(body: bytes) -> str:
         return "@-"
 
 
-def _invalid_url(url: str) -> CommandFailed:
-    return CommandFailed(f"{url!r} is not the URL of a server: use one such as http://127.0.0.1:8400", ERROR)
-
-
-def _error_of(response: httpx2.Response, *, is_deletion: bool) -> ServerRefused:
+def _error_of(response: httpx2.Response, url: str) -> ServerRefused:
     status = response.status_code
     try:
         problem = response.json()
@@ -276,21 +224,24 @@ def _error_of(response: httpx2.Response, *, is_deletion: bool) -> ServerRefused:
         message = f"{response.request.url} answered {status} {response.reason_phrase}: is it a Millrace server?"
         return ServerRefused(status, {}, message)
     request_id = f", request {problem['request_id']}" if status >= 500 and "request_id" in problem else ""
-    detail = _missing_resource(
-        response.request.url.raw_path.decode(), problem, is_deletion=is_deletion
-    ) or in_spelling_of_options(problem["detail"])
+    path = response.request.url.raw_path.decode()
+    detail = _missing_resource(path, problem) or in_spelling_of_options(problem["detail"])
+    root, _, prefix = url.rpartition("://")[2].partition("/")
+    if problem.get("code") == "NOT_FOUND" and prefix:
+        scheme = url.partition("://")[0]
+        detail = f"{url} has no API; without a proxy under /{prefix} the URL of the server is {scheme}://{root}"
     return ServerRefused(status, problem, f"{detail} ({problem.get('code', status)}{request_id})")
 
 
-def _missing_resource(path: str, problem: Mapping[str, Any], *, is_deletion: bool) -> str | None:
-    """Return which topic, queue or group is missing, and a command that helps; None for other problems.
+def _missing_resource(path: str, problem: Mapping[str, Any]) -> str | None:
+    """Return which topic, queue or group is missing, and the commands that list and create them.
 
-    The command creates the resource, unless the command deletes.
+    None for other problems.
     """
     if (found := _RESOURCE_PATH.search(path.partition("?")[0])) is None or " of this name" not in problem["detail"]:
         return None
     code, message, creation = _MISSING[found[1]]
     if problem.get("code") != code:
         return None
-    hint = f"millrace {found[1]} list shows all" if is_deletion else creation
-    return f"{message}; {hint}".format(printable(unquote(found[2])))
+    text = f"{message}; millrace {found[1]} list shows all, {creation}"
+    return text.format(printable(unquote(found[2])))

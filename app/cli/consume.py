@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.client import Client, Url, Verbose
+from app.cli.client import Client, Verbose
+from app.cli.completion import complete_group, complete_topic
 from app.cli.log.topic_reader import TopicReader
+from app.cli.server_url import Url
 from app.cli.terminal.output import emit, stdout_is_terminal
 
 if TYPE_CHECKING:
@@ -35,7 +37,10 @@ class Reset(StrEnum):
 def consume(
     url: Url,
     topics: Annotated[
-        list[str] | None, typer.Argument(metavar="TOPIC", help="Name of the topic; with --group one or more.")
+        list[str] | None,
+        typer.Argument(
+            metavar="TOPIC", help="Name of the topic; with --group one or more.", autocompletion=complete_topic
+        ),
     ] = None,
     partition: Annotated[
         int | None,
@@ -73,7 +78,12 @@ def consume(
     ] = 30_000,
     group: Annotated[
         str | None,
-        typer.Option("--group", "-g", help="Join this group, and commit the records that were written."),
+        typer.Option(
+            "--group",
+            "-g",
+            help="Join this group, and commit the records that were written.",
+            autocompletion=complete_group,
+        ),
     ] = None,
     pattern: Annotated[
         str | None,

@@ -52,8 +52,8 @@ def test_an_unreachable_server_exits_with_5(cli: Cli) -> None:
     done = cli("topics", "list", "--url", url)
     assert (done.code, done.out) == (5, b"")
     assert done.err == (
-        f"millrace: cannot reach {url}: [Errno 111] Connection refused; start one with millrace serve, or "
-        "name it with --url or MILLRACE_URL\n"
+        f"millrace: cannot reach {url}: Connection refused; start a server with millrace serve, or "
+        "name one with --url or MILLRACE_URL\n"
     )
 
 

@@ -62,14 +62,18 @@ def test_the_server_imports_the_driver_of_postgresql_only_for_postgresql() -> No
         (
             ["topics", "describe", "nowhere"],
             3,
-            "there is no topic nowhere; millrace topics create nowhere creates it (U",
+            "there is no topic nowhere; millrace topics list shows all, millrace topics create nowhere creates it (U",
         ),
-        (["queues", "describe", "none"], 3, "there is no queue none; millrace queues create none TOPIC creates it (U"),
-        (["queue", "work", "none", "--", "true"], 3, "there is no queue none; millrace queues create none TOPIC"),
+        (
+            ["queues", "describe", "none"],
+            3,
+            "there is no queue none; millrace queues list shows all, millrace queues create none TOPIC creates it (U",
+        ),
+        (["queue", "work", "none", "--", "true"], 3, "there is no queue none; millrace queues list shows all, "),
         (
             ["groups", "describe", "none"],
             3,
-            "there is no group none; millrace consume TOPIC --group none creates it (G",
+            "there is no group none; millrace groups list shows all, millrace consume TOPIC --group none creates it (G",
         ),
         (["topics", "create", "a topic"], 4, "(INVALID_TOPIC_EXCEPTION)"),
         (["topics", "create"], 2, "Missing argument"),

@@ -42,6 +42,17 @@ def test_an_offset_out_of_range_names_the_option(cli: Cli, topic: str) -> None:
         ("key_from and timestamp_from need lines=values", "--key and --timestamp need --format values"),
         ("join with another auto_offset_reset", "join with another --auto-offset-reset"),
         ("there is no topic of this name", "there is no topic of this name"),
+        (
+            "there is no topic of this name; GET /v1/topics lists the topics, PUT /v1/topics/{topic} creates one",
+            "there is no topic of this name; millrace topics list shows all, millrace topics create TOPIC creates one",
+        ),
+        (
+            "there is no queue of this name; GET /v1/queues lists the queues, PUT /v1/queues/{queue} creates one",
+            (
+                "there is no queue of this name; millrace queues list shows all, "
+                "millrace queues create QUEUE TOPIC creates one"
+            ),
+        ),
     ],
 )
 def test_fields_and_parameters_become_options(detail: str, shown: str) -> None:
@@ -51,11 +62,11 @@ def test_fields_and_parameters_become_options(detail: str, shown: str) -> None:
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (["topics", "delete", "nope"], "there is no topic nope; millrace topics list shows all (UNKNOWN_TOPIC"),
+        (["topics", "delete", "nope"], "there is no topic nope; millrace topics list shows all, "),
         (["topics", "delete-records", "nope", "0", "1"], "there is no topic nope; millrace topics list shows all"),
-        (["queues", "delete", "nope"], "there is no queue nope; millrace queues list shows all (UNKNOWN_QUEUE)"),
+        (["queues", "delete", "nope"], "there is no queue nope; millrace queues list shows all, "),
         (["queues", "purge", "nope"], "there is no queue nope; millrace queues "),
-        (["groups", "delete", "nope"], "there is no group nope; millrace groups list shows all (GROUP_ID_NOT_FOUND)"),
+        (["groups", "delete", "nope"], "there is no group nope; millrace groups list shows all, "),
     ],
 )
 def test_what_does_not_exist_is_refused_before_a_confirmation(cli: Cli, words: list[str], hint: str) -> None:

@@ -143,7 +143,9 @@ def load(tx: Tx, name: str) -> tuple[Group, int]:
     """
     found = groups.load(tx, name)
     if found is None:
-        raise UnknownMemberId("there is no such group, and so no such member; join first")
+        raise UnknownMemberId(
+            "there is no such group, and so no such member; GET /v1/groups lists the groups, a join creates one"
+        )
     return found, clock.read(tx)
 
 
@@ -191,4 +193,7 @@ def member_not_found(tx: Tx, name: str, member_id: str) -> BrokerError:
 
 def group_not_found() -> GroupIdNotFound:
     """Return the error for a group that does not exist."""
-    return GroupIdNotFound("there is no group of this name; a join, a poll with topics or a commit creates it")
+    return GroupIdNotFound(
+        "there is no group of this name; GET /v1/groups lists the groups; "
+        "a join, a poll with topics or a commit creates one"
+    )

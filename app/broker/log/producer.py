@@ -7,7 +7,7 @@ from itertools import count
 from typing import NamedTuple
 
 from app.broker.log.appender import Appender
-from app.broker.log.topics import TopicRequest, Topics, partition_id_of
+from app.broker.log.topics import UNKNOWN_TOPIC, TopicRequest, Topics, partition_id_of
 from app.domain.log.append import Accepted, Append, IdempotencyKey, TopicVersionChanged
 from app.domain.log.partitioner import partition_for_key
 from app.domain.log.producer import MAX_EPOCH, ProducerStamp, stored_result
@@ -136,7 +136,7 @@ class Producer:
     def _draft(self, name: str) -> TopicInfo:
         """Return the topic that is to be created for a request."""
         if not self._auto_create_topics:
-            raise UnknownTopicOrPartition("there is no topic of this name; PUT /v1/topics/{topic} creates it")
+            raise UnknownTopicOrPartition(UNKNOWN_TOPIC)
         return self._topics.draft(name)
 
     def _prepare(self, topic: TopicInfo, request: ProduceRequest) -> Append:

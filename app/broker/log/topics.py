@@ -14,6 +14,8 @@ from app.storage.db.transaction import Tx
 from app.storage.log import pages, retention, topics
 from app.storage.log.topics import Overrides, StoredTopic
 
+UNKNOWN_TOPIC = "there is no topic of this name; GET /v1/topics lists the topics, PUT /v1/topics/{topic} creates one"
+
 _ATTEMPTS = 5
 DRAFT = 0
 """The id of a topic that does not exist yet."""
@@ -135,7 +137,7 @@ class Topics:
         found = await self._storage.read(topics.find, name, self._defaults)
         if found is None:
             self.drop([name])
-            raise UnknownTopicOrPartition("there is no topic of this name; PUT /v1/topics/{topic} creates it")
+            raise UnknownTopicOrPartition(UNKNOWN_TOPIC)
         return self._keep(found.info)
 
     def find_partition(self, topic_id: int, partition: int) -> tuple[str, int] | None:
@@ -271,7 +273,7 @@ def _create(
 def _lock(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic:
     found = topics.find_locked(tx, name, defaults)
     if found is None:
-        raise UnknownTopicOrPartition("there is no topic of this name")
+        raise UnknownTopicOrPartition(UNKNOWN_TOPIC)
     return found
 
 

@@ -28,7 +28,7 @@ from app.storage.queues.queues import negative_queue_id
 
 _ATTEMPTS = 5
 _FIXED = frozenset({"topic", "start", "ordering"})
-_UNKNOWN = "there is no queue of this name; PUT /v1/queues/{queue} creates one"
+_UNKNOWN = "there is no queue of this name; GET /v1/queues lists the queues, PUT /v1/queues/{queue} creates one"
 
 
 class QueueRequest(NamedTuple):

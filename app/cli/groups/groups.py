@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.client import Client, Url, Verbose
+from app.cli.client import Client, Verbose
+from app.cli.completion import complete_group
 from app.cli.groups.partitions import format_partitions, group_path
 from app.cli.log.topics import Json, Topic, Yes
+from app.cli.server_url import Url
 from app.cli.terminal.output import emit_json, emit_rows, emit_table, print_message, stdout_is_terminal
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ groups = typer.Typer(
     no_args_is_help=True, help="Manage consumer groups: list, describe, reset and delete them, and show their lag."
 )
 
-Group = Annotated[str, typer.Argument(metavar="GROUP", help="Name of the group.")]
+Group = Annotated[str, typer.Argument(metavar="GROUP", help="Name of the group.", autocompletion=complete_group)]
 
 _SUMMARY = ("group", "state", "members", "group_epoch", "assignment_epoch")
 _OFFSETS = ("topic", "partition", "committed_offset", "log_end_offset", "lag", "lag_ms")

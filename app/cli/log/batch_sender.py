@@ -29,24 +29,26 @@ _MOST_WARNINGS = 10
 
 @dataclass(slots=True)
 class LineBatch:
-    """The lines of one request, and their line numbers in the input, from 1."""
+    """The lines of one request, their line numbers in the input, from 1, and the bytes that they had there."""
 
     lines: list[bytes] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     size_bytes: int = 0
+    input_bytes: int = 0
 
-    def add(self, number: int, line: bytes) -> None:
+    def add(self, number: int, line: bytes, input_bytes: int) -> None:
         """Add a line."""
         self.lines.append(line)
         self.numbers.append(number)
         self.size_bytes += len(line) + 1
+        self.input_bytes += input_bytes
 
 
 class SendReport:
     """Totals of the confirmed batches, over all senders.
 
     Args:
-        on_progress: Called with the records and bytes so far.
+        on_progress: Called with the records, and the bytes of their lines in the input, so far.
     """
 
     def __init__(self, on_progress: Callable[[int, int], None]) -> None:
@@ -55,6 +57,7 @@ class SendReport:
         self.records = 0
         self.requests = 0
         self.size_bytes = 0
+        self._input_bytes = 0
         self._warnings = 0
 
     def add(self, batch: LineBatch, answer: bytes) -> None:
@@ -69,7 +72,8 @@ class SendReport:
             self.records += len(batch.lines)
             self.requests += 1
             self.size_bytes += batch.size_bytes
-            self._on_progress(self.records, self.size_bytes)
+            self._input_bytes += batch.input_bytes
+            self._on_progress(self.records, self._input_bytes)
 
 
 class BatchSender:

@@ -23,14 +23,23 @@ class Distributor:
         senders: Send the batches.
         batch_records: Most records in a batch.
         key_of: Returns what identifies the key of a line; None for a line without a key.
+        record_of: Returns the line to send for each line; without it, blank lines are skipped.
     """
 
-    def __init__(self, senders: list[BatchSender], batch_records: int, key_of: Callable[[bytes], str | None]) -> None:
+    def __init__(
+        self,
+        senders: list[BatchSender],
+        batch_records: int,
+        key_of: Callable[[bytes], str | None],
+        record_of: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         self._senders = senders
         self._batch_records = batch_records
         self._key_of = key_of
+        self._record_of = record_of
         self._batches = [LineBatch() for _ in senders]
         self._line_number = 0
+        self._skipped_bytes = 0
         self._lines_without_key = 0
 
     @property
@@ -39,14 +48,17 @@ class Distributor:
         return next((sender.failure for sender in self._senders if sender.failure is not None), None)
 
     def add_all(self, lines: list[bytes]) -> None:
-        """Add lines; blank lines are skipped but numbered."""
+        """Add lines; lines that are skipped are numbered."""
         for line in lines:
             self._line_number += 1
-            if not line or line.isspace():
+            if self._record_of is None and (not line or line.isspace()):
+                self._skipped_bytes += len(line) + 1
                 continue
             index = self._sender_index(line)
             batch = self._batches[index]
-            batch.add(self._line_number, line)
+            record = line if self._record_of is None else self._record_of(line)
+            batch.add(self._line_number, record, self._skipped_bytes + len(line) + 1)
+            self._skipped_bytes = 0
             if len(batch.lines) >= self._batch_records or batch.size_bytes >= _MAX_BATCH_BYTES:
                 self._send(index)
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.client import Client, Url, Verbose
+from app.cli.client import Client, Verbose
 from app.cli.log.batch_sender import BatchSender, SendReport
 from app.cli.log.distributor import Distributor
 from app.cli.log.topics import Topic, topic_path
+from app.cli.server_url import Url
 from app.cli.terminal.failure import INTERRUPTED, CommandFailed
 from app.cli.terminal.lines import read_lines, without_bom
 from app.cli.terminal.output import counted, print_message
@@ -92,10 +93,11 @@ def produce(
                     BatchSender(client, path, params, retries=retries, report=report, on_failure=shutdown.wake)
                     for _ in range(connections)
                 ]
-                distributor = Distributor(senders, batch, _key_of(line_format, key))
+                record_of = _text_record if line_format is Format.text else None
+                distributor = Distributor(senders, batch, _key_of(line_format, key), record_of)
                 started_s = time.monotonic()
                 chunks = without_bom(read_lines(descriptor, linger_ms, shutdown))
-                failure = _send_lines(distributor, chunks, line_format)
+                failure = _send_lines(distributor, chunks)
             _print_summary(report, time.monotonic() - started_s, failure)
     except ShutdownRequested:
         raise typer.Exit(INTERRUPTED) from None
@@ -103,7 +105,7 @@ def produce(
         raise typer.Exit(INTERRUPTED)
 
 
-def _send_lines(distributor: Distributor, chunks: Iterable[list[bytes]], line_format: Format) -> CommandFailed | None:
+def _send_lines(distributor: Distributor, chunks: Iterable[list[bytes]]) -> CommandFailed | None:
     """Send lines until their end or the first failure, and wait for the answers. Return the failure."""
     try:
         for lines in chunks:
@@ -111,8 +113,6 @@ def _send_lines(distributor: Distributor, chunks: Iterable[list[bytes]], line_fo
                 break
             if not lines:
                 distributor.flush()
-            elif line_format is Format.text:
-                distributor.add_all(list(map(_text_record, lines)))
             else:
                 distributor.add_all(lines)
         distributor.finish()
@@ -171,7 +171,10 @@ def _open_input(file: str, shutdown: ShutdownSignals) -> Iterator[int]:
 
 
 def _progress(descriptor: int) -> AbstractContextManager[Callable[[int, int], None]]:
-    """Show progress on standard error, if it is a terminal and the lines do not come from one."""
+    """Show progress on standard error, if it is a terminal and the lines do not come from one.
+
+    The bar compares the lines that were confirmed with the size of the file; a pipe has none, and no bar.
+    """
     if not sys.stderr.isatty() or os.isatty(descriptor):
         return nullcontext(lambda _records, _size_bytes: None)
     return _progress_bar(os.fstat(descriptor).st_size or None)
@@ -180,9 +183,11 @@ def _progress(descriptor: int) -> AbstractContextManager[Callable[[int, int], No
 @contextmanager
 def _progress_bar(total_bytes: int | None) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, FileSizeColumn, Progress, TextColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    # without colours, a bar of unknown length looks full
+    amount = (FileSizeColumn(),) if total_bytes is None else (BarColumn(), DownloadColumn())
+    columns = (TextColumn("{task.description}"), *amount, TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("0 records", total=total_bytes)
         yield lambda records, size_bytes: progress.update(

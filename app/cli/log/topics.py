@@ -9,12 +9,14 @@ from urllib.parse import quote
 
 import typer
 
-from app.cli.client import Client, Url, Verbose
+from app.cli.client import Client, Verbose
+from app.cli.completion import complete_topic
+from app.cli.server_url import Url
 from app.cli.terminal.output import emit_json, emit_rows, emit_table, print_message, stdout_is_terminal
 
 topics = typer.Typer(no_args_is_help=True, help="Manage topics: list, create, describe, alter and delete them.")
 
-Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="Name of the topic.")]
+Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="Name of the topic.", autocompletion=complete_topic)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, as when piped.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Partitions = Annotated[int | None, typer.Option("--partitions", "-p", min=1, max=1_000, help="Number of partitions.")]

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from app.cli.client import Client, Url, Verbose
+from app.cli.client import Client, Verbose
 from app.cli.queues.queues import Queue, queue_path
+from app.cli.server_url import Url
 from app.cli.terminal.failure import INTERRUPTED, CommandFailed
 from app.cli.terminal.output import print_message
 from app.cli.terminal.shutdown_signals import ShutdownSignals

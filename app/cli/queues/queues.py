@@ -9,15 +9,17 @@ from urllib.parse import quote
 
 import typer
 
-from app.cli.client import Client, Url, Verbose
+from app.cli.client import Client, Verbose
+from app.cli.completion import complete_queue, complete_topic
 from app.cli.log.topics import Json, Yes, topic_path
+from app.cli.server_url import Url
 from app.cli.terminal.output import emit_json, emit_table, print_message, stdout_is_terminal
 
 queues = typer.Typer(
     no_args_is_help=True, help="Manage queues: create, list, alter, pause, purge, redrive and delete them."
 )
 
-Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the queue.")]
+Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="Name of the queue.", autocompletion=complete_queue)]
 Lock = Annotated[int | None, typer.Option("--lock-duration-ms", min=1_000, max=3_600_000, help="Duration of a lock.")]
 Count = Annotated[
     int | None,
@@ -58,12 +60,20 @@ def list_(url: Url, as_json: Json = False, verbose: Verbose = False) -> None:
 @queues.command()
 def create(
     queue: Queue,
-    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Topic whose records the queue delivers.")],
+    topic: Annotated[
+        str,
+        typer.Argument(metavar="TOPIC", help="Topic whose records the queue delivers.", autocompletion=complete_topic),
+    ],
     url: Url,
     lock_duration_ms: Lock = None,
     max_delivery_count: Count = None,
     dead_letter_topic: Annotated[
-        str | None, typer.Option("--dead-letter-topic", help="Topic that archived records are copied to.")
+        str | None,
+        typer.Option(
+            "--dead-letter-topic",
+            help="Topic that archived records are copied to.",
+            autocompletion=complete_topic,
+        ),
     ] = None,
     start: Annotated[
         str | None,
@@ -104,7 +114,12 @@ def alter(
     lock_duration_ms: Lock = None,
     max_delivery_count: Count = None,
     dead_letter_topic: Annotated[
-        str | None, typer.Option("--dead-letter-topic", help="Topic that archived records are copied to; '' for none.")
+        str | None,
+        typer.Option(
+            "--dead-letter-topic",
+            help="Topic that archived records are copied to; '' for none.",
+            autocompletion=complete_topic,
+        ),
     ] = None,
     verbose: Verbose = False,
 ) -> None:
@@ -167,7 +182,12 @@ def redrive(
     url: Url,
     execute: Annotated[bool, typer.Option("--execute", help="Send the records; else only show the plan.")] = False,
     dead_letter_topic: Annotated[
-        str | None, typer.Option("--dead-letter-topic", help="Topic of the dead letters; by default the queue's own.")
+        str | None,
+        typer.Option(
+            "--dead-letter-topic",
+            help="Topic of the dead letters; by default the queue's own.",
+            autocompletion=complete_topic,
+        ),
     ] = None,
     verbose: Verbose = False,
 ) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from app.cli.client import Client, ServerRefused, Unreachable, Url, Verbose
+from app.cli.client import Client, ServerRefused, Unreachable, Verbose
+from app.cli.server_url import Url
 from app.cli.terminal.failure import CommandFailed
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from tests.cli.lossy_proxy import lossy_proxy
 from tests.cli.processes import DEADLINE_S, MILLRACE, Cli, await_line, free_port, serving, wait_until
+from tests.cli.pseudo_terminal import on_terminal
 
 if TYPE_CHECKING:
     import subprocess
@@ -110,6 +112,34 @@ def test_timestamps_in_seconds_are_warned_of_with_their_lines(cli: Cli, topic: s
     )
     assert more == "millrace: further warnings are not shown"
     assert summary.startswith("sent 31 records")
+
+
+@pytest.mark.parametrize("line_format", ["values", "text"])
+def test_the_bar_of_a_file_is_full_when_all_lines_are_sent(
+    cli: Cli, topic: str, tmp_path: Path, line_format: str
+) -> None:
+    file = tmp_path / "lines"
+    file.write_bytes(b"\n" * 900 + b'"' + b"x" * 97 + b'"\n')
+
+    code, shown = on_terminal(cli, "produce", topic, str(file), "--format", line_format)
+
+    assert code == 0
+    assert "\u2501" in shown
+    assert "1.0/1.0 kB" in shown
+
+
+def test_an_input_of_unknown_size_has_no_bar(cli: Cli, topic: str, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=fifo.write_bytes, args=(b"1\n" * 100,))
+    writer.start()
+
+    code, shown = on_terminal(cli, "produce", topic, str(fifo))
+
+    writer.join()
+    assert code == 0
+    assert "100 records" in shown
+    assert "\u2501" not in shown
 
 
 @pytest.mark.parametrize("lines", [b"", b"\n \n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"])
