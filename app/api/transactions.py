@@ -18,7 +18,7 @@ from app.api.http.operations import Description, OperationRoute, describe
 from app.api.http.request_memory import FEW_RECORDS
 from app.api.log.produce import RecordPlace, idempotency_key, record_places
 from app.api.log.record_decoding import RecordIn, records_of
-from app.api.log.warnings import MOST_WARNINGS, ProduceWarning, timestamp_warnings
+from app.api.log.warnings import MOST_WARNINGS, ProduceWarning, delivery_time_warnings, timestamp_warnings
 from app.broker.groups.offsets import Committer, OffsetCommit
 from app.broker.log.producer import ProduceRequest
 from app.broker.transactions import TransactionRequest
@@ -167,15 +167,15 @@ async def run_transaction(call: Call) -> Reply:
         Produced(each.topic, record_places(appended))
         for each, appended in zip(request.produce, result.produced, strict=True)
     ]
-    warnings = _warnings(result.produced)
+    warnings = _warnings(request.produce, result.produced)
     return Reply.of(TransactionAnswer(produced, result.duplicate, warnings), 200 if result.duplicate else 201)
 
 
-def _warnings(produced: Sequence[Appended]) -> list[TransactionWarning] | UnsetType:
+def _warnings(requests: Sequence[ProduceRequest], produced: Sequence[Appended]) -> list[TransactionWarning] | UnsetType:
     found = [
         TransactionWarning(each.code, each.detail, each.index, number)
-        for number, appended in enumerate(produced)
-        for each in timestamp_warnings(appended.timestamps_ms)
+        for number, (request, appended) in enumerate(zip(requests, produced, strict=True))
+        for each in timestamp_warnings(appended.timestamps_ms) + delivery_time_warnings(request.records)
     ]
     return found[:MOST_WARNINGS] or UNSET
 

@@ -172,16 +172,6 @@ class Client:
             self.send("GET", path)
         confirm(question, yes=yes)
 
-    def exists(self, path: str) -> bool:
-        """Return whether the resource at a path exists."""
-        try:
-            self.send("GET", path)
-        except ServerRefused as refused:
-            if refused.status == 404:
-                return False
-            raise
-        return True
-
     def list_items(self, path: str) -> Iterator[Any]:
         """Return all items of a list; fetches it page by page."""
         cursor: str | None = None

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from app.api.http.call import Call
+from app.api.log.warnings import FieldWarning, duration_warning
 from app.broker.groups.offsets import OffsetCommit
 from app.domain.groups.assignor import Partition
 from app.domain.groups.member import JoinRequest, MemberState, Subscription
@@ -24,6 +25,7 @@ MAX_INT64 = 2**63 - 1
 MAX_METADATA_BYTES = 4_096
 MOST_OFFSETS = 10_000
 _MOST_TOPICS = 1_000
+_MAX_TIMEOUT_MS = 1_800_000
 
 Epoch = Annotated[int, Meta(ge=0, le=MAX_INT64)]
 Offset = Annotated[int, Meta(ge=0, le=MAX_INT64)]
@@ -61,11 +63,15 @@ class Membership(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = "earliest"
     session_timeout_ms: Annotated[
-        int, Meta(ge=1_000, le=1_800_000, description="A member without a heartbeat for this time is removed.")
+        int, Meta(ge=1_000, le=_MAX_TIMEOUT_MS, description="A member without a heartbeat for this time is removed.")
     ] = 45_000
     rebalance_timeout_ms: Annotated[
         int,
-        Meta(ge=1_000, le=1_800_000, description="A member that keeps a revoked partition for this time is removed."),
+        Meta(
+            ge=1_000,
+            le=_MAX_TIMEOUT_MS,
+            description="A member that keeps a revoked partition for this time is removed.",
+        ),
     ] = 300_000
     assignor: Literal["uniform", "range"] = "uniform"
 
@@ -73,7 +79,8 @@ class Membership(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class AssignmentAnswer(msgspec.Struct, omit_defaults=True):
     """The partitions that a member may read. If it has shrunk: stop, commit, and send `owned` in the next heartbeat.
 
-    `missing_topics` of a join names its `topics` that do not exist; they are assigned once they are created.
+    `missing_topics` of a join names its `topics` that do not exist; they are assigned once they are created. `warnings`
+    of a join has the time-outs that are very likely in seconds.
     """
 
     member_id: str
@@ -83,6 +90,7 @@ class AssignmentAnswer(msgspec.Struct, omit_defaults=True):
     session_timeout_ms: int
     heartbeat_interval_ms: int
     missing_topics: list[str] = []
+    warnings: list[FieldWarning] = []
 
 
 class CommittedOffset(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -179,6 +187,14 @@ async def assignment_of(call: Call, partitions: Iterable[Partition]) -> list[Top
         if (found_partition := topics.find_partition(topic_id, number)) is not None:
             found.setdefault(found_partition[0], []).append(number)
     return [TopicPartitions(name, numbers) for name, numbers in sorted(found.items())]
+
+
+def timeout_warnings(given: Membership) -> list[FieldWarning]:
+    """Return warnings of the time-outs of a join that are probably in seconds."""
+    return [
+        *duration_warning("session_timeout_ms", given.session_timeout_ms, _MAX_TIMEOUT_MS),
+        *duration_warning("rebalance_timeout_ms", given.rebalance_timeout_ms, _MAX_TIMEOUT_MS),
+    ]
 
 
 async def assignment_answer(call: Call, snapshot: MemberSnapshot) -> AssignmentAnswer:

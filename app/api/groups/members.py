@@ -20,6 +20,7 @@ from app.api.groups.group_structs import (
     join_request_of,
     new_member_id,
     owned_of,
+    timeout_warnings,
 )
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
@@ -100,6 +101,7 @@ async def join_group(call: Call, group: str, body: JoinBody) -> Reply:
     member, created = await call.services.groups.join(group, join_request)
     answer = await assignment_answer(call, member)
     answer.missing_topics = missing
+    answer.warnings = timeout_warnings(body)
     return Reply.of(answer, 201 if created else 200)
 
 

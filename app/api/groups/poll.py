@@ -21,11 +21,13 @@ from app.api.groups.group_structs import (
     commits_of,
     join_request_of,
     owned_of,
+    timeout_warnings,
 )
 from app.api.groups.members import FENCED
 from app.api.http.call import JSON, Call, Reply
 from app.api.http.operations import Description, OperationRoute, check_bound, describe
 from app.api.log import compression
+from app.api.log.warnings import FieldWarning
 from app.broker.groups.group_transactions import Heartbeat
 from app.broker.groups.poll_page import PollResult
 from app.broker.groups.poller import PollRequest
@@ -97,6 +99,7 @@ class PollAnswer(msgspec.Struct, omit_defaults=True):
     """Records of the assigned partitions, and the state of the member. Send `next_offsets` as the next `commit`.
 
     `missing_topics` names `topics` of the request that do not exist; they are assigned once they are created.
+    `warnings` has the time-outs of the request that are very likely in seconds.
     """
 
     member_epoch: int
@@ -107,6 +110,7 @@ class PollAnswer(msgspec.Struct, omit_defaults=True):
     next_offsets: list[NextOffset]
     skipped: list[Skipped] = []
     missing_topics: list[str] = []
+    warnings: list[FieldWarning] = []
 
 
 @router.post("/{member_id}/poll")
@@ -146,7 +150,8 @@ async def poll(call: Call, group: str, member_id: str, body: PollBody) -> Reply:
         call.memory.check_room()
     with call.waiting(max_wait_ms) as deadline:
         polled = await services.poller.poll(request, deadline)
-    return await _reply(call, polled, missing, large=large)
+    warnings = timeout_warnings(body) if body.member_epoch is None else []
+    return await _reply(call, polled, missing, warnings, large=large)
 
 
 def _poll_request(group: str, member_id: str, body: PollBody, limit: int) -> PollRequest:
@@ -180,7 +185,9 @@ def _invalid(field: str, detail: str) -> InvalidRequest:
     return InvalidRequest.at(None, field, detail, message=detail)
 
 
-async def _reply(call: Call, polled: PollResult, missing: Iterable[str], *, large: bool) -> Reply:
+async def _reply(
+    call: Call, polled: PollResult, missing: Iterable[str], warnings: list[FieldWarning], *, large: bool
+) -> Reply:
     member = polled.member.member
     assignment = await assignment_of(call, member.assigned)
     assigned = {each.topic for each in assignment}
@@ -195,6 +202,7 @@ async def _reply(call: Call, polled: PollResult, missing: Iterable[str], *, larg
             [NextOffset(*one) for one in polled.ranges.values()],
             [Skipped(*one) for one in polled.skipped],
             [name for name in missing if name not in assigned and call.services.topics.cached(name) is None],
+            warnings,
         )
         return record_json.encode(answer) + b"\n"
 

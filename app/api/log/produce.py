@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from hashlib import sha256
 from typing import Annotated, Literal
@@ -18,7 +19,7 @@ from app.api.http.request_memory import FEW_RECORDS
 from app.api.log import examples
 from app.api.log.record_decoding import ProduceBody, decode_json_body, decode_raw, decode_record_lines
 from app.api.log.value_lines import decode_value_lines
-from app.api.log.warnings import ProduceWarning, timestamp_warnings
+from app.api.log.warnings import MOST_WARNINGS, ProduceWarning, delivery_time_warnings, timestamp_warnings
 from app.broker.log.producer import ProduceRequest
 from app.domain.log.append import Accepted, Appended, IdempotencyKey, fingerprint
 from app.domain.log.producer import MAX_EPOCH, MAX_SEQUENCE, ProducerStamp
@@ -194,7 +195,7 @@ async def _produce(
     request = await call.decode(partial(_decode_request, call, topic, partition, media_type, query), for_append=True)
     if (count := len(request.records)) > FEW_RECORDS:
         await call.memory.admit_records(count)
-    return _answer(call, await call.services.producer.produce(request))
+    return _answer(call, request.records, await call.services.producer.produce(request))
 
 
 def _decode_request(
@@ -329,7 +330,7 @@ def _integer(name: str, value: bytes, highest: int) -> int:
     return int(value)
 
 
-def _answer(call: Call, accepted: Accepted) -> Reply:
+def _answer(call: Call, records: Sequence[Record], accepted: Accepted) -> Reply:
     appended = accepted.appended
     status = 200 if accepted.duplicate else 201
     prefer = call.header(b"prefer")
@@ -338,8 +339,8 @@ def _answer(call: Call, accepted: Accepted) -> Reply:
         headers: list[tuple[bytes, bytes]] | None = [(b"preference-applied", b"return=minimal")]
     else:
         answer, headers = ProduceAnswer(record_places(appended), UNSET, accepted.duplicate), None
-    if found := timestamp_warnings(appended.timestamps_ms):
-        answer.warnings = found
+    if found := timestamp_warnings(appended.timestamps_ms) + delivery_time_warnings(records):
+        answer.warnings = found[:MOST_WARNINGS]
     return Reply.of(answer, status, headers)
 
 

@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from app.api.http.call import Call, Reply
 from app.api.http.cursors import ListQuery, cursor_after, name_after, page_of
 from app.api.http.operations import MAX_INT64, Description, OperationRoute, describe
+from app.api.log.warnings import FieldWarning, duration_warning
 from app.broker.log.topics import TopicRequest, partition_id_of
 from app.domain.log.topic import (
     MAX_MESSAGE_BYTES,
@@ -69,12 +70,17 @@ class TopicChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class TopicAnswer(msgspec.Struct):
-    """A topic and its full configuration."""
+    """A topic and its full configuration.
+
+    The answer to a request that sets a field to what is very likely a mistake has `warnings`, such as for a
+    `retention_ms` in seconds.
+    """
 
     name: str
     partitions: int
     config: TopicConfig
     created_at_ms: int
+    warnings: list[FieldWarning] | UnsetType = UNSET
 
 
 class TopicList(msgspec.Struct):
@@ -142,8 +148,9 @@ async def create_topic(call: Call, topic: str, body: TopicChange) -> Reply:
 
     201 if the topic is new, 200 if it exists and no field of the body differs, otherwise 409. The body is optional.
     """
-    info, created = await call.services.topics.create(topic, _request(body))
-    return Reply.of(_answer(info), 201 if created else 200)
+    request = _request(body)
+    info, created = await call.services.topics.create(topic, request)
+    return Reply.of(_answer(info, _warnings(request)), 201 if created else 200)
 
 
 @router.get("/{topic}")
@@ -169,7 +176,8 @@ async def alter_topic(call: Call, topic: str, body: TopicChange) -> Reply:
 
     `null` resets a field to its default. After partitions are added, keys map to other partitions.
     """
-    return Reply.of(_answer(await call.services.topics.change(topic, _request(body))))
+    request = _request(body)
+    return Reply.of(_answer(await call.services.topics.change(topic, request), _warnings(request)))
 
 
 @router.delete("/{topic}")
@@ -220,8 +228,23 @@ def _request(body: TopicChange) -> TopicRequest:
     return TopicRequest(body.partitions, overrides, frozenset(config) - frozenset(overrides))
 
 
-def _answer(info: TopicInfo) -> TopicAnswer:
-    return TopicAnswer(info.name, info.partitions, info.config, info.created_at_ms)
+def _answer(info: TopicInfo, warnings: list[FieldWarning] | UnsetType = UNSET) -> TopicAnswer:
+    return TopicAnswer(info.name, info.partitions, info.config, info.created_at_ms, warnings)
+
+
+def _warnings(request: TopicRequest) -> list[FieldWarning] | UnsetType:
+    """Return warnings of the durations in a request; UNSET if there are none."""
+    found = [
+        warning
+        for name, value in request.given.items()
+        if name.endswith("_ms")
+        for warning in duration_warning(f"config.{name}", value)
+    ]
+    retention_ms = request.given.get("retention_ms")
+    if retention_ms == 0:
+        detail = "config.retention_ms is 0, which deletes records at once; -1 keeps them for ever"
+        found.append(FieldWarning("RETENTION_IS_ZERO", detail, "config.retention_ms"))
+    return found or UNSET
 
 
 partitions = APIRouter(prefix="/v1/topics/{topic}/partitions", tags=["partitions"], route_class=OperationRoute)

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from app.api.http.bodies.reading import ClientDisconnected
 from app.api.http.call import Call, Reply
 from app.api.http.media import media_type_of
 from app.api.http.operations import Description, OperationRoute, check_bound, describe
+from app.api.log.warnings import FieldWarning, duration_warning
 from app.broker.log.page_reads import LARGE_PAGE_BYTES
 from app.broker.queues.queues import QueueRequest
 from app.domain.log import record_json
@@ -74,9 +75,15 @@ class DeliveryAnswer(msgspec.Struct, gc=False):
 
 
 class AcquireAnswer(msgspec.Struct, gc=False):
-    """Acquired records; empty if none became available in time."""
+    """Acquired records; empty if none became available in time.
+
+    `created_topics` names the topic if this request created it with the queue. `warnings` has the fields of the request
+    that are very likely a mistake, such as a duration in seconds. Both are omitted if empty.
+    """
 
     deliveries: list[DeliveryAnswer]
+    created_topics: list[str] | UnsetType = UNSET
+    warnings: list[FieldWarning] | UnsetType = UNSET
 
 
 class AcknowledgementIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -96,12 +103,16 @@ class AcknowledgeRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class AcknowledgementResult(msgspec.Struct, omit_defaults=True, gc=False):
-    """The result of an acknowledgement; `code` is `INVALID_RECORD_STATE` if the delivery had already ended."""
+    """The result of an acknowledgement; `code` is `INVALID_RECORD_STATE` if the delivery had already ended.
+
+    `warnings` has a `delay_ms` that is very likely in seconds; it is omitted if empty.
+    """
 
     delivery_id: str
     outcome: OutcomeName
     code: Annotated[str | None, Meta(description="Code of the error, or null.")]
     locked_until_ms: int | None = None
+    warnings: list[FieldWarning] | UnsetType = UNSET
 
 
 class AcknowledgeAnswer(msgspec.Struct):
@@ -163,15 +174,19 @@ async def acquire(call: Call, queue: str, body: AcquireRequest) -> Reply:
     check_bound("max_records", body.max_records, services.max_records)
     if large := body.max_bytes > LARGE_PAGE_BYTES:
         call.memory.check_room()
+    answer = AcquireAnswer([])
     if body.topic is not None:
-        await services.queues.create(queue, QueueRequest(body.topic, {}))
+        made = await services.queues.create(queue, QueueRequest(body.topic, {}))
+        answer.created_topics = list(made.created_topics) or UNSET
+    if body.lock_duration_ms is not None:
+        answer.warnings = duration_warning("lock_duration_ms", body.lock_duration_ms, _MAX_LOCK_MS) or UNSET
     key = _key(call, body)
     request = Acquire(body.max_records, body.max_bytes, body.lock_duration_ms, key)
     with call.waiting(body.max_wait_ms) as deadline:
         acquired = await services.deliveries.acquire(queue, request, deadline)
         if deadline.disconnected:
             raise ClientDisconnected
-    return Reply(await services.memory.run(_encode, acquired) if large else _encode(acquired))
+    return Reply(await services.memory.run(_encode, answer, acquired) if large else _encode(answer, acquired))
 
 
 @router.post("/acknowledge")
@@ -198,7 +213,13 @@ async def acknowledge(call: Call, queue: str, body: AcknowledgeRequest) -> Reply
     items = [_acknowledgement(index, each) for index, each in enumerate(given)]
     done = await call.services.deliveries.acknowledge(queue, Acknowledge(items, _key(call, body)))
     results = [
-        AcknowledgementResult(each.delivery_id, each.outcome, settled.code, settled.locked_until_ms)
+        AcknowledgementResult(
+            each.delivery_id,
+            each.outcome,
+            settled.code,
+            settled.locked_until_ms,
+            _warnings(each) if each.delay_ms else UNSET,
+        )
         for each, settled in zip(given, done.results, strict=True)
     ]
     return Reply.of(AcknowledgeAnswer(results))
@@ -231,7 +252,7 @@ async def settle_delivery(
         raise InvalidRecordState("this is not a delivery_id such as 1.0.0.1; copy it from the response of acquire")
     if settled.code is not None:
         raise _error_of(settled)
-    return Reply.of(AcknowledgementResult(delivery_id, given.outcome, None, settled.locked_until_ms))
+    return Reply.of(AcknowledgementResult(delivery_id, given.outcome, None, settled.locked_until_ms, _warnings(given)))
 
 
 def _delay_ms(outcome: str, query: OutcomeQuery, body: OutcomeBody) -> int:
@@ -256,6 +277,10 @@ def _error_of(settled: Settled) -> InvalidRecordState | DelayedRecordsLimit:
     return kind(settled.detail)
 
 
+def _warnings(given: AcknowledgementIn) -> list[FieldWarning] | UnsetType:
+    return duration_warning("delay_ms", given.delay_ms, MAX_DELAY_MS) or UNSET
+
+
 def _acknowledgement(index: int, given: AcknowledgementIn) -> Acknowledgement:
     if given.delay_ms and given.outcome != "release":
         detail = "is allowed with the outcome release only"
@@ -263,22 +288,17 @@ def _acknowledgement(index: int, given: AcknowledgementIn) -> Acknowledgement:
     return Acknowledgement(parse_delivery_id(given.delivery_id), _OUTCOMES[given.outcome], given.delay_ms)
 
 
-def _encode(acquired: Acquired) -> bytes:
-    return record_json.encode(_acquired(acquired)) + b"\n"
-
-
-def _acquired(acquired: Acquired) -> AcquireAnswer:
-    return AcquireAnswer(
-        [
-            DeliveryAnswer(
-                str(delivery_id),
-                delivery_id.delivery_count,
-                locked_until_ms,
-                record_json.record_out(delivery_id.partition, record),
-            )
-            for delivery_id, record, locked_until_ms in acquired.deliveries
-        ]
-    )
+def _encode(answer: AcquireAnswer, acquired: Acquired) -> bytes:
+    answer.deliveries = [
+        DeliveryAnswer(
+            str(delivery_id),
+            delivery_id.delivery_count,
+            locked_until_ms,
+            record_json.record_out(delivery_id.partition, record),
+        )
+        for delivery_id, record, locked_until_ms in acquired.deliveries
+    ]
+    return record_json.encode(answer) + b"\n"
 
 
 def _key(call: Call, body: AcquireRequest | AcknowledgeRequest | AcknowledgementIn) -> IdempotencyKey | None:

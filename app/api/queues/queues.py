@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -11,6 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from app.api.http.call import Call, Reply
 from app.api.http.cursors import ListQuery, cursor_after, name_after, page_of
 from app.api.http.operations import Description, OperationRoute, check_bound, describe
+from app.api.log.warnings import FieldWarning, duration_warning
 from app.broker.queues.browse import BrowsedRecord, browse
 from app.broker.queues.counts import QueueState
 from app.broker.queues.queues import QueueRequest
@@ -77,6 +79,17 @@ class QueueAnswer(msgspec.Struct):
     ordering: Ordering
     paused: bool
     created_at_ms: int
+
+
+class ChangedQueueAnswer(QueueAnswer):
+    """A queue after a change.
+
+    `created_topics` names the topic and the dead-letter topic if they did not exist and were created. `warnings` has
+    the fields of the request that are very likely a mistake, such as a duration in seconds. Both are omitted if empty.
+    """
+
+    created_topics: list[str] | UnsetType = UNSET
+    warnings: list[FieldWarning] | UnsetType = UNSET
 
 
 class QueueCounts(msgspec.Struct):
@@ -183,7 +196,7 @@ _ERRORS = (InvalidQueueConfig, InvalidTopicName)
 @router.put("/{queue}")
 @describe(
     Description(
-        answers={201: QueueAnswer, 200: QueueAnswer},
+        answers={201: ChangedQueueAnswer, 200: ChangedQueueAnswer},
         errors=(QueueAlreadyExists, *_ERRORS),
         examples=_JOBS
         | {
@@ -202,13 +215,14 @@ async def create_queue(call: Call, queue: str, body: QueueSettings) -> Reply:
     """Create a queue over a topic, or confirm it.
 
     The status is 201 if the queue is new, 200 if it exists and no given field differs, else 409. The topic and the
-    dead-letter topic are created if they are missing. A topic may have any number of queues, each with its own state.
+    dead-letter topic are created if they are missing; `created_topics` names them. A topic may have any number of
+    queues, each with its own state.
     """
     given = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not UNSET}
     topic, dead_letter_topic = given.pop("topic"), given.pop("dead_letter_topic", UNSET)
     request = QueueRequest(topic, given, frozenset(), dead_letter_topic)
-    info, created = await call.services.queues.create(queue, request)
-    return Reply.of(_answer(info), 201 if created else 200)
+    made = await call.services.queues.create(queue, request)
+    return Reply.of(_changed(made.info, made.created_topics, request), 201 if made.is_new else 200)
 
 
 @router.get("/{queue}")
@@ -226,7 +240,7 @@ async def get_queue(call: Call, queue: str) -> Reply:
 @router.patch("/{queue}")
 @describe(
     Description(
-        answers={200: QueueAnswer},
+        answers={200: ChangedQueueAnswer},
         errors=(UnknownQueue, *_ERRORS),
         examples=_JOBS | {"body": {"lock_duration_ms": 60000, "paused": False}},
     )
@@ -241,7 +255,8 @@ async def alter_queue(call: Call, queue: str, body: QueueChange) -> Reply:
     dead_letter_topic = fields.pop("dead_letter_topic", UNSET)
     given = {name: value for name, value in fields.items() if value is not None}
     request = QueueRequest(None, given, frozenset(fields) - frozenset(given), dead_letter_topic)
-    return Reply.of(_answer(await call.services.queues.change(queue, request)))
+    info, created_topics = await call.services.queues.change(queue, request)
+    return Reply.of(_changed(info, created_topics, request))
 
 
 @router.delete("/{queue}")
@@ -331,6 +346,16 @@ def _answer(info: QueueInfo) -> QueueAnswer:
         config.ordering,
         config.paused,
         info.created_at_ms,
+    )
+
+
+def _changed(info: QueueInfo, created_topics: Sequence[str], request: QueueRequest) -> ChangedQueueAnswer:
+    lock_duration_ms = request.given.get("lock_duration_ms")
+    warnings = duration_warning("lock_duration_ms", lock_duration_ms, BOUNDS["lock_duration_ms"][1])
+    return ChangedQueueAnswer(
+        **msgspec.structs.asdict(_answer(info)),
+        created_topics=list(created_topics) or UNSET,
+        warnings=warnings or UNSET,
     )
 
 

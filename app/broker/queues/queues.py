@@ -31,6 +31,18 @@ _FIXED = frozenset({"topic", "start", "ordering"})
 _UNKNOWN = "there is no queue of this name; GET /v1/queues lists the queues, PUT /v1/queues/{queue} creates one"
 
 
+class CreatedQueue(NamedTuple):
+    """A queue that was created or confirmed.
+
+    Attributes:
+        created_topics: Names of its topics that did not exist and were created.
+    """
+
+    info: QueueInfo
+    is_new: bool
+    created_topics: tuple[str, ...]
+
+
 class QueueRequest(NamedTuple):
     """The definition of a queue in a request.
 
@@ -94,11 +106,11 @@ class Queues:
         """Return up to `limit` queues in order of their names, starting after the name `after`."""
         return await self._storage.read(queues.list_, after, limit)
 
-    async def create(self, name: str, request: QueueRequest) -> tuple[QueueInfo, bool]:
+    async def create(self, name: str, request: QueueRequest) -> CreatedQueue:
         """Create a queue and its missing topics, or confirm an existing queue.
 
         Returns:
-            The queue, and whether it was created.
+            The queue, whether it was created, and which topics were created for it.
 
         Raises:
             InvalidTopicName, InvalidQueueConfig, InvalidRequest: The request is invalid.
@@ -107,38 +119,43 @@ class Queues:
         check_name(name, "queue")
         check_config(request.given)
         config = msgspec.convert(request.given, QueueConfig)
+        created_topics: dict[str, None] = {}
         for _ in range(_ATTEMPTS):
             found = await self._storage.read(queues.find, name)
             if found is not None:
                 _confirm(found, request)
-                return self._keep(found), False
+                return CreatedQueue(self._keep(found), is_new=False, created_topics=tuple(created_topics))
             if request.topic is None:
                 message = "topic is required for a new queue: the topic whose records it delivers"
                 raise InvalidRequest.at(None, "topic", "is required", message=message)
             check_topic_name(request.topic)
-            dead_letters = await self._dead_letters(request.dead_letter_topic, request.topic)
-            topic, _ = await self._topics.create(request.topic, TopicRequest(None, {}))
+            dead_letters, created = await self._dead_letters(request.dead_letter_topic, request.topic)
+            topic, is_new = await self._topics.create(request.topic, TopicRequest(None, {}))
+            created_topics |= dict.fromkeys([*([topic.name] if is_new else ()), *created])
             made = await self._storage.write(_create, name, topic, dead_letters, config)
             if made is not None:
                 self._cache[name] = made
-                return made, True
+                return CreatedQueue(made, is_new=True, created_topics=tuple(created_topics))
         raise ServiceUnavailable("the queue or its topics change too often; try again")
 
-    async def change(self, name: str, request: QueueRequest) -> QueueInfo:
+    async def change(self, name: str, request: QueueRequest) -> tuple[QueueInfo, tuple[str, ...]]:
         """Change the configuration of a queue, pause or resume it.
+
+        Returns:
+            The queue, and its dead-letter topic if that did not exist and was created.
 
         Raises:
             UnknownQueue, InvalidQueueConfig
         """
         check_config(request.given)
         before = await self.get(name)
-        dead_letters = await self._dead_letters(request.dead_letter_topic, before.topic)
+        dead_letters, created_topics = await self._dead_letters(request.dead_letter_topic, before.topic)
         info = await self._storage.write(_change, name, request, dead_letters)
         if info is None:
             raise UnknownQueue(_UNKNOWN)
         self._cache[name] = info
         self._signals.announce([negative_queue_id(info.queue_id)])
-        return info
+        return info, created_topics
 
     async def delete(self, name: str) -> None:
         """Delete a queue with its state, and keep its topics.
@@ -216,24 +233,25 @@ class Queues:
             self._cache[found.name] = found
         return self._cache[found.name]
 
-    async def _dead_letters(self, name: str | UnsetType | None, topic: str) -> TopicInfo | None:
-        """Return the dead-letter topic, and create it if it is missing.
+    async def _dead_letters(self, name: str | UnsetType | None, topic: str) -> tuple[TopicInfo | None, tuple[str, ...]]:
+        """Return the dead-letter topic, which is created if it is missing, and its name if it was created.
 
         Raises:
             InvalidTopicName: The name is invalid.
             InvalidQueueConfig: It is the queue's own topic, or compacted.
         """
         if name is None or name is UNSET:
-            return None
+            return None, ()
         if name == topic:
             raise _refused("must not be the queue's own topic")
         found = await self._topics.find(name)
+        is_new = False
         if found is None:
-            found, _ = await self._topics.create(name, TopicRequest(None, {}))
+            _, is_new = await self._topics.create(name, TopicRequest(None, {}))
         found = await self._topics.refresh(name)
         if found.config.compacted:
             raise _refused("must have the cleanup_policy delete")
-        return found
+        return found, (name,) if is_new else ()
 
 
 def _refused(detail: str) -> InvalidQueueConfig:

@@ -12,7 +12,7 @@ import typer
 from app.cli.client import Client, Verbose
 from app.cli.completion import complete_topic
 from app.cli.server_url import Url
-from app.cli.terminal.output import emit_json, emit_rows, emit_table, print_message, stdout_is_terminal
+from app.cli.terminal.output import emit_json, emit_rows, emit_table, print_message, print_warnings, stdout_is_terminal
 
 topics = typer.Typer(no_args_is_help=True, help="Manage topics: list, create, describe, alter and delete them.")
 
@@ -117,6 +117,7 @@ def delete_records(
 
 
 def _show(topic: dict[str, Any]) -> None:
+    print_warnings(topic)
     if stdout_is_terminal():
         emit_table(("topic", "partitions", "cleanup_policy", "retention_ms"), [_row(topic)])
     else:

@@ -11,9 +11,9 @@ import typer
 
 from app.cli.client import Client, Verbose
 from app.cli.completion import complete_queue, complete_topic
-from app.cli.log.topics import Json, Yes, topic_path
+from app.cli.log.topics import Json, Yes
 from app.cli.server_url import Url
-from app.cli.terminal.output import emit_json, emit_table, print_message, stdout_is_terminal
+from app.cli.terminal.output import emit_json, emit_table, print_message, print_warnings, stdout_is_terminal
 
 queues = typer.Typer(
     no_args_is_help=True, help="Manage queues: create, list, alter, pause, purge, redrive and delete them."
@@ -96,15 +96,14 @@ def create(
     }
     body = json.dumps({name: value for name, value in settings.items() if value is not None}).encode()
     with Client(url, verbose=verbose) as client:
-        missing = [name for name in (topic, dead_letter_topic) if name and not client.exists(topic_path(name))]
         response = client.send("PUT", queue_path(queue), body=body)
+    answer = response.json()
+    topics = _created_topics(answer)
     if response.status_code == 201:
-        print_message(
-            " and ".join([f"created {queue}", *(f"the topic {name}, which did not exist" for name in missing)])
-        )
+        print_message(" and ".join([f"created {queue}", *topics]))
     else:
         print_message(f"{queue} already exists")
-    _show(response.json())
+    _show(answer)
 
 
 @queues.command()
@@ -204,10 +203,19 @@ def redrive(
 
 def _patch(url: str, queue: str, change: dict[str, object], *, verbose: bool) -> None:
     with Client(url, verbose=verbose) as client:
-        _show(client.send("PATCH", queue_path(queue), body=json.dumps(change).encode()).json())
+        answer = client.send("PATCH", queue_path(queue), body=json.dumps(change).encode()).json()
+    if topics := _created_topics(answer):
+        print_message(f"created {' and '.join(topics)}")
+    _show(answer)
+
+
+def _created_topics(answer: dict[str, Any]) -> list[str]:
+    """Return what to print of the topics that were created for a queue, and remove them from the answer."""
+    return [f"the topic {name}, which did not exist" for name in answer.pop("created_topics", [])]
 
 
 def _show(queue: dict[str, Any]) -> None:
+    print_warnings(queue)
     if stdout_is_terminal():
         emit_table(_COLUMNS, [_row(queue)])
     else:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -109,6 +109,12 @@ def print_message(message: str) -> None:
     """Print a message on standard error."""
     sys.stderr.write(f"millrace: {message}\n")  # one write: several threads print messages
     sys.stderr.flush()
+
+
+def print_warnings(answer: dict[str, Any]) -> None:
+    """Print the warnings of an answer, and remove them from it."""
+    for warning in answer.pop("warnings", []):
+        print_message(f"warning: {printable(warning['detail'])}")
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""Timestamps in seconds: warnings of a produce, and offset specs that are refused."""
+"""Times and durations in seconds: warnings in answers, and offset specs that are refused."""
 
 from __future__ import annotations
 
@@ -116,3 +116,98 @@ async def test_zero_and_rfc_3339_in_small_letters_are_times(client: httpx2.Async
     for spec in ("@0", "@1970-01-18t13:29:23z"):
         response = await client.get(URL, params={"offset": spec})
         assert [each["value"] for each in response.json()["records"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("time", "code", "words"),
+    [
+        (str(SECONDS), "DELIVERY_TIME_IN_SECONDS", "1517363399 is a time on 1970-01-18, because it is in milliseconds"),
+        ("2026-12-01T00:00:00Z", "DELIVERY_TIME_INVALID", "is not a number of milliseconds since 1970, such as"),
+        ("1517363399.65", "DELIVERY_TIME_INVALID", "queues deliver the record at once"),
+        (str(MILLISECONDS * 1000), "DELIVERY_TIME_INVALID", "queues deliver the record at once"),
+    ],
+)
+async def test_a_delivery_time_that_delays_nothing_is_warned_of(
+    client: httpx2.AsyncClient, time: str, code: str, words: str
+) -> None:
+    records = [{"value": 0}, {"value": 1, "headers": {"deliver_at_ms": str(MILLISECONDS)}}]
+    records += [{"value": 2, "headers": {"deliver_at_ms": time, "x": "1"}}]
+
+    answers = [
+        (await client.post(URL, json={"records": records})).json()["warnings"],
+        (await client.post("/v1/transactions", json={"produce": [{"topic": "orders", "records": records}]})).json()[
+            "warnings"
+        ],
+    ]
+
+    for (warning,) in answers:
+        assert (warning["code"], warning["index"]) == (code, 2)
+        assert words in warning["detail"]
+
+
+async def test_valid_delivery_times_and_other_headers_are_not_warned_of(client: httpx2.AsyncClient) -> None:
+    records = [
+        {"value": 1, "headers": {"deliver_at_ms": time, "at": "1517363399"}} for time in ("0", "4000000000000", None)
+    ]
+
+    answer = await client.post(URL, json={"records": records})
+
+    assert (answer.status_code, "warnings" in answer.json()) == (201, False)
+
+
+@pytest.mark.parametrize(
+    ("config", "seconds", "meant"),
+    [
+        ({"retention_ms": 86_400}, "86.4", 86_400_000),
+        ({"delete_retention_ms": 604_800}, "604.8", 604_800_000),
+        ({"min_compaction_lag_ms": 3_600}, "3.6", 3_600_000),
+    ],
+)
+async def test_a_configuration_in_seconds_is_set_with_a_warning(
+    client: httpx2.AsyncClient, config: dict[str, int], seconds: str, meant: int
+) -> None:
+    ((field, value),) = config.items()
+    detail = (
+        f"config.{field} is {seconds} seconds, because it is in milliseconds; if {value} is in seconds, send {meant}"
+    )
+    for answer in (
+        await client.put("/v1/topics/orders", json={"config": config}),
+        await client.put("/v1/topics/orders", json={"config": config}),
+        await client.patch("/v1/topics/orders", json={"config": config}),
+    ):
+        assert answer.json()["config"][field] == value
+        assert [each["detail"] for each in answer.json()["warnings"]] == [detail]
+        assert answer.json()["warnings"][0]["field"] == f"config.{field}"
+    assert "warnings" not in (await client.get("/v1/topics/orders")).json()
+
+
+async def test_a_retention_of_zero_is_set_with_a_warning(client: httpx2.AsyncClient) -> None:
+    answer = await client.put("/v1/topics/orders", json={"config": {"retention_ms": 0}})
+
+    assert answer.json()["warnings"] == [
+        {
+            "code": "RETENTION_IS_ZERO",
+            "detail": "config.retention_ms is 0, which deletes records at once; -1 keeps them for ever",
+            "field": "config.retention_ms",
+        }
+    ]
+
+
+async def test_durations_of_a_topic_that_are_round_as_milliseconds_are_not_warned_of(
+    client: httpx2.AsyncClient,
+) -> None:
+    config = {"retention_ms": 3_600_000, "delete_retention_ms": 0, "min_compaction_lag_ms": 60_000}
+
+    answer = await client.put("/v1/topics/orders", json={"config": config})
+
+    assert (answer.status_code, "warnings" in answer.json()) == (201, False)
+
+
+async def test_the_time_outs_of_a_join_in_seconds_are_warned_of(client: httpx2.AsyncClient) -> None:
+    body = {"topics": ["orders"], "session_timeout_ms": 1_800, "rebalance_timeout_ms": 1_200}
+
+    joined = await client.post("/v1/groups/g/members", json=body | {"member_id": "a"})
+    polled = await client.post("/v1/groups/g/members/b/poll", json=body | {"max_wait_ms": 0})
+
+    for answer in (joined, polled):
+        assert [each["field"] for each in answer.json()["warnings"]] == ["session_timeout_ms", "rebalance_timeout_ms"]

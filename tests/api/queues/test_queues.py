@@ -86,6 +86,7 @@ async def test_a_queue_is_created_with_its_topics_and_then_confirmed(client: htt
     assert first.status_code == 201
     created = first.json()
     assert created.pop("created_at_ms") > 0
+    assert created.pop("created_topics") == ["orders", "dead"]
     assert created == {
         "name": "jobs",
         "topic": "orders",
@@ -97,13 +98,62 @@ async def test_a_queue_is_created_with_its_topics_and_then_confirmed(client: htt
         "paused": False,
     }
     assert (await client.get("/v1/topics/dead")).status_code == 200
-    assert (await client.put(JOBS)).json() == first.json()
+    assert (await client.put(JOBS)).json() | {"created_topics": ["orders", "dead"]} == first.json()
+    assert "created_topics" not in (await client.get(JOBS)).json()
     assert (await client.put(JOBS, json={"topic": "orders", "ordering": "key"})).status_code == 200
     for differing in ({"topic": "other"}, {"ordering": "none"}, {"dead_letter_topic": None}, {"start": "latest"}):
         refused = await client.put(JOBS, json=differing)
         assert (refused.status_code, refused.json()["differing"]) == (409, list(differing))
         changeable = "dead_letter_topic" in differing
         assert ("PATCH" if changeable else "cannot be changed: delete the queue first") in refused.json()["detail"]
+
+
+async def test_topics_that_a_request_creates_are_named_in_its_answer(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    assert "created_topics" not in (await client.put(JOBS, json={"topic": "orders"})).json()
+    assert (await client.put("/v1/queues/typo", json={"topic": "ordres"})).json()["created_topics"] == ["ordres"]
+
+    changed = await client.patch(JOBS, json={"dead_letter_topic": "daed"})
+    assert changed.json()["created_topics"] == ["daed"]
+    assert "created_topics" not in (await client.patch(JOBS, json={"dead_letter_topic": "daed"})).json()
+
+    acquired = [await client.post("/v1/queues/more/acquire", json={"topic": "oders"}) for _ in range(2)]
+    assert acquired[0].json() == {"deliveries": [], "created_topics": ["oders"]}
+    assert acquired[1].json() == {"deliveries": []}
+
+
+async def test_durations_in_seconds_are_used_with_a_warning(client: httpx2.AsyncClient) -> None:
+    detail = "lock_duration_ms is 3.6 seconds, because it is in milliseconds; if 3600 is in seconds, send 3600000"
+    warning = {"code": "DURATION_IN_SECONDS", "detail": detail, "field": "lock_duration_ms"}
+    created = await client.put(JOBS, json={"topic": "orders", "lock_duration_ms": 3_600})
+    assert (created.json()["lock_duration_ms"], created.json()["warnings"]) == (3_600, [warning])
+    changed = await client.patch(JOBS, json={"lock_duration_ms": 1_800})
+    assert [each["field"] for each in changed.json()["warnings"]] == ["lock_duration_ms"]
+    assert "warnings" not in (await client.patch(JOBS, json={"lock_duration_ms": 5_000})).json()
+
+    acquired = await client.post(f"{JOBS}/acquire", json={"lock_duration_ms": 3_600})
+    assert acquired.json()["warnings"] == [warning]
+
+
+async def test_a_delay_in_seconds_is_used_with_a_warning(client: httpx2.AsyncClient) -> None:
+    await topic(client)
+    await put(client)
+    await produce(client, 1, 2, 3)
+    deliveries = (await client.post(f"{JOBS}/acquire", json={})).json()["deliveries"]
+    ids = [each["delivery_id"] for each in deliveries]
+    warning = {
+        "code": "DURATION_IN_SECONDS",
+        "detail": "delay_ms is 0.3 seconds, because it is in milliseconds; if 300 is in seconds, send 300000",
+        "field": "delay_ms",
+    }
+
+    released = [{"delivery_id": ids[0], "outcome": "release", "delay_ms": 300}]
+    released += [{"delivery_id": ids[1], "outcome": "release", "delay_ms": 5_000}]
+    results = (await client.post(f"{JOBS}/acknowledge", json={"acknowledgements": released})).json()["results"]
+    single = await client.post(f"{JOBS}/deliveries/{ids[2]}/release?delay_ms=300")
+
+    assert [each.get("warnings") for each in results] == [[warning], None]
+    assert single.json()["warnings"] == [warning]
 
 
 @pytest.mark.parametrize(

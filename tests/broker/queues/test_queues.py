@@ -27,7 +27,7 @@ async def test_of_two_different_queues_created_at_once_under_one_name_one_is_ref
 
     (created,) = [each for each in answers if isinstance(each, tuple)]
     (refused,) = [each for each in answers if isinstance(each, QueueAlreadyExists)]
-    assert created == (await node.services.queues.get("jobs"), True)
+    assert created == (await node.services.queues.get("jobs"), True, ())
     assert "differs in topic" in refused.detail
 
 
@@ -36,8 +36,8 @@ async def test_of_equal_queues_created_at_once_one_is_created_and_the_others_are
 
     answers = await asyncio.gather(*(node.services.queues.create("jobs", QueueRequest("orders", {})) for _ in range(5)))
 
-    assert sorted(created for _, created in answers) == [False] * 4 + [True]
-    assert len({info.queue_id for info, _ in answers}) == 1
+    assert sorted(each.is_new for each in answers) == [False] * 4 + [True]
+    assert len({each.info.queue_id for each in answers}) == 1
 
 
 async def test_acquires_share_transactions_although_each_confirms_the_queue(node: Node) -> None:
@@ -46,7 +46,7 @@ async def test_acquires_share_transactions_although_each_confirms_the_queue(node
     cached = await node.services.queues.get("jobs")
 
     async def confirm_and_acquire() -> int:
-        info, _ = await node.services.queues.create("jobs", QueueRequest("orders", {}))
+        info = (await node.services.queues.create("jobs", QueueRequest("orders", {}))).info
         assert info is cached
         return len(await acquire(node, 1))
 

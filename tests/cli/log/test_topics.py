@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
+
 from tests.cli.processes import Cli
 from tests.cli.pseudo_terminal import on_terminal
 
@@ -101,3 +103,14 @@ def test_delete_records_raises_the_log_start_offset(cli: Cli, topic: str) -> Non
     assert (refused.code, "OFFSET_OUT_OF_RANGE" in refused.err) == (4, True)
     reset = cli.ok("consume", topic, "-p", "0", "-o", "1", "--offset-reset", "earliest", "--format", "values")
     assert reset.out == b"2\n"
+
+
+@pytest.mark.parametrize("command", ["create", "alter"])
+def test_a_retention_in_seconds_is_warned_of(cli: Cli, topic: str, command: str) -> None:
+    cli.ok("topics", "create", topic, "--config", "retention_ms=86400")
+    done = cli.ok("topics", command, topic, "--config", "retention_ms=86400")
+    assert done.err.splitlines()[-1] == (
+        "millrace: warning: config.retention_ms is 86.4 seconds, because it is in milliseconds; "
+        "if 86400 is in seconds, send 86400000"
+    )
+    assert "warnings" not in json.loads(done.out)

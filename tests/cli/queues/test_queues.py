@@ -14,9 +14,14 @@ def test_a_queue_is_created_altered_listed_purged_and_deleted(cli: Cli, queue: s
     assert cli("queues", "create", queue, "other").code == 4
     typo = cli.ok("queues", "create", f"{queue}-audit", f"{queue}-typo", "--dead-letter-topic", f"{queue}-dead")
     assert typo.err == f"millrace: created {queue}-audit and the topic {queue}-typo, which did not exist\n"
+    assert "created_topics" not in json.loads(typo.out)
+    changed = cli.ok("queues", "alter", f"{queue}-audit", "--dead-letter-topic", f"{queue}-daed")
+    assert changed.err == f"millrace: created the topic {queue}-daed, which did not exist\n"
+    in_seconds = cli.ok("queues", "alter", f"{queue}-audit", "--lock-duration-ms", "3600")
+    assert "warning: lock_duration_ms is 3.6 seconds" in in_seconds.err
     assert json.loads(cli.ok("queues", "pause", queue).out)["paused"] is True
-    changed = json.loads(cli.ok("queues", "alter", queue, "--dead-letter-topic", "").out)
-    assert (changed["paused"], changed["dead_letter_topic"]) == (True, None)
+    detached = json.loads(cli.ok("queues", "alter", queue, "--dead-letter-topic", "").out)
+    assert (detached["paused"], detached["dead_letter_topic"]) == (True, None)
     assert "has no dead_letter_topic" in cli.ok("queues", "redrive", queue).err
     assert cli("queues", "alter", queue).code == 2
     assert queue in [json.loads(line)["name"] for line in cli.ok("queues", "list").lines]

@@ -110,7 +110,7 @@ async def test_an_acquire_skips_locked_share_partitions_and_waits_if_it_finds_no
     application, _ = await serve(database_url=migrated_postgres_url)
     services = application.services
     info, _ = await services.topics.create("orders", TopicRequest(2, {}))
-    queue, _ = await services.queues.create("jobs", QueueRequest("orders", {}))
+    queue = (await services.queues.create("jobs", QueueRequest("orders", {}))).info
     await produce(services, 4)
     other = open_storage(migrated_postgres_url)
     loop = asyncio.get_running_loop()
