@@ -22,6 +22,8 @@ _SPELLINGS = [
         (r"^offset must be", "--offset must be"),
         (r"\bPUT /v1/topics/\{topic\} creates", "millrace topics create TOPIC creates"),
         (r"\bPUT /v1/queues/\{queue\} creates", "millrace queues create QUEUE TOPIC creates"),
+        (r"\bPATCH /v1/(topics|queues)/\{\w+\} changes that", r"millrace \1 alter changes that"),
+        (r"\bleave partitions out\b", "leave --partitions out"),
         (r"\bGET /v1/(topics|queues|groups) lists the \1\b", r"millrace \1 list shows all"),
         (r"\bPOST /v1/groups/\{group\}/offsets/reset\b", "millrace groups reset GROUP TOPIC"),
         (r"\bGET /v1/topics/\{topic\}/partitions lists\b", "millrace topics describe TOPIC lists"),

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.http.bodies.json_bodies import check_names, decode_json, is_deeper, without_bom
 from app.api.http.call import Call, Reply
-from app.api.http.hints.paths import describe_method
+from app.api.http.hints.paths import MethodSummary, describe_method
 from app.api.http.media import media_type_of, require_json
 from app.api.http.validation_errors import invalid_request_of
 from app.errors.broker_error import BrokerError
@@ -140,9 +140,13 @@ class OperationRoute(APIRoute):
             MethodNotAllowed: The path has no operation for the method.
         """
         if scope["method"] not in (self.methods or ()):
-            routes = [route for route in operation_routes(scope["app"].router.routes) if route.path == self.path]
-            allowed = {method for route in routes for method in route.methods or ()}
-            allow = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
+            allowed = {
+                method: MethodSummary(route.summary or "", route.operation.description.examples.get("body"))
+                for route in operation_routes(scope["app"].router.routes)
+                if route.path == self.path
+                for method in route.methods or ()
+            }
+            allow = ", ".join(sorted({*allowed, *(("HEAD",) if "GET" in allowed else ())}))
             hint = describe_method(self.path, scope["method"], allowed)
             raise MethodNotAllowed(f"this path allows {allow}{hint}", allow=allow)
         parameters = {name: str(value) for name, value in scope["path_params"].items()}

@@ -35,8 +35,32 @@ _KINDS = {
 }
 _SAMPLES = {"topics": '["orders"]', "partitions": "[0, 1]"}
 _LONGEST_PATH = 400
-_SIMILARITIES = (0.999, 0.8, 0.6)
-"""How similar a suggested name is: a closer name at another level comes before a less similar one."""
+_SIMILARITIES = ((0.9, 0.999), (0.8, 0.8), (0.7, 0.6))
+"""How similar a suggested name is at the same level, and at another one: the nearest name comes first.
+
+A plural of the name at the same level comes before the same name at another level.
+"""
+_SYNONYMS = {
+    "messages": "records",
+    "events": "records",
+    "message": "value",
+    "event": "value",
+    "payload": "value",
+    "data": "value",
+    "body": "value",
+    "key": "name",
+    "pattern": "topic_pattern",
+    "epoch": "member_epoch",
+    "batch_size": "max_records",
+    "wait": "max_wait_ms",
+    "wait_ms": "max_wait_ms",
+    "timeout": "max_wait_ms",
+    "timeout_ms": "max_wait_ms",
+    "visibility_timeout": "lock_duration_ms",
+    "dlq": "dead_letter_topic",
+    "num_partitions": "partitions",
+}
+"""Fields of other products, and what they are called here."""
 _LARGEST = 2**53
 """A larger upper bound is that of the storage; an error does not mention it."""
 _UNKNOWN = re.compile(r"Object contains unknown field (.{1,100})", re.DOTALL)
@@ -46,6 +70,8 @@ _BOUND = re.compile(r"Expected (int|float|str|array|object)(?: of length)? [<>]=
 _ITEM = re.compile(r"\.(?!headers\b)([a-z_]{1,100})\[(\d{1,9})\]")
 _HEADER = re.compile(r"headers\[(\d{1,9})\]")
 _INDEX = re.compile(r"\[\d+\]")
+_OF_A_VALUE = "[...]"
+"""How the decoder names the values of an object that has any names."""
 _STEP = re.compile(r"\.([a-z_]+)|\[")
 
 
@@ -64,7 +90,7 @@ def invalid_request_of(error: msgspec.ValidationError, noun: str, expected: obje
     path = path.removesuffix("`") if found else ""
     reason = plain(head if found and len(message) <= _LONGEST_PATH else message[:_LONGEST_PATH])
     items, rest = _items(path)
-    fields = plain(_INDEX.sub("", rest).strip("."))
+    fields = plain(_INDEX.sub("", rest).replace(_OF_A_VALUE, "").strip("."))
     named = _UNKNOWN.fullmatch(reason) or _MISSING.fullmatch(reason)
     entry: dict[str, object] = {"detail": _detail(reason, noun, path, expected)}
     names = [*(name for name, _ in items[1:]), *filter(None, [fields, named and named[1]])]
@@ -125,13 +151,15 @@ def _must_be(kinds: Collection[str], path: str, expected: object) -> str:
     types = _types_at(expected, path)
     words = [_KINDS[kind] + _bounds(kind, types) for kind in kinds if kind in _KINDS]
     sentence = f"must be {' or '.join(words)}" if words else "must be left out or null"
+    if path.endswith(_OF_A_VALUE):
+        return f"each value {sentence}{', in quotes' if 'str' in kinds else ''}"
     if words and words[0].startswith("a list") and (sample := _SAMPLES.get(path.rpartition(".")[2])):
         sentence += f", such as {sample}"
     fields = _fields_of(types)
     if words == ["an object"] and fields:
         sentence += f" with {', '.join(fields)}"
         if "value" in fields:
-            sentence += '; send {"value":…}'
+            sentence += '; send {"name":…,"value":…}' if "name" in fields else '; send {"value":…}'
     return sentence if path else f"the JSON {sentence}"
 
 
@@ -160,10 +188,12 @@ def _range(low: int | None, high: int | None) -> str:
 def _suggestion(name: str, noun: str, path: str, expected: object) -> str:
     """Return the end of a sentence that suggests the closest name, the place of a field, or lists all names."""
     known = _fields_of(_types_at(expected, path))
-    for cutoff in _SIMILARITIES:
-        if close := get_close_matches(name.lower(), known, n=1, cutoff=cutoff):
+    if (meant := _SYNONYMS.get(name.lower())) in known:
+        return f"; did you mean {meant}?"
+    for here, elsewhere in _SIMILARITIES:
+        if close := get_close_matches(name.lower(), known, n=1, cutoff=here):
             return f"; did you mean {close[0]}?"
-        if place := _place_of(name.lower(), path, expected, cutoff):
+        if place := _place_of(name.lower(), path, expected, elsewhere):
             return place
     return f"; the {noun}s are {', '.join(known)}" if known else ""
 

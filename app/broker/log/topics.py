@@ -249,8 +249,14 @@ def _confirm(info: TopicInfo, request: TopicRequest) -> None:
     if request.partitions not in {None, info.partitions}:
         differing.insert(0, "partitions")
     if differing:
+        remedy = "PATCH /v1/topics/{topic} changes that"
+        if request.partitions is not None and request.partitions < info.partitions:
+            remedy = (
+                f"it has {info.partitions} partitions, and their number can only rise: leave partitions out, "
+                "or take another name"
+            )
         raise TopicAlreadyExists(
-            f"the topic exists and differs in {', '.join(differing)}; PATCH /v1/topics/{{topic}} changes it",
+            f"the topic exists and differs in {', '.join(differing)}; {remedy}",
             differing=differing,
         )
 

@@ -48,6 +48,19 @@ async def test_put_creates_a_topic_or_confirms_it_or_is_409(client: httpx2.Async
     assert config.json()["differing"] == ["retention_bytes"]
 
 
+async def test_a_put_that_differs_names_what_can_be_done(client: httpx2.AsyncClient) -> None:
+    await client.put(ORDERS, json={"partitions": 4})
+
+    more = await client.put(ORDERS, json={"partitions": 8})
+    fewer = await client.put(ORDERS, json={"partitions": 2, "config": {"retention_ms": 60_000}})
+
+    assert more.json()["detail"] == "the topic exists and differs in partitions; PATCH /v1/topics/{topic} changes that"
+    assert fewer.json()["detail"] == (
+        "the topic exists and differs in partitions, retention_ms; it has 4 partitions, "
+        "and their number can only rise: leave partitions out, or take another name"
+    )
+
+
 @pytest.mark.parametrize("content_type", [None, "application/json", "application/x-www-form-urlencoded", "text/plain"])
 async def test_an_empty_body_may_have_any_media_type(
     sqlite_client: httpx2.AsyncClient, content_type: str | None

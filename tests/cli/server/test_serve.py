@@ -97,7 +97,10 @@ def test_a_port_in_use_is_refused_and_the_database_is_closed(server: Serving, al
         ("mysql://u:secret@h/x", "--database-url must be sqlite:///path or postgresql://"),
         ("nonsense", "--database-url must be sqlite:///path or postgresql://"),
         ("postgresql://u:secret@h:x/db", "MILLRACE_DATABASE_URL is not a URL"),
-        ("sqlite:////nowhere/x.db", "cannot write beside the database file /nowhere/x.db"),
+        (
+            "sqlite:////no where/x.db",
+            "the folder /no where of the database file /no where/x.db does not exist; create it with mkdir -p ",
+        ),
         ("sqlite:///garbage.db", "{folder}/garbage.db is not an SQLite database; give another file"),
         ("postgresql://u:secret@127.0.0.1:1/db", "the database cannot be reached: connection failed"),
     ],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
+from typing import NamedTuple
 
 _PREFIXES = re.compile(r"/(?:(?:api|rest|kafka|v[0-9]{1,2}|clusters/[^/]{1,100})(?=/|$)/?)*", re.IGNORECASE)
 _LONGEST_PATH = 2_000
@@ -40,6 +42,7 @@ _SPECIAL = {
         'POST /v1/groups/{group}/members/{member_id}/poll with {"topics":["…"]} joins, and reads records'
     ),
 }
+_WRITES = {"PUT", "POST", "PATCH"}
 _OTHER_PATHS = ("/docs", "/openapi.json", "/problems")
 _METHODS = {
     ("/v1/topics", "POST"): "PUT /v1/topics/{topic} creates a topic",
@@ -54,11 +57,19 @@ _METHODS = {
     ("/v1/groups", "PUT"): "POST /v1/groups/{group}/members/{member_id}/poll joins a group, which creates it",
     ("/v1/groups/{group}", "PUT"): "POST /v1/groups/{group}/members/{member_id}/poll joins a group, which creates it",
     ("/v1/groups/{group}", "POST"): "POST /v1/groups/{group}/members/{member_id}/poll joins a group, which creates it",
+    ("/v1/groups/{group}/members", "GET"): "GET /v1/groups/{group} lists the members, POST to this path joins",
     ("/v1/groups/{group}/members/{member_id}", "POST"): (
         "POST /v1/groups/{group}/members/{member_id}/poll joins, and reads records"
     ),
 }
 """What is meant by a path with a method that it does not have."""
+
+
+class MethodSummary(NamedTuple):
+    """What a method of a path does, and an example of its body; None without a body."""
+
+    summary: str
+    body: object
 
 
 def describe_path(path: str, templates: Mapping[str, Collection[str]]) -> str:
@@ -85,16 +96,31 @@ def describe_path(path: str, templates: Mapping[str, Collection[str]]) -> str:
     ends = {template.rpartition("/")[2] for template in templates}
     word = next(iter(_close(last, [end for end in ends if end and not end.startswith("{")])), None)
     found = [template for template in templates if word is not None and template.endswith(f"/{word}")]
-    return f"{word} are at {' and '.join(found[:2])}; /docs shows all paths" if found else "/docs shows all paths"
+    if word is None or not found:
+        return "/docs shows all paths"
+    return f"{word} {'are' if word.endswith('s') else 'is'} at {' and '.join(found[:2])}; /docs shows all paths"
 
 
-def describe_method(template: str, method: str, allowed: Collection[str]) -> str:
-    """Return what is probably meant by a method that a path does not have; "" if that is unknown."""
+def describe_method(template: str, method: str, allowed: Mapping[str, MethodSummary]) -> str:
+    """Return what is probably meant by a method that a path does not have, or else what its own methods do.
+
+    Args:
+        template: The path, such as `/v1/topics/{topic}`.
+        method: Of the request.
+        allowed: What each method of the path does.
+    """
     if hint := _METHODS.get((template, method)):
         return f"; {hint}"
-    if method in {"PUT", "POST", "PATCH"} and len(others := {"PUT", "POST", "PATCH"} & set(allowed)) == 1:
-        return f"; use {others.pop()} instead of {method}"
-    return ""
+    if method == "OPTIONS":
+        return "; pages of another origin may use it only if MILLRACE_CORS_ORIGINS has that origin"
+    writes = [each for each in sorted(allowed) if each in _WRITES]
+    change = f"; use {writes[0]} instead of {method}" if method in _WRITES and len(writes) == 1 else ""
+    uses = ", ".join(f"{each}: {allowed[each].summary}" for each in sorted(allowed))
+    body = allowed[writes[0]].body if len(writes) == 1 else None
+    if body is None:
+        return f"{change}; {uses}"
+    verb = "" if writes[0] == "POST" else f"-X {writes[0]} "
+    return f"{change}; {uses}, such as curl {verb}--json '{json.dumps(body, separators=(',', ':'))}' URL"
 
 
 def _is_like(given: list[str], template: list[str]) -> bool:

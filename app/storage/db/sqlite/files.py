@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import stat
 import sys
 from contextlib import suppress
@@ -127,11 +128,28 @@ class DatabaseFiles:
             "them: move the file back and they resume, or restart the server with --database-url of the new place"
         )
 
+    def _describe_folder(self, error: OSError) -> str:
+        """Return why the folder of the database takes no file, and what to do."""
+        folder = self.path.parent
+        if isinstance(error, FileNotFoundError):
+            return (
+                f"the folder {folder} of the database file {self.path} does not exist; create it with "
+                f"mkdir -p {shlex.quote(str(folder))}, or correct the path in the database URL"
+            )
+        if isinstance(error, NotADirectoryError):
+            return f"{folder} is not a folder; correct the path of the database file {self.path}"
+        if isinstance(error, PermissionError):
+            return (
+                f"the server may not write to the folder {folder} of the database file {self.path}; let its user write "
+                "there, or choose another folder"
+            )
+        return f"cannot write beside the database file {self.path}: {error.strerror}"
+
     def _open_lock(self) -> int:
         try:
             descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise ValueError(f"cannot write beside the database file {self.path}: {error.strerror}") from None
+            raise ValueError(self._describe_folder(error)) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -39,6 +39,8 @@ TOPIC = "DELETE, GET, PATCH, PUT /v1/topics/{topic}"
         ("/v1/queues/jobs/ack", "did you mean POST /v1/queues/{queue}/acknowledge?"),
         ("/v1/queues/jobs/pause", 'PATCH /v1/queues/{queue} with {"paused":true} pauses'),
         ("/v1/records", "records are at /v1/topics/{topic}/records"),
+        ("/v1/poll", f"poll is at {POLL.removeprefix('POST ')}; /docs shows all paths"),
+        ("/v1/acquire", "acquire is at /v1/queues/{queue}/acquire; /docs shows all paths"),
         ("/v1/topics/orders/0/records", "records are at /v1/topics/{topic}/records"),
         ("/v1/topics//records", "a name in it is empty"),
         ("/health", "did you mean GET /healthz?"),
@@ -69,7 +71,20 @@ async def test_an_unknown_path_names_the_path_that_is_meant(
         ("PUT", "/v1/queues/jobs/acquire", "; use POST instead of PUT"),
         ("PATCH", "/v1/transactions", "; use POST instead of PATCH"),
         ("DELETE", "/v1/topics/orders/records", "; DELETE /v1/topics/{topic}/partitions/{partition}/records?before"),
-        ("GET", "/v1/queues/jobs/acquire", "this path allows POST"),
+        (
+            "GET",
+            "/v1/queues/jobs/acquire",
+            """; POST: Acquire records under a lock, such as curl --json '{"topic":"orders","max_records":10,""",
+        ),
+        (
+            "GET",
+            "/v1/groups/g/members/ann/poll",
+            """the whole loop of a consumer, such as curl --json '{"topics":["orders"],"auto_commit":true,""",
+        ),
+        ("GET", "/v1/groups/g/members", "; GET /v1/groups/{group} lists the members, POST to this path joins"),
+        ("DELETE", "/v1/topics", "; GET: List the topics in order of name"),
+        ("POST", "/v1/queues/jobs", "; DELETE: Delete a queue with its state; its topics stay, GET: Describe a queue"),
+        ("OPTIONS", "/v1/topics/orders/records", "only if MILLRACE_CORS_ORIGINS has that origin"),
     ],
 )
 async def test_a_method_that_a_path_does_not_have_names_the_call_that_is_meant(

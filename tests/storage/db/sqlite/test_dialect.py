@@ -108,7 +108,7 @@ def test_the_lock_is_released_at_once_after_kill_9(sqlite_url: str) -> None:
     [
         ("sqlite://", "an SQLite database needs a file: sqlite:///millrace.db"),
         ("sqlite:///:memory:", "an SQLite database needs a file: sqlite:///millrace.db"),
-        ("sqlite:////no/such/folder/millrace.db", "cannot write beside the database file"),
+        ("sqlite:////no/such/folder/millrace.db", "the folder /no/such/folder of the database file"),
         ("mysql://localhost/millrace", "the database mysql is not supported"),
         ("millrace.db", "MILLRACE_DATABASE_URL is not a URL"),
     ],
