@@ -18,7 +18,7 @@ ifneq ($(PYTHON),)
   endif
 endif
 
-.PHONY: help install install-dev run test test-all lint format lock openapi examples bench attacks torture fuzz clean
+.PHONY: help install install-dev run test test-all lint format lock openapi examples clients bench attacks torture fuzz clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ openapi: install ## Export openapi/openapi.json
 examples: install-dev ## Store the answers that the OpenAPI document shows as examples
 	$(BIN)/python -m tests.e2e.support.answer_examples > app/api/documents/answer_examples.json.new
 	mv app/api/documents/answer_examples.json.new app/api/documents/answer_examples.json
+
+clients: install-dev ## Generate clients in Go, TypeScript and Python, and run them (needs Go and Node)
+	$(BIN)/python -m pytest -m clients tests/clients
 
 bench: install-dev ## Run the benchmarks (15 minutes)
 	$(BIN)/python -m bench

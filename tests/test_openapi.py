@@ -192,11 +192,14 @@ async def test_every_enum_has_a_type(described: Any) -> None:
     assert [each for each in enums if each.get("type") not in ("string", ["string", "null"])] == []
 
 
-async def test_an_answer_has_no_defaults_and_a_request_no_default_of_null(described: Any) -> None:
-    answers = schemas_of_answers(described)
+async def test_only_parameters_have_defaults_and_none_of_null(described: Any) -> None:
+    schemas = described["components"]["schemas"]
 
-    assert [each for each in described_schemas(answers) if "default" in each] == []
+    assert [each for each in described_schemas(schemas) if "default" in each] == []
     assert [each for each in described_schemas(described) if each.get("default", ...) is None] == []
+    assert schemas["RecordIn"]["properties"]["encoding"]["description"] == "By default `json`."
+    assert schemas["RedriveRequest"]["properties"]["dry_run"]["description"].endswith("By default `true`.")
+    assert schemas["AcquireRequest"]["properties"]["max_records"]["description"].endswith("By default `10`.")
 
 
 async def test_an_answer_has_one_schema_for_each_media_type(described: Any) -> None:

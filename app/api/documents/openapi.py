@@ -150,7 +150,7 @@ def _schemas(operations: list[Operation]) -> dict[str, Schema]:
             requests.append(operation.parameters["body"])
     _, of_requests = msgspec.json.schema_components(requests, ref_template=_REF)
     _, of_answers = msgspec.json.schema_components(answers, ref_template=_REF)
-    components = {name: _portable(schema) for name, schema in of_requests.items()}
+    components = {name: _with_default_texts(_portable(schema)) for name, schema in of_requests.items()}
     components |= {name: _portable(schema, answer=True) for name, schema in of_answers.items()}
     components["Problem"] = _open_problem(components["Problem"])
     return dict(sorted(components.items()))
@@ -262,6 +262,19 @@ def _portable(schema: Schema, *, answer: bool = False) -> Schema:
     if result.get("type") == "integer":
         result = _int64(result)
     return result
+
+
+def _with_default_texts(schema: Schema) -> Schema:
+    """Return the schema of a request body with its defaults in the descriptions.
+
+    The types of openapi-typescript require a member that has a default, and other generators send it.
+    """
+    properties = {name: dict(each) for name, each in schema.get("properties", {}).items()}
+    for each in properties.values():
+        if (default := each.pop("default", None)) not in (None, "", []):
+            shown = default if isinstance(default, str) else msgspec.json.encode(default).decode()
+            each["description"] = f"{each.get('description', '')} By default `{shown}`.".strip()
+    return schema | ({"properties": properties} if properties else {})
 
 
 def _open_problem(schema: Schema) -> Schema:
