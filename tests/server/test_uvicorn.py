@@ -6,7 +6,6 @@ import json
 import signal
 import socket
 import subprocess
-import time
 
 import pytest
 
@@ -25,10 +24,10 @@ from tests.server.tiny_server_process import (
 )
 
 
-def finish(server: TinyServer, started: float) -> tuple[float, int, str, str]:
-    """Wait for the exit; return the seconds since `started`, the exit code, stdout and stderr."""
+def finish(server: TinyServer) -> tuple[int, str, str]:
+    """Wait for the exit; return the exit code, stdout and stderr."""
     out, err = server.process.communicate(timeout=DEADLINE_S)
-    return time.monotonic() - started, server.process.returncode, out, err
+    return server.process.returncode, out, err
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
@@ -39,16 +38,14 @@ def test_a_signal_ends_waiting_requests_with_an_answer_and_exits_with_0(sent: si
         client.sendall(b"GET /waiting HTTP/1.1\r\nHost: a\r\n\r\n")
         assert server.out.readline() == "waiting\n"
 
-        started = time.monotonic()
         server.process.send_signal(sent)
         response = parse(read_to_end(client))
         rest = read_to_end(idle)
-        took, code, out, err = finish(server, started)
+        code, out, err = finish(server)
 
     assert (response.status, response.body, response.headers["connection"]) == (200, b"stopping", "close")
     assert rest == b""
     assert (code, out, err) == (0, "cleaned up\n", "")
-    assert took < 1
 
 
 def test_a_request_that_does_not_end_is_aborted_without_a_traceback() -> None:
@@ -56,30 +53,26 @@ def test_a_request_that_does_not_end_is_aborted_without_a_traceback() -> None:
         client.sendall(b"GET /stuck HTTP/1.1\r\nHost: a\r\n\r\n")
         assert server.out.readline() == "stuck\n"
 
-        started = time.monotonic()
         server.process.terminate()
         received = read_to_end(client)
-        took, code, out, err = finish(server, started)
+        code, out, err = finish(server)
 
     assert (code, out) == (0, "cleaned up\n")
     assert received == b""
     assert err == "Cut off 1 requests that did not end within 500 ms: GET /stuck\n"
-    assert took < 1.5
 
 
 def test_a_second_signal_aborts_at_once() -> None:
-    with running() as server, server.connect() as client:
+    with running(grace_ms=60_000) as server, server.connect() as client:
         client.sendall(b"GET /stuck HTTP/1.1\r\nHost: a\r\n\r\n")
         assert server.out.readline() == "stuck\n"
 
-        started = time.monotonic()
         server.process.send_signal(signal.SIGINT)
         server.process.send_signal(signal.SIGTERM)
-        took, code, out, err = finish(server, started)
+        code, out, err = finish(server)
 
     assert (code, out) == (0, "cleaned up\n")
     assert "Traceback" not in err
-    assert took < 0.5
 
 
 def test_a_stop_refuses_requests_whose_body_is_incomplete() -> None:
@@ -88,15 +81,13 @@ def test_a_stop_refuses_requests_whose_body_is_incomplete() -> None:
         read_until(client, b"}")
         other.sendall(POST + b"hel")
 
-        started = time.monotonic()
         server.process.terminate()
         refused = parse(read_to_end(other))
-        took, code, out, err = finish(server, started)
+        code, out, err = finish(server)
 
     assert (code, out, err) == (0, "cleaned up\n", "")
     assert (refused.status, refused.headers["retry-after"]) == (503, "1")
     assert json.loads(refused.body)["retriable"] is True
-    assert took < 1.5
 
 
 def test_a_port_in_use_is_reported_in_one_sentence() -> None:

@@ -1,6 +1,6 @@
 """A server program for tests: a small application on `app.server.uvicorn.serve`.
 
-Arguments: a host, a port, and the limits that differ from the defaults, as JSON; `budget_bytes` is one. The program
+Arguments: a host, a port, and what differs from the defaults, as JSON: limits, `budget_bytes`, `grace_ms`. The program
 prints the port when it is ready, and `cleaned up` when its lifespan ends.
 """
 
@@ -141,6 +141,7 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
 
 if __name__ == "__main__":
     arguments = json.loads(sys.argv[3])
+    grace_ms = arguments.pop("grace_ms", 500)
     budget = MemoryLedger(arguments.pop("budget_bytes", 512 * 1024 * 1024))
     serve(
         app,  # type: ignore[arg-type] # simpler types than ASGI's
@@ -150,5 +151,5 @@ if __name__ == "__main__":
         memory=ServerMemory(budget, client_of),
         on_stop=stopping.set,
         on_ready=lambda port: print_line(str(port)),
-        grace_ms=500,
+        grace_ms=grace_ms,
     )

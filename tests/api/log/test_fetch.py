@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 import zstandard
 
-from tests.waiting import until_true
+from tests.waiting import DEADLINE_S, until_true
 
 if TYPE_CHECKING:
     import httpx2
@@ -315,7 +315,7 @@ async def test_a_disconnect_of_the_client_ends_its_read(serve: Serve) -> None:
     task = asyncio.ensure_future(application.asgi(scope, receive, send))
     await waiting(application, 1)
     disconnected.set()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, DEADLINE_S)
 
     assert application.services.signals.waiting == 0
 

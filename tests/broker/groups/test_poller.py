@@ -25,6 +25,7 @@ from app.storage.groups import members
 from app.storage.log import topics
 from app.tasks.notices import poll_watched
 from tests.broker.node import LONG_MS, SECOND_MS, Node, Seen, commits_of, numbers, parked, poll_request, seen
+from tests.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
     from app.storage.db.transaction import Tx
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 MIB = 1_048_576
+LONG_SESSION_MS = 900_000
+"""Its heartbeat interval is 150 s."""
 
 
 def orders(partition: int, *offsets: int) -> list[Seen]:
@@ -405,10 +408,11 @@ async def test_a_poll_waits_no_longer_than_a_heartbeat_interval(node: Node) -> N
     await node.create()
     started = asyncio.get_running_loop().time()
 
-    page = await node.poll(wait_ms=LONG_MS, session_timeout_ms=1_000)
+    async with asyncio.timeout(DEADLINE_S):
+        page = await node.poll(wait_ms=10 * LONG_MS, session_timeout_ms=1_000)
 
     assert page.member.member.heartbeat_interval_ms == 166
-    assert 0.15 < asyncio.get_running_loop().time() - started < 3
+    assert asyncio.get_running_loop().time() - started > 0.15
 
 
 async def test_the_first_poll_waits_for_a_partition_and_then_for_its_records(node: Node) -> None:
@@ -646,8 +650,8 @@ async def test_waiting_polls_hold_no_database_connection(node: Node) -> None:
     polling = [node.polling(f"m{number}") for number in range(40)]
     await node.parked(40)
 
-    assert await asyncio.wait_for(node.committed(), 5) is not None
-    await asyncio.wait_for(node.produce(b"a"), 5)
+    assert await asyncio.wait_for(node.committed(), DEADLINE_S) is not None
+    await asyncio.wait_for(node.produce(b"a"), DEADLINE_S)
 
     node.services.signals.close()
     assert sum(len(page.records) for page in await asyncio.gather(*polling)) <= 1
@@ -658,17 +662,21 @@ async def test_a_poll_on_one_node_is_woken_by_another(migrated_postgres_url: str
     here, _ = await serve(database_url=migrated_postgres_url, poll_interval_ms=60_000)
     there, _ = await serve(database_url=migrated_postgres_url, poll_interval_ms=60_000)
     await here.services.topics.create("orders", TopicRequest(1, {}))
-    started = asyncio.get_running_loop().time()
-    polling = asyncio.create_task(here.services.poller.poll(poll_request("alice"), Deadline(LONG_MS)))
+    wait = Deadline(10 * LONG_MS)
+    polling = asyncio.create_task(
+        here.services.poller.poll(poll_request("alice", session_timeout_ms=LONG_SESSION_MS), wait)
+    )
     await parked(here.services)
     await there.services.producer.produce(ProduceRequest("orders", 0, [Record(0, -1, None, b"a", None, 0)], 1))
-    assert seen(await polling) == orders(0, 0)
+    assert seen(await asyncio.wait_for(polling, DEADLINE_S)) == orders(0, 0)
 
-    polling = asyncio.create_task(here.services.poller.poll(poll_request("bob"), Deadline(LONG_MS)))
+    wait = Deadline(10 * LONG_MS)
+    polling = asyncio.create_task(
+        here.services.poller.poll(poll_request("bob", session_timeout_ms=LONG_SESSION_MS), wait)
+    )
     await parked(here.services)
     await there.services.groups.leave("billing", "alice")
-    assert seen(await polling) == orders(0, 0)
-    assert asyncio.get_running_loop().time() - started < 4.5  # the heartbeat interval is 5 s
+    assert seen(await asyncio.wait_for(polling, DEADLINE_S)) == orders(0, 0)
 
 
 @pytest.mark.postgres

@@ -9,6 +9,7 @@ import pytest
 
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals
+from tests.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +20,7 @@ async def test_an_announcement_between_the_read_and_the_wait_is_not_lost() -> No
         watch.clear()
         signals.announce([1])
 
-        await asyncio.wait_for(watch.wait(), 1)
+        await asyncio.wait_for(watch.wait(), DEADLINE_S)
 
 
 async def test_an_announcement_before_the_read_does_not_end_the_wait_after_it() -> None:
@@ -39,7 +40,7 @@ async def test_only_readers_of_the_partition_are_woken() -> None:
         other.clear()
         signals.announce([2, 9])
 
-        await asyncio.wait_for(both.wait(), 1)
+        await asyncio.wait_for(both.wait(), DEADLINE_S)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(other.wait(), 0.01)
 
@@ -56,7 +57,7 @@ async def test_all_readers_of_a_partition_are_woken_at_once() -> None:
     await asyncio.sleep(0)
     assert signals.waiting == 100
     signals.announce([1])
-    await asyncio.wait_for(asyncio.gather(*tasks), 1)
+    await asyncio.wait_for(asyncio.gather(*tasks), DEADLINE_S)
 
     assert signals.waiting == 0
     assert signals.watched_ids() == []
@@ -97,7 +98,7 @@ async def test_the_poll_wakes_readers_that_are_behind_or_whose_partition_is_dele
             watch.log_end_offsets[partition_id] = 5
         signals.wake_outdated({1: (1, 6), 3: (1, 5)})
 
-        await asyncio.wait_for(asyncio.gather(behind.wait(), deleted.wait()), 1)
+        await asyncio.wait_for(asyncio.gather(behind.wait(), deleted.wait()), DEADLINE_S)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(current.wait(), 0.01)
 
@@ -108,7 +109,7 @@ async def test_closing_ends_all_waits() -> None:
         watch.clear()
         signals.close()
 
-        await asyncio.wait_for(watch.wait(), 1)
+        await asyncio.wait_for(watch.wait(), DEADLINE_S)
     assert signals.closed
 
 
@@ -118,7 +119,7 @@ async def test_a_deadline_expires_after_its_time() -> None:
     with signals.watch([1]) as watch:
         assert not deadline.expired
         watch.clear()
-        await asyncio.wait_for(deadline.wait(watch), 1)
+        await asyncio.wait_for(deadline.wait(watch), DEADLINE_S)
 
         assert deadline.expired
 
@@ -132,7 +133,7 @@ async def test_a_deadline_expires_when_the_client_disconnects() -> None:
         waiting = asyncio.ensure_future(deadline.wait(watch))
         await asyncio.sleep(0)
         disconnect.set_result(None)
-        await asyncio.wait_for(waiting, 1)
+        await asyncio.wait_for(waiting, DEADLINE_S)
 
         assert deadline.expired
 
@@ -144,4 +145,4 @@ async def test_the_poll_wakes_a_reader_of_a_topic_with_new_partitions() -> None:
         watch.topic_version, watch.log_end_offsets[1] = 1, 5
         signals.wake_outdated({1: (2, 5)})
 
-        await asyncio.wait_for(watch.wait(), 1)
+        await asyncio.wait_for(watch.wait(), DEADLINE_S)

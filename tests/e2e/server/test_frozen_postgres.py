@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.support.api_calls import await_ready, create_topic, produce
-from tests.e2e.support.server_process import ServerProcess, run_millrace
+from tests.e2e.support.server_process import DEADLINE_S, ServerProcess, run_millrace
 from tests.postgres import PostgresServer
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ async def test_requests_end_while_postgresql_is_frozen_and_work_again_afterwards
         await produce(client, "orders", 1)
         page = "/v1/topics/orders/partitions/0/records?offset=0&max_wait_ms=0"
         with server.frozen():
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(DEADLINE_S):
                 answers = await asyncio.gather(
                     *(client.post("/v1/topics/orders/records", json=RECORD) for _ in range(10)),
                     *(client.get(page) for _ in range(20)),
                     *(client.post("/v1/groups/g/members", json={"topics": ["orders"]}) for _ in range(10)),
                 )
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(DEADLINE_S):
                 assert (await client.get("/readyz")).status_code == 503
         assert {answer.status_code for answer in answers} <= {503, 504}
         await await_ready(client)
@@ -60,6 +60,6 @@ async def test_a_node_stops_while_postgresql_is_frozen(node: tuple[ServerProcess
             requests = [asyncio.create_task(client.post("/v1/topics/orders/records", json=RECORD)) for _ in range(4)]
             await asyncio.wait(requests, timeout=0.5)
             process.terminate()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(DEADLINE_S):
                 await asyncio.to_thread(process.exit_code)
         await asyncio.gather(*requests, return_exceptions=True)
