@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import random
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.support.raw_http import close_connections
 from tests.e2e.support.server_process import NOTICES_ONLY, ServerProcess, running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from tests.postgres import PostgresServer
+
+
+@pytest.fixture(autouse=True)
+def _connections_end(request: pytest.FixtureRequest) -> None:
+    """End the connections of a test, also of one that failed: the next tests would get warnings of them."""
+    if inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("_closed_connections")
+
+
+@pytest.fixture
+async def _closed_connections(anyio_backend: str) -> AsyncIterator[None]:
+    yield
+    await close_connections()
 
 
 @pytest.fixture

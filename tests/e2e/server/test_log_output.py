@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.e2e.support.raw_http import connect
 from tests.e2e.support.server_process import PROGRAM, ServerProcess, StartFailed
 from tests.waiting import until
 
@@ -52,8 +53,7 @@ def node(sqlite_url: str, tmp_path: Path) -> JsonServer:
 
 
 async def send(node: ServerProcess, data: bytes) -> bytes:
-    host, port = node.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer = await connect(node.url)
     writer.write(data)
     answer = await reader.read()
     writer.close()

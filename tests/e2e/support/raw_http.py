@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_opened: list[asyncio.StreamWriter] = []
+
+
 class AnswerLost(Exception):
     """No answer: the server may have executed the request or not."""
 
@@ -57,9 +60,24 @@ def parse(raw: bytes) -> Answer:
 
 
 async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a connection to a server."""
+    """Open a connection to a server. It ends at the latest with the test."""
+    reader, writer = await _connect(url)
+    _opened.append(writer)
+    return reader, writer
+
+
+async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host = httpx2.URL(url)
     return await asyncio.open_connection(host.host, host.port)
+
+
+async def close_connections() -> None:
+    """Abort the connections that are still open, such as those of a test that failed."""
+    for writer in _opened:
+        writer.transport.abort()
+    _opened.clear()
+    await pause(0)  # the event loop closes the sockets in its next round
+    await pause(0)
 
 
 async def open_get(url: str, path: str, accept: str = "*/*") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -104,7 +122,7 @@ async def exchange(url: str, request: bytes, cut_after_s: float | None, timeout_
         OSError: The connection failed.
     """
     async with asyncio.timeout(timeout_s):
-        reader, writer = await connect(url)
+        reader, writer = await _connect(url)
         try:
             writer.write(request)
             await writer.drain()
