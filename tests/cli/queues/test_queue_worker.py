@@ -287,3 +287,32 @@ def test_only_records_with_failing_commands_reach_the_dead_letter_topic(cli: Cli
     assert (plan["records"], plan["dry_run"]) == (len(failing), True)
     assert json.loads(cli.ok("queues", "redrive", queue, "--execute").out)["records"] == len(failing)
     assert described(cli, queue)["available"] == len(failing)
+
+
+def test_a_signal_while_the_answer_of_an_acquire_is_on_its_way_leaves_the_records_to_the_end_of_their_locks(
+    cli: Cli, queue: str
+) -> None:
+    cli.ok("queues", "alter", queue, "--lock-duration-ms", "1000")
+    cli.ok("produce", queue, stdin=b"1\n2\n")
+    acquired, ended_worker = Event(), Event()
+
+    def hold_back(number: int) -> bool:
+        if number == 0:  # the description of the queue
+            return False
+        acquired.set()
+        return ended_worker.wait(DEADLINE_S)
+
+    with (
+        lossy_proxy(cli.url, hold_back) as url,
+        cli.started("queue", "work", queue, "-c", "2", "--url", url, "--", "false") as worker,
+    ):
+        assert acquired.wait(DEADLINE_S)
+        worker.send_signal(signal.SIGTERM)
+        assert ended(worker) == 0
+        assert await_line(worker, containing=" accepted") == "millrace: 0 accepted, 0 released\n"
+        ended_worker.set()
+
+    wait_until(lambda: described(cli, queue)["available"] == 2)
+    script = 'test "$MILLRACE_DELIVERY_COUNT" = 2'
+    done = cli.ok("queue", "work", queue, "--until-empty", "--", "sh", "-c", script)
+    assert done.err == "millrace: 2 accepted, 0 released\n"
