@@ -329,6 +329,7 @@ class Storage:
             self._workers.leave_server(everywhere=False)
         elif fault is Fault.CORRUPT and self._files is not None:
             self._damaged = True
+            kind = "write"  # the outage lasts until a restart, also if other data can be read
         if fault in RETRIED and not last:
             return
         if fault is Fault.DISK_FULL and self._space is not None:

@@ -125,21 +125,28 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_a_damaged_file_ends_appends_and_the_way_out_is_said(sqlite_url: str, damage: str) -> None:
+async def test_a_damaged_file_ends_appends_and_the_way_out_is_said_once(
+    sqlite_url: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with closing(open_storage(sqlite_url)) as storage:
         fill(storage)
     path = Path(sqlite_url.removeprefix("sqlite:///"))
     with closing(open_storage(sqlite_url)) as storage:
         DAMAGES[damage](path)
-        if damage == "header":
+        call = storage.read_now
+        if damage == "header":  # which open connections do not read again
             reconnect(storage)
+            call = storage.write_now
 
         with pytest.raises(ServiceUnavailable, match="PRAGMA integrity_check shows the damage"):
-            storage.write_now(count)
+            call(count)
         assert isinstance(storage.refusal, ServiceUnavailable)
         await storage.check_files()
         with pytest.raises(ServiceUnavailable, match="reports damaged data"):
             await storage.write(lambda _: None)
+        assert storage.read_now(lambda tx: tx.connection.exec_driver_sql("SELECT 1").scalar_one()) == 1
+        assert storage.in_outage
+        assert len(caplog.messages) == 1
 
 
 def test_an_error_of_the_disk_is_named(sqlite_url: str, tmp_path: Path) -> None:
