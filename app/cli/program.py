@@ -20,6 +20,7 @@ from app.cli.server.openapi import openapi
 from app.cli.server.serve import serve
 from app.cli.terminal import failure
 from app.cli.terminal.output import discard_stdout, print_message
+from app.cli.usage_hints import ProgramGroup
 
 _EPILOG = (
     f"Exit codes: 0 done, {failure.ERROR} error, 2 usage, {failure.NOT_FOUND} not found, "
@@ -28,6 +29,7 @@ _EPILOG = (
 )
 
 program = typer.Typer(
+    cls=ProgramGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog=_EPILOG,
@@ -39,10 +41,10 @@ program.command()(openapi)
 program.command()(health)
 program.command()(produce)
 program.command()(consume)
-program.add_typer(topics, name="topics")
-program.add_typer(groups, name="groups")
-program.add_typer(queues, name="queues")
-program.add_typer(queue, name="queue")
+program.add_typer(topics, name="topics", cls=ProgramGroup)
+program.add_typer(groups, name="groups", cls=ProgramGroup)
+program.add_typer(queues, name="queues", cls=ProgramGroup)
+program.add_typer(queue, name="queue", cls=ProgramGroup)
 
 
 def _show_version(requested: bool) -> None:

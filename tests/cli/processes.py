@@ -113,7 +113,7 @@ class Cli:
 
     def __call__(self, *words: str | Path, stdin: bytes = b"") -> Done:
         """Run a command: a client command in this process, which saves a third of a second each time."""
-        if words[0] in BUILDS_THE_SERVER:
+        if words and words[0] in BUILDS_THE_SERVER:
             return self._in_process(*map(str, words))
         with (
             pytest.MonkeyPatch.context() as patch,

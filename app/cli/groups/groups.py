@@ -13,7 +13,8 @@ from app.cli.completion import complete_group
 from app.cli.groups.partitions import format_partitions, group_path
 from app.cli.log.topics import Json, Topic, Yes
 from app.cli.server_url import Url
-from app.cli.terminal.output import emit_json, emit_rows, emit_table, print_message, stdout_is_terminal
+from app.cli.terminal.output import emit_json, print_message, stdout_is_terminal
+from app.cli.terminal.tables import emit_rows, emit_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

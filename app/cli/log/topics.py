@@ -12,7 +12,8 @@ import typer
 from app.cli.client import Client, Verbose
 from app.cli.completion import complete_topic
 from app.cli.server_url import Url
-from app.cli.terminal.output import emit_json, emit_rows, emit_table, print_message, print_warnings, stdout_is_terminal
+from app.cli.terminal.output import emit_json, print_message, print_warnings, stdout_is_terminal
+from app.cli.terminal.tables import emit_rows, emit_table
 
 topics = typer.Typer(no_args_is_help=True, help="Manage topics: list, create, describe, alter and delete them.")
 

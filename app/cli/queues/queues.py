@@ -13,7 +13,8 @@ from app.cli.client import Client, Verbose
 from app.cli.completion import complete_queue, complete_topic
 from app.cli.log.topics import Json, Yes
 from app.cli.server_url import Url
-from app.cli.terminal.output import emit_json, emit_table, print_message, print_warnings, stdout_is_terminal
+from app.cli.terminal.output import emit_json, print_message, print_warnings, stdout_is_terminal
+from app.cli.terminal.tables import emit_table
 
 queues = typer.Typer(
     no_args_is_help=True, help="Manage queues: create, list, alter, pause, purge, redrive and delete them."

@@ -1,4 +1,4 @@
-"""Output of commands: data on standard output (tables on a terminal, else JSON lines), messages on standard error."""
+"""Output of commands: data on standard output (JSON lines), messages on standard error."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import json
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -43,48 +40,6 @@ def discard_stdout() -> None:
 def emit_json(value: object) -> None:
     """Write a value as one line of JSON."""
     emit(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
-
-
-def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table; columns of integers are aligned right."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    cells = [list(row) for row in rows]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(columns):
-        is_numeric = _is_numeric([row[index] for row in cells])
-        if is_numeric:
-            for row in cells:
-                row[index] = f"{row[index]:,}" if isinstance(row[index], int) else row[index]
-        table.add_column(name, justify="right" if is_numeric else "left", overflow="fold")
-    for row in cells:
-        table.add_row(*[Text(_shown(cell)) for cell in row])
-    Console().print(table)
-
-
-def _is_numeric(column: Sequence[object]) -> bool:
-    """Return whether a column has integers, and nothing else but empty cells."""
-    numbers = [isinstance(cell, int) and not isinstance(cell, bool) for cell in column]
-    return any(numbers) and all(
-        is_number or cell in (None, "", "-") for is_number, cell in zip(numbers, column, strict=True)
-    )
-
-
-def _shown(cell: object) -> str:
-    """Return the text of a cell: null is a dash, and booleans are written as in JSON."""
-    if cell is None:
-        return "-"
-    return str(cell).lower() if isinstance(cell, bool) else printable(str(cell))
-
-
-def emit_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """Write a table; without rows, print the message `empty`."""
-    if found := list(rows):
-        emit_table(columns, found)
-    else:
-        print_message(empty)
 
 
 def confirm(question: str, *, yes: bool) -> None:
