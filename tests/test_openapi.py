@@ -249,6 +249,32 @@ async def test_the_document_has_a_server_and_the_headers_of_answers(described: A
                 assert set(answer["headers"]) == {"Retry-After"}, operation["operationId"]
 
 
+async def test_no_operation_offers_headers_that_the_client_sets_itself(described: Any) -> None:
+    names = {
+        parameter["name"].lower()
+        for _, _, operation in described_operations(described)
+        for parameter in operation.get("parameters", [])
+        if parameter["in"] == "header"
+    }
+
+    assert names == {
+        "idempotency-key",
+        "last-event-id",
+        "prefer",
+        "producer-epoch",
+        "producer-id",
+        "producer-sequence",
+    }
+
+
+async def test_examples_of_bodies_of_lines_are_lines(described: Any) -> None:
+    produce = described["paths"]["/v1/topics/{topic}/records"]["post"]
+
+    for media_type in ("application/x-ndjson", "application/jsonl"):
+        lines = produce["requestBody"]["content"][media_type]["example"].splitlines()
+        assert [json.loads(line)["key"] for line in lines] == ["alice", "bob"]
+
+
 async def test_every_tag_is_described(described: Any) -> None:
     used = {tag for _, _, operation in described_operations(described) for tag in operation["tags"]}
 

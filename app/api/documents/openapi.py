@@ -54,7 +54,7 @@ _REASONS = {200: "Done", 201: "Created", 204: "Done; no content"}
 DESCRIPTION = """Kafka's event log over plain HTTP, on SQLite or PostgreSQL.
 
 Run the examples from top to bottom on an empty server: each works without changes. Errors are
-`application/problem+json`; every `type` is the path of a page with cause and cure.
+`application/problem+json` with the schema `Problem`; every `type` is the path of a page with cause and cure.
 """
 
 TAGS = [

@@ -123,6 +123,8 @@ def test_swagger_ui_loads_the_openapi_document_and_no_other_server() -> None:
     assert 'url: "openapi.json"' in script
     assert "tryItOutEnabled: true" in script
     assert "validatorUrl: null" in script
+    assert "filter: true" in script
+    assert "plugins: [showLines, showProblemsOnce]" in script
 
 
 def test_the_favicon_is_small_and_well_formed() -> None:

@@ -8,39 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
-import shutil
-import signal
 import socket
-import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import httpx2
-import pytest
 
+from tests.e2e.support import chromium
 from tests.e2e.support.server_process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-CHROMIUM = os.environ.get("MILLRACE_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-OPTIONS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--no-proxy-server",
-)
 DEADLINE_S = 60
 PAGE = """<!doctype html><title>reader</title><script>
 const report = (event) => fetch("/events", {method: "POST", body: JSON.stringify(event)});
@@ -51,9 +33,7 @@ source.onerror = (event) => report({error: source.readyState, data: event.data |
 </script>
 """
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is neither installed nor named by MILLRACE_TEST_CHROMIUM"
-)
+pytestmark = chromium.REQUIRED
 
 
 class PageReport:
@@ -116,26 +96,6 @@ def page_server(report: PageReport) -> Iterator[ThreadingHTTPServer]:
         server.server_close()
 
 
-@contextlib.contextmanager
-def browser(url: str, folder: Path) -> Iterator[None]:
-    """Run Chromium on a page."""
-    assert CHROMIUM is not None
-    with (folder / "chromium.log").open("wb") as log:
-        process = subprocess.Popen(
-            [CHROMIUM, *OPTIONS, f"--user-data-dir={folder / 'profile'}", url],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -158,7 +118,7 @@ def test_a_page_reads_a_topic_across_restarts_without_a_gap(sqlite_url: str, tmp
 
             httpx2.put(f"{node.url}/v1/topics/orders", json={"partitions": 3})
             produce(-3, 3)
-            with browser(origin, tmp_path):
+            with chromium.browser(origin, tmp_path):
                 report.until(opened=1)
                 # The server is killed before the page has a record: it resumes at the id of the first event.
                 node.kill()
