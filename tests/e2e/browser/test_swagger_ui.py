@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.support import chromium
+from tests.e2e.browser import chromium
 from tests.e2e.support.server_process import ServerProcess
 
 if TYPE_CHECKING:
