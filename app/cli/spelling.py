@@ -19,7 +19,7 @@ _SPELLINGS = [
         (r"\btimestamp_from\b", "--timestamp"),
         (r"\blines=(values|records)\b", r"--format \1"),
         (r"\?--format", "--format"),
-        (r"^offset must be", "--offset must be"),
+        (r"^(offset|to|start) (must be|takes)", r"--\1 \2"),
         (r"\bPUT /v1/topics/\{topic\} creates", "millrace topics create TOPIC creates"),
         (r"\bPUT /v1/queues/\{queue\} creates", "millrace queues create QUEUE TOPIC creates"),
         (r"\bPATCH /v1/(topics|queues)/\{\w+\} changes that", r"millrace \1 alter changes that"),

@@ -41,6 +41,9 @@ def test_an_offset_out_of_range_names_the_option(cli: Cli, topic: str) -> None:
     [
         ("key_from and timestamp_from need lines=values", "--key and --timestamp need --format values"),
         ("join with another auto_offset_reset", "join with another --auto-offset-reset"),
+        ("to must be from 0 to 1 in partition 0", "--to must be from 0 to 1 in partition 0"),
+        ("offset takes milliseconds after @", "--offset takes milliseconds after @"),
+        ("start must be a number from 0", "--start must be a number from 0"),
         ("there is no topic of this name", "there is no topic of this name"),
         (
             "there is no topic of this name; GET /v1/topics lists the topics, PUT /v1/topics/{topic} creates one",
@@ -64,13 +67,17 @@ def test_fields_and_parameters_become_options(detail: str, shown: str) -> None:
     [
         (["topics", "delete", "nope"], "there is no topic nope; millrace topics list shows all, "),
         (["topics", "delete-records", "nope", "0", "1"], "there is no topic nope; millrace topics list shows all"),
+        (["topics", "delete-records", "TOPIC", "9", "1"], "the topic has the partitions 0 to 3 (UNKNOWN_TOPIC"),
         (["queues", "delete", "nope"], "there is no queue nope; millrace queues list shows all, "),
         (["queues", "purge", "nope"], "there is no queue nope; millrace queues "),
         (["groups", "delete", "nope"], "there is no group nope; millrace groups list shows all, "),
     ],
 )
-def test_what_does_not_exist_is_refused_before_a_confirmation(cli: Cli, words: list[str], hint: str) -> None:
+def test_what_does_not_exist_is_refused_before_a_confirmation(
+    cli: Cli, topic: str, words: list[str], hint: str
+) -> None:
+    cli.ok("topics", "create", topic)
     for more in ([], ["--yes"]):
-        done = cli(*words, *more)
+        done = cli(*[topic if word == "TOPIC" else word for word in words], *more)
         assert done.code == 3
         assert done.err.startswith(f"millrace: {hint}")

@@ -318,7 +318,7 @@ def _delete_before(tx: Tx, partition_id: int, offset: int) -> int:
         raise UnknownTopicOrPartition("the topic was deleted")
     if offset > bounds.log_end_offset:
         raise OffsetAboveLogEnd(
-            f"log_end_offset is {bounds.log_end_offset}",
+            f"log_end_offset is {bounds.log_end_offset}, and before_offset must not be above it",
             log_start_offset=bounds.log_start_offset,
             log_end_offset=bounds.log_end_offset,
         )

@@ -127,6 +127,8 @@ def reset(
     else:
         for entry in plan:
             emit_json(entry)
+    if all(entry["committed_offset"] is None for entry in plan):
+        print_message(f"{group} had no committed offsets in {topic}; if it is not a new group, its name is mistyped")
     print_message(f"moved {group}" if execute else "this is the plan; add --execute to carry it out")
 
 

@@ -107,14 +107,14 @@ def delete_records(
     verbose: Verbose = False,
 ) -> None:
     """Delete a partition's records before an offset."""
-    path = f"{topic_path(topic)}/partitions/{partition}/records"
+    path = f"{topic_path(topic)}/partitions/{partition}"
     with Client(url, verbose=verbose) as client:
         client.confirm(
-            topic_path(topic),
+            path,
             f"Delete the records of {topic}, partition {partition}, before offset {before_offset}?",
             yes=yes,
         )
-        emit_json(client.send("DELETE", path, params={"before_offset": before_offset}).json())
+        emit_json(client.send("DELETE", f"{path}/records", params={"before_offset": before_offset}).json())
 
 
 def _show(topic: dict[str, Any]) -> None:

@@ -21,5 +21,5 @@ def health(
         try:
             client.send("GET", "/readyz")
         except (ServerRefused, Unreachable) as error:
-            raise CommandFailed(str(error)) from error
+            raise CommandFailed(str(error), hint=error.hint) from error
     print("ready")

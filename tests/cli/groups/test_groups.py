@@ -146,3 +146,14 @@ def test_each_error_has_its_exit_code(cli: Cli, words: list[str], code: int, mes
 def test_reset_refuses_an_invalid_offset(cli: Cli, group: str) -> None:
     for to in ("9999", "sometimes"):
         assert cli("groups", "reset", group, group, "--to", to).code == 4
+
+
+def test_reset_of_a_group_without_offsets_asks_whether_its_name_is_mistyped(cli: Cli, topic: str) -> None:
+    cli.ok("topics", "create", topic)
+    mistyped = f"{topic}-groop"
+
+    for more, last in ([], "millrace: this is the plan; add --execute to carry it out\n"), (["--execute"], "moved"):
+        done = cli.ok("groups", "reset", mistyped, topic, "--to", "earliest", *more)
+        assert f"{mistyped} had no committed offsets in {topic}; if it is not a new group, its name is " in done.err
+        assert last in done.err
+    assert "had no committed" not in cli.ok("groups", "reset", mistyped, topic, "--to", "earliest").err

@@ -16,6 +16,7 @@ def test_the_exit_code_says_whether_a_server_is_ready(cli: Cli, alone: Cli) -> N
     done = alone("health", "--timeout", "1")
     assert done.code == 1
     assert done.err.startswith(f"millrace: cannot reach {alone.url}: ")
+    assert "start a server with millrace serve" in done.err
 
 
 def test_the_default_url_has_the_default_port_of_serve(server: Serving, tmp_path: Path) -> None:
