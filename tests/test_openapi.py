@@ -276,6 +276,18 @@ async def test_examples_of_bodies_of_lines_are_lines(described: Any) -> None:
         assert [json.loads(line)["key"] for line in lines] == ["alice", "bob"]
 
 
+async def test_an_answer_of_lines_has_the_records_of_the_json_example(described: Any) -> None:
+    operations = [operation for _, _, operation in described_operations(described)]
+    contents = [each["responses"]["200"].get("content", {}) for each in operations if "200" in each["responses"]]
+    of_lines = [content for content in contents if "application/x-ndjson" in content]
+
+    assert len(of_lines) == 2
+    for content in of_lines:
+        lines = content["application/x-ndjson"]["example"].splitlines()
+        assert lines
+        assert [json.loads(line) for line in lines] == content["application/json"]["example"]["records"]
+
+
 async def test_every_tag_is_described(described: Any) -> None:
     used = {tag for _, _, operation in described_operations(described) for tag in operation["tags"]}
 

@@ -26,6 +26,7 @@ Schema = dict[str, Any]
 
 _ANSWER_EXAMPLES = Path(__file__).parent / "answer_examples.json"
 _CACHED_DOCUMENTS = 4
+_LINES = "application/x-ndjson"
 _MAX_SAFE_INTEGER = 2**53 - 1
 """The largest integer that JavaScript reads exactly; larger offsets, times and sizes do not occur."""
 _NULL: Schema = {"type": "null"}
@@ -219,11 +220,13 @@ def _headers(description: Description) -> Iterator[Schema]:
 def _responses(description: Description, examples: Mapping[str, Any]) -> Iterator[tuple[str, Schema]]:
     for status, answer in description.answers.items():
         response: Schema = {"description": _REASONS[status]}
-        content: Schema = {media: {"schema": {"type": "string"}} for media in description.media}
+        content: Schema = {name: dict[str, Any](schema={"type": "string"}) for name in description.media}
         if answer is not None:
-            media = {"schema": {"$ref": _REF.format(name=answer.__name__)}}
+            media: Schema = {"schema": {"$ref": _REF.format(name=answer.__name__)}}
             media |= {"example": examples[str(status)]} if str(status) in examples else {}
             content = {"application/json": media} | content
+            if _LINES in content and (records := media.get("example", {}).get("records")):
+                content[_LINES]["example"] = "".join(msgspec.json.encode(record).decode() + "\n" for record in records)
         if content:
             response["content"] = content
         if description.answer_headers:
