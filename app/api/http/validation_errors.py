@@ -151,6 +151,8 @@ def _must_be(kinds: Collection[str], path: str, expected: object) -> str:
     types = _types_at(expected, path)
     words = [_KINDS[kind] + _bounds(kind, types) for kind in kinds if kind in _KINDS]
     sentence = f"must be {' or '.join(words)}" if words else "must be left out or null"
+    if path.endswith("_ms") and words and words[0].startswith("an integer from 1"):
+        sentence += ", in milliseconds"
     if path.endswith(_OF_A_VALUE):
         return f"each value {sentence}{', in quotes' if 'str' in kinds else ''}"
     if words and words[0].startswith("a list") and (sample := _SAMPLES.get(path.rpartition(".")[2])):

@@ -66,7 +66,7 @@ def check_config(given: Mapping[str, object]) -> None:
         InvalidRequest: `start` is not a valid offset specification.
     """
     errors = [
-        {"field": name, "detail": f"must be from {low} to {high}"}
+        {"field": name, "detail": f"must be from {low} to {high}{', in milliseconds' if name.endswith('_ms') else ''}"}
         for name, (low, high) in BOUNDS.items()
         if isinstance(value := given.get(name), int) and not low <= value <= high
     ]

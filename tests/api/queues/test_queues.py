@@ -160,7 +160,7 @@ async def test_a_delay_in_seconds_is_used_with_a_warning(client: httpx2.AsyncCli
     ("body", "status", "word"),
     [
         ({}, 422, "topic is required"),
-        ({"topic": "orders", "lock_duration_ms": 999}, 422, "from 1000 to 3600000"),
+        ({"topic": "orders", "lock_duration_ms": 30}, 422, "from 1000 to 3600000, in milliseconds"),
         ({"topic": "orders", "max_delivery_count": 0}, 422, "from 1 to 100"),
         ({"topic": "orders", "max_delivery_count": "x"}, 422, "max_delivery_count"),
         ({"topic": "orders", "start": "soon"}, 422, "start must be"),
