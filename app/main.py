@@ -231,7 +231,12 @@ def _build_services(
         appender=appender,
         producer=producer,
         fetcher=fetcher,
-        streams=Streams(fetcher, signals, comment_interval_ms=settings.stream_comment_interval_ms),
+        streams=Streams(
+            fetcher,
+            signals,
+            comment_interval_ms=settings.stream_comment_interval_ms,
+            unread_bytes=memory.ledger.shares.small_of_address,
+        ),
         groups=groups,
         offsets=offsets,
         poller=Poller(storage, topics, signals, groups, offsets, page_reads),

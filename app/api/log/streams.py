@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,11 +14,13 @@ from app.api.http.media import LINE_TYPES, preferred
 from app.api.log.fetch_query import FetchQuery
 from app.broker.log.stream_reader import SharedPage, StreamOffset
 from app.broker.log.streams import OpenStream
+from app.broker.waiting.work_gate import WorkGate
 from app.domain.log import record_json
 from app.domain.log.cursor import Cursor, PartitionCursor, decode_cursor, encode_cursor, encode_partition_cursor
 from app.domain.log.offset_spec import Latest, OffsetSpec, parse_offset_spec
 from app.domain.log.record import StoredRecord
 from app.errors.broker_error import BrokerError
+from app.errors.database import ServiceUnavailable
 from app.errors.http import InvalidRequest
 
 EVENTS = b"text/event-stream"
@@ -31,6 +34,10 @@ _RETRY_MS = 1_000
 """Pause of a browser before it connects again: about as long as a restart takes."""
 _SMALL_BYTES = 16_384
 """A page up to this size is written without waiting for the client; the buffer of the server holds four times this."""
+
+_BEHIND_S = 1.0
+"""A client that takes longer to read a page, of 64 KiB or one record, is behind."""
+_BEHIND = "the client reads too slowly; continue after the last record that it has, with Last-Event-ID or a cursor"
 
 _Records = Sequence[tuple[int, StoredRecord]]
 
@@ -212,11 +219,37 @@ class Stream:
         return self._format.problem(msgspec.json.encode(problems.document(error, self._call.request_id)))
 
     async def _write(self, write: Write, page: SharedPage) -> None:
-        """Write a page, or its records up to `max_events`. After a large page, wait until the client has caught up."""
+        """Write a page, or its records up to `max_events`. After a large page, wait until the client has caught up.
+
+        The pages that clients have not read have a limit together. A page beyond it waits; a client that is behind
+        makes room for it, because its stream ends.
+
+        Raises:
+            ServiceUnavailable: The client is behind, and others wait for room.
+        """
         data = self._encode(page)
-        await write(data)
-        if len(data) > _SMALL_BYTES and self._left != 0:
-            await write(b"")
+        if len(data) <= _SMALL_BYTES or self._left == 0:
+            await write(data)
+            return
+        unread = self._call.services.streams.unread
+        await unread.enter(len(data))
+        try:
+            await write(data)
+            await self._catch_up(write, unread)
+        finally:
+            unread.leave(len(data))
+
+    async def _catch_up(self, write: Write, unread: WorkGate) -> None:
+        """Wait until the client has read what was written."""
+        while True:
+            try:
+                async with asyncio.timeout(_BEHIND_S):
+                    await write(b"")
+            except TimeoutError:
+                if unread.waiting:
+                    raise ServiceUnavailable(_BEHIND) from None
+            else:
+                return
 
     def _send(self, page: SharedPage) -> bool:
         """Send a small page at once, if the server supports it and the client keeps up."""

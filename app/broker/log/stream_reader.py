@@ -101,6 +101,7 @@ class SharedRead:
     Args:
         offset: Where the first page begins.
         retry_s: Pause before the next read while the database is not available.
+        turns: Limits how many reads run at once.
 
     Attributes:
         offset: Where its streams are. Set by the caller after each page.
@@ -115,6 +116,7 @@ class SharedRead:
         "_next_offset",
         "_retry_s",
         "_signals",
+        "_turns",
         "_watch",
         "offset",
         "streams",
@@ -123,10 +125,13 @@ class SharedRead:
 
     task: asyncio.Task[None]
 
-    def __init__(self, fetcher: Fetcher, signals: Signals, offset: StreamOffset, retry_s: float) -> None:
+    def __init__(
+        self, fetcher: Fetcher, signals: Signals, offset: StreamOffset, retry_s: float, turns: asyncio.Semaphore
+    ) -> None:
         self._fetcher = fetcher
         self._signals = signals
         self._retry_s = retry_s
+        self._turns = turns
         self._watch: Watch | None = None
         self._at_end = False
         self._joined = asyncio.Event()
@@ -180,7 +185,8 @@ class SharedRead:
         if self._watch is not None:
             self._watch.clear()
         try:
-            page = await self._read()
+            async with self._turns:
+                page = await self._read()
         except (CursorExpired, UnknownTopicOrPartition):
             raise UnknownTopicOrPartition("the topic was deleted") from None
         except BrokerError as error:

@@ -19,9 +19,13 @@ from app.broker.log.stream_reader import SharedPage, SharedRead, StreamOffset, r
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.interval_timer import IntervalTimer
 from app.broker.waiting.signals import Signals, Watch
+from app.broker.waiting.work_gate import WorkGate
 from app.domain.log.cursor import Cursor, PartitionCursor
 from app.domain.log.offset_spec import At, OffsetSpec
 from app.errors.log import InvalidCursor
+
+_READS_AT_ONCE = 4
+"""Reads of streams that run or wait for a worker thread, so that other reads do not queue behind all streams."""
 
 
 class Streams:
@@ -29,11 +33,13 @@ class Streams:
 
     Args:
         comment_interval_ms: Time between two comments of a stream.
+        unread_bytes: Limit of the large pages that clients have not read, together.
         retry_ms: Pause before the next read while the database is not available.
         idle_ms: How long a read without streams is kept, for streams that are still sending its last page.
 
     Attributes:
         open: Number of open streams.
+        unread: Turns of the large pages that clients have not read.
     """
 
     def __init__(
@@ -42,16 +48,19 @@ class Streams:
         signals: Signals,
         *,
         comment_interval_ms: int,
+        unread_bytes: int,
         retry_ms: int = 500,
         idle_ms: int = 1_000,
     ) -> None:
         self._fetcher = fetcher
         self.signals = signals
         self.open = 0
+        self.unread = WorkGate(unread_bytes)
         self.comment_timer = IntervalTimer(comment_interval_ms / 1000)
         self._retry_s = retry_ms / 1000
         self._idle_s = idle_ms / 1000
         self._reads: dict[StreamOffset, SharedRead] = {}
+        self._turns = asyncio.Semaphore(_READS_AT_ONCE)
 
     @property
     def reads(self) -> int:
@@ -78,19 +87,20 @@ class Streams:
         Raises:
             UnknownTopicOrPartition, CursorExpired, InvalidCursor, OffsetBelowLogStart, OffsetAboveLogEnd
         """
-        if partition is None:
-            start = start.to_cursor(rest) if isinstance(start, PartitionCursor) else start
-            return await read_topic_page(self._fetcher, topic, start, reset)
-        topic_id = None
-        if isinstance(start, Cursor | PartitionCursor):
-            topic_id, start = start.topic_id, _offset_in(start, partition)
-        return await read_partition_page(self._fetcher, topic, topic_id, partition, start, reset)
+        async with self._turns:
+            if partition is None:
+                start = start.to_cursor(rest) if isinstance(start, PartitionCursor) else start
+                return await read_topic_page(self._fetcher, topic, start, reset)
+            topic_id = None
+            if isinstance(start, Cursor | PartitionCursor):
+                topic_id, start = start.topic_id, _offset_in(start, partition)
+            return await read_partition_page(self._fetcher, topic, topic_id, partition, start, reset)
 
     def join(self, offset: StreamOffset, streams: Collection[OpenStream]) -> None:
         """Let streams wait for the page at an offset, together with the streams that wait for it already."""
         read = self._reads.get(offset)
         if read is None:
-            read = self._reads[offset] = SharedRead(self._fetcher, self.signals, offset, self._retry_s)
+            read = self._reads[offset] = SharedRead(self._fetcher, self.signals, offset, self._retry_s, self._turns)
             read.task = asyncio.create_task(self._run(read))
             read.task.add_done_callback(partial(self._end, read))
         read.join(streams)

@@ -75,7 +75,13 @@ class Node:
         self.streams = self.new_streams()
 
     def new_streams(self, *, comment_interval_ms: int = 15_000, **intervals_ms: int) -> Streams:
-        return Streams(self._fetcher, self.services.signals, comment_interval_ms=comment_interval_ms, **intervals_ms)
+        return Streams(
+            self._fetcher,
+            self.services.signals,
+            comment_interval_ms=comment_interval_ms,
+            unread_bytes=1 << 20,
+            **intervals_ms,
+        )
 
     async def produce(self, *values: bytes, partition: int = 0) -> None:
         await self.services.producer.produce(produce_request(*values, partition=partition))

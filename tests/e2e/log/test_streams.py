@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.support.api_calls import create_topic, fetch, open_streams, produce, read_topic, waiting_reads
 from tests.e2e.support.database import MOST_CONNECTIONS, open_connections
 from tests.e2e.support.event_stream_client import EventStreamClient
-from tests.e2e.support.raw_http import open_stream
+from tests.e2e.support.raw_http import open_get, open_stream
 from tests.e2e.support.server_process import ServerProcess
 from tests.waiting import until
 
@@ -25,6 +25,9 @@ pytestmark = pytest.mark.anyio
 
 CLIENTS = 1_000
 SLOW_CLIENTS = 20
+UNREAD_STREAMS = 60
+UNREAD_PAGES = 36
+"""At most so many pages fit into the part of a budget of 32 MiB for unread pages of streams."""
 READS = 50
 RECORDS = "/v1/topics/orders/records"
 PARTITION = "/v1/topics/orders/partitions/0/records"
@@ -175,3 +178,49 @@ async def test_a_stream_resumes_on_another_node(
         expected = await read_topic(first, topic, range(2))
     stream.assert_each_once_and_in_order(expected)
     assert stream.connections >= 30
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
+async def test_streams_that_do_not_read_end_with_an_error_when_others_need_their_memory(
+    sqlite_url: str, tmp_path: Path, accept: str
+) -> None:
+    settings = {"memory_budget_bytes": 32 * 1024 * 1024}
+    with ServerProcess(sqlite_url, tmp_path, settings=settings) as node:
+        async with node.client() as client:
+            await create_topic(client, "orders", 1)
+            for number in range(20):
+                await produce(client, "orders", *(f"{number}" + "x" * 30_000 for _ in range(20)))
+            query = f"{PARTITION}?offset=earliest&follow=true"
+            streams = [await open_unread(node.url, query, accept) for _ in range(UNREAD_STREAMS)]
+            await until(lambda: open_streams(client), lambda number: number <= UNREAD_PAGES)
+            await produce(client, "orders", "healthy")
+            assert len((await fetch(client, PARTITION, offset=-1))["records"]) == 1
+
+            ended = await asyncio.gather(*map(read_to_end, streams))
+            assert UNREAD_STREAMS - UNREAD_PAGES <= sum(ended) < UNREAD_STREAMS
+            for _, writer in streams:
+                writer.transport.abort()
+            await until(lambda: open_streams(client), lambda number: number == 0)
+
+
+async def open_unread(url: str, path: str, accept: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a stream on a connection with a small receive buffer, and read no more than the head of the answer."""
+    reader, writer = await open_get(url, path, accept, receive_bytes=4_096)
+    await reader.readuntil(b"\r\n\r\n")
+    writer.transport.pause_reading()  # type: ignore[attr-defined] # of reading transports
+    return reader, writer
+
+
+async def read_to_end(stream: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> bool:
+    """Read a stream up to its last record. Return whether it ended with an error before."""
+    reader, writer = stream
+    writer.transport.resume_reading()  # type: ignore[attr-defined] # of reading transports
+    problem, seen = b"/problems/service-unavailable", b""
+    while b"healthy" not in seen:
+        part = await reader.read(65_536)
+        seen = seen[-4_096:] + part
+        if problem in seen:
+            assert b'"retriable":true' in seen
+            return True
+        assert part, "the stream ended without an error"
+    return False

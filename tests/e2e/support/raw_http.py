@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx2
@@ -59,16 +60,22 @@ def parse(raw: bytes) -> Answer:
     return Answer(int(status.split()[1]), json.loads(body) if body else {})
 
 
-async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a connection to a server. It ends at the latest with the test."""
-    reader, writer = await _connect(url)
+async def connect(url: str, *, receive_bytes: int | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection to a server, with a receive buffer of a size. It ends at the latest with the test."""
+    reader, writer = await _connect(url, receive_bytes)
     _opened.append(writer)
     return reader, writer
 
 
-async def _connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(url: str, receive_bytes: int | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host = httpx2.URL(url)
-    return await asyncio.open_connection(host.host, host.port)
+    if receive_bytes is None:
+        return await asyncio.open_connection(host.host, host.port)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, (host.host, host.port))
+    return await asyncio.open_connection(sock=connection)
 
 
 async def close_connections() -> None:
@@ -80,9 +87,11 @@ async def close_connections() -> None:
     await pause(0)
 
 
-async def open_get(url: str, path: str, accept: str = "*/*") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def open_get(
+    url: str, path: str, accept: str = "*/*", *, receive_bytes: int | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Send a GET request on a new connection that stays open."""
-    reader, writer = await connect(url)
+    reader, writer = await connect(url, receive_bytes=receive_bytes)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n".encode())
     return reader, writer
 
