@@ -26,9 +26,12 @@ from app.storage.db.transaction import Tx
 from app.storage.groups import groups, rebalances
 from app.storage.groups.groups import GroupSummary
 from app.storage.groups.members import MemberSnapshot
+from app.storage.groups.offsets import chunks
 from app.storage.groups.rebalances import PastRebalance
 
 _MAX_DUE_GROUPS = 100
+_GROUPS_AT_ONCE = 16
+"""Groups that one transaction rebalances; requests to them wait for it."""
 _TOPIC_CHECK_INTERVAL = 200
 """Rebalance runs after which the groups are compared with the topics even if no topic seems to have changed: a group
 may have been assigned while a topic was being created."""
@@ -188,11 +191,14 @@ class Coordinator:
         if fingerprint != self._topics_fingerprint or next(self._runs) % _TOPIC_CHECK_INTERVAL == 0:
             names |= set(await self._storage.read(rebalances.outdated))
         changes = 0
-        for name in random.sample(sorted(names), len(names)):  # one failing group must not block the same others
-            changed = await self._storage.write(group_transactions.rebalance, name, expires=self._has_recorded_run)
-            if changed is not None:
-                self.announce(changed)
-                changes += 1
+        shuffled = random.sample(sorted(names), len(names))  # a group that fails must not always block the same others
+        for some in chunks(shuffled, _GROUPS_AT_ONCE):
+            changed = await self._storage.write(
+                group_transactions.rebalance_all, sorted(some), expires=self._has_recorded_run
+            )
+            for each in changed:
+                self.announce(each)
+            changes += len(changed)
         self._topics_fingerprint = fingerprint
         return changes >= _MAX_DUE_GROUPS
 

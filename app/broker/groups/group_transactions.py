@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from app.domain.groups.assignment import schedule_on_topic_change, update_target_assignment
+from app.domain.groups.assignment import TopicMetadata, schedule_on_topic_change, update_target_assignment
 from app.domain.groups.assignor import Partition
 from app.domain.groups.group import Group, expire_members, find_member, join_group, leave_group, take_heartbeat
 from app.domain.groups.member import JoinRequest
@@ -106,6 +106,12 @@ def leave(tx: Tx, name: str, member_id: str) -> GroupChange:
     return save(tx, before, assign_if_due(tx, leave_group(before, member_id, now_ms), now_ms), now_ms)
 
 
+def rebalance_all(tx: Tx, names: Sequence[str], *, expires: bool) -> list[GroupChange]:
+    """Rebalance groups, given in ascending order, in one transaction. Return the changes."""
+    changes = [rebalance(tx, name, expires=expires) for name in names]
+    return [change for change in changes if change is not None]
+
+
 def rebalance(tx: Tx, name: str, *, expires: bool) -> GroupChange | None:
     """Expire members, and schedule and compute an assignment, as due. Return None if nothing changed."""
     before = groups.load(tx, name)
@@ -115,7 +121,7 @@ def rebalance(tx: Tx, name: str, *, expires: bool) -> GroupChange | None:
     after = expire_members(before, now_ms) if expires and rebalances.is_node_running(tx, now_ms) else before
     topics = rebalances.topic_metadata(tx, after.subscriptions)
     after = schedule_on_topic_change(after, topics, now_ms)
-    changed = save(tx, before, assign_if_due(tx, after, now_ms), now_ms)
+    changed = save(tx, before, assign_if_due(tx, after, now_ms, topics), now_ms)
     return None if changed.after is before else changed
 
 
@@ -164,11 +170,19 @@ def load_or_create(tx: Tx, name: str, max_groups: int) -> Group:
     return found
 
 
-def assign_if_due(tx: Tx, group: Group, now_ms: int) -> Group:
-    """Return the group with a new target assignment if one is due, and add it to the group's history."""
+def assign_if_due(tx: Tx, group: Group, now_ms: int, topics: Mapping[str, TopicMetadata] | None = None) -> Group:
+    """Return the group with a new target assignment if one is due, and add it to the group's history.
+
+    Args:
+        tx: A write transaction.
+        group: The locked group.
+        now_ms: Time of the transaction.
+        topics: The topics that the group's subscriptions may match, if they were read before.
+    """
     if group.assign_at_ms is None or group.assign_at_ms > now_ms:
         return group
-    topics = rebalances.topic_metadata(tx, group.subscriptions)
+    if topics is None:
+        topics = rebalances.topic_metadata(tx, group.subscriptions)
     assigned, rebalance = update_target_assignment(group, topics, now_ms)
     rebalances.add_rebalance(tx, group, rebalance, {topic.topic_id: name for name, topic in topics.items()})
     return assigned

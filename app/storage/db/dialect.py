@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, Table
+from sqlalchemy import Connection, Engine, Executable, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect as SqlDialect
 
@@ -46,6 +46,9 @@ class Dialect(Protocol):
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
         """Return the dialect's INSERT, which has ON CONFLICT."""
+
+    def upsert(self, table: Table, keys: tuple[str, ...], columns: tuple[str, ...]) -> Executable:
+        """Return the statement that inserts rows, and sets columns of rows that exist; it is built once."""
 
     def fetch(self, tx: Tx, sql: str, parameters: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - the driver's
         """Run a compiled SELECT on the driver's connection and return all rows."""

@@ -54,6 +54,7 @@ _GROUP_LOCKED = CompiledStatement(select(*_group_columns).where(_groups.name == 
 _of_group = select(*members.columns).where(_members.group_id == bindparam("group_id")).order_by(_members.member_id)
 _MEMBERS = CompiledStatement(_of_group)
 _MEMBERS_LOCKED = CompiledStatement(_of_group.with_for_update())
+_MEMBER_KEY = ("group_id", "member_id")
 _COUNT = select(func.count()).select_from(consumer_groups)
 _UPDATE_GROUP = (
     update(consumer_groups)
@@ -138,12 +139,8 @@ def save(tx: Tx, before: Group, after: Group) -> None:
         if before.members.get(name) != member
     ]
     if changed:
-        insert = tx.dialect.insert(group_members)
-        columns = [name for name in changed[0] if name not in {"group_id", "member_id"}]
-        upsert = insert.on_conflict_do_update(
-            index_elements=["group_id", "member_id"], set_={name: insert.excluded[name] for name in columns}
-        )
-        tx.connection.execute(upsert, changed)
+        columns = tuple(name for name in changed[0] if name not in _MEMBER_KEY)
+        tx.connection.execute(tx.dialect.upsert(group_members, _MEMBER_KEY, columns), changed)
 
 
 def touch(tx: Tx, group: Group, at_ms: int) -> None:

@@ -176,12 +176,9 @@ def partition_ids(tx: Tx, ids: Collection[Partition]) -> dict[Partition, int]:
 
 def commit(tx: Tx, group_id: int, commits: Sequence[Commit], at_ms: int) -> None:
     """Store committed offsets."""
-    insert = tx.dialect.insert(group_offsets)
+    keys, columns = ("group_id", "topic_id", "partition"), ("committed_offset", "metadata", "committed_at_ms")
     tx.connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=["group_id", "topic_id", "partition"],
-            set_={name: insert.excluded[name] for name in ("committed_offset", "metadata", "committed_at_ms")},
-        ),
+        tx.dialect.upsert(group_offsets, keys, columns),
         [
             {
                 "group_id": group_id,

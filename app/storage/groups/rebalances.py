@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import bindparam, delete, exists, func, insert, or_, select, update
 
 from app.domain.groups.assignment import Rebalance, TopicMetadata
 from app.domain.groups.group import ASSIGNMENT_INTERVAL_MS, Group
@@ -68,6 +68,7 @@ _TOPICS = (
     .group_by(topics.c.name, topics.c.topic_id)
 )
 _TOPICS_NAMED = _TOPICS.where(topics.c.name.in_(bindparam("names", expanding=True)))
+_ADD = insert(group_rebalances)
 _DROP_OLD = (
     delete(group_rebalances)
     .where(group_rebalances.c.group_id == bindparam("id"))
@@ -171,13 +172,14 @@ def add_rebalance(tx: Tx, group: Group, rebalance: Rebalance, names: Mapping[int
         for member, target in rebalance.targets.items()
     }
     tx.connection.execute(
-        tx.dialect.insert(group_rebalances).values(
-            group_id=group.group_id,
-            group_epoch=rebalance.group_epoch,
-            at_ms=rebalance.at_ms,
-            reasons=",".join(rebalance.reasons),
-            targets=msgspec.json.encode(targets),
-        )
+        _ADD,
+        {
+            "group_id": group.group_id,
+            "group_epoch": rebalance.group_epoch,
+            "at_ms": rebalance.at_ms,
+            "reasons": ",".join(rebalance.reasons),
+            "targets": msgspec.json.encode(targets),
+        },
     )
     tx.connection.execute(_DROP_OLD, {"id": group.group_id})
 

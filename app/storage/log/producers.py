@@ -66,9 +66,8 @@ def lock(tx: Tx, ids: Sequence[ProducerId], now_ms: int) -> tuple[dict[str, int]
         now_ms: Time of the append.
     """
     names = sorted({producer_id for producer_id, _ in ids})
-    insert = tx.dialect.insert(producers)
     tx.connection.execute(
-        insert.on_conflict_do_update(index_elements=["producer_id"], set_={"producer_id": insert.excluded.producer_id}),
+        tx.dialect.upsert(producers, ("producer_id",), ("producer_id",)),
         [{"producer_id": name, "producer_epoch": -1, "updated_at_ms": now_ms} for name in names],
     )
     epochs = dict(tx.connection.execute(_LOCK_EPOCHS, {"ids": names}).all())
@@ -86,15 +85,9 @@ def save(tx: Tx, locked: Iterable[str], states: Mapping[ProducerId, ProducerStat
         for (name, _), state in states.items():
             epochs[name] = max(epochs.get(name, -1), state.epoch)
         _set_epochs(tx, epochs, now_ms)
-        insert = tx.dialect.insert(producer_topics)
+        columns = ("producer_epoch", "next_sequence", "window", "updated_at_ms")
         tx.connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=["producer_id", "topic_id"],
-                set_={
-                    column: insert.excluded[column]
-                    for column in ("producer_epoch", "next_sequence", "window", "updated_at_ms")
-                },
-            ),
+            tx.dialect.upsert(producer_topics, ("producer_id", "topic_id"), columns),
             [
                 {
                     "producer_id": name,
@@ -140,12 +133,8 @@ def expire(tx: Tx, now_ms: int, limit: int) -> int:
 
 
 def _set_epochs(tx: Tx, epochs: Mapping[str, int], now_ms: int) -> None:
-    insert = tx.dialect.insert(producers)
     tx.connection.execute(
-        insert.on_conflict_do_update(
-            index_elements=["producer_id"],
-            set_={column: insert.excluded[column] for column in ("producer_epoch", "updated_at_ms")},
-        ),
+        tx.dialect.upsert(producers, ("producer_id",), ("producer_epoch", "updated_at_ms")),
         [
             {"producer_id": name, "producer_epoch": epoch, "updated_at_ms": now_ms}
             for name, epoch in sorted(epochs.items())

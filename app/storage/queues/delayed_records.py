@@ -285,11 +285,8 @@ def save(tx: Tx, key: SharePartitionKey, written: Sequence[DelayedRecord]) -> No
         rows.append(_row(key, delayed) | {"blocked_by_key": int(offset > first_offset)})
     if blocked:
         tx.connection.execute(_BLOCK_BY_KEY, blocked)
-    statement = tx.dialect.insert(delayed_records)
-    changed = {name: statement.excluded[name] for name in ("state", "delivery_count", "until_ms")}
-    tx.connection.execute(
-        statement.on_conflict_do_update(index_elements=["queue_id", "partition_id", "offset"], set_=changed), rows
-    )
+    keys, changed = ("queue_id", "partition_id", "offset"), ("state", "delivery_count", "until_ms")
+    tx.connection.execute(tx.dialect.upsert(delayed_records, keys, changed), rows)
 
 
 def remove(tx: Tx, key: SharePartitionKey, removed: Mapping[int, int]) -> None:

@@ -6,11 +6,12 @@ import contextlib
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import psycopg
 from psycopg import errors, pq
-from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy import Connection, Engine, Executable, Table, create_engine, event
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import Dialect as SqlDialect
@@ -102,6 +103,10 @@ class Postgres:
     def insert(self, table: Table) -> Insert:
         """Return the INSERT of PostgreSQL, which has ON CONFLICT."""
         return insert(table)
+
+    def upsert(self, table: Table, keys: tuple[str, ...], columns: tuple[str, ...]) -> Executable:
+        """Return the statement that inserts rows, and sets columns of rows that exist; it is built once."""
+        return _upsert(table, keys, columns)
 
     def fetch(self, tx: Tx, sql: str, parameters: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - the driver's
         """Run the deferred statements and a SELECT in one round trip, and return all rows."""
@@ -262,3 +267,10 @@ def _engine(options: dict[str, Any], size: int, *, reads: bool) -> Engine:
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "connect", set_up)
     return engine
+
+
+@cache
+def _upsert(table: Table, keys: tuple[str, ...], columns: tuple[str, ...]) -> Insert:
+    statement = insert(table)
+    values = {name: statement.excluded[name] for name in columns}
+    return statement.on_conflict_do_update(index_elements=list(keys), set_=values)

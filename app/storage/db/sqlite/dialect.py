@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy import Connection, Engine, Executable, Table, create_engine, event
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import URL
@@ -98,6 +98,10 @@ class Sqlite:
     def insert(self, table: Table) -> Insert:
         """Return the INSERT of SQLite, which has ON CONFLICT."""
         return insert(table)
+
+    def upsert(self, table: Table, keys: tuple[str, ...], columns: tuple[str, ...]) -> Executable:
+        """Return the statement that inserts rows, and sets columns of rows that exist; it is built once."""
+        return _upsert(table, keys, columns)
 
     def fetch(self, tx: Tx, sql: str, parameters: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - the driver's
         """Run a SELECT on the driver's connection and return all rows."""
@@ -346,3 +350,10 @@ def _writer_pragmas(ballast_bytes: int) -> Sequence[str]:
 
 
 _READER_PRAGMAS = ("query_only = ON", "wal_autocheckpoint = 0", "cache_size = -4096")
+
+
+@cache
+def _upsert(table: Table, keys: tuple[str, ...], columns: tuple[str, ...]) -> Insert:
+    statement = insert(table)
+    values = {name: statement.excluded[name] for name in columns}
+    return statement.on_conflict_do_update(index_elements=list(keys), set_=values)
