@@ -170,7 +170,7 @@ class Stream:
         max_wait_ms: End this long after the start.
     """
 
-    __slots__ = ("_call", "_first", "_format", "_left", "_max_wait_ms")
+    __slots__ = ("_call", "_format", "_left", "_max_wait_ms", "_next_offset", "_page", "_start_offset")
 
     def __init__(
         self,
@@ -183,7 +183,9 @@ class Stream:
     ) -> None:
         self._call = call
         self._format = stream_format
-        self._first = page
+        self._page: SharedPage | None = page  # a stream that waits keeps no page
+        self._start_offset = page.start_offset
+        self._next_offset = page.next_offset
         self._left = max_events
         self._max_wait_ms = max_wait_ms
 
@@ -194,50 +196,61 @@ class Stream:
             UnknownTopicOrPartition: The topic was deleted.
             OffsetBelowLogStart: Retention deleted the next record.
         """
-        page: SharedPage | None = self._first
-        await write(self._format.first_bytes(self._first.start_offset))
-        streams, offset = self._call.services.streams, self._first.next_offset
-        del self._first  # a stream that waits keeps no page
+        await write(self._format.first_bytes(self._start_offset))
+        streams, offset = self._call.services.streams, self._next_offset
         with (
             self._call.waiting(self._max_wait_ms) as deadline,
             OpenStream(streams, offset, deadline, self._send, comments=True) as stream,
         ):
             while True:
-                if page is not None:
-                    await self._write(write, page)
+                if self._page is not None:
+                    await self._write(write, stream)
                 elif stream.expired:
                     return
                 else:
                     await write(self._format.comment)
                 if self._left == 0:
                     return
-                page = None
-                page = await stream.next()
+                self._page = await stream.next()
 
     def final_part(self, error: BrokerError) -> bytes:
         """Return the problem that ends the stream."""
         return self._format.problem(msgspec.json.encode(problems.document(error, self._call.request_id)))
 
-    async def _write(self, write: Write, page: SharedPage) -> None:
-        """Write a page, or its records up to `max_events`. After a large page, wait until the client has caught up.
+    async def _write(self, write: Write, stream: OpenStream) -> None:
+        """Write the page, or its records up to `max_events`. After a large page, wait until the client has caught up.
 
-        The pages that clients have not read have a limit together. A page beyond it waits; a client that is behind
-        makes room for it, because its stream ends.
+        The large pages that clients have not read have a limit together, and few of them are written at once. A page
+        beyond the limit is dropped and read again when it has room; a client that is behind makes room, because its
+        stream ends.
 
         Raises:
             ServiceUnavailable: The client is behind, and others wait for room.
+            UnknownTopicOrPartition: The topic was deleted.
+            OffsetBelowLogStart: Retention deleted the records meanwhile.
         """
-        data = self._encode(page)
-        if len(data) <= _SMALL_BYTES or self._left == 0:
-            await write(data)
+        page, self._page = self._page, None
+        if page is None:
             return
-        unread = self._call.services.streams.unread
-        await unread.enter(len(data))
+        size = page.size_bytes
+        if size <= _SMALL_BYTES:
+            await write(self._encode(page))
+            return
+        streams, offset = self._call.services.streams, page.start_offset
+        if not streams.unread.has_room(size):
+            page = None
+        await streams.unread.enter(size)
         try:
-            await write(data)
-            await self._catch_up(write, unread)
+            if page is None:
+                page = await streams.read(offset)
+                stream.move(page.next_offset)
+            async with streams.write_turns:
+                await write(self._encode(page))
+            page = None
+            if self._left != 0:
+                await self._catch_up(write, streams.unread)
         finally:
-            unread.leave(len(data))
+            streams.unread.leave(size)
 
     async def _catch_up(self, write: Write, unread: WorkGate) -> None:
         """Wait until the client has read what was written."""

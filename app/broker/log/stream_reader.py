@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _PAGE = PageSize(250, 65_536, 1)
 """Bounds of a page, and so of what the buffer of a slow client holds."""
+_RECORD_BYTES = 100
+"""What the encoding of a record has besides key, value and headers."""
 
 
 class StreamOffset(NamedTuple):
@@ -68,6 +70,11 @@ class SharedPage:
         self.encoded: dict[str, bytes] = {}
 
     @property
+    def size_bytes(self) -> int:
+        """About the bytes of its encoding."""
+        return sum(record.size_bytes + _RECORD_BYTES for _, record in self.records)
+
+    @property
     def partition_ids(self) -> tuple[int, ...]:
         """Ids of the partitions that were read."""
         ids = self.info.partition_ids
@@ -91,6 +98,14 @@ async def read_topic_page(
     page, cursor = await fetcher.fetch_topic(topic, start, _PAGE, reset)
     offset = StreamOffset(topic, cursor.topic_id, None, tuple(page.start_offsets), reset)
     return SharedPage(offset, page.records, page.next_offsets, page.info, page.log_end_offsets)
+
+
+async def read_page(fetcher: Fetcher, offset: StreamOffset) -> SharedPage:
+    """Read the page at an offset without a wait. The errors are those of `Fetcher.fetch`."""
+    topic, topic_id, partition, offsets, reset = offset
+    if partition is None:
+        return await read_topic_page(fetcher, topic, Cursor(topic_id, list(offsets)), reset)
+    return await read_partition_page(fetcher, topic, topic_id, partition, At(offsets[0]), reset)
 
 
 class SharedRead:
@@ -199,10 +214,7 @@ class SharedRead:
         return page
 
     async def _read(self) -> SharedPage:
-        topic, topic_id, partition, offsets, reset = self._next_offset
-        if partition is None:
-            return await read_topic_page(self._fetcher, topic, Cursor(topic_id, list(offsets)), reset)
-        return await read_partition_page(self._fetcher, topic, topic_id, partition, At(offsets[0]), reset)
+        return await read_page(self._fetcher, self._next_offset)
 
     def _was_watched(self, page: SharedPage) -> bool:
         """Watch the partitions of a page, and return whether they were watched already during the read."""

@@ -15,7 +15,14 @@ from typing import Self
 
 from app.broker.log.fetcher import Fetcher
 from app.broker.log.page_reader import OffsetReset
-from app.broker.log.stream_reader import SharedPage, SharedRead, StreamOffset, read_partition_page, read_topic_page
+from app.broker.log.stream_reader import (
+    SharedPage,
+    SharedRead,
+    StreamOffset,
+    read_page,
+    read_partition_page,
+    read_topic_page,
+)
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.interval_timer import IntervalTimer
 from app.broker.waiting.signals import Signals, Watch
@@ -26,6 +33,8 @@ from app.errors.log import InvalidCursor
 
 _READS_AT_ONCE = 4
 """Reads of streams that run or wait for a worker thread, so that other reads do not queue behind all streams."""
+
+_WRITES_AT_ONCE = 4
 
 
 class Streams:
@@ -40,6 +49,7 @@ class Streams:
     Attributes:
         open: Number of open streams.
         unread: Turns of the large pages that clients have not read.
+        write_turns: Limits how many large pages are encoded and written in one round of the event loop.
     """
 
     def __init__(
@@ -56,6 +66,7 @@ class Streams:
         self.signals = signals
         self.open = 0
         self.unread = WorkGate(unread_bytes)
+        self.write_turns = asyncio.Semaphore(_WRITES_AT_ONCE)
         self.comment_timer = IntervalTimer(comment_interval_ms / 1000)
         self._retry_s = retry_ms / 1000
         self._idle_s = idle_ms / 1000
@@ -95,6 +106,15 @@ class Streams:
             if isinstance(start, Cursor | PartitionCursor):
                 topic_id, start = start.topic_id, _offset_in(start, partition)
             return await read_partition_page(self._fetcher, topic, topic_id, partition, start, reset)
+
+    async def read(self, offset: StreamOffset) -> SharedPage:
+        """Return the page at an offset without a wait.
+
+        Raises:
+            UnknownTopicOrPartition, OffsetBelowLogStart
+        """
+        async with self._turns:
+            return await read_page(self._fetcher, offset)
 
     def join(self, offset: StreamOffset, streams: Collection[OpenStream]) -> None:
         """Let streams wait for the page at an offset, together with the streams that wait for it already."""
@@ -240,6 +260,10 @@ class OpenStream:
             self._offset = page.next_offset
             return True
         return False
+
+    def move(self, offset: StreamOffset) -> None:
+        """Set where the next page begins, after a page was read again."""
+        self._offset = offset
 
     def receive(self, page: SharedPage) -> None:
         """Return a page from `next`."""

@@ -28,10 +28,14 @@ class WorkGate:
         """The number of callers that wait."""
         return len(self._waiting)
 
+    def has_room(self, size_bytes: int) -> bool:
+        """Return whether `enter` returns at once."""
+        return not self._waiting and self._fits(size_bytes)
+
     async def enter(self, size_bytes: int) -> None:
         """Return when there is room; `leave` gives it back."""
         self.used = True
-        if not self._waiting and self._fits(size_bytes):
+        if self.has_room(size_bytes):
             self.bytes += size_bytes
             return
         turn = asyncio.get_running_loop().create_future()
