@@ -44,14 +44,14 @@ class Retention:
         """Raise the `log_start_offset` of all partitions by their policy."""
         stored = await self.storage.read(topics.all_, self.defaults)
         retained = (
-            RetainedPartition(partition_id, topic.info.config)
+            RetainedPartition(partition_id, topic.info.version, topic.info.config)
             for topic in stored
             if topic.info.config.deleted
             for partition_id in topic.info.partition_ids
         )
         for chunk in _chunks(retained, _PARTITIONS_AT_ONCE):
-            for partition_id, start in await self.storage.read(retention.new_starts, chunk, self.clock()):
-                await self.storage.write(retention.delete_before, partition_id, start)
+            for start in await self.storage.read(retention.new_starts, chunk, self.clock()):
+                await self.storage.write(retention.delete_before, *start)
         return False
 
     async def compact(self) -> bool:
@@ -63,7 +63,7 @@ class Retention:
                     while await self.storage.write(
                         record_deletion.compact,
                         partition_id,
-                        topic.info.config,
+                        topic.info,
                         self.clock(),
                         _COMPACTED_AT_ONCE,
                         self.holders,

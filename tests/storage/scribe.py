@@ -109,7 +109,7 @@ class Scribe:
         return self.storage.write_now(retention.delete_before, info.partition_ids[partition], offset)
 
     def retain(self, info: TopicInfo, **config: Any) -> int:
-        retained = [retention.RetainedPartition(id_, TopicConfig(**config)) for id_ in info.partition_ids]
+        retained = [retention.RetainedPartition(id_, info.version, TopicConfig(**config)) for id_ in info.partition_ids]
         starts = self.storage.read_now(retention.new_starts, retained, self.now_ms)
         return sum(self.storage.write_now(retention.delete_before, *start) for start in starts)
 

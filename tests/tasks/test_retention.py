@@ -13,6 +13,8 @@ from app.tasks.retention import Retention
 from tests.storage.scribe import NOW_MS, Row, Scribe, request
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from app.storage.db.engine import Storage
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +66,70 @@ async def test_compaction_cleans_whole_partitions_of_compacted_topics_only(stora
 
     assert scribe.values(state) == {1_099: b"1099"}
     assert len(scribe.values(orders)) == 1_100
+
+
+class ChangesAfter:
+    """A storage in which a topic is changed after some transactions of the task, as by a request."""
+
+    def __init__(self, storage: Storage, transactions: int, change: Callable[[], object]) -> None:
+        self._storage = storage
+        self._left = transactions
+        self._change = change
+
+    async def read(self, *query: Any) -> Any:
+        return await self._run(self._storage.read, query)
+
+    async def write(self, *query: Any) -> Any:
+        return await self._run(self._storage.write, query)
+
+    async def _run(self, run: Callable[..., Awaitable[Any]], query: tuple[Any, ...]) -> Any:
+        result = await run(*query)
+        self._left -= 1
+        if self._left == 0:
+            self._change()
+        return result
+
+
+async def test_records_without_a_key_survive_a_compaction_that_began_before_the_policy_was_changed_to_delete(
+    storage: Storage, scribe: Scribe
+) -> None:
+    state = scribe.create("state", cleanup_policy="compact")
+    scribe.append(state, [Row(key=b"k", value=b"v")])
+
+    def keep_all() -> None:
+        scribe.append_values(scribe.change(state, 1, cleanup_policy="delete"), b"a", b"b", b"c")
+
+    await task(ChangesAfter(storage, 1, keep_all)).compact()  # type: ignore[arg-type] # a double
+
+    assert scribe.values(state) == {0: b"v", 1: b"a", 2: b"b", 3: b"c"}
+
+
+async def test_a_compaction_of_many_records_ends_when_the_policy_is_changed_to_delete(
+    storage: Storage, scribe: Scribe
+) -> None:
+    state = scribe.create("state", cleanup_policy="compact")
+    scribe.append(state, [Row(key=b"k", value=b"%d" % number) for number in range(1_100)])
+
+    def keep_all() -> None:
+        scribe.change(state, 1, cleanup_policy="delete")
+
+    await task(ChangesAfter(storage, 2, keep_all)).compact()  # type: ignore[arg-type] # a double
+
+    assert min(scribe.values(state)) == 499
+
+
+@pytest.mark.parametrize("transactions", [1, 2])
+@pytest.mark.parametrize("config", [{"retention_ms": -1}, {"cleanup_policy": "compact"}])
+async def test_records_survive_a_retention_that_began_before_the_topic_was_changed_to_keep_them(
+    storage: Storage, scribe: Scribe, transactions: int, config: dict[str, Any]
+) -> None:
+    info = scribe.create(retention_ms=DAY_MS)
+    scribe.append(info, [Row(key=b"k", value=b"kept")])
+    changing = ChangesAfter(storage, transactions, lambda: scribe.change(info, 1, **config))
+
+    await task(changing, NOW_MS + 2 * DAY_MS).raise_log_starts()  # type: ignore[arg-type] # a double
+
+    assert scribe.values(info) == {0: b"kept"}
 
 
 async def test_a_purge_deletes_rows_in_passes_and_adapts_their_size(storage: Storage, scribe: Scribe) -> None:

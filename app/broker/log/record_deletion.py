@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from app.domain.log.topic import TopicConfig
+from app.domain.log.topic import TopicInfo
 from app.storage.db import clock
 from app.storage.db.transaction import Tx
 from app.storage.log import compaction, retention
@@ -55,7 +55,7 @@ def purge(tx: Tx, limit: int, skipped: int, holders: Sequence[RecordHolder]) -> 
 
 
 def compact(
-    tx: Tx, partition_id: int, config: TopicConfig, now_ms: int, limit: int, holders: Sequence[RecordHolder]
+    tx: Tx, partition_id: int, topic: TopicInfo, now_ms: int, limit: int, holders: Sequence[RecordHolder]
 ) -> bool:
     """Clean one chunk of a partition; see `app.storage.log.compaction`. Return whether there may be more."""
     held = [holder.hold(tx, partition_id) for holder in holders]
@@ -64,4 +64,4 @@ def compact(
         for each in held:
             each.copy(offsets, clock.read(tx))
 
-    return compaction.compact(tx, partition_id, config, now_ms, limit, copy)
+    return compaction.compact(tx, partition_id, topic, now_ms, limit, copy)

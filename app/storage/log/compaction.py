@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from sqlalchemy import bindparam, delete, func, select, update
 
-from app.domain.log.topic import TopicConfig
+from app.domain.log.topic import TopicInfo
 from app.storage.db.tables import OFFSET_MASK, compacted_keys, compactions, first_record_id, partitions, records
 from app.storage.db.transaction import Tx
 from app.storage.log import clock_ticks, pages
@@ -64,7 +64,7 @@ _COUNT_BYTES = (
 def compact(
     tx: Tx,
     partition_id: int,
-    config: TopicConfig,
+    topic: TopicInfo,
     now_ms: int,
     limit: int,
     before_delete: Callable[[Sequence[int]], object] = len,
@@ -72,22 +72,23 @@ def compact(
     """Clean one chunk of at most `limit` records, and delete expired tombstones. Return whether there may be more.
 
     The record with the highest offset of a partition is never deleted, nor are records younger than
-    `min_compaction_lag_ms`. `before_delete` is called with the offsets of the records that are deleted.
+    `min_compaction_lag_ms`. `before_delete` is called with the offsets of the records that are deleted. Nothing is
+    deleted if the topic has another version by now: its policy may be `delete`, and its records without a key.
     """
     with tx.dialect.slow_statements(tx, _STATEMENT_TIMEOUT_S):
-        return _compact(tx, partition_id, config, now_ms, limit, before_delete)
+        return _compact(tx, partition_id, topic, now_ms, limit, before_delete)
 
 
 def _compact(
     tx: Tx,
     partition_id: int,
-    config: TopicConfig,
+    topic: TopicInfo,
     now_ms: int,
     limit: int,
     before_delete: Callable[[Sequence[int]], object],
 ) -> bool:
-    bounds = pages.try_lock(tx, partition_id)
-    if bounds is None:
+    bounds, config = pages.try_lock(tx, partition_id), topic.config
+    if bounds is None or bounds.version != topic.version:
         return False
     cleaned, expiry_ms = _cleaned_offset(tx, partition_id), clock_ticks.expiry_ms(tx, now_ms)
     expired = _expired_tombstones(tx, bounds, expiry_ms - config.delete_retention_ms, limit)

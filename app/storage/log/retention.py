@@ -64,10 +64,19 @@ _DONE = delete(purges).where(purges.c.partition_id == bindparam("id"), purges.c.
 
 
 class RetainedPartition(NamedTuple):
-    """A partition to which retention applies."""
+    """A partition to which retention applies, and the version of the topic that has this configuration."""
 
     partition_id: int
+    version: int
     config: TopicConfig
+
+
+class NewStart(NamedTuple):
+    """The offset to which a partition's start rises by the policy of this version of its topic."""
+
+    partition_id: int
+    offset: int
+    version: int
 
 
 class Purge(NamedTuple):
@@ -77,8 +86,10 @@ class Purge(NamedTuple):
     before_offset: int
 
 
-def new_starts(tx: Tx, retained: Sequence[RetainedPartition], now_ms: int) -> list[tuple[int, int]]:
+def new_starts(tx: Tx, retained: Sequence[RetainedPartition], now_ms: int) -> list[NewStart]:
     """Return the partitions whose start rises by their policy, each with its new `log_start_offset`.
+
+    A partition whose topic has changed is left out: its policy may be another one by now.
 
     By time, the longest prefix is deleted whose records are all older than `retention_ms`; by size, the longest prefix
     that leaves at least `retention_bytes`. This is a read because it may take long where timestamps are not ordered.
@@ -86,9 +97,9 @@ def new_starts(tx: Tx, retained: Sequence[RetainedPartition], now_ms: int) -> li
     found = pages.bounds(tx, [partition.partition_id for partition in retained])
     expiry_ms = clock_ticks.expiry_ms(tx, now_ms)
     starts = []
-    for partition_id, config in retained:
+    for partition_id, version, config in retained:
         bounds = found.get(partition_id)
-        if bounds is None or bounds.log_start_offset == bounds.log_end_offset:
+        if bounds is None or bounds.version != version or bounds.log_start_offset == bounds.log_end_offset:
             continue
         start = bounds.log_start_offset
         if config.retention_ms >= 0 and expiry_ms > config.retention_ms:
@@ -96,14 +107,17 @@ def new_starts(tx: Tx, retained: Sequence[RetainedPartition], now_ms: int) -> li
         if config.retention_bytes >= 0:
             start = max(start, offset_lookup.offset_for_size(tx, bounds, config.retention_bytes))
         if start > (offset_lookup.first_offset(tx, bounds) if bounds.sparse else bounds.log_start_offset):
-            starts.append((partition_id, start))
+            starts.append(NewStart(partition_id, start, version))
     return starts
 
 
-def delete_before(tx: Tx, partition_id: int, offset: int) -> bool:
-    """Raise `log_start_offset` to `offset`, which is at most `log_end_offset`. Return whether it rose."""
+def delete_before(tx: Tx, partition_id: int, offset: int, version: int | None = None) -> bool:
+    """Raise `log_start_offset` to `offset`, which is at most `log_end_offset`. Return whether it rose.
+
+    It does not rise if the topic has another version than the one given.
+    """
     bounds = pages.lock(tx, partition_id)
-    if bounds is None or bounds.log_start_offset >= offset:
+    if bounds is None or bounds.log_start_offset >= offset or version not in {None, bounds.version}:
         return False
     base = first_record_id(bounds.partition_id)
     start, end = base + offset, base + bounds.log_end_offset

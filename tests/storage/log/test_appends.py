@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from msgspec import structs
 
 from app.domain.log.topic import TopicConfig
 from app.storage.db.opening import open_storage
@@ -168,9 +169,9 @@ class Log(RuleBasedStateMachine):
         by_time = self.model.offset_for_time(self.clock_ms - retention_ms) if retention_ms >= 0 else 0
         by_size = self.model.offset_for_size(retention_bytes) if retention_bytes >= 0 else 0
 
-        id_ = self.info.partition_ids[0]
+        retained = retention.RetainedPartition(self.info.partition_ids[0], self.info.version, kept)
         storage = self.scribe.storage
-        for start in storage.read_now(retention.new_starts, [retention.RetainedPartition(id_, kept)], self.clock_ms):
+        for start in storage.read_now(retention.new_starts, [retained], self.clock_ms):
             storage.write_now(retention.delete_before, *start)
 
         if self.model.start < self.model.end:
@@ -192,8 +193,8 @@ class Log(RuleBasedStateMachine):
         config = TopicConfig(
             cleanup_policy="compact", delete_retention_ms=delete_retention_ms, min_compaction_lag_ms=lag_ms
         )
-        id_ = self.info.partition_ids[0]
-        while self.scribe.storage.write_now(compaction.compact, id_, config, self.clock_ms, limit):
+        compacted, id_ = structs.replace(self.info, config=config), self.info.partition_ids[0]
+        while self.scribe.storage.write_now(compaction.compact, id_, compacted, self.clock_ms, limit):
             pass
         self.model.compact(self.clock_ms, delete_retention_ms, lag_ms)
         self.compacted = True

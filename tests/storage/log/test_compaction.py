@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import structs
 
 from app.domain.log.offset_spec import Last
 from app.domain.log.topic import TopicConfig
@@ -25,7 +26,7 @@ def scribe(storage: Storage) -> Scribe:
 
 
 def compact(scribe: Scribe, info: TopicInfo, **config: Any) -> None:
-    chosen = TopicConfig(cleanup_policy="compact", **config)
+    chosen = structs.replace(info, config=TopicConfig(cleanup_policy="compact", **config))
     while scribe.storage.write_now(compaction.compact, info.partition_ids[0], chosen, scribe.now_ms, 2):
         pass
 
@@ -231,9 +232,8 @@ def test_a_purge_takes_as_many_passes_as_its_limit_requires(scribe: Scribe) -> N
 def test_a_page_over_a_wide_gap_finds_the_next_record(scribe: Scribe) -> None:
     info = scribe.create()
     scribe.append(info, keyed((b"first", b"1"), *[(b"k", b"1")] * 5000, (b"last", b"1")))
-    while scribe.storage.write_now(
-        compaction.compact, info.partition_ids[0], TopicConfig(cleanup_policy="compact"), scribe.now_ms, 500
-    ):
+    compacted = structs.replace(info, config=TopicConfig(cleanup_policy="compact"))
+    while scribe.storage.write_now(compaction.compact, info.partition_ids[0], compacted, scribe.now_ms, 500):
         pass
 
     assert [record.offset for record in scribe.page(info, 1, max_records=1)] == [5000]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import structs
 
 from app.domain.log.append import Accepted, IdempotencyKey, TopicVersionChanged
 from app.domain.log.producer import ProducerStamp
@@ -53,8 +54,8 @@ def test_a_topic_created_again_inherits_nothing(scribe: Scribe) -> None:
     old = scribe.create(partitions=2)
     scribe.append(old, [Row(key=b"a", value=b"1"), Row(key=b"a", value=b"2")])
     scribe.apply(request(old, [Row()], key=KEY), request(old, [Row()], stamp=stamp(0)))
-    config = TopicConfig(cleanup_policy="compact")
-    scribe.storage.write_now(compaction.compact, old.partition_ids[0], config, NOW_MS, 100)
+    compacted = structs.replace(old, config=TopicConfig(cleanup_policy="compact"))
+    scribe.storage.write_now(compaction.compact, old.partition_ids[0], compacted, NOW_MS, 100)
     scribe.delete_before(old, 1)
 
     scribe.delete(old)
