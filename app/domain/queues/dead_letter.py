@@ -5,6 +5,7 @@ Source: KIP-1191; its `group` is the queue.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from app.domain.queues.record_summary import DELIVER_AT
 
 _PREFIX = "__dlq.errors."
 _PREFIX_BYTES = _PREFIX.encode()
+_NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 class Origin(NamedTuple):
@@ -39,14 +41,17 @@ def with_origin(headers: bytes | None, origin: Origin, delivery_count: int, reas
 
 
 def origin_of(headers: bytes | None) -> Origin | None:
-    """Return the origin of a dead letter, or None if the record is no dead letter."""
+    """Return the origin of a dead letter, or None if the record is no dead letter.
+
+    Any producer may write such headers, so their numbers are checked.
+    """
     if headers is None or _PREFIX_BYTES not in headers:
         return None
     found = {header.name.removeprefix(_PREFIX): header.value or "" for header in decode_headers(headers)}
-    try:
-        return Origin(found["topic"], int(found["partition"]), int(found["offset"]), found["group"])
-    except (KeyError, ValueError):
+    partition, offset = found.get("partition", ""), found.get("offset", "")
+    if "topic" not in found or "group" not in found or not (_NUMBER.fullmatch(partition) and _NUMBER.fullmatch(offset)):
         return None
+    return Origin(found["topic"], int(partition), int(offset), found["group"])
 
 
 def without_origin(headers: bytes | None) -> tuple[bytes | None, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app.broker.log.producer import ProduceRequest
 from app.broker.log.topics import TopicRequest
 from app.broker.queues.redriver import Redriver
+from app.domain.log.record import Record
 from app.domain.queues.in_flight import AcknowledgeType
 from app.errors.database import DiskFull
 from app.errors.log import InvalidRecord
@@ -52,3 +55,18 @@ async def test_a_dead_letter_without_a_key_is_not_redriven_to_a_compacted_topic(
     assert await end_of(node, "orders") == 2
     await node.services.topics.change("orders", TopicRequest(None, {"cleanup_policy": "delete"}))
     assert (await redrive("jobs", None, 100, dry_run=False)).partitions == {0: 2}
+
+
+async def test_a_record_that_names_a_partition_which_cannot_exist_does_not_stop_the_redrive(node: Node) -> None:
+    await create(node, "dead")
+    forged = {"topic": "orders", "partition": "-2", "offset": "0", "group": "jobs"}
+    headers = json.dumps([{"name": f"__dlq.errors.{name}", "value": value} for name, value in forged.items()]).encode()
+    record = Record(0, -1, None, b"1", headers, 0)
+    await node.services.producer.produce(ProduceRequest("dead", None, [record], 1))
+    await node.produce(b"1", b"2")
+    await settle(node, await acquire(node, 2), AcknowledgeType.REJECT)
+    await archive(node)
+
+    redriven = [await node.services.redriver.redrive("jobs", None, 100, dry_run=dry_run) for dry_run in (True, False)]
+
+    assert [each.partitions for each in redriven] == [{0: 2}] * 2
