@@ -1,0 +1,1 @@
+"""Requests to other servers: addresses and URLs that may be used. Pure."""

@@ -1,0 +1,112 @@
+"""IP addresses that a request to another server may connect to. Pure.
+
+The rule for IPv6 is inverted: only global unicast is allowed, because `ipaddress.is_global` is true for addresses that
+lead back into the network (NAT64, IPv4-compatible, site-local, multicast). Addresses that contain an IPv4 address are
+judged by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import NamedTuple
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_NEVER: tuple[Network, ...] = tuple(
+    ip_network(each)
+    for each in (
+        "169.254.0.0/16",  # link-local, and the metadata service of most clouds
+        "168.63.129.16/32",  # Azure
+        "100.100.100.200/32",  # Alibaba
+        "192.0.0.192/32",  # Oracle
+        "fe80::/10",
+        "fd00:ec2::254/128",  # AWS
+        "fd20:ce::254/128",  # Google
+    )
+)
+"""Refused also inside an allowed network."""
+
+_INTERNAL_V4 = tuple(
+    IPv4Network(each)
+    for each in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+    )
+)
+_GLOBAL_V6 = IPv6Network("2000::/3")
+_INTERNAL_V6 = tuple(IPv6Network(each) for each in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
+_MAPPED = IPv6Network("::ffff:0:0/96")
+_NAT64 = IPv6Network("64:ff9b::/96")
+
+
+class Refusal(NamedTuple):
+    """Why an address is refused.
+
+    Attributes:
+        allowable: Whether an operator can allow the address by its network.
+    """
+
+    address: str
+    allowable: bool
+
+
+def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
+    """Parse networks such as `10.0.0.0/8`.
+
+    Raises:
+        ValueError: A text is not a network.
+    """
+    return tuple(ip_network(each) for each in texts)
+
+
+def refusal_of(text: str, allowed: Iterable[Network]) -> Refusal | None:
+    """Return why an address is refused, or None if it may be used.
+
+    Args:
+        text: A literal address, as a resolver returns it.
+        allowed: Networks inside which addresses may be used, except link-local and metadata addresses.
+    """
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return Refusal(text, allowable=False)
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        return Refusal(text, allowable=False)
+    judged = _embedded(address) or address
+    if any(each in network for network in _NEVER for each in (address, judged)):
+        return Refusal(text, allowable=False)
+    if is_allowed(address, allowed) or is_allowed(judged, allowed) or _is_public(judged):
+        return None
+    return Refusal(text, allowable=True)
+
+
+def is_allowed(address: Address, allowed: Iterable[Network]) -> bool:
+    """Return whether an address is in one of the allowed networks."""
+    return any(address in network for network in allowed)
+
+
+def _embedded(address: Address) -> IPv4Address | None:
+    """Return the IPv4 address that an IPv6 address stands for, if packets to it go there."""
+    if isinstance(address, IPv6Address) and (address in _MAPPED or address in _NAT64):
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return None
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in _INTERNAL_V4)
+    return address in _GLOBAL_V6 and not any(address in network for network in _INTERNAL_V6)
