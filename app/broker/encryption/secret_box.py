@@ -1,0 +1,130 @@
+"""Encrypt secrets for the database with AES-256-GCM, and decrypt them.
+
+A ciphertext is bound to the row and the field that it is stored in: it cannot be moved to another one. It begins with
+an id of its key, so that a new key can be introduced while the old one still decrypts.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from app.errors.webhooks import SecretKeyMissing
+
+_KEY_BYTES = 32
+_ID_BYTES = 4
+_NONCE_BYTES = 12
+
+
+class WrongSecretKey(Exception):
+    """No key decrypts the secret: the key was replaced, or the row was changed by hand."""
+
+
+class SecretBox:
+    """Encrypts with the first key, and decrypts with any.
+
+    Args:
+        load_keys: Returns the keys; called at the first use, so that a server without secrets needs none.
+    """
+
+    def __init__(self, load_keys: Callable[[], Sequence[bytes]]) -> None:
+        self._load_keys = load_keys
+        self._keys: Sequence[bytes] | None = None
+
+    def encrypt(self, secret: bytes, bound_to: str) -> bytes:
+        """Encrypt a secret for a row and field.
+
+        Raises:
+            SecretKeyMissing: There is no key.
+        """
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - only servers with secrets
+
+        if not (keys := self._all_keys()):
+            raise SecretKeyMissing("set MILLRACE_SECRET_KEY to the base64 of 32 random bytes: openssl rand -base64 32")
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return _id_of(keys[0]) + nonce + AESGCM(keys[0]).encrypt(nonce, secret, bound_to.encode())
+
+    def decrypt(self, stored: bytes, bound_to: str) -> bytes:
+        """Decrypt a secret of a row and field.
+
+        Raises:
+            WrongSecretKey: No key fits.
+        """
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - only servers with secrets
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - only servers with secrets
+
+        key_id, nonce, ciphertext = (
+            stored[:_ID_BYTES],
+            stored[_ID_BYTES : _ID_BYTES + _NONCE_BYTES],
+            stored[_ID_BYTES + _NONCE_BYTES :],
+        )
+        for key in self._all_keys():
+            if _id_of(key) == key_id:
+                try:
+                    return AESGCM(key).decrypt(nonce, ciphertext, bound_to.encode())
+                except InvalidTag:
+                    break
+        raise WrongSecretKey("no key of MILLRACE_SECRET_KEY decrypts this secret")
+
+    def is_current(self, stored: bytes) -> bool:
+        """Return whether a secret is encrypted with the first key."""
+        keys = self._all_keys()
+        return bool(keys) and stored[:_ID_BYTES] == _id_of(keys[0])
+
+    def _all_keys(self) -> Sequence[bytes]:
+        if self._keys is None:
+            self._keys = self._load_keys()
+        return self._keys
+
+
+def parse_keys(text: str) -> list[bytes]:
+    """Parse comma-separated keys, each the base64 of 32 bytes.
+
+    Raises:
+        ValueError: A key is not valid.
+    """
+    keys = []
+    for part in filter(None, (each.strip() for each in text.split(","))):
+        try:
+            key = b64decode(part, validate=True)
+        except (Base64Error, ValueError):
+            key = b""
+        if len(key) != _KEY_BYTES:
+            raise ValueError("each key is the base64 of 32 bytes: openssl rand -base64 32")
+        keys.append(key)
+    return keys
+
+
+def key_beside(database: Path) -> list[bytes]:
+    """Return the key beside an SQLite database. The file is created at the first use, for its owner alone.
+
+    Raises:
+        ValueError: The file has no valid key.
+    """
+    path = database.with_name(database.name + ".secret-key")
+    if not path.exists():
+        _create_key(path)
+    if not (keys := parse_keys(path.read_text())):
+        raise ValueError(f"{path} has no key; restore it from a backup")
+    return keys
+
+
+def _create_key(path: Path) -> None:
+    """Create a key file. It has its name only once the key is on the disk."""
+    new = path.with_name(path.name + ".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, b64encode(secrets.token_bytes(_KEY_BYTES)) + b"\n")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    new.rename(path)
+
+
+def _id_of(key: bytes) -> bytes:
+    return sha256(b"millrace secret key" + key).digest()[:_ID_BYTES]
