@@ -1,0 +1,1 @@
+"""Sources: deliveries of other services' webhooks, and the verification of their signatures. Pure."""
