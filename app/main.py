@@ -21,6 +21,7 @@ from app.api.documents import guides, openapi, problem_pages, swagger_ui
 from app.api.http.gateway import Gateway, answer_unmatched
 from app.api.routers import ROUTERS
 from app.api.services import Services
+from app.broker.encryption.secret_box import SecretBox, key_beside, parse_keys
 from app.broker.groups.coordinator import Coordinator
 from app.broker.groups.group_transactions import Limits
 from app.broker.groups.offsets import Offsets
@@ -37,6 +38,9 @@ from app.broker.queues.deliveries.delivery_batcher import DeliveryBatcher
 from app.broker.queues.queues import Queues
 from app.broker.queues.redriver import Redriver
 from app.broker.queues.topic_queues import TopicQueues
+from app.broker.sources.receiver import Receiver
+from app.broker.sources.refusals import Refusals
+from app.broker.sources.sources import Sources
 from app.broker.transactions import Transactions
 from app.broker.waiting.deadline import monotonic_ms
 from app.broker.waiting.memory_budget import MemoryBudget
@@ -72,6 +76,7 @@ _CLOCK_INTERVAL_MS = 1_500
 _MEMORY_INTERVAL_MS = 2_000
 _SESSION_CHECK_INTERVAL_MS = 60_000
 _ARCHIVE_INTERVAL_MS = 1_000
+_REFUSAL_INTERVAL_MS = 1_000
 _POLLS_PER_RECHECK = 10
 """A waiting acquire checks the database without a notice once in so many poll intervals: each check locks share
 partitions."""
@@ -223,6 +228,9 @@ def _build_services(
     groups = Coordinator(storage, topics, signals, limits, session_clock_ms)
     offsets = Offsets(storage, topics, settings.max_groups)
     archive_task = ArchiveTask(storage, signals, topic_defaults)
+    box = SecretBox(lambda: _secret_keys(settings, storage))
+    sources = Sources(storage, topics, box, session_clock_ms)
+    refusals = Refusals(storage, session_clock_ms)
     queues = Queues(storage, topics, signals)
     services = Services(
         storage=storage,
@@ -252,6 +260,9 @@ def _build_services(
             to_archive=archive_task.wake,
         ),
         redriver=Redriver(storage, topics, queues, signals),
+        sources=sources,
+        receiver=Receiver(sources, producer, refusals, clock),
+        public_url=settings.public_url,
         clock=clock,
         memory=memory,
         tasks_failing=runner.failing,
@@ -260,6 +271,13 @@ def _build_services(
         max_wait_ms=settings.max_wait_ms,
     )
     return archive_task, services
+
+
+def _secret_keys(settings: Settings, storage: Storage) -> Sequence[bytes]:
+    """Return the keys of secrets: those of the settings, or with SQLite the one beside the database."""
+    if settings.secret_key:
+        return parse_keys(settings.secret_key)
+    return key_beside(storage.dialect.path) if storage.dialect.path is not None else ()
 
 
 def _topic_defaults(settings: Settings) -> TopicConfig:
@@ -316,6 +334,7 @@ def _start_tasks(settings: Settings, services: Services, runner: TaskRunner, arc
     runner.every("memory", _MEMORY_INTERVAL_MS, services.memory.trim)
     runner.every("sessions", _SESSION_INTERVAL_MS, services.groups.record_running_node)
     runner.every("offset-expiry", _EXPIRY_INTERVAL_MS, services.offsets.expire)
+    runner.every("source-refusals", _REFUSAL_INTERVAL_MS, services.receiver.store_refusals)
     runner.forever("archive", lambda on_success: archive_task.run(_ARCHIVE_INTERVAL_MS, on_success))
 
 

@@ -8,6 +8,8 @@ from app.api.groups import groups, members, offsets, poll
 from app.api.http import monitoring
 from app.api.log import fetch, produce, producers, topics
 from app.api.queues import deliveries, queues
+from app.api.sources import deliveries as source_deliveries
+from app.api.sources import sources
 
 ROUTERS = (
     topics.router,
@@ -24,6 +26,9 @@ ROUTERS = (
     queues.router,
     deliveries.router,
     queues.admin,
+    sources.router,
+    source_deliveries.router,
+    sources.admin,
     start_page.router,
     monitoring.router,
 )

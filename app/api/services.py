@@ -17,6 +17,8 @@ from app.broker.log.topics import Topics
 from app.broker.queues.deliveries.delivery_batcher import DeliveryBatcher
 from app.broker.queues.queues import Queues
 from app.broker.queues.redriver import Redriver
+from app.broker.sources.receiver import Receiver
+from app.broker.sources.sources import Sources
 from app.broker.transactions import Transactions
 from app.broker.waiting.memory_budget import MemoryBudget
 from app.broker.waiting.signals import Signals
@@ -28,6 +30,7 @@ class Services:
     """The parts of the application and the limits of its requests.
 
     Attributes:
+        public_url: The URL under which clients reach the server, without a slash at the end; empty if it is not set.
         clock: The clock of the log.
         tasks_failing: Returns the names of the background tasks that failed several times in a row.
         answers: Number of answers by operation and status.
@@ -47,6 +50,9 @@ class Services:
     queues: Queues
     deliveries: DeliveryBatcher
     redriver: Redriver
+    sources: Sources
+    receiver: Receiver
+    public_url: str
     clock: BrokerClock
     memory: MemoryBudget
     tasks_failing: Callable[[], list[str]]

@@ -66,3 +66,11 @@ class InvalidSignature(BrokerError):
     title = "Signature not accepted"
     cause = "The delivery was not verified: its signature, time, credentials or token are missing or wrong."
     cure = "Compare the secret of the sender with that of the source; GET /v1/sources/{source}/refusals has the reason."
+
+
+class TooManyRefusals(BrokerError):
+    code = "THROTTLING_QUOTA_EXCEEDED"
+    title = "Too many refused deliveries"
+    cause = "More than 100 deliveries of this address to sources were refused within a minute."
+    cure = "Correct the secret of the sender, and send again after the time in the Retry-After header."
+    retriable = True

@@ -148,6 +148,11 @@ class Call:
         self.request_id = request_id(scope)
         self._memory: RequestMemory | None = None
 
+    @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        """The headers by name in lower case; repeated headers are joined by commas."""
+        return self._headers
+
     def header(self, name: bytes) -> bytes | None:
         """Return the value of a header, or None. `name` is in lower case; repeated headers are joined by commas."""
         return self._headers.get(name)

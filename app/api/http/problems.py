@@ -74,6 +74,18 @@ from app.errors.queues import (
     QueueAlreadyExists,
     UnknownQueue,
 )
+from app.errors.webhooks import (
+    InvalidSignature,
+    InvalidSourceConfig,
+    InvalidWebhookConfig,
+    SecretKeyMissing,
+    SourceAlreadyExists,
+    TooManyRefusals,
+    UnknownReplay,
+    UnknownSource,
+    UnknownWebhook,
+    WebhookAlreadyExists,
+)
 
 _log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -105,8 +117,11 @@ STATUS: dict[type[BrokerError], int] = {
     InvalidRecord: 422,
     InvalidRecordState: 409,
     InvalidRequest: 422,
+    InvalidSignature: 401,
+    InvalidSourceConfig: 422,
     InvalidTimestamp: 422,
     InvalidTopicName: 422,
+    InvalidWebhookConfig: 422,
     LockTimeout: 503,
     DatabaseMisplaced: 503,
     MessageTooLarge: 413,
@@ -123,19 +138,26 @@ STATUS: dict[type[BrokerError], int] = {
     OutOfOrderSequenceNumber: 409,
     QueueAlreadyExists: 409,
     RequestTimedOut: 408,
+    SecretKeyMissing: 422,
     SequenceReused: 422,
     ServiceUnavailable: 503,
+    SourceAlreadyExists: 409,
     StaleMemberEpoch: 409,
+    TooManyRefusals: 429,
     TopicAlreadyExists: 409,
     TopicInUse: 409,
     UnknownMemberId: 409,
     UnknownPartitionInRecord: 422,
     UnknownProducerId: 404,
     UnknownQueue: 404,
+    UnknownReplay: 404,
     UnknownServerError: 500,
+    UnknownSource: 404,
     UnknownTopicOrPartition: 404,
+    UnknownWebhook: 404,
     UnsupportedMediaType: 415,
     UriTooLong: 414,
+    WebhookAlreadyExists: 409,
     HeaderFieldsTooLarge: 431,
     WrongHost: 421,
 }
@@ -230,9 +252,12 @@ def _log_refusal(error: BrokerError, request_id: str) -> None:
 def headers(error: BrokerError) -> list[tuple[bytes, bytes]]:
     """Return the headers that the status of an error requires."""
     if STATUS[type(error)] in RETRY_STATUSES:
-        return [(b"retry-after", b"%d" % RETRY_AFTER_S)]
+        wait_ms = error.facts.get("retry_after_ms")
+        return [(b"retry-after", b"%d" % (-(-wait_ms // 1_000) if isinstance(wait_ms, int) else RETRY_AFTER_S))]
     if isinstance(error, MethodNotAllowed):
         return [(b"allow", str(error.facts["allow"]).encode())]
+    if isinstance(error, InvalidSignature):
+        return [(b"www-authenticate", b"Signature")]
     if isinstance(error, UnsupportedMediaType):
         return [(b"accept-encoding", b"gzip")]
     return []

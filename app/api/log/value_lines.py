@@ -7,17 +7,14 @@ from msgspec import Raw
 
 from app.api.http.bodies.json_bodies import decode_lines
 from app.api.log.record_decoding import check_depth, check_key
+from app.domain.log import json_pointer
+from app.domain.log.json_pointer import MAX_LIST_BYTES, ListTooLong
 from app.domain.log.offset_spec import parse_time
 from app.domain.log.record import VALUE_JSON, Record
 from app.errors.http import InvalidRequest
 from app.errors.log import InvalidTimestamp
 
-_MAX_LIST_BYTES = 1_048_576
-"""A pointer into a longer list is refused: each step decodes the whole list."""
-
 _raw = msgspec.json.Decoder(Raw)
-_object = msgspec.json.Decoder(dict[str, Raw])
-_list = msgspec.json.Decoder(list[Raw])
 _string = msgspec.json.Decoder(str)
 
 
@@ -72,18 +69,10 @@ def _resolve(index: int, field: str, value: bytes, pointer: str) -> bytes:
     Raises:
         InvalidRequest: The value has nothing at the pointer; with the index of the record and `field`.
     """
-    found = value
-    for part in pointer.split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        try:
-            if found.startswith(b"[") and len(found) > _MAX_LIST_BYTES:
-                raise InvalidRequest.at(index, field, f"points into a list of more than {_MAX_LIST_BYTES} bytes")
-            if found.startswith(b"["):
-                found = bytes(_list.decode(found)[int(name)]) if name.isdecimal() else b""
-            else:
-                found = bytes(_object.decode(found)[name])
-        except (msgspec.ValidationError, KeyError, IndexError, ValueError):
-            found = b""
-        if not found:
-            raise InvalidRequest.at(index, field, "points at nothing in this value")
+    try:
+        found = json_pointer.find(value, pointer)
+    except ListTooLong:
+        raise InvalidRequest.at(index, field, f"points into a list of more than {MAX_LIST_BYTES} bytes") from None
+    if found is None:
+        raise InvalidRequest.at(index, field, "points at nothing in this value")
     return found

@@ -23,11 +23,19 @@ def fingerprint(*parts: bytes) -> bytes:
     return digest.digest()
 
 
+KEY_LIFETIME_MS = 24 * 3_600_000
+
+
 class IdempotencyKey(msgspec.Struct, frozen=True):
-    """An Idempotency-Key as it is stored: SHA-256 of the key and of the request."""
+    """An Idempotency-Key as it is stored: SHA-256 of the key and of the request.
+
+    Attributes:
+        lifetime_ms: How long a repeat is recognized.
+    """
 
     key_hash: bytes
     fingerprint: bytes
+    lifetime_ms: int = KEY_LIFETIME_MS
 
 
 class Append(msgspec.Struct, frozen=True):
@@ -112,6 +120,7 @@ class StoredKey(msgspec.Struct, frozen=True):
 
     fingerprint: bytes
     result: bytes
+    lifetime_ms: int = KEY_LIFETIME_MS
 
 
 KeyId = tuple[int, bytes]
@@ -239,7 +248,7 @@ class AppendBatch:
     def _store_result(self, append: Append, appended: Appended) -> None:
         if append.key is not None:
             key_id = (append.topic_id, append.key.key_hash)
-            entry = StoredKey(append.key.fingerprint, _encoder.encode(appended))
+            entry = StoredKey(append.key.fingerprint, _encoder.encode(appended), append.key.lifetime_ms)
             self._keys[key_id] = self.keys_written[key_id] = entry
         if append.stamp is not None:
             producer = (append.stamp.producer_id, append.topic_id)

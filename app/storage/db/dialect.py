@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, Executable, Table
@@ -43,6 +44,10 @@ class Dialect(Protocol):
     write_engine: Engine
     driver_error: type[Exception]
     compiler: SqlDialect
+
+    @property
+    def path(self) -> Path | None:
+        """The file of the database; None for a server."""
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
         """Return the dialect's INSERT, which has ON CONFLICT."""

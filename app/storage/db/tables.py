@@ -51,16 +51,16 @@ metadata = MetaData(
     }
 )
 
-_Id = BigInteger().with_variant(Integer, "sqlite")
+ID = BigInteger().with_variant(Integer, "sqlite")
 
-_Name = Text().with_variant(Text(collation="C"), "postgresql")
+NAME = Text().with_variant(Text(collation="C"), "postgresql")
 """Ordered by bytes, so that lists have the same order in both databases."""
 
 topics = Table(
     "topics",
     metadata,
-    Column("topic_id", _Id, primary_key=True, autoincrement=True),
-    Column("name", _Name, nullable=False, unique=True),
+    Column("topic_id", ID, primary_key=True, autoincrement=True),
+    Column("name", NAME, nullable=False, unique=True),
     Column("version", BigInteger, nullable=False),
     Column("config", Text, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
@@ -70,7 +70,7 @@ topics = Table(
 partitions = Table(
     "partitions",
     metadata,
-    Column("partition_id", _Id, primary_key=True, autoincrement=True),
+    Column("partition_id", ID, primary_key=True, autoincrement=True),
     Column("topic_id", BigInteger, nullable=False),
     Column("partition", Integer, nullable=False),
     Column("log_start_offset", BigInteger, nullable=False),
@@ -86,7 +86,7 @@ that compaction has deleted."""
 records = Table(
     "records",
     metadata,
-    Column("record_id", _Id, primary_key=True, autoincrement=False),
+    Column("record_id", ID, primary_key=True, autoincrement=False),
     Column("timestamp_ms", BigInteger, nullable=False),
     Column("encoding", SmallInteger, nullable=False),
     Column("key", LargeBinary),
@@ -102,7 +102,7 @@ a counter row that each append would update."""
 purges = Table(
     "purges",
     metadata,
-    Column("partition_id", _Id, primary_key=True, autoincrement=False),
+    Column("partition_id", ID, primary_key=True, autoincrement=False),
     Column("before_offset", BigInteger, nullable=False),
 )
 """Rows below `before_offset` are no longer in the log and are deleted in the background."""
@@ -110,7 +110,7 @@ purges = Table(
 compactions = Table(
     "compactions",
     metadata,
-    Column("partition_id", _Id, primary_key=True, autoincrement=False),
+    Column("partition_id", ID, primary_key=True, autoincrement=False),
     Column("cleaned_offset", BigInteger, nullable=False),
 )
 """Below `cleaned_offset` each key has one record."""
@@ -118,7 +118,7 @@ compactions = Table(
 compacted_keys = Table(
     "compacted_keys",
     metadata,
-    Column("partition_id", _Id, primary_key=True, autoincrement=False),
+    Column("partition_id", ID, primary_key=True, autoincrement=False),
     Column("key_hash", LargeBinary, primary_key=True),
     Column("offset", BigInteger, nullable=False),
     Column("tombstone_seen_at_ms", BigInteger),
@@ -131,7 +131,7 @@ index."""
 producers = Table(
     "producers",
     metadata,
-    Column("producer_id", _Name, primary_key=True),
+    Column("producer_id", NAME, primary_key=True),
     Column("producer_epoch", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
     Index("ix_producers_updated", "updated_at_ms"),
@@ -140,7 +140,7 @@ producers = Table(
 producer_topics = Table(
     "producer_topics",
     metadata,
-    Column("producer_id", _Name, primary_key=True),
+    Column("producer_id", NAME, primary_key=True),
     Column("topic_id", BigInteger, primary_key=True, autoincrement=False),
     Column("producer_epoch", BigInteger, nullable=False),
     Column("next_sequence", BigInteger, nullable=False),
@@ -163,8 +163,8 @@ idempotency_keys = Table(
 consumer_groups = Table(
     "consumer_groups",
     metadata,
-    Column("group_id", _Id, primary_key=True, autoincrement=True),
-    Column("name", _Name, nullable=False, unique=True),
+    Column("group_id", ID, primary_key=True, autoincrement=True),
+    Column("name", NAME, nullable=False, unique=True),
     Column("group_epoch", BigInteger, nullable=False),
     Column("assignment_epoch", BigInteger, nullable=False),
     Column("assigned_at_ms", BigInteger, nullable=False),
@@ -181,7 +181,7 @@ group_members = Table(
     "group_members",
     metadata,
     Column("group_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("member_id", _Name, primary_key=True),
+    Column("member_id", NAME, primary_key=True),
     Column("member_epoch", BigInteger, nullable=False),
     Column("settled", SmallInteger, key="reconciled", nullable=False),
     Column("session_timeout_ms", BigInteger, nullable=False),
@@ -237,8 +237,8 @@ the clock of deadlines, which on SQLite is monotonic while a process runs."""
 queues = Table(
     "queues",
     metadata,
-    Column("queue_id", _Id, primary_key=True, autoincrement=True),
-    Column("name", _Name, nullable=False, unique=True),
+    Column("queue_id", ID, primary_key=True, autoincrement=True),
+    Column("name", NAME, nullable=False, unique=True),
     Column("topic_id", BigInteger, nullable=False),
     Column("dead_letter_topic_id", BigInteger),
     Column("config", Text, nullable=False),

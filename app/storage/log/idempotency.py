@@ -1,4 +1,8 @@
-"""Idempotency-Keys: locked before offsets are assigned, and stored with the result for 24 hours."""
+"""Idempotency-Keys: locked before offsets are assigned, and stored with the result for their lifetime.
+
+The lifetime is 24 hours. `created_at_ms` of a key with another lifetime is shifted, so that it expires with those that
+were stored at that time.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import bindparam, delete, select, tuple_, update
 
-from app.domain.log.append import KeyId, StoredKey
+from app.domain.log.append import KEY_LIFETIME_MS, KeyId, StoredKey
 from app.storage.db.tables import idempotency_keys as keys
 from app.storage.db.transaction import Tx
 from app.storage.log import clock_ticks
-
-RETENTION_MS = 24 * 3_600_000
 
 _FIND = select(keys.c.topic_id, keys.c.key_hash, keys.c.fingerprint, keys.c.result, keys.c.created_at_ms).where(
     tuple_(keys.c.topic_id, keys.c.key_hash).in_(bindparam("ids", expanding=True))
@@ -67,9 +69,9 @@ def find(tx: Tx, ids: Sequence[KeyId], now_ms: int) -> dict[KeyId, StoredKey]:
 
     The last tick is read only for a key that is expired by `now_ms`.
     """
-    used, oldest_ms = _used(tx, ids), now_ms - RETENTION_MS
+    used, oldest_ms = _used(tx, ids), now_ms - KEY_LIFETIME_MS
     if any(created_at_ms < oldest_ms for _, created_at_ms in used.values()):
-        oldest_ms = clock_ticks.expiry_ms(tx, now_ms) - RETENTION_MS
+        oldest_ms = clock_ticks.expiry_ms(tx, now_ms) - KEY_LIFETIME_MS
     return {key_id: stored for key_id, (stored, created_at_ms) in used.items() if created_at_ms >= oldest_ms}
 
 
@@ -89,7 +91,7 @@ def save_results(tx: Tx, claimed: Iterable[KeyId], written: Mapping[KeyId, Store
                     "hash": key_hash,
                     "new_fingerprint": entry.fingerprint,
                     "new_result": entry.result,
-                    "new_created_at_ms": now_ms,
+                    "new_created_at_ms": now_ms + entry.lifetime_ms - KEY_LIFETIME_MS,
                 }
                 for (topic_id, key_hash), entry in written.items()
             ],
@@ -100,7 +102,7 @@ def save_results(tx: Tx, claimed: Iterable[KeyId], written: Mapping[KeyId, Store
 
 def expire(tx: Tx, now_ms: int, limit: int) -> int:
     """Delete up to `limit` keys older than 24 hours. Return how many."""
-    before_ms = clock_ticks.expiry_ms(tx, now_ms) - RETENTION_MS
+    before_ms = clock_ticks.expiry_ms(tx, now_ms) - KEY_LIFETIME_MS
     result = tx.connection.execute(_EXPIRE, {"before_ms": before_ms, "at_most": limit})
     return result.rowcount
 

@@ -90,6 +90,7 @@ class Postgres:
     lanes = _LANES
     page_reads = _READERS
     shared = True
+    path = None
     begin_statements: Sequence[Statement] = ()
     driver_error: type[Exception] = psycopg.Error
     compiler: SqlDialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call] # SQLAlchemy

@@ -1,0 +1,122 @@
+"""The delivery path of sources: deliveries, and the challenges of senders."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter
+from msgspec import UNSET, Meta, UnsetType
+
+from app.api.http.call import Call, Reply
+from app.api.http.operations import Description, OperationRoute, describe
+from app.broker.sources.receiver import Received
+from app.domain.sources.verification import Delivery
+from app.errors.http import BadRequest, BodyTooLarge
+from app.errors.webhooks import InvalidSignature, TooManyRefusals, UnknownSource
+
+router = APIRouter(prefix="/v1/sources/{source}/events", tags=["sources"], route_class=OperationRoute)
+
+_TEXT = b"text/plain; charset=utf-8"
+_ERRORS = (UnknownSource, InvalidSignature, BodyTooLarge, TooManyRefusals)
+_ANY_BODY = {"text/plain": {"schema": {"type": "string"}, "example": "Hello, World!"}}
+_SIGNATURE = {
+    "schema": {"type": "string"},
+    "description": "Each scheme has its own headers; this one is of GitHub.",
+    "example": "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17",
+}
+"""GitHub's own example, with the secret of the example of `create_source`."""
+
+
+class DeliveryAnswer(msgspec.Struct, omit_defaults=True):
+    """Where the delivery is; `duplicate` is true if it had been appended before."""
+
+    partition: int
+    offset: int
+    duplicate: bool | UnsetType = UNSET
+
+
+class ChallengeQuery(msgspec.Struct, kw_only=True):
+    """The challenge that Meta sends when its webhook is set up."""
+
+    mode: Annotated[str, Meta(max_length=64)] = msgspec.field(default="", name="hub.mode")
+    verify_token: Annotated[str, Meta(max_length=256)] = msgspec.field(default="", name="hub.verify_token")
+    challenge: Annotated[str, Meta(max_length=1024)] = msgspec.field(default="", name="hub.challenge")
+
+
+@router.post("")
+@describe(
+    Description(
+        answers={200: DeliveryAnswer},
+        errors=_ERRORS,
+        examples={"source": "github"},
+        bodies=_ANY_BODY,
+        headers={"X-Hub-Signature-256": _SIGNATURE},
+        media=("text/plain",),
+        hot=True,
+    )
+)
+async def deliver_to_source(call: Call, source: str) -> Reply:
+    """Deliver an event to a source, as its sender does.
+
+    With the scheme `none`, a colon and the token follow the name: `/v1/sources/{source}:{token}/events`.
+
+    The body is stored byte for byte, after its signature is verified. The answer comes after the commit; a delivery
+    that is repeated with the same id is not stored again.
+    """
+    body = await call.body()
+    query = call.scope["query_string"].decode("latin-1")
+    url = f"{call.services.public_url}{call.scope['path']}{'?' if query else ''}{query}"
+    content_type = call.header(b"content-type") or b""
+    media_type = content_type.partition(b";")[0].strip().lower()
+    name, colon, token = source.partition(":")
+    delivery = Delivery(body, call.headers, url, media_type)
+    return _reply(await call.services.receiver.receive(name, token if colon else None, delivery, _address(call)))
+
+
+@router.get("")
+@describe(
+    Description(
+        answers={200: None},
+        errors=(UnknownSource, InvalidSignature),
+        examples={"source": "github"},
+        media=("text/plain",),
+    )
+)
+async def answer_source_challenge(call: Call, source: str, query: ChallengeQuery) -> Reply:
+    """Answer the challenge that Meta sends when its webhook is set up; without one, say what this path is for."""
+    services = call.services
+    if not query.mode:
+        await services.sources.get(source)
+        return Reply(b"Post deliveries to this path.\n", 200, _TEXT)
+    address = _address(call)
+    text = await services.receiver.answer_meta(source, query.mode, query.verify_token, query.challenge, address)
+    return Reply(text.encode(), 200, _TEXT)
+
+
+@router.options("")
+@describe(Description(answers={200: None}, errors=(UnknownSource, BadRequest), examples={"source": "github"}))
+async def answer_source_handshake(call: Call, source: str) -> Reply:
+    """Answer the handshake of CloudEvents webhooks: an origin of `allowed_origins` may deliver."""
+    origin = call.header(b"webhook-request-origin")
+    if origin is None:
+        raise BadRequest("the header WebHook-Request-Origin is missing")
+    if not await call.services.receiver.allows_origin(source, origin.decode("latin-1")):
+        return Reply(b"", 200, _TEXT, [(b"allow", b"POST, OPTIONS")])
+    granted = [(b"webhook-allowed-origin", origin), (b"allow", b"POST, OPTIONS")]
+    if call.header(b"webhook-request-rate") is not None:
+        granted.append((b"webhook-allowed-rate", b"*"))
+    return Reply(b"", 200, _TEXT, granted)
+
+
+def _reply(received: Received) -> Reply:
+    if received.accepted is None:
+        return Reply((received.challenge or "").encode(), 200, _TEXT)
+    appended = received.accepted.appended
+    duplicate = True if received.accepted.duplicate else UNSET
+    return Reply.of(DeliveryAnswer(appended.partitions[0], appended.offsets[0], duplicate))
+
+
+def _address(call: Call) -> str:
+    client = call.scope.get("client")
+    return client[0] if client else ""

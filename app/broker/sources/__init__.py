@@ -1,0 +1,1 @@
+"""Sources: take in the webhooks of other services."""

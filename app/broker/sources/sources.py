@@ -1,0 +1,294 @@
+"""Create, confirm, change and delete sources, rotate their secrets, and cache them for their deliveries."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Callable
+from hashlib import sha256
+from typing import NamedTuple
+
+import msgspec
+
+from app.broker.encryption.secret_box import SecretBox, WrongSecretKey
+from app.broker.log.topics import TopicRequest, Topics
+from app.domain.log.topic import check_name
+from app.domain.sources.source import SourceConfig, SourceInfo, check_config, check_secret, raise_errors
+from app.errors.database import ServiceUnavailable
+from app.errors.webhooks import SourceAlreadyExists, UnknownSource
+from app.storage.db import clock
+from app.storage.db.engine import Storage
+from app.storage.db.transaction import Tx
+from app.storage.sources import sources
+from app.storage.sources.sources import Refusal
+
+MAX_OVERLAP_MS = 30 * 86_400_000
+_CACHE_MS = 1_000
+"""How long a node uses a source without reading it again: so long a change on another node takes."""
+_TOKEN_BYTES = 24
+_UNKNOWN = "there is no source of this name; PUT /v1/sources/{source} creates one"
+
+
+class SourceSecrets(NamedTuple):
+    """The secrets of a request.
+
+    Attributes:
+        secret: The secret of the scheme, or None.
+        verify_token: The token of Meta's challenge, or None.
+    """
+
+    secret: str | None = None
+    verify_token: str | None = None
+
+
+class OpenSource(NamedTuple):
+    """A source with its secrets, for the verification of a delivery.
+
+    Attributes:
+        secrets: The present secret, and the one before it while it is accepted.
+        verify_token: The token of Meta's challenge, or the hash of the token in the path of the scheme `none`.
+    """
+
+    info: SourceInfo
+    secrets: tuple[bytes, ...]
+    verify_token: bytes | None
+
+
+class Sources:
+    """The sources of an installation.
+
+    Args:
+        clock_ms: Monotonic clock in milliseconds.
+    """
+
+    def __init__(self, storage: Storage, topics: Topics, box: SecretBox, clock_ms: Callable[[], int]) -> None:
+        self._storage = storage
+        self._topics = topics
+        self._box = box
+        self._clock_ms = clock_ms
+        self._cache: dict[str, tuple[int, OpenSource]] = {}
+
+    async def get(self, name: str) -> SourceInfo:
+        """Load a source from the database.
+
+        Raises:
+            UnknownSource: There is no source of this name.
+        """
+        check_name(name, "source")
+        found = await self._storage.read(sources.find, name)
+        if found is None:
+            self._cache.pop(name, None)
+            raise UnknownSource(_UNKNOWN)
+        return found
+
+    async def list_(self, after: str, limit: int) -> list[SourceInfo]:
+        """Return up to `limit` sources in order of their names, starting after the name `after`."""
+        return await self._storage.read(sources.list_, after, limit)
+
+    async def open(self, name: str, *, refresh: bool = False) -> OpenSource:
+        """Return a source with its secrets, at most a second old; `refresh` loads it from the database.
+
+        Raises:
+            UnknownSource: There is no source of this name.
+            ServiceUnavailable: Its secret cannot be decrypted.
+        """
+        now_ms = self._clock_ms()
+        known = self._cache.get(name)
+        if known is not None and not refresh and now_ms - known[0] < _CACHE_MS:
+            return known[1]
+        check_name(name, "source")
+        found = await self._storage.read(_find, name)
+        if found is None:
+            self._cache.pop(name, None)
+            raise UnknownSource(_UNKNOWN)
+        opened = self._opened(*found)
+        self._cache[name] = now_ms, opened
+        return opened
+
+    async def create(
+        self, name: str, config: SourceConfig, given: SourceSecrets
+    ) -> tuple[SourceInfo, bool, str | None]:
+        """Create a source and its topic, or confirm an existing source.
+
+        Returns:
+            The source, whether it was created, and the token of its delivery path with the scheme `none`.
+
+        Raises:
+            InvalidSourceConfig, InvalidTopicName, SecretKeyMissing
+            SourceAlreadyExists: The source exists, and a field differs.
+        """
+        check_name(name, "source")
+        check_config(config)
+        check_secret(config, given.secret)
+        _check_verify_token(config, given)
+        found = await self._storage.read(sources.find, name)
+        if found is not None:
+            self._confirm(found, config, given)
+            return found, False, None
+        await self._topics.create(config.topic, TopicRequest(None, {}))
+        token = secrets.token_urlsafe(_TOKEN_BYTES) if config.verify.scheme == "none" else None
+        info = await self._storage.write(self._create, name, config, given, token)
+        if info is None:
+            return await self.create(name, config, given)
+        self._cache.pop(name, None)
+        return info, True, token
+
+    async def change(
+        self, name: str, change: Callable[[SourceConfig], SourceConfig], given: SourceSecrets
+    ) -> SourceInfo:
+        """Change the configuration of a source. Its scheme stays.
+
+        Raises:
+            UnknownSource, InvalidSourceConfig, InvalidTopicName
+        """
+        before = await self.get(name)
+        changed = change(before.config)
+        check_config(changed)
+        if changed.verify.scheme != before.config.verify.scheme:
+            raise_errors([("verify/scheme", "cannot be changed: delete the source, or create another one")])
+        if given.secret is not None:
+            raise_errors([("verify/secret", "is changed with POST /v1/sources/{source}/rotate_secret")])
+        _check_verify_token(changed, given, present=before.verify_token is not None)
+        await self._topics.create(changed.topic, TopicRequest(None, {}))
+        info = await self._storage.write(self._change, name, change, given.verify_token)
+        self._cache.pop(name, None)
+        if info is None:
+            raise UnknownSource(_UNKNOWN)
+        return info
+
+    async def rotate(self, name: str, secret: str, overlap_ms: int) -> SourceInfo:
+        """Replace the secret of a source. The one before it is accepted for another `overlap_ms`.
+
+        Raises:
+            UnknownSource, InvalidSourceConfig
+        """
+        info = await self.get(name)
+        check_secret(info.config, secret)
+        if not 0 <= overlap_ms <= MAX_OVERLAP_MS:
+            raise_errors([("overlap_ms", f"must be from 0 to {MAX_OVERLAP_MS:,}")])
+        rotated = await self._storage.write(self._rotate, name, secret.encode(), overlap_ms)
+        self._cache.pop(name, None)
+        if rotated is None:
+            raise UnknownSource(_UNKNOWN)
+        return rotated
+
+    async def delete(self, name: str) -> None:
+        """Delete a source, and keep its topic.
+
+        Raises:
+            UnknownSource: There is no source of this name.
+        """
+        check_name(name, "source")
+        deleted = await self._storage.write(_delete, name)
+        self._cache.pop(name, None)
+        if not deleted:
+            raise UnknownSource(_UNKNOWN)
+
+    async def refusals(self, name: str, before: int, limit: int) -> list[Refusal]:
+        """Return up to `limit` refused deliveries with ids below `before`, the last one first.
+
+        Raises:
+            UnknownSource: There is no source of this name.
+        """
+        info = await self.get(name)
+        return await self._storage.read(sources.refusals, info.source_id, before, limit)
+
+    def _opened(self, info: SourceInfo, now_ms: int) -> OpenSource:
+        try:
+            found = [] if info.secret is None else [self._box.decrypt(info.secret, _bound(info, "secret"))]
+            if info.previous_secret is not None and now_ms < info.previous_until_ms:
+                found.append(self._box.decrypt(info.previous_secret, _bound(info, "secret")))
+            token = info.verify_token
+            if token is not None and info.config.verify.scheme == "meta":
+                token = self._box.decrypt(token, _bound(info, "verify_token"))
+        except WrongSecretKey as error:
+            raise ServiceUnavailable(f"the secret of this source cannot be decrypted: {error}") from None
+        return OpenSource(info, tuple(found), token)
+
+    def _create(
+        self, tx: Tx, name: str, config: SourceConfig, given: SourceSecrets, token: str | None
+    ) -> SourceInfo | None:
+        info = sources.create(tx, name, config, clock.read(tx))
+        if info is None:
+            return None
+        if given.secret is not None:
+            info = info._replace(secret=self._box.encrypt(given.secret.encode(), _bound(info, "secret")))
+        if token is not None:
+            info = info._replace(verify_token=sha256(token.encode()).digest())
+        if given.verify_token is not None:
+            encrypted = self._box.encrypt(given.verify_token.encode(), _bound(info, "verify_token"))
+            info = info._replace(verify_token=encrypted)
+        sources.save(tx, info)
+        return info
+
+    def _change(
+        self, tx: Tx, name: str, change: Callable[[SourceConfig], SourceConfig], verify_token: str | None
+    ) -> SourceInfo | None:
+        info = sources.find_locked(tx, name)
+        if info is None:
+            return None
+        info = info._replace(config=change(info.config))
+        if verify_token is not None:
+            encrypted = self._box.encrypt(verify_token.encode(), _bound(info, "verify_token"))
+            info = info._replace(verify_token=encrypted)
+        sources.save(tx, info)
+        return info
+
+    def _rotate(self, tx: Tx, name: str, secret: bytes, overlap_ms: int) -> SourceInfo | None:
+        info = sources.find_locked(tx, name)
+        if info is None:
+            return None
+        rotated = info._replace(
+            secret=self._box.encrypt(secret, _bound(info, "secret")),
+            previous_secret=info.secret if overlap_ms else None,
+            previous_until_ms=clock.read(tx) + overlap_ms,
+        )
+        sources.save(tx, rotated)
+        return rotated
+
+    def _confirm(self, info: SourceInfo, config: SourceConfig, given: SourceSecrets) -> None:
+        """Refuse a request that differs from an existing source."""
+        differing = [
+            field for field in config.__struct_fields__ if getattr(config, field) != getattr(info.config, field)
+        ]
+        opened = self._opened(info, 0)
+        if given.secret is not None and not hmac.compare_digest(opened.secrets[0], given.secret.encode()):
+            differing.append("verify/secret")
+        if given.verify_token is not None and opened.verify_token != given.verify_token.encode():
+            differing.append("verify/verify_token")
+        if differing:
+            raise SourceAlreadyExists(
+                f"the source exists and differs in {', '.join(differing)}; PATCH /v1/sources/{{source}} changes it, "
+                "and POST /v1/sources/{source}/rotate_secret its secret",
+                differing=differing,
+            )
+
+
+def _find(tx: Tx, name: str) -> tuple[SourceInfo, int] | None:
+    info = sources.find(tx, name)
+    return None if info is None else (info, clock.read(tx))
+
+
+def _delete(tx: Tx, name: str) -> bool:
+    info = sources.find_locked(tx, name)
+    if info is None:
+        return False
+    sources.delete_(tx, info.source_id)
+    return True
+
+
+def _bound(info: SourceInfo, field: str) -> str:
+    return f"sources/{info.source_id}/{field}"
+
+
+def _check_verify_token(config: SourceConfig, given: SourceSecrets, *, present: bool = False) -> None:
+    if config.verify.scheme == "meta":
+        if given.verify_token is None and not present:
+            raise_errors([("verify/verify_token", "is required by the scheme meta: the token of its challenge")])
+    elif given.verify_token is not None:
+        raise_errors([("verify/verify_token", "is for the scheme meta only")])
+
+
+def replaced(config: SourceConfig, fields: dict[str, object]) -> SourceConfig:
+    """Return a configuration with other values of some fields."""
+    return msgspec.structs.replace(config, **fields)

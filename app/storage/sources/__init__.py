@@ -1,0 +1,1 @@
+"""Sources: their definitions and refusals."""
