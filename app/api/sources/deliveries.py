@@ -64,7 +64,7 @@ async def deliver_to_source(call: Call, source: str) -> Reply:
     The body is stored byte for byte, after its signature is verified. The answer comes after the commit; a delivery
     that is repeated with the same id is not stored again.
     """
-    body = await call.body()
+    body = await call.decode(bytes, for_append=True)
     query = call.scope["query_string"].decode("latin-1")
     url = f"{call.services.public_url}{call.scope['path']}{'?' if query else ''}{query}"
     content_type = call.header(b"content-type") or b""
