@@ -7,6 +7,14 @@ from typing import Any
 from app.domain.log.producer import MAX_EPOCH
 
 _LINES = '{"key":"alice","value":{"item":"book"}}\n{"key":"bob","value":{"item":"lamp"}}\n'
+_EVENT = {
+    "specversion": "1.0",
+    "id": "1",
+    "source": "https://shop.example.com/orders",
+    "type": "com.example.order.placed",
+    "partitionkey": "alice",
+    "data": {"item": "book"},
+}
 
 PRODUCE_BODIES: dict[str, dict[str, Any]] = {
     "application/json": {
@@ -35,6 +43,14 @@ PRODUCE_BODIES: dict[str, dict[str, Any]] = {
     },
     "application/octet-stream": {
         "schema": {"type": "string", "format": "binary", "description": "The value of one record, byte for byte."}
+    },
+    "application/cloudevents+json": {
+        "schema": {"type": "object", "description": "One CloudEvent; its attributes become headers `ce_<name>`."},
+        "example": _EVENT,
+    },
+    "application/cloudevents-batch+json": {
+        "schema": {"type": "array", "items": {"type": "object"}, "description": "CloudEvents, appended together."},
+        "example": [_EVENT],
     },
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -19,10 +20,12 @@ from app.api.log.fetch_query import FetchQuery, FetchTopicQuery
 from app.broker.log.page_reader import PageSize, PartitionPage, TopicPage
 from app.broker.log.page_reads import LARGE_PAGE_BYTES
 from app.broker.waiting.deadline import Deadline
-from app.domain.log import record_json
+from app.domain.log import cloud_events, record_json
 from app.domain.log.cursor import Cursor, PartitionCursor, decode_cursor, encode_cursor
 from app.domain.log.offset_spec import Earliest, OffsetSpec, parse_offset_spec
+from app.domain.log.record import StoredRecord
 from app.domain.log.record_json import FetchedRecord
+from app.domain.log.topic import TopicInfo
 from app.domain.memory.ledger import SMALL_BYTES
 from app.errors.http import InvalidRequest
 from app.errors.log import CursorExpired, InvalidCursor, OffsetAboveLogEnd, OffsetBelowLogStart, UnknownTopicOrPartition
@@ -30,7 +33,8 @@ from app.errors.log import CursorExpired, InvalidCursor, OffsetAboveLogEnd, Offs
 router = APIRouter(prefix="/v1/topics/{topic}", tags=["records"], route_class=OperationRoute)
 
 _MAX_RECORDS = 500
-_MEDIA = ("application/x-ndjson", "text/event-stream")
+_EVENTS = cloud_events.BATCH.encode()
+_MEDIA = ("application/x-ndjson", "text/event-stream", cloud_events.BATCH)
 _STREAM_HEADERS: dict[str, dict[str, Any]] = {
     "Last-Event-ID": {
         "schema": {"type": "string", "examples": ["kgGUAQAAAI17"]},
@@ -84,7 +88,8 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
     """Read all partitions of a topic, merged by time.
 
     The order within a partition is kept, and each partition with unread records has a share of the page.
-    `next_cursor` is where the next page begins. With `Accept: application/x-ndjson` the answer is one record a line.
+    `next_cursor` is where the next page begins. With `Accept: application/x-ndjson` the answer is one record a line,
+    with `Accept: application/cloudevents-batch+json` a batch of CloudEvents.
 
     With `Accept: text/event-stream` the answer is a stream of server-sent events, by default of new records: first an
     event with only an `id`, then one for each record. Send the last `id` as `Last-Event-ID` to continue after it. With
@@ -101,10 +106,10 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
         )
     next_cursor = encode_cursor(cursor)
     link = _link(call, query, {"cursor": next_cursor})
-    lines = _wants_lines(call)
-    encode = partial(_topic_lines, page) if lines else partial(_topic_json, page, next_cursor)
+    content_type = _content_type(call)
+    encode = partial(_TOPIC_ENCODERS[content_type], page, next_cursor)
     body = encode() if size.max_bytes <= LARGE_PAGE_BYTES else await services.memory.run(encode)
-    return await _page(call, body, b"application/x-ndjson" if lines else JSON, link)
+    return await _page(call, body, content_type, link)
 
 
 @router.get("/partitions/{partition}/records")
@@ -129,7 +134,8 @@ async def fetch_partition(call: Call, topic: str, partition: int, query: FetchQu
     """Read a partition from an offset, the start, the end or a time.
 
     `records` is empty only at `log_end_offset` or after `max_wait_ms`. With `max_wait_ms` the server answers as soon as
-    the page has `min_bytes`. With `Accept: application/x-ndjson` the answer is one record a line.
+    the page has `min_bytes`. With `Accept: application/x-ndjson` the answer is one record a line, with
+    `Accept: application/cloudevents-batch+json` a batch of CloudEvents.
 
     With `Accept: text/event-stream` or `follow=true` the answer is a stream, like that of the whole topic. Event ids of
     both kinds of stream can be used for the other kind.
@@ -138,10 +144,10 @@ async def fetch_partition(call: Call, topic: str, partition: int, query: FetchQu
         return await streams.open_stream(call, topic, partition, query, stream_format)
     start = _offset_spec(query)
     size = _size(call, query)
-    lines = _wants_lines(call)
+    content_type = _content_type(call)
     with _deadline(call, query) as deadline:
         body, next_offset = await call.services.fetcher.fetch_encoded(
-            _lines if lines else _json,
+            _ENCODERS[content_type],
             topic,
             partition,
             start,
@@ -151,16 +157,36 @@ async def fetch_partition(call: Call, topic: str, partition: int, query: FetchQu
             check=call.check_page,
         )
     link = _link(call, query, {"offset": str(next_offset)})
-    return await _page(call, body, b"application/x-ndjson" if lines else JSON, link)
+    return await _page(call, body, content_type, link)
 
 
-def _topic_lines(page: TopicPage) -> bytes:
+def _topic_lines(page: TopicPage, next_cursor: str) -> bytes:
+    _ = next_cursor
     return record_json.ndjson(page.records)
 
 
 def _topic_json(page: TopicPage, next_cursor: str) -> bytes:
     records = [record_json.record_out(partition, record) for partition, record in page.records]
     return record_json.encode(FetchTopicAnswer(records, next_cursor)) + b"\n"
+
+
+def _topic_events(page: TopicPage, next_cursor: str) -> bytes:
+    _ = next_cursor
+    return _batch(page.info, page.records)
+
+
+def _batch(info: TopicInfo, records: Iterable[tuple[int, StoredRecord]]) -> bytes:
+    """Return records as a batch of CloudEvents."""
+    name, topic_id = info.name, info.topic_id
+    events = (
+        cloud_events.to_json(record, cloud_events.place_of(name, topic_id, partition, record))
+        for partition, record in records
+    )
+    return cloud_events.to_batch(events) + b"\n"
+
+
+def _events(page: PartitionPage) -> tuple[bytes, int]:
+    return _batch(page.info, ((page.partition, record) for record in page.records)), page.next_offset
 
 
 def _lines(page: PartitionPage) -> tuple[bytes, int]:
@@ -171,6 +197,19 @@ def _json(page: PartitionPage) -> tuple[bytes, int]:
     records = record_json.records_out(page.partition, page.records)
     answer = FetchAnswer(records, page.next_offset, page.log_start_offset, page.log_end_offset)
     return record_json.encode(answer) + b"\n", page.next_offset
+
+
+_ENCODERS: dict[bytes, Callable[[PartitionPage], tuple[bytes, int]]] = {
+    JSON: _json,
+    streams.LINES: _lines,
+    _EVENTS: _events,
+}
+"""By the media type of the answer."""
+_TOPIC_ENCODERS: dict[bytes, Callable[[TopicPage, str], bytes]] = {
+    JSON: _topic_json,
+    streams.LINES: _topic_lines,
+    _EVENTS: _topic_events,
+}
 
 
 def _offset_spec(query: FetchQuery) -> OffsetSpec:
@@ -207,8 +246,10 @@ def _size(call: Call, query: FetchQuery) -> PageSize:
     return PageSize(max_records, min(query.max_bytes, SMALL_BYTES), min(query.min_bytes, SMALL_BYTES))
 
 
-def _wants_lines(call: Call) -> bool:
-    return preferred(call.header(b"accept"), streams.ANSWER_TYPES) in LINE_TYPES
+def _content_type(call: Call) -> bytes:
+    """Return the media type of a page."""
+    media_type = preferred(call.header(b"accept"), streams.ANSWER_TYPES)
+    return streams.LINES if media_type in LINE_TYPES else media_type
 
 
 def _link(call: Call, query: FetchQuery, next_page: dict[str, str]) -> Header:

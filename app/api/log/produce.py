@@ -16,7 +16,8 @@ from app.api.http.call import JSON, Call, Reply
 from app.api.http.media import LINE_TYPES, charset_of, media_type_of, refuse_form
 from app.api.http.operations import MAX_INT64, Description, OperationRoute, describe
 from app.api.http.request_memory import FEW_RECORDS
-from app.api.log import examples
+from app.api.log import event_decoding, examples
+from app.api.log.event_decoding import Target
 from app.api.log.record_decoding import ProduceBody, decode_json_body, decode_raw, decode_record_lines
 from app.api.log.value_lines import decode_value_lines
 from app.api.log.warnings import MOST_WARNINGS, ProduceWarning, delivery_time_warnings, timestamp_warnings
@@ -49,7 +50,6 @@ Short = Annotated[str, Meta(max_length=512)]
 _MAX_POINTER_PARTS = 16
 _MINIMAL = re.compile(rb'(?:^|,)[ \t]*return[ \t]*=[ \t]*(?:minimal|"minimal")[ \t]*(?:[;,]|$)', re.IGNORECASE)
 """The preference for a short answer (RFC 7240)."""
-_CLOUDEVENTS = b"application/cloudevents"
 
 
 class _ProduceQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -159,6 +159,8 @@ async def produce(call: Call, topic: str, query: ProduceQuery) -> Reply:
     `partition`, else to the partition of its key (murmur2, as in Kafka's default partitioner). All other records of
     the request go to one partition, chosen round-robin. With `auto_create_topics`, an unknown topic is created.
     The answer to a repeated request is 200 with `duplicate`.
+
+    CloudEvents are accepted too, with headers `ce-*` or in their JSON format.
     """
     return await _produce(call, topic, query)
 
@@ -190,8 +192,6 @@ async def _produce(
 ) -> Reply:
     media_type = media_type_of(call)
     refuse_form(media_type)
-    if media_type.startswith(_CLOUDEVENTS):
-        raise UnsupportedMediaType("CloudEvents are not supported; send application/json, or one value of another type")
     request = await call.decode(partial(_decode_request, call, topic, partition, media_type, query), for_append=True)
     if (count := len(request.records)) > FEW_RECORDS:
         await call.memory.admit_records(count)
@@ -206,7 +206,10 @@ def _decode_request(
     query: ProduceQuery | ProducePartitionQuery,
     body: bytes,
 ) -> ProduceRequest:
-    records = _decode(call, media_type, body, query)
+    if event_decoding.has_events(call.headers, media_type):
+        records = _decode_events(call, media_type, body, query)
+    else:
+        records = _decode(call, media_type, body, query)
     key, stamp = _idempotence(call, media_type, body)
     return ProduceRequest(
         topic,
@@ -217,6 +220,20 @@ def _decode_request(
         key,
         stamp,
     )
+
+
+def _decode_events(
+    call: Call, media_type: bytes, body: bytes, query: ProduceQuery | ProducePartitionQuery
+) -> list[Record]:
+    """Decode CloudEvents. Of the fields of a record, the query may have the partition and the timestamp."""
+    _refuse_pointers(query)
+    if query.lines is not None or query.key is not None:
+        raise InvalidRequest("lines and key are not for CloudEvents; the key of an event is its partitionkey")
+    partition = query.partition if isinstance(query, ProduceQuery) else None
+    target = Target.of(partition, query.timestamp_ms)
+    if event_decoding.is_json_format(media_type):
+        return event_decoding.decode_events(media_type, body, call.services.max_records, target)
+    return event_decoding.decode_binary(call.scope["headers"], media_type, charset_of(call), body, target)
 
 
 def _decode(call: Call, media_type: bytes, body: bytes, query: ProduceQuery | ProducePartitionQuery) -> list[Record]:
@@ -321,7 +338,10 @@ def idempotency_key(call: Call, media_type: bytes, body: bytes) -> IdempotencyKe
 
 
 def _fingerprint(call: Call, media_type: bytes, body: bytes) -> bytes:
-    return fingerprint(call.scope["path"].encode(), call.scope["query_string"], media_type, body)
+    parts = call.scope["path"].encode(), call.scope["query_string"], media_type, body
+    if event_decoding.has_events(call.headers, media_type):
+        return fingerprint(*parts, event_decoding.fingerprint_of(call.scope["headers"]))
+    return fingerprint(*parts)
 
 
 def _integer(name: str, value: bytes, highest: int) -> int:

@@ -15,7 +15,7 @@ from app.api.log.fetch_query import FetchQuery
 from app.broker.log.stream_reader import SharedPage, StreamOffset
 from app.broker.log.streams import OpenStream
 from app.broker.waiting.work_gate import WorkGate
-from app.domain.log import record_json
+from app.domain.log import cloud_events, record_json
 from app.domain.log.cursor import Cursor, PartitionCursor, decode_cursor, encode_cursor, encode_partition_cursor
 from app.domain.log.offset_spec import Latest, OffsetSpec, parse_offset_spec
 from app.domain.log.record import StoredRecord
@@ -26,9 +26,9 @@ from app.errors.http import InvalidRequest
 EVENTS = b"text/event-stream"
 LINES = b"application/x-ndjson"
 
-ANSWER_TYPES = (JSON, LINES, *sorted(LINE_TYPES - {LINES}), EVENTS)
+_STREAM_TYPES = (LINES, *sorted(LINE_TYPES - {LINES}), EVENTS)
+ANSWER_TYPES = (JSON, *_STREAM_TYPES, cloud_events.BATCH.encode())
 """The media types of a page and a stream, the default first."""
-_STREAM_TYPES = ANSWER_TYPES[1:]
 
 _RETRY_MS = 1_000
 """Pause of a browser before it connects again: about as long as a restart takes."""

@@ -270,8 +270,9 @@ async def test_a_form_is_refused_with_commands_that_work(sqlite_client: httpx2.A
 
 async def test_unsupported_media_types_and_combinations_are_415(sqlite_client: httpx2.AsyncClient) -> None:
     for query, content_type in (
-        ("", "application/cloudevents+json"),
-        ("", "application/cloudevents-batch+json"),
+        ("", "application/cloudevents"),
+        ("", "application/cloudevents+xml"),
+        ("", "application/cloudevents-batch+avro"),
         ("?lines=values", "text/plain"),
         ("?lines=records", "application/octet-stream"),
     ):
