@@ -21,7 +21,7 @@ from app.api.documents import guides, openapi, problem_pages, swagger_ui
 from app.api.http.gateway import Gateway, answer_unmatched
 from app.api.routers import ROUTERS
 from app.api.services import Services
-from app.broker.encryption.secret_box import SecretBox, key_beside, parse_keys
+from app.broker.encryption.secret_box import SecretBox, keys_of
 from app.broker.groups.coordinator import Coordinator
 from app.broker.groups.group_transactions import Limits
 from app.broker.groups.offsets import Offsets
@@ -228,7 +228,7 @@ def _build_services(
     groups = Coordinator(storage, topics, signals, limits, session_clock_ms)
     offsets = Offsets(storage, topics, settings.max_groups)
     archive_task = ArchiveTask(storage, signals, topic_defaults)
-    box = SecretBox(lambda: _secret_keys(settings, storage))
+    box = SecretBox(lambda: keys_of(settings.secret_key, storage.dialect.path))
     sources = Sources(storage, topics, box, session_clock_ms)
     refusals = Refusals(storage, session_clock_ms)
     queues = Queues(storage, topics, signals)
@@ -271,13 +271,6 @@ def _build_services(
         max_wait_ms=settings.max_wait_ms,
     )
     return archive_task, services
-
-
-def _secret_keys(settings: Settings, storage: Storage) -> Sequence[bytes]:
-    """Return the keys of secrets: those of the settings, or with SQLite the one beside the database."""
-    if settings.secret_key:
-        return parse_keys(settings.secret_key)
-    return key_beside(storage.dialect.path) if storage.dialect.path is not None else ()
 
 
 def _topic_defaults(settings: Settings) -> TopicConfig:

@@ -8,8 +8,7 @@ from app.api.groups import groups, members, offsets, poll
 from app.api.http import monitoring
 from app.api.log import fetch, produce, producers, topics
 from app.api.queues import deliveries, queues
-from app.api.sources import deliveries as source_deliveries
-from app.api.sources import sources
+from app.api.sources import events, sources
 
 ROUTERS = (
     topics.router,
@@ -27,8 +26,9 @@ ROUTERS = (
     deliveries.router,
     queues.admin,
     sources.router,
-    source_deliveries.router,
+    events.router,
     sources.admin,
+    sources.deletion,
     start_page.router,
     monitoring.router,
 )

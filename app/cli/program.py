@@ -17,7 +17,9 @@ from app.cli.queues.queues import queues
 from app.cli.server.health import health
 from app.cli.server.migrate import migrate
 from app.cli.server.openapi import openapi
+from app.cli.server.secrets import secrets
 from app.cli.server.serve import serve
+from app.cli.sources.sources import sources
 from app.cli.terminal import failure
 from app.cli.terminal.output import discard_stdout, print_message
 from app.cli.usage_hints import ProgramGroup
@@ -45,6 +47,8 @@ program.add_typer(topics, name="topics", cls=ProgramGroup)
 program.add_typer(groups, name="groups", cls=ProgramGroup)
 program.add_typer(queues, name="queues", cls=ProgramGroup)
 program.add_typer(queue, name="queue", cls=ProgramGroup)
+program.add_typer(sources, name="sources", cls=ProgramGroup)
+program.add_typer(secrets, name="secrets", cls=ProgramGroup)
 
 
 def _show_version(requested: bool) -> None:

@@ -1,11 +1,12 @@
 """The access log: one line for each request, when its answer is complete or its connection ends.
 
-The path is logged without the query, which may have keys of records and cursors.
+The path is logged without the query, which may have keys of records and cursors, and without the token of a source.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _log = logging.getLogger(__name__)
+_TOKEN = re.compile(r"(/v1/sources/[^/:%]*(?::|%3[Aa]))[^/]*")
+"""The token in the path of a delivery to a source without signatures."""
 
 
 class AccessLog:
@@ -119,7 +122,7 @@ def _write(
     complete: bool,
 ) -> None:
     method = scope.get("method", "-")
-    path = scope.get("raw_path", b"-").decode("latin-1")
+    path = _TOKEN.sub(r"\1…", scope.get("raw_path", b"-").decode("latin-1"))
     client = scope.get("millrace.client") or scope.get("client")
     address = client[0] if client else "-"
     fields = {

@@ -74,6 +74,11 @@ TAGS = [
         "name": "queues",
         "description": "Queues deliver each record on its own, under a lock: acquire, acknowledge, dead letters.",
     },
+    {
+        "name": "sources",
+        "description": "Sources take in the webhooks of other services: each verified delivery becomes a record.",
+    },
+    {"name": "source deletion", "description": "Delete a source; its topic stays."},
     {"name": "operations", "description": "Health, readiness and metrics."},
 ]
 

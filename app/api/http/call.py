@@ -187,7 +187,9 @@ class Call:
             raise repeated_parameter([name for name, _ in pairs])
         return parameters
 
-    async def decode(self, decode: Callable[[bytes], T], *, for_append: bool = False) -> T:
+    async def decode(
+        self, decode: Callable[[bytes], T], *, for_append: bool = False, max_bytes: int | None = None
+    ) -> T:
         """Read the whole body, decompress it, and return what `decode` makes of it.
 
         A large body is decompressed and decoded in a worker thread, after it has its turn.
@@ -196,6 +198,7 @@ class Call:
             decode: Called with the decompressed body; must not use the event loop.
             for_append: Whether a large body keeps its turn until the request ends, because an append takes as much
                 memory as the decoding.
+            max_bytes: A limit below that of the server.
 
         Raises:
             BodyTooLarge: The body is larger than the limit, compressed or decompressed.
@@ -204,7 +207,7 @@ class Call:
             ServiceUnavailable: The memory budget has no room for the decompressed body.
             ClientDisconnected: The client disconnected.
         """
-        limit = self.services.max_body_bytes
+        limit = self.services.max_body_bytes if max_bytes is None else min(max_bytes, self.services.max_body_bytes)
         length = self.header(b"content-length")
         if length is not None and length.isdigit() and int(length) > limit:
             raise gzip_bodies.too_large(limit)

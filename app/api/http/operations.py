@@ -51,6 +51,7 @@ class Description:
         headers: Request headers, each with its schema.
         answer_headers: Headers of the answers, each with its schema.
         media: Other media types of the answers.
+        any_query: Whether the handler takes the query as it is.
         hot: Whether the gateway runs the operation without FastAPI.
     """
 
@@ -62,6 +63,7 @@ class Description:
     headers: Mapping[str, Schema] = field(default_factory=dict)
     answer_headers: Mapping[str, Schema] = field(default_factory=dict)
     media: Sequence[str] = ()
+    any_query: bool = False
     hot: bool = False
 
 
@@ -88,7 +90,9 @@ class Operation:
         self._names = [name for name in self.parameters if name != "body"]
         self._binders = [_binder(name, self.parameters[name]) for name in self._names]
         self._body = _body_decoder(self.parameters["body"]) if "body" in self.parameters else None
-        self._takes_no_query = "query" not in self.parameters and path.startswith("/v1/")
+        self._takes_no_query = (
+            "query" not in self.parameters and path.startswith("/v1/") and not self.description.any_query
+        )
 
     async def __call__(self, call: Call) -> Reply:
         """Decode the request and run the handler."""

@@ -100,18 +100,38 @@ def parse_keys(text: str) -> list[bytes]:
     return keys
 
 
+def keys_of(setting: str, database: Path | None) -> list[bytes]:
+    """Return the keys of the setting, then with SQLite the one beside the database, which is made if there is no other.
+
+    Args:
+        setting: `MILLRACE_SECRET_KEY`.
+        database: The file of SQLite, or None.
+
+    Raises:
+        ValueError: A key is not valid.
+    """
+    keys = parse_keys(setting)
+    if database is not None and (not keys or _path_beside(database).exists()):
+        keys += key_beside(database)
+    return keys
+
+
 def key_beside(database: Path) -> list[bytes]:
     """Return the key beside an SQLite database. The file is created at the first use, for its owner alone.
 
     Raises:
         ValueError: The file has no valid key.
     """
-    path = database.with_name(database.name + ".secret-key")
+    path = _path_beside(database)
     if not path.exists():
         _create_key(path)
     if not (keys := parse_keys(path.read_text())):
         raise ValueError(f"{path} has no key; restore it from a backup")
     return keys
+
+
+def _path_beside(database: Path) -> Path:
+    return database.with_name(database.name + ".secret-key")
 
 
 def _create_key(path: Path) -> None:

@@ -33,6 +33,8 @@ from app.storage.sources.sources import Refusal
 
 _REFUSED = "the delivery was not verified"
 _TEXT_TYPES = (b"text/", b"application/x-www-form-urlencoded", b"application/xml")
+_GUESSABLE = frozenset({"basic", "bearer", "none"})
+"""Schemes whose secret is in the request, and may be short."""
 _MAX_CHALLENGE = 1_024
 _raw = msgspec.json.Decoder(msgspec.Raw)
 
@@ -62,6 +64,31 @@ class Receiver:
         self._refusals = refusals
         self._wall_ms = wall_ms
 
+    async def admit(self, name: str, address: str) -> int:
+        """Return the most bytes that a body may have, before it is read.
+
+        An address with too many refused deliveries is refused here if the scheme's secret can be guessed. A signature
+        cannot: a sender with the right secret delivers, although others of its address are refused.
+
+        Raises:
+            UnknownSource: There is no source of this name.
+            TooManyRefusals: Too many deliveries of this address were refused.
+        """
+        config = (await self._sources.open(name)).info.config
+        if config.verify.scheme in _GUESSABLE:
+            self._refusals.check(address)
+        return config.max_body_bytes
+
+    async def refuse_large(self, name: str, max_bytes: int, address: str) -> BodyTooLarge:
+        """Note the refusal of a body that is too large, and return its error."""
+        source = await self._sources.open(name)
+        self._refuse(source, f"the body is larger than {max_bytes} bytes", 0, address)
+        return BodyTooLarge(
+            f"the body is larger than {max_bytes} bytes; max_body_bytes of the source, MILLRACE_MAX_BODY_BYTES and "
+            "max_message_bytes of the topic are the limits",
+            max_bytes=max_bytes,
+        )
+
     async def receive(self, name: str, token: str | None, delivery: Delivery, address: str) -> Received:
         """Verify a delivery and append it; a repeat is not appended again.
 
@@ -71,16 +98,11 @@ class Receiver:
             TooManyRefusals: Too many deliveries of this address were refused.
             BrokerError: The append is refused; the sender may repeat the delivery.
         """
-        self._refusals.check(address)
         source = await self._sources.open(name)
-        if len(delivery.body) > source.info.config.max_body_bytes:
-            limit = source.info.config.max_body_bytes
-            self._refuse(source, "the body is too large", delivery, address)
-            raise BodyTooLarge(f"the body is larger than {limit} bytes, the limit of this source", max_bytes=limit)
         try:
-            identity = await self._verified(source, token, delivery)
+            identity = await self._verified(source, token, delivery, address)
         except Unverified as error:
-            self._refuse(source, str(error), delivery, address)
+            self._refuse(source, str(error), len(delivery.body), address)
             raise InvalidSignature(_REFUSED) from None
         if (challenge := _slack_challenge(source.info.config, delivery.body)) is not None:
             return Received(None, challenge)
@@ -97,7 +119,7 @@ class Receiver:
         expected = source.verify_token if source.info.config.verify.scheme == "meta" else None
         fits = expected is not None and hmac.compare_digest(expected, verify_token.encode())
         if not fits or mode != "subscribe" or len(challenge) > _MAX_CHALLENGE:
-            self._refuse(source, "the challenge has another verify_token", Delivery(b"", {}), address)
+            self._refuse(source, "the challenge has another verify_token", 0, address)
             raise InvalidSignature(_REFUSED)
         return challenge
 
@@ -114,11 +136,12 @@ class Receiver:
         """Store what was refused since the last call. Return False: there is no more to do now."""
         return await self._refusals.store()
 
-    async def _verified(self, source: OpenSource, token: str | None, delivery: Delivery) -> str | None:
+    async def _verified(self, source: OpenSource, token: str | None, delivery: Delivery, address: str) -> str | None:
         """Verify a delivery, and once more with the source as it is in the database by now."""
         try:
             return self._verify(source, token, delivery)
         except Unverified:
+            self._refusals.check(address)  # without a read of the database
             current = await self._sources.open(source.info.name, refresh=True)
             if current == source:
                 raise
@@ -148,11 +171,11 @@ class Receiver:
             return await self._producer.produce(request)
         except BrokerError as error:
             if not getattr(error, "retriable", False):
-                self._refuse(source, error.detail, delivery, address)
+                self._refuse(source, error.detail, len(delivery.body), address)
             raise
 
-    def _refuse(self, source: OpenSource, reason: str, delivery: Delivery, address: str) -> None:
-        refusal = Refusal(0, self._wall_ms(), reason[:500], address, len(delivery.body))
+    def _refuse(self, source: OpenSource, reason: str, size_bytes: int, address: str) -> None:
+        refusal = Refusal(0, self._wall_ms(), reason[:500], address, size_bytes)
         self._refusals.add(source.info.source_id, refusal)
 
 

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import NamedTuple
 
-import msgspec
-
 from app.broker.encryption.secret_box import SecretBox, WrongSecretKey
 from app.broker.log.topics import TopicRequest, Topics
 from app.domain.log.topic import check_name
@@ -26,6 +24,7 @@ MAX_OVERLAP_MS = 30 * 86_400_000
 _CACHE_MS = 1_000
 """How long a node uses a source without reading it again: so long a change on another node takes."""
 _TOKEN_BYTES = 24
+_PAGE = 100
 _UNKNOWN = "there is no source of this name; PUT /v1/sources/{source} creates one"
 
 
@@ -264,6 +263,39 @@ class Sources:
             )
 
 
+def rewrap(tx: Tx, box: SecretBox) -> int:
+    """Encrypt the secrets of all sources with the first key of the box. Return how many had another key.
+
+    Raises:
+        WrongSecretKey: No key decrypts a secret; the message names the source.
+    """
+    rewrapped, after = 0, ""
+    while page := sources.list_(tx, after, _PAGE):
+        for name in [info.name for info in page]:
+            if (info := sources.find_locked(tx, name)) is not None:
+                changed, number = _rewrapped(info, box)
+                if number:
+                    sources.save(tx, changed)
+                rewrapped += number
+        after = page[-1].name
+    return rewrapped
+
+
+def _rewrapped(info: SourceInfo, box: SecretBox) -> tuple[SourceInfo, int]:
+    stored = {"secret": info.secret, "previous_secret": info.previous_secret}
+    if info.config.verify.scheme == "meta":
+        stored["verify_token"] = info.verify_token
+    changed: dict[str, bytes] = {}
+    for field, secret in stored.items():
+        if secret is not None and not box.is_current(secret):
+            bound_to = _bound(info, field.removeprefix("previous_"))
+            try:
+                changed[field] = box.encrypt(box.decrypt(secret, bound_to), bound_to)
+            except WrongSecretKey as error:
+                raise WrongSecretKey(f"source {info.name}: {error}") from None
+    return info._replace(**changed), len(changed)  # type: ignore[arg-type] # the fields of secrets
+
+
 def _find(tx: Tx, name: str) -> tuple[SourceInfo, int] | None:
     info = sources.find(tx, name)
     return None if info is None else (info, clock.read(tx))
@@ -287,8 +319,3 @@ def _check_verify_token(config: SourceConfig, given: SourceSecrets, *, present: 
             raise_errors([("verify/verify_token", "is required by the scheme meta: the token of its challenge")])
     elif given.verify_token is not None:
         raise_errors([("verify/verify_token", "is for the scheme meta only")])
-
-
-def replaced(config: SourceConfig, fields: dict[str, object]) -> SourceConfig:
-    """Return a configuration with other values of some fields."""
-    return msgspec.structs.replace(config, **fields)

@@ -145,6 +145,10 @@ def _shopify(secrets: Sequence[bytes], delivery: Delivery, now_s: int) -> str | 
 def _twilio(secrets: Sequence[bytes], delivery: Delivery, now_s: int) -> str | None:
     """Verify the URL and the form. Twilio names a delivery by a header, or a repeat has the same body."""
     _ = now_s
+    if not delivery.url.startswith(("http://", "https://")):
+        raise Unverified(
+            "Twilio signs the URL: set MILLRACE_PUBLIC_URL to the one under which clients reach the server"
+        )
     given = _required(delivery, b"x-twilio-signature")
     content = _twilio_form(delivery) if delivery.media_type == _FORM else ""
     if delivery.media_type != _FORM:

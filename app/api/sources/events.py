@@ -26,9 +26,14 @@ _SIGNATURE = {
     "example": "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17",
 }
 """GitHub's own example, with the secret of the example of `create_source`."""
+_ORIGIN = {
+    "schema": {"type": "string"},
+    "description": "The origin that asks to deliver.",
+    "example": "eventgrid.azure.net",
+}
 
 
-class DeliveryAnswer(msgspec.Struct, omit_defaults=True):
+class DeliveredEvent(msgspec.Struct, omit_defaults=True):
     """Where the delivery is; `duplicate` is true if it had been appended before."""
 
     partition: int
@@ -47,12 +52,13 @@ class ChallengeQuery(msgspec.Struct, kw_only=True):
 @router.post("")
 @describe(
     Description(
-        answers={200: DeliveryAnswer},
+        answers={200: DeliveredEvent},
         errors=_ERRORS,
         examples={"source": "github"},
         bodies=_ANY_BODY,
         headers={"X-Hub-Signature-256": _SIGNATURE},
         media=("text/plain",),
+        any_query=True,
         hot=True,
     )
 )
@@ -64,14 +70,19 @@ async def deliver_to_source(call: Call, source: str) -> Reply:
     The body is stored byte for byte, after its signature is verified. The answer comes after the commit; a delivery
     that is repeated with the same id is not stored again.
     """
-    body = await call.decode(bytes, for_append=True)
+    receiver, address = call.services.receiver, _address(call)
+    name, colon, token = source.partition(":")
+    max_bytes = await receiver.admit(name, address)
+    try:
+        body = await call.decode(bytes, for_append=True, max_bytes=max_bytes)
+    except BodyTooLarge:
+        raise await receiver.refuse_large(name, max_bytes, address) from None
     query = call.scope["query_string"].decode("latin-1")
     url = f"{call.services.public_url}{call.scope['path']}{'?' if query else ''}{query}"
     content_type = call.header(b"content-type") or b""
     media_type = content_type.partition(b";")[0].strip().lower()
-    name, colon, token = source.partition(":")
     delivery = Delivery(body, call.headers, url, media_type)
-    return _reply(await call.services.receiver.receive(name, token if colon else None, delivery, _address(call)))
+    return _reply(await receiver.receive(name, token if colon else None, delivery, address))
 
 
 @router.get("")
@@ -95,7 +106,16 @@ async def answer_source_challenge(call: Call, source: str, query: ChallengeQuery
 
 
 @router.options("")
-@describe(Description(answers={200: None}, errors=(UnknownSource, BadRequest), examples={"source": "github"}))
+@describe(
+    Description(
+        answers={200: None},
+        errors=(UnknownSource, BadRequest),
+        examples={"source": "github"},
+        headers={"WebHook-Request-Origin": _ORIGIN},
+        media=("text/plain",),
+        any_query=True,
+    )
+)
 async def answer_source_handshake(call: Call, source: str) -> Reply:
     """Answer the handshake of CloudEvents webhooks: an origin of `allowed_origins` may deliver."""
     origin = call.header(b"webhook-request-origin")
@@ -114,7 +134,7 @@ def _reply(received: Received) -> Reply:
         return Reply((received.challenge or "").encode(), 200, _TEXT)
     appended = received.accepted.appended
     duplicate = True if received.accepted.duplicate else UNSET
-    return Reply.of(DeliveryAnswer(appended.partitions[0], appended.offsets[0], duplicate))
+    return Reply.of(DeliveredEvent(appended.partitions[0], appended.offsets[0], duplicate))
 
 
 def _address(call: Call) -> str:

@@ -1,0 +1,88 @@
+"""`millrace secrets rewrap`: the secrets of sources, encrypted with another key, on both databases."""
+
+from __future__ import annotations
+
+import hmac
+from base64 import b64encode
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cli.processes import Cli
+from tests.serving import running
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+OLD, NEW = b64encode(b"o" * 32).decode(), b64encode(b"n" * 32).decode()
+SECRET = "the first secret"
+
+
+async def create(settings: dict[str, Any]) -> None:
+    """Create sources with one, two and no secrets."""
+    async with running(settings) as (_, client):
+        for name, verify in (
+            ("hub", {"scheme": "github", "secret": SECRET}),
+            ("meta", {"scheme": "meta", "secret": SECRET, "verify_token": "a token"}),
+            ("open", {"scheme": "none"}),
+        ):
+            answer = await client.put(f"/v1/sources/{name}", json={"topic": "events", "verify": verify})
+            assert answer.status_code == 201, answer.text
+        await client.post("/v1/sources/hub/rotate_secret", json={"secret": "the second secret"})
+
+
+async def statuses(settings: dict[str, Any]) -> list[int]:
+    """Deliver with both secrets, and answer a challenge."""
+    async with running(settings) as (_, client):
+        signatures = [
+            "sha256=" + hmac.digest(key, b"{}", "sha256").hex() for key in (SECRET.encode(), b"the second secret")
+        ]
+        answers = [
+            await client.post("/v1/sources/hub/events", content=b"{}", headers={"X-Hub-Signature-256": signature})
+            for signature in signatures
+        ]
+        query = {"hub.mode": "subscribe", "hub.verify_token": "a token", "hub.challenge": "1"}
+        answers.append(await client.get("/v1/sources/meta/events", params=query))
+        return [answer.status_code for answer in answers]
+
+
+async def test_secrets_are_encrypted_with_the_first_key(migrated_url: str, tmp_path: Path) -> None:
+    settings = {"database_url": migrated_url}
+    await create(settings | {"secret_key": OLD})
+    database = ("--database-url", migrated_url)
+
+    wrong = Cli(tmp_path, "", variables={"MILLRACE_SECRET_KEY": NEW})("secrets", "rewrap", *database)
+    assert wrong.code == 1
+    assert "source hub: no key of MILLRACE_SECRET_KEY decrypts this secret; nothing was changed" in wrong.err
+
+    both = Cli(tmp_path, "", variables={"MILLRACE_SECRET_KEY": f"{NEW},{OLD}"})
+    assert both.ok("secrets", "rewrap", *database).out == b"encrypted 4 secrets with the first key\n"
+    assert both.ok("secrets", "rewrap", *database).out == b"encrypted 0 secrets with the first key\n"
+
+    assert await statuses(settings | {"secret_key": NEW}) == [200, 200, 200]
+    assert await statuses(settings | {"secret_key": OLD}) == [503, 503, 503]
+
+
+async def test_the_key_beside_a_database_still_decrypts_after_the_setting_is_made(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    settings = {"database_url": sqlite_url}
+    await create(settings)
+
+    assert await statuses(settings | {"secret_key": NEW}) == [200, 200, 200]
+    done = Cli(tmp_path, "", variables={"MILLRACE_SECRET_KEY": NEW}).ok(
+        "secrets", "rewrap", "--database-url", sqlite_url
+    )
+
+    assert done.out == b"encrypted 4 secrets with the first key\n"
+    (tmp_path / "millrace.db.secret-key").unlink()
+    assert await statuses(settings | {"secret_key": NEW}) == [200, 200, 200]
+
+
+def test_rewrap_needs_current_tables(tmp_path: Path) -> None:
+    done = Cli(tmp_path, "")("secrets", "rewrap", "--database-url", f"sqlite:///{tmp_path}/new.db")
+
+    assert done.code == 1
+    assert "run millrace migrate first" in done.err

@@ -1,0 +1,322 @@
+"""Verification of deliveries: vectors of the senders' documentation, and their SDKs as oracles."""
+
+from __future__ import annotations
+
+import random
+from base64 import b64encode
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from slack_sdk.signature import SignatureVerifier
+from standardwebhooks import Webhook
+from stripe import WebhookSignature
+
+from app.domain.sources.verification import Delivery, Scheme, Unverified, Verify, verify
+
+SECRET = b"a secret of a test"
+NOW_S = 1_531_420_618
+FORM = b"application/x-www-form-urlencoded"
+
+GITHUB_SECRET = b"It's a Secret to Everybody"
+GITHUB_BODY = b"Hello, World!"
+GITHUB_SIGNATURE = b"sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
+
+SLACK_SECRET = b"8f742231b10e8888abcd99yyyzzz85a5"
+SLACK_BODY = (
+    b"token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V"
+    b"&channel_name=foobar&user_id=U2CERLKJA&user_name=roadrunner&command=%2Fwebhook-collect&text="
+    b"&response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2FT1DC2JH3J%2F397700885554%2F96rGlfmibIGlgcZRskXaIFfN"
+    b"&trigger_id=398738663015.47445629121.803a0bc887a14d10d2c447fce8b6703c"
+)
+SLACK_SIGNATURE = b"v0=a2114d57b48eac39b9ad189dd8316235a7b4a8d21a10bd27519666489c69b503"
+
+TWILIO_URL = "https://mycompany.com/myapp.php?foo=1&bar=2"
+TWILIO_BODY = b"CallSid=CA1234567890ABCDE&Digits=1234&From=%2B14158675309&To=%2B18005551212&Caller=%2B14158675309"
+TWILIO_SIGNATURE = b"RSOYDt4T1cUTdK1PDd93/VVr8B8="
+
+STANDARD_SECRET = b"whsec_plJ3nmyCDGBKInavdOK15jsl"
+STANDARD_BODY = b'{"event_type":"ping","data":{"success":true}}'
+STANDARD_SIGNATURE = b"v1,rAvfW3dJ/X/qxhsaXPOyyCGmRKsaKWcsNccKXlIktD0="
+STANDARD = {
+    b"webhook-id": b"msg_loFOjxBNrRLzqYUf",
+    b"webhook-timestamp": b"1731705121",
+    b"webhook-signature": STANDARD_SIGNATURE,
+}
+
+
+def ed25519(key: bytes, signature: bytes, content: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, content)
+    except Exception:  # noqa: BLE001 - any failure
+        return False
+    return True
+
+
+def accepts(
+    scheme: Scheme, delivery: Delivery, *secrets: bytes, now_s: int = NOW_S, **how: Any
+) -> tuple[bool, str | None]:
+    """Return whether a delivery is accepted, and its id."""
+    try:
+        return True, verify(Verify(scheme=scheme, **how), secrets, delivery, now_s, ed25519)
+    except Unverified:
+        return False, None
+
+
+def test_the_vector_of_github_and_meta() -> None:
+    headers = {b"x-hub-signature-256": GITHUB_SIGNATURE, b"x-github-delivery": b"72d3162e-cc78-11e3-81ab-4c9367dc0958"}
+    delivery = Delivery(GITHUB_BODY, headers)
+
+    assert accepts("github", delivery, GITHUB_SECRET) == (True, "72d3162e-cc78-11e3-81ab-4c9367dc0958")
+    assert accepts("meta", delivery, GITHUB_SECRET) == (True, f"body:{sha256(GITHUB_BODY).hexdigest()}")
+    assert accepts("github", delivery, b"another secret", GITHUB_SECRET)[0]
+    assert not accepts("github", delivery, b"another secret")[0]
+
+
+def test_the_vector_of_slack() -> None:
+    headers = {b"x-slack-signature": SLACK_SIGNATURE, b"x-slack-request-timestamp": b"1531420618"}
+    delivery = Delivery(SLACK_BODY, headers)
+
+    assert accepts("slack", delivery, SLACK_SECRET)[0]
+    for now_s in (NOW_S - 300, NOW_S + 300):
+        assert accepts("slack", delivery, SLACK_SECRET, now_s=now_s)[0]
+    for now_s in (NOW_S - 301, NOW_S + 301):
+        assert not accepts("slack", delivery, SLACK_SECRET, now_s=now_s)[0]
+
+
+def test_the_vector_of_twilio_with_and_without_the_port() -> None:
+    headers = {b"x-twilio-signature": TWILIO_SIGNATURE}
+    for url in (TWILIO_URL, TWILIO_URL.replace(".com", ".com:443")):
+        assert accepts("twilio", Delivery(TWILIO_BODY, headers, url, FORM), b"12345")[0]
+    assert not accepts("twilio", Delivery(TWILIO_BODY + b"&x=1", headers, TWILIO_URL, FORM), b"12345")[0]
+    assert not accepts("twilio", Delivery(TWILIO_BODY, headers, TWILIO_URL + "&x=1", FORM), b"12345")[0]
+    assert not accepts("twilio", Delivery(TWILIO_BODY, headers, "/myapp.php", FORM), b"12345")[0]
+
+
+def test_the_body_of_twilio_that_is_no_form_is_hashed_in_the_url() -> None:
+    body = b'{"property": "value", "boolean": true}'
+    url = f"{TWILIO_URL}&bodySHA256={sha256(body).hexdigest()}"
+    headers = {b"x-twilio-signature": b"a9nBmqA0ju/hNViExpshrM61xv4="}
+
+    assert accepts("twilio", Delivery(body, headers, url, b"application/json"), b"12345")[0]
+    assert not accepts("twilio", Delivery(body + b" ", headers, url, b"application/json"), b"12345")[0]
+    assert not accepts("twilio", Delivery(body, headers, TWILIO_URL, b"application/json"), b"12345")[0]
+
+
+def test_the_vector_of_standard_webhooks() -> None:
+    delivery = Delivery(STANDARD_BODY, STANDARD)
+
+    assert accepts("standard", delivery, STANDARD_SECRET, now_s=1_731_705_121) == (True, "msg_loFOjxBNrRLzqYUf")
+    svix = {name.replace(b"webhook-", b"svix-"): value for name, value in STANDARD.items()}
+    assert accepts("standard", Delivery(STANDARD_BODY, svix), STANDARD_SECRET, now_s=1_731_705_121)[0]
+    assert not accepts("standard", delivery, STANDARD_SECRET, now_s=1_731_705_422)[0]
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        b"",
+        b"v1,",
+        b"v1",
+        STANDARD_SIGNATURE[:-1],
+        STANDARD_SIGNATURE + b"=",
+        STANDARD_SIGNATURE.replace(b"v1,", b"v2,"),
+        STANDARD_SIGNATURE.replace(b"v1,", b"v1a,"),
+        STANDARD_SIGNATURE.replace(b"v1,", b""),
+        b" ".join([STANDARD_SIGNATURE] * 11),
+        b" ".join([STANDARD_SIGNATURE] * 10_000),
+        b"v1,\xff",
+    ],
+)
+def test_a_signature_of_standard_webhooks_is_compared_whole(signature: bytes) -> None:
+    delivery = Delivery(STANDARD_BODY, STANDARD | {b"webhook-signature": signature})
+
+    assert not accepts("standard", delivery, STANDARD_SECRET, now_s=1_731_705_121)[0]
+
+
+def test_one_of_several_signatures_is_enough() -> None:
+    several = b"v1,AAAA v1a,AAAA " + STANDARD_SIGNATURE
+
+    delivery = Delivery(STANDARD_BODY, STANDARD | {b"webhook-signature": several})
+
+    assert accepts("standard", delivery, STANDARD_SECRET, now_s=1_731_705_121)[0]
+
+
+def test_ed25519_signatures_of_standard_webhooks() -> None:
+    private = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+    public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    signature = b"v1a," + b64encode(private.sign(b"msg_1.1731705121." + STANDARD_BODY))
+    headers = STANDARD | {b"webhook-id": b"msg_1", b"webhook-signature": signature}
+    secret = b"whpk_" + b64encode(public)
+
+    assert accepts("standard", Delivery(STANDARD_BODY, headers), secret, now_s=1_731_705_121)[0]
+    assert not accepts("standard", Delivery(STANDARD_BODY + b" ", headers), secret, now_s=1_731_705_121)[0]
+
+
+def test_the_sdk_of_standard_webhooks_signs_what_is_accepted() -> None:
+    from datetime import UTC, datetime
+
+    moment = datetime.fromtimestamp(NOW_S, UTC)
+    signature = Webhook(STANDARD_SECRET.decode()).sign("msg_2", moment, "{}").encode()
+    headers = {b"webhook-id": b"msg_2", b"webhook-timestamp": b"%d" % NOW_S, b"webhook-signature": signature}
+
+    assert accepts("standard", Delivery(b"{}", headers), STANDARD_SECRET) == (True, "msg_2")
+
+
+def test_the_sdk_of_slack_signs_what_is_accepted() -> None:
+    signature = SignatureVerifier("secret of slack").generate_signature(
+        timestamp=str(NOW_S), body=b'{"event_id":"Ev1"}'
+    )
+    assert signature is not None
+    headers = {b"x-slack-signature": signature.encode(), b"x-slack-request-timestamp": b"%d" % NOW_S}
+
+    assert accepts("slack", Delivery(b'{"event_id":"Ev1"}', headers), b"secret of slack") == (True, "Ev1")
+
+
+def test_the_sdk_of_stripe_signs_what_is_accepted() -> None:
+    body = '{"id": "evt_1", "object": "event"}'
+    signature = WebhookSignature._compute_signature(f"{NOW_S}.{body}", "whsec_test")
+    for header, accepted in (
+        (f"t={NOW_S},v1={signature}", True),
+        (f"t={NOW_S},v1={'0' * 64},v1={signature},v0=old", True),
+        (f"t={NOW_S},v0={signature}", False),
+        (f"v1={signature}", False),
+        (f"t={NOW_S},t={NOW_S},v1={signature}", False),
+        (f"t={NOW_S + 1},v1={signature}", False),
+        (f"t={NOW_S},v1=", False),
+        (f"t=-{NOW_S},v1={signature}", False),
+        (f"t={NOW_S}," + ",".join([f"v1={signature}"] * 11), False),
+    ):
+        delivery = Delivery(body.encode(), {b"stripe-signature": header.encode()})
+        assert accepts("stripe", delivery, b"whsec_test") == (accepted, "evt_1" if accepted else None), header
+    delivery = Delivery(body.encode(), {b"stripe-signature": f"t={NOW_S},v1={signature}".encode()})
+    assert not accepts("stripe", delivery, b"whsec_test", now_s=NOW_S + 301)[0]
+    assert not accepts("stripe", delivery, b"whsec_test", now_s=NOW_S - 301)[0]
+
+
+def test_shopify_signs_in_base64() -> None:
+    # printf '{"id":820982911946154508}' | openssl dgst -sha256 -hmac hush-hush -binary | openssl base64
+    headers = {
+        b"x-shopify-hmac-sha256": b"Tee3YpF35pCcQ4VpA7xaRvUaU8jattd/Rf/Cvq0k0tU=",
+        b"x-shopify-webhook-id": b"b54557e4-bdd9-4b37-8a5f-bf7d70bcd043",
+    }
+    delivery = Delivery(b'{"id":820982911946154508}', headers)
+
+    assert accepts("shopify", delivery, b"hush-hush") == (True, "b54557e4-bdd9-4b37-8a5f-bf7d70bcd043")
+    assert not accepts("shopify", delivery._replace(body=b"{}"), b"hush-hush")[0]
+
+
+@pytest.mark.parametrize(
+    ("how", "signature"),
+    [
+        ({}, b"62976dabcc6a5f70fe790bb26a3cb9480c13cf2cd0dd1d585f476381f5f09f9e"),
+        ({"prefix": "sha256="}, b"sha256=62976dabcc6a5f70fe790bb26a3cb9480c13cf2cd0dd1d585f476381f5f09f9e"),
+        ({"algorithm": "sha1"}, b"e2333ac9cf1f8815c14db3d6344b069a2138d616"),
+        (
+            {"algorithm": "sha512", "encoding": "base64"},
+            b"2v4LYJyUGCWC6i0RQ0HMJRx2Qp5mQNbkt3KvOeKzqtL1s0u5lBxUL4/4ZT2Op3GmO+grAHc1grCDrREzVs8Ciw==",
+        ),
+        ({"encoding": "base64url"}, b"Ypdtq8xqX3D-eQuyajy5SAwTzyzQ3R1YX0djgfXwn54="),
+        (
+            {"timestamp_header": "X-Time", "template": "{timestamp}.{body}"},
+            b"3035e742643551b6a127c1d5f9ef111d5c4fbe0688ca7e70fd1ab2286841b174",
+        ),
+    ],
+)
+def test_a_scheme_of_ones_own(how: dict[str, Any], signature: bytes) -> None:
+    headers = {b"x-signature": signature, b"x-time": b"%d" % NOW_S}
+    delivery = Delivery(b"hello", headers)
+
+    assert accepts("hmac", delivery, SECRET, header="X-Signature", **how)[0]
+    assert not accepts("hmac", delivery._replace(body=b"hellp"), SECRET, header="X-Signature", **how)[0]
+    if "timestamp_header" in how:
+        assert not accepts("hmac", delivery, SECRET, now_s=NOW_S + 301, header="X-Signature", **how)[0]
+        assert accepts("hmac", delivery, SECRET, now_s=NOW_S + 900, header="X-Signature", tolerance_ms=900_000, **how)[
+            0
+        ]
+
+
+def test_basic_and_bearer() -> None:
+    for scheme, header in (("basic", b"Basic dXNlcjpwYXNzd29yZA=="), ("bearer", b"bearer user:password")):
+        for given, accepted in (
+            (header, True),
+            (header + b"x", False),
+            (header[:-1], False),
+            (b"user:password", False),
+        ):
+            delivery = Delivery(b"", {b"authorization": given})
+            assert accepts(scheme, delivery, b"user:password")[0] == accepted  # type: ignore[arg-type] # a literal
+
+
+SIGNED: list[tuple[Scheme, bytes, Delivery]] = [
+    ("github", GITHUB_SECRET, Delivery(GITHUB_BODY, {b"x-hub-signature-256": GITHUB_SIGNATURE})),
+    (
+        "slack",
+        SLACK_SECRET,
+        Delivery(SLACK_BODY, {b"x-slack-signature": SLACK_SIGNATURE, b"x-slack-request-timestamp": b"1531420618"}),
+    ),
+    ("twilio", b"12345", Delivery(TWILIO_BODY, {b"x-twilio-signature": TWILIO_SIGNATURE}, TWILIO_URL, FORM)),
+    ("standard", STANDARD_SECRET, Delivery(STANDARD_BODY, STANDARD)),
+]
+
+
+def mutated(random_: random.Random, text: bytes) -> bytes:
+    """Return another text: bytes changed, removed, added, or repeated."""
+    while True:
+        changed = bytearray(text)
+        for _ in range(random_.randint(1, 3)):
+            place = random_.randint(0, len(changed))
+            kind = random_.randint(0, 4)
+            if kind == 0 and place < len(changed):
+                changed[place] ^= 1 << random_.randint(0, 7)
+            elif kind == 1:
+                del changed[place:]
+            elif kind == 2:
+                changed[place:place] = random_.randbytes(random_.randint(1, 4))
+            elif kind == 3:
+                changed = changed[place:] + changed[:place]
+            else:
+                del changed[place : place + 1]
+        if changed != text:
+            return bytes(changed)
+
+
+def fuzz(seed: int, rounds: int) -> None:
+    """Change the body or a header of signed deliveries: none is accepted, and no error is another one."""
+    random_ = random.Random(seed)
+    for _ in range(rounds):
+        scheme, secret, delivery = random_.choice(SIGNED)
+        now_s = 1_731_705_121 if scheme == "standard" else NOW_S
+        name = random_.choice([None, *delivery.headers])
+        if name is None:
+            changed = delivery._replace(body=mutated(random_, delivery.body))
+            if scheme == "twilio" and same_form(changed.body, delivery.body):
+                continue
+        else:
+            changed = delivery._replace(headers={**delivery.headers, name: mutated(random_, delivery.headers[name])})
+        assert not accepts(scheme, changed, secret, now_s=now_s)[0], (scheme, changed)
+
+
+def same_form(first: bytes, second: bytes) -> bool:
+    """Return whether two forms have the same signed text: Twilio joins names and values without separators."""
+    from urllib.parse import parse_qsl
+
+    def text(form: bytes) -> str | None:
+        try:
+            fields = parse_qsl(form.decode(), keep_blank_values=True, errors="strict")
+        except ValueError:
+            return None
+        return "".join(name + value for name, value in sorted(set(fields)))
+
+    return text(first) == text(second)
+
+
+def test_no_changed_delivery_is_accepted() -> None:
+    fuzz(seed=1, rounds=10_000)
+
+
+@pytest.mark.slow
+def test_no_changed_delivery_of_many_is_accepted() -> None:
+    fuzz(seed=2, rounds=100_000)
