@@ -15,6 +15,8 @@ _ORIGIN = re.compile(r"\*|null|(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[a-z0-9.
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _DATABASE_URL = re.compile(r"(sqlite|postgres(?:ql)?)(\+\w+)?://.*", re.DOTALL)
 
+_PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9._\[\]:-]+(/[A-Za-z0-9._~-]+)*")
+_SECRET_KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
 
 
@@ -162,6 +164,23 @@ class Settings(BaseSettings):
         if not _DATABASE_URL.fullmatch(url):
             raise ValueError("must be sqlite:///path or postgresql://user:password@host/database, without quotes")
         return url
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, url: str) -> str:
+        url = url.rstrip("/")
+        if url and not _PUBLIC_URL.fullmatch(url):
+            raise ValueError("must be a URL such as https://log.example.com, without a query")
+        return url
+
+    @field_validator("secret_key")
+    @classmethod
+    def _check_secret_key(cls, keys: str) -> str:
+        """Check the keys; the message does not repeat them."""
+        for key in filter(None, (part.strip() for part in keys.split(","))):
+            if not _SECRET_KEY.fullmatch(key):
+                raise ValueError("must be base64 of 32 random bytes, as of: openssl rand -base64 32")
+        return keys
 
     @field_validator("root_path")
     @classmethod

@@ -305,7 +305,7 @@ async def test_every_example_works_in_the_order_of_swagger_ui_on_an_empty_server
         name = operation["operationId"]
         assert str(answer.status_code) in operation["responses"], (name, media_type)
         assert answer.status_code < 300, (name, media_type, answer.text)
-        if name.startswith("list_"):
+        if name.startswith("list_") and name != "list_source_refusals":  # no example is refused
             assert next(iter(answer.json().values())), name
 
 

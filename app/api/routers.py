@@ -28,7 +28,6 @@ ROUTERS = (
     sources.router,
     events.router,
     sources.admin,
-    sources.deletion,
     start_page.router,
     monitoring.router,
 )

@@ -78,7 +78,6 @@ TAGS = [
         "name": "sources",
         "description": "Sources take in the webhooks of other services: each verified delivery becomes a record.",
     },
-    {"name": "source deletion", "description": "Delete a source; its topic stays."},
     {"name": "operations", "description": "Health, readiness and metrics."},
 ]
 

@@ -20,8 +20,6 @@ from app.errors.webhooks import InvalidSourceConfig, SecretKeyMissing, SourceAlr
 router = APIRouter(prefix="/v1/sources", tags=["sources"], route_class=OperationRoute)
 admin = APIRouter(prefix="/v1/sources", tags=["sources"], route_class=OperationRoute)
 """Operations after the deliveries in the OpenAPI document."""
-deletion = APIRouter(prefix="/v1/sources", tags=["source deletion"], route_class=OperationRoute)
-"""With a tag of its own, after all operations whose examples need the source."""
 
 _Secret = Annotated[
     Annotated[str, Meta(max_length=1024)] | None,
@@ -267,7 +265,7 @@ async def list_source_refusals(call: Call, source: str, query: ListQuery) -> Rep
     return Reply.of(RefusalList(items, cursor_after(str(page[-1].refusal_id)) if len(found) > query.limit else None))
 
 
-@deletion.delete("/{source}")
+@admin.delete("/{source}")
 @describe(Description(answers={204: None}, errors=(UnknownSource,), examples=_SOURCE))
 async def delete_source(call: Call, source: str) -> Reply:
     """Delete a source. Its topic stays."""

@@ -186,7 +186,7 @@ async def test_the_table_of_statuses_has_every_error_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in ERRORS if kind.retriable], ids=lambda kind: kind.__name__)
 async def test_a_retriable_problem_has_a_retry_after_header_unless_it_is_409(kind: type[BrokerError]) -> None:
-    assert problems.STATUS[kind] in {409, 503, 507}
+    assert problems.STATUS[kind] in {409, 429, 503, 507}
     assert problems.STATUS[kind] == 409 or (b"retry-after", b"1") in problems.headers(kind("detail"))
 
 

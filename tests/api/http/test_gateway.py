@@ -184,6 +184,22 @@ QUEUES = [
 ]
 """Requests after those of `SCRIPT`, for the records that it has produced."""
 
+SIGNATURE = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
+SECRET = "It's a Secret to Everybody"
+DELIVERIES = [
+    Request("deliver_to_source", "POST", f"/v1/sources/{source}/events{query}", body, headers)
+    for source, query, body, headers in (
+        ("hub", "", b"Hello, World!", {"X-Hub-Signature-256": SIGNATURE}),
+        ("hub", "?any=query", b"Hello, World!", {"X-Hub-Signature-256": SIGNATURE, "X-GitHub-Delivery": "1"}),
+        ("hub", "", b"Hello, World!", {"X-Hub-Signature-256": SIGNATURE, "X-GitHub-Delivery": "1"}),
+        ("hub", "", b"Hello", {"X-Hub-Signature-256": SIGNATURE}),
+        ("hub", "", bytes(200), {}),
+        ("hub:token", "", b"", {}),
+        ("a%20b", "", b"", {}),
+        ("missing", "", b"", {}),
+    )
+]
+
 LOCKED_UNTIL = re.compile(rb'"locked_until_ms":\d+')
 
 
@@ -202,7 +218,10 @@ async def test_a_hot_operation_answers_the_same_through_the_gateway_and_through_
     statuses: dict[str, set[int]] = {}
 
     async with client_of(other.api) as fastapi_client:
-        for number, request in enumerate(SCRIPT + QUEUES):
+        for client in (gateway_client, fastapi_client):
+            verify = {"scheme": "github", "secret": SECRET}
+            await client.put("/v1/sources/hub", json={"topic": "events", "verify": verify, "max_body_bytes": 100})
+        for number, request in enumerate(SCRIPT + QUEUES + DELIVERIES):
             by_gateway = await answer(gateway_client, request)
             by_fastapi = await answer(fastapi_client, request)
             assert by_gateway == by_fastapi, (number, request)
@@ -212,6 +231,7 @@ async def test_a_hot_operation_answers_the_same_through_the_gateway_and_through_
     assert set(statuses) == hot, "a hot operation is missing in the script"
     assert statuses["produce"] >= {200, 201, 400, 409, 415, 422}
     assert statuses["produce_to_partition"] >= {200, 201, 400, 404, 409, 412, 415, 422}
+    assert statuses["deliver_to_source"] == {200, 401, 404, 413, 422}
     assert statuses["fetch_partition"] >= {200, 404, 416, 422}
     assert statuses["acquire"] >= {200, 400, 404, 409, 415, 422}
     assert statuses["acknowledge"] >= {200, 404, 422}

@@ -59,6 +59,8 @@ def refusal(**options: object) -> str:
         ("HOST", "", "MILLRACE_HOST must be an address or a name such as 127.0.0.1, or 0.0.0.0 for all "),
         ("ROOT_PATH", "mill race", "MILLRACE_ROOT_PATH must be a path such as /millrace, "),
         ("TRUSTED_PROXIES", "proxy", "MILLRACE_TRUSTED_PROXIES must be addresses such as 10.0.0.1 or networks "),
+        ("PUBLIC_URL", "log.example.com", "MILLRACE_PUBLIC_URL must be a URL such as https://log.example.com"),
+        ("SECRET_KEY", "c2hvcnQ=", "MILLRACE_SECRET_KEY must be base64 of 32 random bytes, "),
         ("DATABASE_URL", '"sqlite:///x.db"', "MILLRACE_DATABASE_URL must be sqlite:///path or postgresql://"),
         ("DATABASE_URL", "", "MILLRACE_DATABASE_URL must be sqlite:///path or postgresql://"),
     ],
@@ -83,7 +85,16 @@ def test_every_setting_is_refused_in_plain_words(monkeypatch: pytest.MonkeyPatch
     assert len(lines) == len(Settings.model_fields)
     assert [line.split()[0] for line in lines if not plain.fullmatch(line)] == [
         f"MILLRACE_{name}"
-        for name in ("HOST", "DATABASE_URL", "ALLOWED_HOSTS", "CORS_ORIGINS", "ROOT_PATH", "TRUSTED_PROXIES")
+        for name in (
+            "HOST",
+            "DATABASE_URL",
+            "ALLOWED_HOSTS",
+            "CORS_ORIGINS",
+            "ROOT_PATH",
+            "TRUSTED_PROXIES",
+            "PUBLIC_URL",
+            "SECRET_KEY",
+        )
     ]
 
 

@@ -17,6 +17,8 @@ from app.domain.log.record import KEY_BASE64, VALUE_BASE64, VALUE_JSON, VALUE_TE
 from app.storage.db import schema
 from app.storage.db.opening import open_storage
 from app.storage.db.tables import metadata
+from app.storage.sources.tables import sources
+from app.storage.webhooks.tables import webhooks
 from tests.storage.scribe import NOW_MS, Scribe
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def test_the_migrations_create_the_tables_of_the_code(storage: Storage) -> None:
         found: list[Any] = compare_metadata(context, metadata)
         return found
 
+    assert {sources.name, webhooks.name} <= set(metadata.tables)
     assert storage.read_now(differences) == []
 
 
