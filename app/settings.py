@@ -96,13 +96,13 @@ class Settings(BaseSettings):
     max_group_members: int = Field(1_000, ge=1, le=10_000, description="Maximum number of members in a consumer group.")
     public_url: str = Field(
         "",
-        description="URL under which clients reach the server, such as https://log.example.com: for the URLs of "
-        "sources, and for Twilio's signatures, which cover it.",
+        description="URL under which clients reach the server, such as `https://log.example.com`: for the URLs of "
+        "sources and Twilio's signatures.",
     )
     secret_key: str = Field(
         "",
-        description="Keys that encrypt the secrets of webhooks and sources: base64 of 32 bytes each, separated by "
-        "commas; the first encrypts. SQLite: if empty, a key is made beside the database.",
+        description="Keys that encrypt stored secrets: base64 of 32 bytes each, separated by commas; the first "
+        "encrypts. SQLite makes its own.",
     )
     ballast_bytes: int = Field(
         16_777_216,
