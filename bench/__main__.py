@@ -15,6 +15,7 @@ from bench.figures import groups
 from bench.figures.large_log import p5
 from bench.figures.long_polls import p4, p6_polls, p6_streams
 from bench.figures.queues import q1, q2
+from bench.figures.sources import SECRET_KEY, w4
 from bench.figures.start import start
 from bench.figures.streams import delivery
 from bench.figures.throughput import Schedule, p1, p2, p3
@@ -23,7 +24,7 @@ from bench.report import HEAD, Figure
 from bench.servers import Databases
 
 _RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
-_ALL = ("P1", "P2", "P3", "P4", "P5", "P6", "START", "G1", "G2", "G3", "STREAMS", "Q1", "Q2")
+_ALL = ("P1", "P2", "P3", "P4", "P5", "P6", "START", "G1", "G2", "G3", "STREAMS", "Q1", "Q2", "W4")
 
 
 class Options(argparse.Namespace):
@@ -119,6 +120,7 @@ def _measures(options: Options, databases: Databases) -> Iterable[tuple[str, Cal
         ("STREAMS", lambda: [*p6_streams(databases, idle_s), delivery(databases, 3, 2.0 if options.quick else 5.0)]),
         ("Q1", lambda: _queues(options, databases)),
         ("Q2", lambda: [q2(databases, large[0], large[1])]),
+        ("W4", lambda: _sources(options, databases)),
     ]
     return [(name, measure) for name, measure in measures if name in options.names]
 
@@ -140,6 +142,12 @@ def _throughput(options: Options, databases: Databases, name: str) -> list[Figur
 def _waking(options: Options, databases: Databases) -> list[Figure]:
     with servers.running(servers.millrace(databases.new())) as server:
         return [p4(server, databases.kind, rounds=5, each=60 if options.quick else 200)]
+
+
+def _sources(options: Options, databases: Databases) -> list[Figure]:
+    with servers.running(servers.millrace(databases.new(), MILLRACE_SECRET_KEY=SECRET_KEY)) as server:
+        servers.create_topic(server.port, workload.TOPIC, workload.PARTITIONS)
+        return [w4(server, databases.kind, options.schedule)]
 
 
 def _queues(options: Options, databases: Databases) -> list[Figure]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Self
@@ -35,11 +35,14 @@ class Process:
         start_s: Time from spawn to the first 200.
     """
 
-    def __init__(self, command: list[str], port: int, path: str) -> None:
+    def __init__(self, command: list[str], port: int, path: str, variables: Mapping[str, str] | None = None) -> None:
         self.port = port
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         began = time.perf_counter()
-        self._process = subprocess.Popen(command, cwd=_ROOT, stdout=self._log, stderr=subprocess.STDOUT)
+        environment = os.environ | dict(variables or {})
+        self._process = subprocess.Popen(
+            command, cwd=_ROOT, env=environment, stdout=self._log, stderr=subprocess.STDOUT
+        )
         try:
             self._wait(path)
         except BaseException:
@@ -129,12 +132,12 @@ def _bare(kind: str) -> Process:
     return Process([sys.executable, "-m", "bench.bare_server", str(port), *filter(None, [kind])], port, "/")
 
 
-def millrace(database_url: str) -> Process:
-    """Start Millrace on a database."""
+def millrace(database_url: str, **variables: str) -> Process:
+    """Start Millrace on a database, with further variables of the environment."""
     port = free_port()
     program = str(Path(sys.executable).with_name("millrace"))
     options = ["serve", "--host", "127.0.0.1", "--port", str(port), "--database-url", database_url]
-    return Process([program, *options], port, "/healthz")
+    return Process([program, *options], port, "/healthz", variables)
 
 
 class Databases:
