@@ -24,6 +24,7 @@ GUIDES = {
     "consumer-groups": "Consumer groups",
     "streams": "Streams",
     "queues": "Queues",
+    "webhooks": "Webhooks",
     "command-line": "Command line",
     "operations": "Operations",
 }
