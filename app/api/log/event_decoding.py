@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Raw
 
-from app.api.http.json_bodies import check_names, check_records, decode_json
+from app.api.http.bodies.json_bodies import check_names, check_records, decode_json
 from app.api.log.record_decoding import check_depth, check_key, decode_raw
 from app.domain.log import cloud_events
 from app.domain.log.cloud_events import Event, InvalidEvent

@@ -18,7 +18,6 @@ from app.storage.db import schema
 from app.storage.db.opening import open_storage
 from app.storage.db.tables import metadata
 from app.storage.sources.tables import sources
-from app.storage.webhooks.tables import webhooks
 from tests.storage.scribe import NOW_MS, Scribe
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def test_the_migrations_create_the_tables_of_the_code(storage: Storage) -> None:
         found: list[Any] = compare_metadata(context, metadata)
         return found
 
-    assert {sources.name, webhooks.name} <= set(metadata.tables)
+    assert {sources.name} <= set(metadata.tables)
     assert storage.read_now(differences) == []
 
 
