@@ -126,6 +126,9 @@ class StoredKey(msgspec.Struct, frozen=True):
 KeyId = tuple[int, bytes]
 """Topic id and key hash."""
 
+KeyRow = tuple[int, bytes, bytes, bytes, int]
+"""Topic id, key hash, fingerprint, result and created_at_ms of an Idempotency-Key."""
+
 ProducerId = tuple[str, int]
 """Producer id and topic id."""
 

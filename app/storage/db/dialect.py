@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Executable, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect as SqlDialect
 
-from app.domain.log.append import Row
+from app.domain.log.append import KeyId, KeyRow, Row
 from app.storage.db.faults import Fault
 from app.storage.db.transaction import Statement, Tx
 
@@ -63,6 +63,15 @@ class Dialect(Protocol):
 
     def append_records(self, tx: Tx, rows: Sequence[Row]) -> None:
         """Insert rows of `records` in bulk."""
+
+    def lock_keys(self, tx: Tx, ids: Sequence[KeyId], now_ms: int) -> list[KeyRow]:
+        """Lock Idempotency-Keys, given in ascending order, and return the rows of those that have a result.
+
+        Another transaction that locks one of them waits for the end of this one.
+        """
+
+    def save_keys(self, tx: Tx, rows: Sequence[KeyRow]) -> None:
+        """Write the rows of locked Idempotency-Keys."""
 
     def lock_partitions(self, tx: Tx, partition_ids: Sequence[int]) -> None:
         """Lock partitions, given in ascending order, until the transaction ends."""

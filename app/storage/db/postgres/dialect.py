@@ -18,7 +18,7 @@ from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.domain.log.append import Row
+from app.domain.log.append import KeyId, KeyRow, Row
 from app.storage.db.faults import Fault
 from app.storage.db.postgres.pipeline import (
     STATEMENT_TIMEOUT_S,
@@ -46,6 +46,25 @@ _TYPES = ["int8", "int8", "int2", "bytea", "bytea", "bytea", "int8", "int8"]
 _PACK: list[Callable[[Any], bytes]] = [int8s, int8s, int2s, byteas, byteas, byteas, int8s, int8s]
 _ARRAYS = ", ".join(f"${number}::{name}[]" for number, name in enumerate(_TYPES, 1))
 _APPEND = f"INSERT INTO records ({_COLUMNS}) SELECT * FROM unnest({_ARRAYS})"  # noqa: S608 - constants
+
+_LOCK_KEYS = """
+WITH locked AS (
+    INSERT INTO idempotency_keys (topic_id, key_hash, fingerprint, created_at_ms)
+    SELECT topic_id, key_hash, '', $3::int8 FROM unnest($1::int8[], $2::bytea[]) AS given (topic_id, key_hash)
+    ON CONFLICT (topic_id, key_hash) DO UPDATE SET key_hash = excluded.key_hash
+    RETURNING topic_id, key_hash, fingerprint, result, created_at_ms
+)
+SELECT topic_id, key_hash, fingerprint, result, created_at_ms FROM locked WHERE result IS NOT NULL
+"""
+"""The update changes nothing: it locks an existing row, so that it cannot expire before it is read."""
+_SAVE_KEYS = """
+UPDATE idempotency_keys AS stored
+SET fingerprint = given.fingerprint, result = given.result, created_at_ms = given.created_at_ms
+FROM unnest($1::int8[], $2::bytea[], $3::bytea[], $4::bytea[], $5::int8[])
+     AS given (topic_id, key_hash, fingerprint, result, created_at_ms)
+WHERE stored.topic_id = given.topic_id AND stored.key_hash = given.key_hash
+"""
+_PACK_KEYS: list[Callable[[Any], bytes]] = [int8s, byteas, byteas, byteas, int8s]
 
 _LOCK_PARTITIONS = f"SELECT pg_advisory_xact_lock({_LOCK_CLASS}, id::int4) FROM unnest($1::int8[]) AS id"  # noqa: S608 - constants
 _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -121,6 +140,18 @@ class Postgres:
         """Insert rows of `records` from one array per column, with the next statement, which may be COMMIT."""
         columns = zip(*rows, strict=True)
         tx.deferred.append(Statement(_APPEND, [pack(column) for pack, column in zip(_PACK, columns, strict=True)]))
+
+    def lock_keys(self, tx: Tx, ids: Sequence[KeyId], now_ms: int) -> list[KeyRow]:
+        """Insert the keys, or lock their rows, in the order given, and return those that have a result."""
+        topic_ids, hashes = zip(*ids, strict=True)
+        found: list[KeyRow] = self._run(tx, Statement(_LOCK_KEYS, [int8s(topic_ids), byteas(hashes), now_ms]))
+        return found
+
+    def save_keys(self, tx: Tx, rows: Sequence[KeyRow]) -> None:
+        """Write the rows with the next statement, which may be COMMIT."""
+        columns = zip(*rows, strict=True)
+        packed = [pack(column) for pack, column in zip(_PACK_KEYS, columns, strict=True)]
+        tx.deferred.append(Statement(_SAVE_KEYS, packed))
 
     def lock_partitions(self, tx: Tx, partition_ids: Sequence[int]) -> None:
         """Lock each partition by an advisory lock, in the order given, before the next statement."""

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Dialect as SqlDialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from app.domain.log.append import Row
+from app.domain.log.append import KeyId, KeyRow, Row
 from app.storage.db.faults import Fault
 from app.storage.db.sqlite.ballast import ballast_size
 from app.storage.db.sqlite.files import DatabaseFiles
@@ -49,6 +49,14 @@ _INDEX_BYTES = 32_768
 _INDEX_FRAMES = 4_062
 _FRAME_BYTES = 24 + _PAGE_BYTES
 """The index of the write-ahead log has so many bytes for each so many frames of the log. SQLite builds it at start."""
+
+_FIND_KEY = """
+SELECT topic_id, key_hash, fingerprint, result, created_at_ms FROM idempotency_keys
+WHERE topic_id = ? AND key_hash = ? AND result IS NOT NULL
+"""
+_SAVE_KEY = """
+INSERT OR REPLACE INTO idempotency_keys (topic_id, key_hash, fingerprint, result, created_at_ms) VALUES (?, ?, ?, ?, ?)
+"""
 
 _BEGIN = Statement("BEGIN IMMEDIATE")
 
@@ -116,6 +124,15 @@ class Sqlite:
         """Insert rows of `records`, with as many rows per statement as SQLite allows."""
         for start in range(0, len(rows), _MOST_ROWS):
             tx.deferred.append(_append(rows[start : start + _MOST_ROWS]))
+
+    def lock_keys(self, tx: Tx, ids: Sequence[KeyId], now_ms: int) -> list[KeyRow]:  # noqa: ARG002 - PostgreSQL's
+        """Return the rows of the keys that have a result: there is one writer, and no row to lock."""
+        execute = tx.driver().execute
+        return [row for key_id in ids for row in execute(_FIND_KEY, key_id)]
+
+    def save_keys(self, tx: Tx, rows: Sequence[KeyRow]) -> None:
+        """Write the rows at once."""
+        tx.driver().executemany(_SAVE_KEY, rows)
 
     def lock_partitions(self, tx: Tx, partition_ids: Sequence[int]) -> None:
         """Do nothing: there is one writer."""
