@@ -7,7 +7,7 @@ import contextlib
 import random
 from dataclasses import dataclass, field
 
-from app.broker.queues.archiver import archive
+from app.broker.queues.archiver import OnEnd, archive
 from app.broker.waiting.signals import Signals
 from app.domain.log.topic import TopicConfig
 from app.storage.db.engine import Storage
@@ -26,11 +26,13 @@ class ArchiveTask:
 
     Attributes:
         defaults: Configuration of topics where they do not set a value.
+        on_end: Called in the transaction for the records that have ended.
     """
 
     storage: Storage
     signals: Signals
     defaults: TopicConfig
+    on_end: OnEnd | None = None
     _woken: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def wake(self) -> None:
@@ -52,7 +54,7 @@ class ArchiveTask:
         due = await self.storage.read(share_partitions.due, _SHARE_PARTITIONS_AT_ONCE)
         more = False
         for key in random.sample(due, len(due)):  # a share partition that fails must not always block the others
-            done = await self.storage.write(archive, key, self.defaults, full=self.storage.full)
+            done = await self.storage.write(archive, key, self.defaults, full=self.storage.full, on_end=self.on_end)
             more |= done.more
             if done.settled:
                 self.signals.announce([*done.partition_ids, negative_queue_id(key.queue_id)])

@@ -48,6 +48,10 @@ class ArchivePass(NamedTuple):
     more: bool = False
 
 
+OnEnd = Callable[[Tx, QueueInfo, int, Sequence[int]], None]
+"""Takes the transaction, the queue, the id of the partition, and the offsets of records."""
+
+
 class _ToArchive(NamedTuple):
     entry: InFlightRecord
     record: StoredRecord
@@ -67,6 +71,7 @@ def archive(
     time: Callable[[Tx], int] = clock.read,
     *,
     full: bool = False,
+    on_end: OnEnd | None = None,
 ) -> ArchivePass:
     """Archive the records of a share partition that are to be archived; skip it if another transaction holds its lock.
 
@@ -79,6 +84,7 @@ def archive(
         defaults: Configuration of topics where they do not set a value.
         time: Clock; the default is the database's.
         full: Whether the disk is full.
+        on_end: Called in the transaction for the records that have ended.
     """
     share_partition = _lock(tx, key, time)
     queue = queues.find_by_id(tx, key.queue_id)
@@ -92,6 +98,9 @@ def archive(
     to_archive, more = _select(share_partition)
     appended = _append_dead_letters(tx, queue, share_partition, to_archive, defaults)
     _end(share_partition, [each.entry for each in to_archive], appended.refused)
+    if on_end is not None:
+        ended = [each.entry.offset for each in to_archive if each.entry.offset not in appended.refused]
+        on_end(tx, queue, key.partition_id, ended)
     share_partition.save_archived()
     return ArchivePass(len(to_archive), appended.partition_ids, more)
 
@@ -114,8 +123,10 @@ def _select(share_partition: SharePartition) -> tuple[list[_ToArchive], bool]:
     selected, more = _select_in_flight(share_partition, MAX_RECORDS // 2 if has_delayed else MAX_RECORDS)
     if has_delayed:
         limit = MAX_RECORDS - len(selected)
-        for summary in share_partition.delayed.to_archive(share_partition.rules, share_partition.now_ms, limit):
-            selected[summary.entry.offset] = summary
+        for entry, size_bytes in share_partition.delayed.to_archive(
+            share_partition.rules, share_partition.now_ms, limit
+        ):
+            selected[entry.offset] = entry, size_bytes or 0
     sizes = {offset: size_bytes for offset, (_, size_bytes) in selected.items()}
     chosen = records_by_offset.fitting(sizes, MAX_BYTES)
     share_partition.load_delayed(chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from app.domain.log.record import StoredRecord
@@ -17,6 +17,7 @@ from app.storage.log import pages, records_by_offset
 from app.storage.log.pages import Bounds
 from app.storage.queues import archives, delayed_records, share_partitions
 from app.storage.queues.archives import ARCHIVES_KEPT
+from app.storage.queues.delayed_records import DelayedSummary
 from app.storage.queues.share_partitions import SharePartitionKey
 
 StateName = Literal["available", "acquired", "delayed", "archived"]
@@ -24,6 +25,7 @@ StateName = Literal["available", "acquired", "delayed", "archived"]
 _MAX_BYTES = 4 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
 _SUMMARIES_AT_ONCE = 1_000
+_SIZES_AT_ONCE = 500
 
 
 class BrowsedRecord(NamedTuple):
@@ -120,18 +122,31 @@ class _Browser:
             yield self._browsed(found[record.offset], record, state)
 
     def _delayed(self, state: StateName, offset: int, wanted: int) -> Iterator[BrowsedRecord]:
-        has_more = self._share_partition.delayed > 0
+        has_more = self._share_partition.has_rows
         while has_more:
             summaries = delayed_records.list_summaries(self._tx, self._key, offset, _SUMMARIES_AT_ONCE)
-            left = {each.entry.offset: each.size_bytes for each in summaries if self._state(each.entry) == state}
+            entries = {each.entry.offset: each.entry for each in summaries if self._state(each.entry) == state}
+            left = self._sizes([each for each in summaries if each.entry.offset in entries])
             while chosen := records_by_offset.fitting(left, _READ_BYTES)[:wanted]:
-                found = delayed_records.read(self._tx, self._key, chosen)
+                copies = delayed_records.read(self._tx, self._key, chosen)
+                records = {offset: copy.record for offset, copy in copies.items()}
+                rest = [offset for offset in chosen if offset not in records]
+                records |= records_by_offset.read(self._tx, self._bounds.partition_id, rest)
                 for each in chosen:
                     del left[each]
-                    delayed = found.pop(each)
-                    yield self._browsed(delayed.entry, delayed.record, state)
+                    if (record := records.pop(each, None)) is not None:
+                        yield self._browsed(entries[each], record, state)
             has_more = len(summaries) == _SUMMARIES_AT_ONCE
             offset = summaries[-1].entry.offset + 1 if summaries else offset
+
+    def _sizes(self, summaries: Sequence[DelayedSummary]) -> dict[int, int]:
+        """Return the bytes of records by offset, in ascending order; references to deleted records are left out."""
+        references = [each.entry.offset for each in summaries if each.size_bytes is None]
+        sizes = {each.entry.offset: each.size_bytes for each in summaries}
+        for start in range(0, len(references), _SIZES_AT_ONCE):
+            some = references[start : start + _SIZES_AT_ONCE]
+            sizes |= records_by_offset.sizes(self._tx, self._bounds.partition_id, some)
+        return {offset: size for offset, size in sizes.items() if size is not None}
 
     def _archived(self, offset: int, wanted: int) -> Iterator[BrowsedRecord]:
         first = max(offset, self._bounds.log_start_offset)

@@ -10,7 +10,8 @@ from app.domain.queues.in_flight import AcknowledgeType, is_acquired
 from app.domain.queues.queue import QueueInfo
 from app.storage.db import clock
 from app.storage.db.transaction import Tx
-from app.storage.queues import delayed_records, queues, share_partitions
+from app.storage.log.pages import Bounds
+from app.storage.queues import delayed_changes, delayed_records, queues, share_partitions
 from app.storage.queues.share_partitions import SharePartitionKey
 
 
@@ -56,6 +57,17 @@ def skip(tx: Tx, info: QueueInfo, partition_id: int, offset: int, time: Callable
     return None if not locked else _skip(locked[0], offset)
 
 
+def count_below(tx: Tx, info: QueueInfo, bounds: Bounds, offset: int) -> int:
+    """Return how many records of a partition below an offset have not ended, as `skip` would archive them."""
+    states = {state.partition_id: state for state in share_partitions.list_(tx, info.queue_id)}
+    if (state := states.get(bounds.partition_id)) is None:
+        return 0
+    key = SharePartitionKey(info.queue_id, bounds.partition_id)
+    not_admitted = max(0, offset - max(state.end_offset, bounds.log_start_offset))
+    rows = delayed_changes.count_before(tx, key, offset) if state.has_rows else 0
+    return not_admitted + sum(each < offset for each in state.entries) + rows
+
+
 def step_back(tx: Tx, step_ms: int, now_ms: int) -> None:
     """Pull in the locks and delays of all queues after the clock has stepped back by `step_ms` to `now_ms`."""
     for key in share_partitions.unfinished(tx):
@@ -67,7 +79,7 @@ def step_back(tx: Tx, step_ms: int, now_ms: int) -> None:
         state.step_back(rules, step_ms, now_ms)
         state.schedule_archiving(rules)
         if state.delayed:
-            delayed_records.step_back(tx, key, rules, step_ms, now_ms)
+            delayed_changes.step_back(tx, key, rules, step_ms, now_ms)
             state.schedule_delayed_archiving(delayed_records.archive_at_ms(tx, key, rules))
         share_partitions.save(tx, key.queue_id, state)
 
@@ -98,11 +110,12 @@ def _lock(
 def _purge(share_partition: SharePartition) -> int:
     tx, key, state, bounds = share_partition.tx, share_partition.key, share_partition.state, share_partition.bounds
     rules, now_ms = share_partition.rules, share_partition.now_ms
+    share_partition.expire_references()
     purged = state.purge(bounds.log_start_offset, bounds.log_end_offset, rules, now_ms)
-    if state.delayed:
-        deleted = delayed_records.purge(tx, key, rules, now_ms)
-        state.archive_delayed(deleted)
-        purged += deleted
+    if state.has_rows:
+        deleted = delayed_changes.purge(tx, key, rules, now_ms)
+        state.archive_rows(*deleted)
+        purged += sum(deleted)
     share_partitions.save(tx, key.queue_id, state)
     return purged
 
@@ -111,7 +124,7 @@ def _release_locks(share_partition: SharePartition) -> int:
     now_ms, quota = share_partition.now_ms, DelayedQuota(share_partition.tx, share_partition.key.queue_id)
     released = 0
     if share_partition.state.delayed:
-        released += delayed_records.release_locks(share_partition.tx, share_partition.key, now_ms)
+        released += delayed_changes.release_locks(share_partition.tx, share_partition.key, now_ms)
     for entry in [each for each in share_partition.state.entries.values() if is_acquired(each, now_ms)]:
         share_partition.settle(entry.offset, entry.delivery_count, AcknowledgeType.WITHDRAW, 0, quota)
         released += 1
@@ -122,11 +135,12 @@ def _release_locks(share_partition: SharePartition) -> int:
 def _skip(share_partition: SharePartition, offset: int) -> int:
     state, bounds = share_partition.state, share_partition.bounds
     share_partition.expire_before_log_start()
+    share_partition.expire_references()
     offset = min(offset, bounds.log_end_offset)
     skipped = state.skip(offset)
-    if state.delayed:
-        deleted = delayed_records.delete_before(share_partition.tx, share_partition.key, share_partition.rules, offset)
-        state.archive_delayed(deleted)
-        skipped += deleted
+    if state.has_rows:
+        deleted = delayed_changes.delete_before(share_partition.tx, share_partition.key, share_partition.rules, offset)
+        state.archive_rows(*deleted)
+        skipped += sum(deleted)
     share_partition.save_archived()
     return skipped

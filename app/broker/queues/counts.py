@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from app.domain.queues.in_flight import (
@@ -12,10 +12,11 @@ from app.domain.queues.in_flight import (
     first_offset_by_key,
     is_acquired,
     is_delayed,
+    waiting_behind,
     will_be_archived,
 )
 from app.domain.queues.queue import QueueInfo
-from app.domain.queues.share_partition_state import MAX_DELAYED_RECORDS, SharePartitionState
+from app.domain.queues.share_partition_state import MAX_DELAYED_RECORDS, MAX_REFERENCES, SharePartitionState
 from app.storage.db import clock
 from app.storage.db.transaction import Tx
 from app.storage.log import pages
@@ -68,7 +69,7 @@ def describe(tx: Tx, info: QueueInfo, time: Callable[[Tx], int] = clock.read) ->
             key = SharePartitionKey(info.queue_id, state.partition_id)
             counts.add(state, bounds)
             counts.add_oldest(_oldest_ms(tx, state, bounds))
-            if state.delayed:
+            if state.has_rows:
                 counts.add_delayed(delayed_records.totals(tx, key, now_ms))
             counts.dead_letter_error = counts.dead_letter_error or _dead_letter_error(tx, key, state)
     blocked = rules.ordered and counts.available > 0 and _is_blocked(tx, info, states, found, now_ms)
@@ -92,10 +93,10 @@ def _oldest_ms(tx: Tx, state: SharePartitionState, bounds: Bounds) -> int | None
 
 
 def _is_blocked(
-    tx: Tx, info: QueueInfo, states: Iterable[SharePartitionState], found: dict[int, Bounds], now_ms: int
+    tx: Tx, info: QueueInfo, states: Sequence[SharePartitionState], found: dict[int, Bounds], now_ms: int
 ) -> bool:
     """Return whether the order of keys or partitions keeps an acquire from finding any record now."""
-    rules = info.config.rules
+    rules, references = info.config.rules, sum(state.references for state in states)
     for state in states:
         bounds = found.get(state.partition_id)
         if bounds is None:
@@ -105,9 +106,12 @@ def _is_blocked(
         key = SharePartitionKey(info.queue_id, state.partition_id)
         entries = state.entries.values()
         first_delayed = delayed_records.first_offsets(tx, key, {entry.key_hash for entry in entries})
+        may_leave = waiting_behind(entries, first_delayed, now_ms) if references < MAX_REFERENCES else ()
+        if state.end_offset < bounds.log_end_offset and any(True for _ in may_leave):
+            return False
         if any(True for _ in available(entries, rules, now_ms, first_delayed)):
             return False
-        if state.delayed and _has_due(tx, key, state, rules, now_ms):
+        if state.has_rows and _has_due(tx, key, state, rules, now_ms):
             return False
     return True
 

@@ -132,7 +132,7 @@ class Queues:
             dead_letters, created = await self._dead_letters(request.dead_letter_topic, request.topic)
             topic, is_new = await self._topics.create(request.topic, TopicRequest(None, {}))
             created_topics |= dict.fromkeys([*([topic.name] if is_new else ()), *created])
-            made = await self._storage.write(_create, name, topic, dead_letters, config)
+            made = await self._storage.write(create_queue, name, topic, dead_letters, config)
             if made is not None:
                 self._cache[name] = made
                 return CreatedQueue(made, is_new=True, created_topics=tuple(created_topics))
@@ -277,7 +277,7 @@ def _confirm(info: QueueInfo, request: QueueRequest) -> None:
         )
 
 
-def _create(
+def create_queue(
     tx: Tx, name: str, topic: TopicInfo, dead_letters: TopicInfo | None, config: QueueConfig
 ) -> QueueInfo | None:
     """Create a queue, or return None if it exists by now or one of its topics has changed."""

@@ -204,6 +204,21 @@ def available(
             yield entry
 
 
+def waiting_behind(
+    entries: Iterable[InFlightRecord], first_delayed: Mapping[int, int], now_ms: int
+) -> Iterator[InFlightRecord]:
+    """Yield the available in-flight records with an earlier delayed record of their key.
+
+    Args:
+        entries: All in-flight records of a share partition.
+        first_delayed: Lowest offset by `key_hash` among the delayed records of the share partition.
+        now_ms: Time of the acquire.
+    """
+    for entry in entries:
+        if not is_held(entry, now_ms) and first_delayed.get(entry.key_hash, entry.offset) < entry.offset:
+            yield entry
+
+
 def archive_at_ms(entries: Iterable[InFlightRecord], rules: DeliveryRules) -> int | None:
     """Return when the first of the records is to be archived if no acknowledgement arrives, or None."""
     return min((entry.until_ms for entry in entries if will_be_archived(entry, rules)), default=None)

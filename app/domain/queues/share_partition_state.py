@@ -1,7 +1,8 @@
 """The state of a share partition, that is, of a queue in one partition of its topic, and the steps that change it.
 
-Every record of the log below `end_offset` has ended, is in flight (`entries`), or is delayed in a row of its own, of
-which the state has only the number. So the size of the state depends on the records in flight, not on the topic.
+Every record of the log below `end_offset` has ended, is in flight (`entries`), or has a row of its own, of which the
+state has only the number: a copy if it is delayed, a reference if it waits behind a delayed record of its key. So the
+size of the state depends on the records in flight, not on the topic.
 The steps change the state in place; they do no I/O and read no clock.
 
 Source: KIP-932 (`SharePartition`), with its bound of 2,000 in-flight records per partition.
@@ -33,6 +34,10 @@ MAX_DELAYED_RECORDS = 100_000
 """Delayed records of a queue in all its share partitions."""
 
 
+MAX_REFERENCES = 1_000_000
+"""Records of a queue that wait behind delayed records of their keys, in all its share partitions."""
+
+
 class SharePartitionState(msgspec.Struct):
     """The state of a share partition. Only its own methods change it.
 
@@ -45,6 +50,7 @@ class SharePartitionState(msgspec.Struct):
         delayed_archive_at_ms: When the first delayed record is to be archived, or None.
         dead_letter_error: Why archiving failed last, or None.
         refused_offset: Offset of the record whose dead letter was refused, or None.
+        references: Number of records that wait behind delayed records of their keys and have rows of their own.
     """
 
     partition_id: int
@@ -58,6 +64,17 @@ class SharePartitionState(msgspec.Struct):
     delayed_archive_at_ms: int | None
     dead_letter_error: str | None
     refused_offset: int | None
+    references: int = 0
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether there are delayed records or references."""
+        return self.delayed > 0 or self.references > 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further record can be admitted in flight until one has ended or left."""
+        return len(self.entries) >= MAX_IN_FLIGHT
 
     def room(self, rules: DeliveryRules) -> int:
         """Return how many further records can be admitted in flight, at least 0.
@@ -68,6 +85,10 @@ class SharePartitionState(msgspec.Struct):
         if rules.by_partition:
             return 0 if self.entries or self.delayed else 1
         return max(0, MAX_IN_FLIGHT - len(self.entries))
+
+    def in_use(self, now_ms: int) -> int:
+        """Return the number of in-flight records that are acquired, delayed or to be archived."""
+        return sum(is_held(entry, now_ms) for entry in self.entries.values())
 
     def admit(
         self, summaries: Iterable[RecordSummary], end_offset: int, now_ms: int, max_delayed: int
@@ -110,6 +131,23 @@ class SharePartitionState(msgspec.Struct):
         """Take a record out of flight that is delayed from now on."""
         self.entries.pop(offset, None)
         self.delayed += 1
+
+    def leave(self, offsets: Iterable[int]) -> None:
+        """Take records out of flight that are references from now on."""
+        for offset in offsets:
+            del self.entries[offset]
+            self.references += 1
+
+    def come_back(self, entries: Iterable[InFlightRecord]) -> None:
+        """Put records in flight again that were references."""
+        added = {entry.offset: entry for entry in entries}
+        self.references -= len(added)
+        self.entries = dict(sorted((self.entries | added).items()))
+
+    def expire_references(self, number: int) -> None:
+        """End references to records that the log has no more."""
+        self.references -= number
+        self.expired += number
 
     def accept(self, offset: int) -> bool:
         """End a record as accepted. Return whether it was in flight; if not, it was a delayed record."""
@@ -175,10 +213,11 @@ class SharePartitionState(msgspec.Struct):
         self.entries, self.end_offset = kept, max(start, log_end_offset)
         return purged
 
-    def archive_delayed(self, number: int) -> None:
-        """Count delayed records as archived whose rows were deleted."""
-        self.delayed -= number
-        self.archived += number
+    def archive_rows(self, delayed: int, references: int) -> None:
+        """Count delayed records and references as archived whose rows were deleted."""
+        self.delayed -= delayed
+        self.references -= references
+        self.archived += delayed + references
 
     def skip(self, offset: int) -> int:
         """Archive all in-flight records below an offset, whatever their state, and those not yet admitted.

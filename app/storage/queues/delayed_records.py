@@ -1,6 +1,7 @@
 """Delayed records of queues, each stored in a row of its own with a copy of the record.
 
-If a queue is ordered by key, all delayed records of a key except the first are marked `blocked_by_key`. So an index
+A reference is a row without a copy: its record waits in the log behind a delayed record of its key. If a queue is
+ordered by key, all delayed records of a key except the first are marked `blocked_by_key`. So an index
 finds the records that may be delivered or archived, independently of how many are blocked.
 """
 
@@ -10,17 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     CompoundSelect,
     ScalarSelect,
-    and_,
     bindparam,
     case,
     delete,
     exists,
     func,
-    or_,
     select,
     union_all,
     update,
@@ -34,6 +32,8 @@ from app.storage.db.transaction import Tx
 from app.storage.queues.share_partitions import SharePartitionKey
 
 _columns = delayed_records.c
+REFERENCE = -1
+"""`encoding` of a reference."""
 
 _COLUMNS = (
     _columns.offset,
@@ -58,86 +58,66 @@ _SUMMARY_COLUMNS = (
     _columns.delivery_count,
     _columns.until_ms,
     _columns.key_hash,
-    _size_of_record,
+    case((_columns.encoding == REFERENCE, None), else_=_size_of_record).label("size_bytes"),
 )
-_in_partition = (_columns.queue_id == bindparam("queue"), _columns.partition_id == bindparam("partition"))
-_unblocked = (*_in_partition, _columns.blocked_by_key == 0)
-_has_passed = _columns.until_ms <= bindparam("now_ms")
-_may_return = _columns.delivery_count < bindparam("max_delivery_count")
+in_partition = (_columns.queue_id == bindparam("queue"), _columns.partition_id == bindparam("partition"))
+unblocked = (*in_partition, _columns.blocked_by_key == 0)
+has_passed = _columns.until_ms <= bindparam("now_ms")
+may_return = _columns.delivery_count < bindparam("max_delivery_count")
 _was_delivered = _columns.state.in_([RecordState.ACQUIRED, RecordState.REJECTED, RecordState.EXHAUSTED])
-_all = (*_in_partition, _columns.blocked_by_key.in_([0, 1]))  # with all values, so that the index is used
+all_rows = (*in_partition, _columns.blocked_by_key.in_([0, 1]))  # with all values, so that the index is used
 _soonest = (_columns.until_ms, _columns.offset)
 
 
 def _soonest_of(*states: tuple[ColumnElement[bool], ...]) -> CompoundSelect[Any]:
     """Return the unblocked records that are due longest: one subselect per state, so that each uses the index."""
-    some = [select(*_SUMMARY_COLUMNS).where(*_unblocked, _has_passed, *state).order_by(*_soonest) for state in states]
+    some = [select(*_SUMMARY_COLUMNS).where(*unblocked, has_passed, *state).order_by(*_soonest) for state in states]
     parts = [select(each.limit(bindparam("at_most")).subquery()) for each in some]
     return union_all(*parts).order_by("until_ms", "offset").limit(bindparam("at_most"))
 
 
-_DUE = _soonest_of((_columns.state == RecordState.AVAILABLE,), (_columns.state == RecordState.ACQUIRED, _may_return))
+_DUE = _soonest_of((_columns.state == RecordState.AVAILABLE,), (_columns.state == RecordState.ACQUIRED, may_return))
 _TO_ARCHIVE = _soonest_of(
     (_columns.state == RecordState.REJECTED,),
     (_columns.state == RecordState.EXHAUSTED,),
-    (_columns.state == RecordState.ACQUIRED, ~_may_return),
+    (_columns.state == RecordState.ACQUIRED, ~may_return),
 )
 
 
 def _earliest(state: RecordState, *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
-    return (
-        select(func.min(_columns.until_ms)).where(*_unblocked, _columns.state == state, *conditions).scalar_subquery()
-    )
+    return select(func.min(_columns.until_ms)).where(*unblocked, _columns.state == state, *conditions).scalar_subquery()
 
 
 _ARCHIVE_AT = select(
-    _earliest(RecordState.REJECTED), _earliest(RecordState.EXHAUSTED), _earliest(RecordState.ACQUIRED, ~_may_return)
+    _earliest(RecordState.REJECTED), _earliest(RecordState.EXHAUSTED), _earliest(RecordState.ACQUIRED, ~may_return)
 )
-_AVAILABLE_AT = select(_earliest(RecordState.AVAILABLE, ~_has_passed), _earliest(RecordState.ACQUIRED, ~_has_passed))
-_READ = select(*_COLUMNS).where(*_in_partition, _columns.offset.in_(bindparam("offsets", expanding=True)))
+_AVAILABLE_AT = select(_earliest(RecordState.AVAILABLE, ~has_passed), _earliest(RecordState.ACQUIRED, ~has_passed))
+_READ = select(*_COLUMNS).where(
+    *in_partition, _columns.offset.in_(bindparam("offsets", expanding=True)), _columns.encoding != REFERENCE
+)
 _SUMMARIES = (
     select(*_SUMMARY_COLUMNS)
-    .where(*_in_partition, _columns.offset >= bindparam("from_offset"))
+    .where(*in_partition, _columns.offset >= bindparam("from_offset"))
     .order_by(_columns.offset)
     .limit(bindparam("at_most"))
 )
 _FIRST_OF_KEYS = select(_columns.key_hash, _columns.offset).where(
-    *_unblocked, _columns.key_hash.in_(bindparam("hashes", expanding=True))
+    *unblocked, _columns.key_hash.in_(bindparam("hashes", expanding=True))
 )
-_OLDEST = select(_columns.timestamp_ms).where(*_in_partition).order_by(_columns.offset).limit(1)
-_WAITING = select(func.count(), func.coalesce(func.sum(case((_has_passed, 1), else_=0)), 0)).where(
-    *_all, _columns.state == RecordState.AVAILABLE
+_OLDEST = select(_columns.timestamp_ms, _columns.encoding).where(*in_partition).order_by(_columns.offset).limit(1)
+_WAITING = select(func.count(), func.coalesce(func.sum(case((has_passed, 1), else_=0)), 0)).where(
+    *all_rows, _columns.state == RecordState.AVAILABLE
 )
 _DELIVERED = select(_columns.offset, _columns.state, _columns.delivery_count, _columns.until_ms).where(
-    *_unblocked, _was_delivered
+    *unblocked, _was_delivered
 )
-_COUNT = select(func.coalesce(func.sum(queue_partitions.c.delayed), 0)).where(
-    queue_partitions.c.queue_id == bindparam("queue")
-)
-_latest_ms = bindparam("latest_ms", type_=BigInteger())
-_stepped_ms = _columns.until_ms - bindparam("step_ms", type_=BigInteger())
-_STEP_BACK = (
-    update(delayed_records)
-    .where(*_all, _columns.delivery_count > 0, _columns.until_ms > _latest_ms)
-    .values(until_ms=case((_stepped_ms > _latest_ms, _stepped_ms), else_=_latest_ms))
-)
-_STEP_LOCKS_BACK = _STEP_BACK.where(_columns.state == RecordState.ACQUIRED)
-_STEP_DELAYS_BACK = _STEP_BACK.where(_columns.state != RecordState.ACQUIRED)
-_REMOVE = delete(delayed_records).where(*_in_partition, _columns.offset == bindparam("at"))
-_PURGE = delete(delayed_records).where(
-    *_in_partition,
-    or_(
-        _columns.state == RecordState.AVAILABLE, and_(_columns.state == RecordState.ACQUIRED, _may_return, _has_passed)
-    ),
-)
-_DELETE_BEFORE = delete(delayed_records).where(*_in_partition, _columns.offset < bindparam("before_offset"))
-_RELEASE_LOCKS = (
-    update(delayed_records)
-    .where(*_unblocked, _columns.state == RecordState.ACQUIRED, ~_has_passed)
-    .values(state=RecordState.AVAILABLE.value, until_ms=bindparam("now_ms"))
-)
+_COUNT = select(
+    func.coalesce(func.sum(queue_partitions.c.delayed), 0),
+    func.coalesce(func.sum(queue_partitions.c.reference_count), 0),
+).where(queue_partitions.c.queue_id == bindparam("queue"))
+_REMOVE = delete(delayed_records).where(*in_partition, _columns.offset == bindparam("at"))
 _BLOCK_BY_KEY = (
-    update(delayed_records).where(*_in_partition, _columns.offset == bindparam("at")).values(blocked_by_key=1)
+    update(delayed_records).where(*in_partition, _columns.offset == bindparam("at")).values(blocked_by_key=1)
 )
 _same_key = delayed_records.alias("same_key")
 _of_same_key = (
@@ -152,25 +132,12 @@ _has_first = exists().where(*_of_same_key, _same_key.c.blocked_by_key == 0)
 _UNBLOCK_NEXT = (
     update(delayed_records)
     .where(
-        *_in_partition,
+        *in_partition,
         _columns.key_hash == bindparam("hash"),
         _columns.blocked_by_key == 1,
         _columns.offset == _next_of_key,
     )
     .where(~_has_first)
-    .values(blocked_by_key=0)
-)
-_UNBLOCK_ALL = (
-    update(delayed_records)
-    .where(*_in_partition, _columns.blocked_by_key == 1)
-    .where(
-        ~exists().where(
-            _same_key.c.queue_id == _columns.queue_id,
-            _same_key.c.partition_id == _columns.partition_id,
-            _same_key.c.key_hash == _columns.key_hash,
-            _same_key.c.offset < _columns.offset,
-        )
-    )
     .values(blocked_by_key=0)
 )
 
@@ -183,10 +150,14 @@ class DelayedRecord(NamedTuple):
 
 
 class DelayedSummary(NamedTuple):
-    """The in-flight state of a delayed record, and the bytes of its key, value and headers."""
+    """The in-flight state of a row.
+
+    Attributes:
+        size_bytes: Bytes of key, value and headers; None for a reference.
+    """
 
     entry: InFlightRecord
-    size_bytes: int
+    size_bytes: int | None
 
 
 class DelayedTotals(NamedTuple):
@@ -196,7 +167,7 @@ class DelayedTotals(NamedTuple):
         available: Number of available records that are due.
         delayed: Number of available records that are not due yet.
         delivered: In-flight states of the records that were delivered again: acquired or to be archived.
-        oldest_ms: Timestamp of the record with the lowest offset, or None if there is none.
+        oldest_ms: Timestamp of the record with the lowest offset, or None if it is a reference or there is none.
     """
 
     available: int
@@ -205,9 +176,17 @@ class DelayedTotals(NamedTuple):
     oldest_ms: int | None
 
 
-def count(tx: Tx, queue_id: int) -> int:
-    """Return the number of delayed records of a queue."""
-    return int(tx.connection.execute(_COUNT, {"queue": queue_id}).scalar_one())
+class RowCounts(NamedTuple):
+    """Numbers of rows."""
+
+    delayed: int
+    references: int
+
+
+def count(tx: Tx, queue_id: int) -> RowCounts:
+    """Return the number of delayed records and of references of a queue."""
+    delayed, references = tx.connection.execute(_COUNT, {"queue": queue_id}).one()
+    return RowCounts(int(delayed), int(references))
 
 
 def due(tx: Tx, key: SharePartitionKey, rules: DeliveryRules, now_ms: int, limit: int) -> list[DelayedSummary]:
@@ -265,8 +244,8 @@ def totals(tx: Tx, key: SharePartitionKey, now_ms: int) -> DelayedTotals:
     parameters = key.parameters | {"now_ms": now_ms}
     waiting, available = tx.connection.execute(_WAITING, parameters).one()
     delivered = [InFlightRecord(*row) for row in tx.connection.execute(_DELIVERED, key.parameters)]
-    oldest_ms = tx.connection.execute(_OLDEST, key.parameters).scalar_one_or_none()
-    return DelayedTotals(available, waiting - available, delivered, oldest_ms)
+    oldest_ms, encoding = tx.connection.execute(_OLDEST, key.parameters).one_or_none() or (None, REFERENCE)
+    return DelayedTotals(available, waiting - available, delivered, None if encoding == REFERENCE else oldest_ms)
 
 
 def save(tx: Tx, key: SharePartitionKey, written: Sequence[DelayedRecord]) -> None:
@@ -302,35 +281,6 @@ def remove(tx: Tx, key: SharePartitionKey, removed: Mapping[int, int]) -> None:
     tx.connection.execute(_REMOVE, [key.parameters | {"at": offset} for offset in removed])
     if hashes := set(removed.values()) - {KEYLESS}:
         tx.connection.execute(_UNBLOCK_NEXT, [key.parameters | {"hash": each} for each in hashes])
-
-
-def purge(tx: Tx, key: SharePartitionKey, rules: DeliveryRules, now_ms: int) -> int:
-    """Delete the records that are neither acquired nor to be archived. Return their number."""
-    parameters = key.parameters | {"now_ms": now_ms, "max_delivery_count": rules.max_delivery_count}
-    removed = tx.connection.execute(_PURGE, parameters).rowcount
-    if rules.by_key:
-        tx.connection.execute(_UNBLOCK_ALL, key.parameters)
-    return removed
-
-
-def delete_before(tx: Tx, key: SharePartitionKey, rules: DeliveryRules, offset: int) -> int:
-    """Delete the records below an offset, whatever their state. Return their number."""
-    removed = tx.connection.execute(_DELETE_BEFORE, key.parameters | {"before_offset": offset}).rowcount
-    if rules.by_key:
-        tx.connection.execute(_UNBLOCK_ALL, key.parameters)
-    return removed
-
-
-def release_locks(tx: Tx, key: SharePartitionKey, now_ms: int) -> int:
-    """Make the acquired records available now; their delivery counts stay. Return their number."""
-    return tx.connection.execute(_RELEASE_LOCKS, key.parameters | {"now_ms": now_ms}).rowcount
-
-
-def step_back(tx: Tx, key: SharePartitionKey, rules: DeliveryRules, step_ms: int, now_ms: int) -> None:
-    """Pull locks and delays in after the clock has stepped back; see `app.domain.queues.in_flight.step_back`."""
-    parameters = key.parameters | {"step_ms": step_ms}
-    tx.connection.execute(_STEP_LOCKS_BACK, parameters | {"latest_ms": now_ms + rules.lock_duration_ms})
-    tx.connection.execute(_STEP_DELAYS_BACK, parameters | {"latest_ms": now_ms})
 
 
 def _earliest_of(times: Iterable[int | None]) -> int | None:

@@ -33,7 +33,12 @@ _SELECT = (
 _FIND = _SELECT.where(queues.c.name == bindparam("name"))
 _FIND_LOCKED = _FIND.with_for_update(of=queues)
 _FIND_BY_ID = _SELECT.where(queues.c.queue_id == bindparam("id"))
-_LIST = _SELECT.where(queues.c.name > bindparam("after")).order_by(queues.c.name).limit(bindparam("at_most"))
+_LIST = (
+    _SELECT.where(queues.c.name > bindparam("after"), queues.c.name.not_like("%:%"))
+    .order_by(queues.c.name)
+    .limit(bindparam("at_most"))
+)
+"""Queues of webhooks, whose names have a colon, are not listed."""
 _NAMES_BY_DEAD_LETTER_TOPIC = (
     select(queues.c.name)
     .where(queues.c.dead_letter_topic_id == bindparam("id"))

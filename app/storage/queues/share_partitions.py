@@ -61,6 +61,7 @@ _STATE_COLUMNS = (
     _columns.delayed_archive_at_ms,
     _columns.dead_letter_error,
     _columns.refused_offset,
+    _columns.reference_count,
 )
 _ALL = select(*_STATE_COLUMNS).where(_columns.queue_id == bindparam("queue")).order_by(_columns.partition_id)
 _OF_IDS = (
@@ -94,6 +95,7 @@ _SAVE = CompiledStatement(
         delayed_archive_at_ms=bindparam("new_delayed_archive_at_ms"),
         dead_letter_error=bindparam("new_dead_letter_error"),
         refused_offset=bindparam("new_refused_offset"),
+        reference_count=bindparam("new_reference_count"),
     )
 )
 _UNFINISHED = (
@@ -189,6 +191,7 @@ def save(tx: Tx, queue_id: int, state: SharePartitionState) -> None:
             "new_delayed_archive_at_ms": state.delayed_archive_at_ms,
             "new_dead_letter_error": state.dead_letter_error,
             "new_refused_offset": state.refused_offset,
+            "new_reference_count": state.references,
         },
     )
 

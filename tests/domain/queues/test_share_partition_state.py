@@ -104,7 +104,7 @@ def test_a_purge_archives_what_is_neither_acquired_nor_to_be_archived() -> None:
     share_partition = state(InFlightRecord(1), acquired(2), last, acquired(4, until_ms=NOW_MS), delayed=2)
 
     assert share_partition.purge(12, 20, RULES, NOW_MS) == 10
-    share_partition.archive_delayed(2)
+    share_partition.archive_rows(2, 0)
 
     assert (list(share_partition.entries), share_partition.end_offset) == ([2, 3], 20)
     assert (share_partition.archived, share_partition.expired, share_partition.delayed) == (12, 2, 0)

@@ -13,7 +13,7 @@ from app.domain.log.record import StoredRecord
 from app.domain.queues.in_flight import DeliveryRules, InFlightRecord, RecordState
 from app.domain.queues.record_summary import KEYLESS
 from app.storage.db import schema
-from app.storage.queues import delayed_records
+from app.storage.queues import delayed_changes, delayed_records
 from app.storage.queues.delayed_records import DelayedRecord
 from app.storage.queues.share_partitions import SharePartitionKey
 
@@ -79,7 +79,7 @@ def test_all_records_of_a_key_except_the_first_are_blocked(
             assert found.available == sum(entry.until_ms <= NOW_MS for entry in entries.values())
             assert found.available + found.delayed == len(entries)
             if purged:
-                assert delayed_records.purge(tx, KEY, BY_KEY, NOW_MS) == len(entries)
+                assert delayed_changes.purge(tx, KEY, BY_KEY, NOW_MS) == (len(entries), 0)
                 entries.clear()
 
     storage.write_now(run)
@@ -92,7 +92,7 @@ def test_a_purge_unblocks_records_whose_first_was_deleted(storage: Storage) -> N
         )
         delayed_records.save(tx, KEY, [delayed(5, 11, NOW_MS + 1, RecordState.ACQUIRED)])
         assert stored_marks(tx) == {1: 0, 2: 0, 3: 1, 4: 1, 5: 1}
-        assert delayed_records.purge(tx, KEY, BY_KEY, NOW_MS) == 3
+        assert delayed_changes.purge(tx, KEY, BY_KEY, NOW_MS) == (3, 0)
         assert stored_marks(tx) == {2: 0, 5: 0}
 
     storage.write_now(run)

@@ -15,8 +15,9 @@ from app.domain.log.record import StoredRecord
 from app.domain.queues.delivery import response_bytes
 from app.domain.queues.in_flight import InFlightRecord, available, first_offset_by_key
 from app.domain.queues.record_summary import KEYLESS, RecordSummary, deliver_at_ms, key_hash
+from app.domain.queues.share_partition_state import MAX_IN_FLIGHT
 from app.storage.log import pages, records_by_offset
-from app.storage.queues.delayed_records import DelayedRecord
+from app.storage.queues.delayed_records import DelayedRecord, DelayedSummary
 
 _MIN_SUMMARIES = 100
 _READ_AT_ONCE = 64
@@ -43,7 +44,7 @@ def candidates(
         admit_new: Whether records of the log may be admitted.
     """
     share_partition.expire_before_log_start()
-    due = _due(share_partition, wanted, max_bytes)
+    due = _due(share_partition, wanted, max_bytes, quota)
     found = [Candidate(share_partition, delayed.entry, delayed.record) for delayed in due]
     left_bytes = max_bytes - sum(response_bytes(each.record) for each in found)
     if found and left_bytes <= 0:
@@ -65,19 +66,49 @@ def candidates(
     return found
 
 
-def _due(share_partition: SharePartition, wanted: int, max_bytes: int) -> list[DelayedRecord]:
-    """Return delayed records that may be delivered, without those that an in-flight record of their key blocks."""
-    if not share_partition.state.delayed:
+def _due(share_partition: SharePartition, wanted: int, max_bytes: int, quota: DelayedQuota) -> list[DelayedRecord]:
+    """Return delayed records that may be delivered, without those that an in-flight record of their key blocks.
+
+    References whose delayed record has ended are put in flight again.
+    """
+    if not share_partition.state.has_rows:
         return []
-    rules = share_partition.rules
     limit = min(wanted, _READ_AT_ONCE)
-    first = first_offset_by_key(share_partition.state.entries.values()) if rules.by_key else {}
-    due = share_partition.delayed.due(rules, share_partition.now_ms, limit + len(first))
-    free = [each for each in due if first.get(each.entry.key_hash, each.entry.offset) >= each.entry.offset]
-    chosen = records_by_offset.fitting({each.entry.offset: each.size_bytes for each in free[:limit]}, max_bytes)
-    share_partition.incomplete |= len(chosen) < len(free) or (limit < wanted and len(free) >= limit)
+    free = _free_rows(share_partition, limit)
+    if any(each.size_bytes is None for each in free):
+        _bring_back(share_partition, free[:limit], quota)
+    sizes = {each.entry.offset: each.size_bytes for each in free[:limit] if each.size_bytes is not None}
+    chosen = records_by_offset.fitting(sizes, max_bytes)
+    has_more = len(free) > limit or (len(free) == limit < wanted)
+    share_partition.incomplete |= has_more or len(chosen) < len(sizes)
     share_partition.delayed.load(chosen)
     return [delayed for offset in chosen if (delayed := share_partition.delayed.find(offset)) is not None]
+
+
+def _free_rows(share_partition: SharePartition, limit: int) -> list[DelayedSummary]:
+    """Return rows that are due and not blocked by an in-flight record of their key: at least `limit` if there are."""
+    rules = share_partition.rules
+    first = first_offset_by_key(share_partition.state.entries.values()) if rules.by_key else {}
+    due = share_partition.delayed.due(rules, share_partition.now_ms, limit + len(first))
+    return [each for each in due if first.get(each.entry.key_hash, each.entry.offset) >= each.entry.offset]
+
+
+def _bring_back(share_partition: SharePartition, free: Sequence[DelayedSummary], quota: DelayedQuota) -> None:
+    """Put the records of references in flight again, and end those that retention has deleted.
+
+    If all records in flight wait for others, and the quota allows none of them to leave, they come back nevertheless:
+    only they can end. They are at most as many as one acquire wants.
+    """
+    log_start_offset = share_partition.bounds.log_start_offset
+    entries = [each.entry for each in free if each.size_bytes is None]
+    kept = [entry for entry in entries if entry.offset >= log_start_offset]
+    if len(kept) < len(entries):
+        share_partition.expire_references()
+        share_partition.incomplete = True
+    if kept and share_partition.state.is_full:
+        share_partition.make_room(quota)
+    if share_partition.state.in_use(share_partition.now_ms) < MAX_IN_FLIGHT:
+        share_partition.bring_back(kept)
 
 
 def _first_of_keys(share_partition: SharePartition, wanted: int, quota: DelayedQuota) -> list[InFlightRecord]:
@@ -89,6 +120,8 @@ def _first_of_keys(share_partition: SharePartition, wanted: int, quota: DelayedQ
         if len(chosen) >= wanted or state.end_offset >= bounds.log_end_offset:
             return chosen
         if budget <= 0:
+            if state.is_full and state.has_rows:
+                share_partition.make_room(quota)
             share_partition.incomplete |= state.room(share_partition.rules) > 0
             return chosen
         summaries, end_offset = _summaries(share_partition, min(limit, budget))
@@ -103,7 +136,7 @@ def _available_by_key(share_partition: SharePartition, wanted: int) -> list[InFl
     entries = share_partition.state.entries.values()
     first_delayed = (
         share_partition.delayed.first_offsets(entry.key_hash for entry in entries)
-        if share_partition.state.delayed
+        if share_partition.state.has_rows
         else {}
     )
     found = available(entries, share_partition.rules, share_partition.now_ms, first_delayed)

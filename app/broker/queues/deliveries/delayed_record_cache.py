@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from app.domain.queues.in_flight import DeliveryRules, InFlightRecord
-from app.domain.queues.share_partition_state import MAX_DELAYED_RECORDS
+from app.domain.queues.share_partition_state import MAX_DELAYED_RECORDS, MAX_REFERENCES
 from app.storage.db.transaction import Tx
-from app.storage.queues import delayed_records
-from app.storage.queues.delayed_records import DelayedRecord, DelayedSummary
+from app.storage.queues import delayed_changes, delayed_records
+from app.storage.queues.delayed_records import DelayedRecord, DelayedSummary, RowCounts
 from app.storage.queues.share_partitions import SharePartitionKey
 
 
 class DelayedQuota:
-    """How many more records of a queue may be delayed. The delayed records are counted on first use."""
+    """How many more rows a queue may have. The rows are counted on first use."""
 
     def __init__(self, tx: Tx, queue_id: int) -> None:
         self._tx = tx
         self._queue_id = queue_id
-        self._left: int | None = None
+        self._left: RowCounts | None = None
 
     def left(self) -> int:
         """Return how many more records may be delayed."""
-        if self._left is None:
-            self._left = max(0, MAX_DELAYED_RECORDS - delayed_records.count(self._tx, self._queue_id))
-        return self._left
+        return self._counted().delayed
 
-    def take(self, number: int) -> None:
-        """Take a number of records, not greater than what is left, off the quota."""
-        self._left = self.left() - number
+    def references_left(self) -> int:
+        """Return how many more records may wait behind delayed records of their keys."""
+        return self._counted().references
+
+    def take(self, delayed: int, references: int = 0) -> None:
+        """Take a number of rows, not greater than what is left, off the quota."""
+        left = self._counted()
+        self._left = RowCounts(left.delayed - delayed, left.references - references)
+
+    def _counted(self) -> RowCounts:
+        if self._left is None:
+            used = delayed_records.count(self._tx, self._queue_id)
+            self._left = RowCounts(max(0, MAX_DELAYED_RECORDS - used.delayed), max(0, MAX_REFERENCES - used.references))
+        return self._left
 
 
 class DelayedRecordCache:
@@ -71,6 +80,20 @@ class DelayedRecordCache:
         delayed = self._loaded.pop(offset)
         self._changed.pop(offset, None)
         self._removed[offset] = delayed.entry.key_hash
+
+    def add_references(self, entries: Sequence[InFlightRecord]) -> None:
+        """Add references to available records that wait behind delayed records of their keys."""
+        self.write()
+        delayed_changes.add_references(self._tx, self._key, entries)
+
+    def remove_references(self, entries: Iterable[InFlightRecord]) -> None:
+        """Remove references whose records are put in flight again."""
+        delayed_records.remove(self._tx, self._key, {entry.offset: entry.key_hash for entry in entries})
+
+    def remove_references_before(self, offset: int) -> int:
+        """Remove the references below an offset, and return their number."""
+        self.write()
+        return delayed_changes.delete_references_before(self._tx, self._key, offset)
 
     def write(self) -> None:
         """Write the changes."""

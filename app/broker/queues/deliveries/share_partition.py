@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from app.broker.queues.deliveries.delayed_record_cache import DelayedQuota, DelayedRecordCache
 from app.domain.log.record import StoredRecord
@@ -15,9 +16,10 @@ from app.domain.queues.in_flight import (
     available_at_ms,
     is_delayed,
     settle,
+    waiting_behind,
 )
 from app.domain.queues.record_summary import RecordSummary
-from app.domain.queues.share_partition_state import MAX_DELAYED_RECORDS, MAX_IN_FLIGHT, SharePartitionState
+from app.domain.queues.share_partition_state import MAX_DELAYED_RECORDS, SharePartitionState
 from app.errors.queues import DelayedRecordsLimit
 from app.storage.db.transaction import Tx
 from app.storage.log import records_by_offset
@@ -122,7 +124,7 @@ class SharePartition:
             InvalidRecordState: The delivery has ended.
             DelayedRecordsLimit: The record would be delayed, and the quota is used up.
         """
-        was_full = len(self.state.entries) >= MAX_IN_FLIGHT
+        was_full = self.state.is_full
         entry = settle(self.find(offset), delivery_count, acknowledge_type, self.rules, self.now_ms, delay_ms)
         if entry is None:
             self._changed = True
@@ -182,6 +184,31 @@ class SharePartition:
         if delayed:
             self._store_delayed(delayed, quota, page)
         return self.state.end_offset == end_offset
+
+    def make_room(self, quota: DelayedQuota) -> None:
+        """Take the records out of flight that wait behind delayed records of their keys, as far as the quota allows."""
+        state = self.state
+        first = self.delayed.first_offsets(entry.key_hash for entry in state.entries.values())
+        leaving = list(islice(waiting_behind(state.entries.values(), first, self.now_ms), quota.references_left()))
+        if leaving:
+            quota.take(0, len(leaving))
+            self.delayed.add_references(leaving)
+            state.leave(entry.offset for entry in leaving)
+            self._changed = True
+
+    def bring_back(self, entries: Sequence[InFlightRecord]) -> None:
+        """Put records in flight again that waited behind a delayed record of their key."""
+        self.delayed.remove_references(entries)
+        self.state.come_back(entries)
+        self._changed = True
+
+    def expire_references(self) -> None:
+        """End the references below the log start offset."""
+        if not self.state.references:
+            return
+        expired = self.delayed.remove_references_before(self.bounds.log_start_offset)
+        self.state.expire_references(expired)
+        self._changed = True
 
     def expire_before_log_start(self) -> None:
         """End the available records that retention has deleted from the log."""

@@ -21,6 +21,7 @@ from tests.broker.queues.jobs import (
     offsets,
     produce_keyed,
     settle,
+    state,
     use_quota_of_delayed_records,
 )
 
@@ -42,6 +43,44 @@ async def test_a_record_is_found_behind_more_delayed_records_than_one_transactio
     await produce_keyed(node, b"free")
 
     assert offsets(await acquire(node)) == [3_000]
+
+
+async def test_thousands_of_records_behind_a_delayed_one_of_their_key_hold_no_other_key_up(node: Node) -> None:
+    await create(node, ordering="key")
+    for _ in range(5):
+        await produce_keyed(node, *([b"stuck"] * 1_000))
+    await produce_keyed(node, b"free")
+    stuck = await acquire(node)
+    await settle(node, stuck, AcknowledgeType.RELEASE, delay_ms=3_600_000)
+
+    free = await acquire(node, 10)
+    assert offsets(free) == [5_000]
+    await settle(node, free, AcknowledgeType.ACCEPT)
+    found = await state(node)
+    assert (found.available, found.delayed, found.blocked) == (4_999, 1, True)
+
+    await end_delays(node)
+    for offset in range(4):
+        delivered = await acquire(node, 10)
+        assert offsets(delivered) == [offset]
+        await settle(node, delivered, AcknowledgeType.ACCEPT)
+
+
+async def test_a_record_behind_a_delayed_one_expires_if_retention_deletes_it(node: Node) -> None:
+    await create(node, ordering="key")
+    for _ in range(3):
+        await produce_keyed(node, *([b"stuck"] * 1_000))
+    await settle(node, await acquire(node), AcknowledgeType.RELEASE, delay_ms=3_600_000)
+    assert await acquire(node) == []
+    await node.services.topics.delete_before("orders", 0, 2_998)
+    await end_delays(node)
+
+    for offset in (0, 2_998, 2_999):
+        delivered = await acquire(node, 10)
+        assert offsets(delivered) == [offset]
+        await settle(node, delivered, AcknowledgeType.ACCEPT)
+    found = await state(node)
+    assert (found.available, found.accepted, found.expired) == (0, 3, 2_997)
 
 
 @pytest.mark.parametrize("ordering", ["none", "key", "partition"])
