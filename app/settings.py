@@ -104,6 +104,26 @@ class Settings(BaseSettings):
         description="Keys that encrypt stored secrets: base64 of 32 bytes each, separated by commas; the first "
         "encrypts. SQLite makes its own.",
     )
+    webhook_allowed_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Comma-separated networks, such as `127.0.0.0/8`, whose private addresses webhooks may use, also "
+        "without TLS.",
+    )
+    webhook_allow_http: bool = Field(default=False, description="Whether webhooks may use public URLs without TLS.")
+    webhook_ca_file: str = Field("", description="File of CA certificates for webhooks, instead of the system's.")
+    webhook_proxy_url: str = Field("", description="Egress proxy for all webhooks, such as `http://proxy:3128`.")
+    webhook_max_retrying: int = Field(
+        10_000,
+        ge=1,
+        le=100_000,
+        description="Records of a webhook that may wait for a retry; then it takes no new ones.",
+    )
+    webhook_attempts_kept: int = Field(
+        10_000, ge=1, le=1_000_000, description="Delivered attempts, and others, that are kept for each webhook."
+    )
+    webhook_attempt_retention_ms: int = Field(
+        1_209_600_000, ge=60_000, description="How long attempts of webhooks are kept."
+    )
     ballast_bytes: int = Field(
         16_777_216,
         ge=0,
@@ -207,7 +227,7 @@ class Settings(BaseSettings):
     def _to_lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("allowed_hosts", "cors_origins", "trusted_proxies", mode="before")
+    @field_validator("allowed_hosts", "cors_origins", "trusted_proxies", "webhook_allowed_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -267,6 +267,8 @@ async def test_no_operation_offers_headers_that_the_client_sets_itself(described
         "producer-epoch",
         "producer-id",
         "producer-sequence",
+        "webhook-request-origin",
+        "x-hub-signature-256",
     }
 
 

@@ -9,6 +9,7 @@ from app.api.http import monitoring
 from app.api.log import fetch, produce, producers, topics
 from app.api.queues import deliveries, queues
 from app.api.sources import events, sources
+from app.api.webhooks import attempts, replays, skips, webhooks
 
 ROUTERS = (
     topics.router,
@@ -28,6 +29,10 @@ ROUTERS = (
     sources.router,
     events.router,
     sources.admin,
+    webhooks.router,
+    attempts.router,
+    replays.router,
+    skips.router,
     start_page.router,
     monitoring.router,
 )

@@ -1,4 +1,4 @@
-"""The parts of the application that the operations use; `app/main.py` builds them."""
+"""The parts of the application that the operations use; `app/main` builds them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ from app.broker.sources.sources import Sources
 from app.broker.transactions import Transactions
 from app.broker.waiting.memory_budget import MemoryBudget
 from app.broker.waiting.signals import Signals
+from app.broker.webhooks.dispatcher import Dispatcher
+from app.broker.webhooks.replays.replays import Replays
+from app.broker.webhooks.replays.skips import Skips
+from app.broker.webhooks.webhooks import Webhooks
 from app.storage.db.engine import Storage
 
 
@@ -52,6 +56,10 @@ class Services:
     redriver: Redriver
     sources: Sources
     receiver: Receiver
+    webhooks: Webhooks
+    replays: Replays
+    skips: Skips
+    dispatcher: Dispatcher
     public_url: str
     clock: BrokerClock
     memory: MemoryBudget

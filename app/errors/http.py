@@ -90,3 +90,10 @@ class WrongHost(BrokerError):
         "otherwise reach the log through a host name of its own."
     )
     cure = "Use an address or a local name, or add the host to MILLRACE_ALLOWED_HOSTS; `*.example.com` adds all below."
+
+
+class WebhookRequestRefused(BrokerError):
+    code = "WEBHOOK_REQUEST_REFUSED"
+    title = "Attempt of a webhook"
+    cause = "The request is an attempt of a webhook of a Millrace server: it has the header Millrace-Webhook."
+    cure = "Let the webhook post to a source, POST /v1/sources/{source}/events, or to a program of your own."

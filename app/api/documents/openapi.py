@@ -42,6 +42,9 @@ _PATH_TEXTS = {
     "member_id": "Id of the member, chosen by the client or returned by join.",
     "queue": "Name of the queue.",
     "delivery_id": "Copy it from acquire. 1.0.0.1 is the first one, if you ran all examples above.",
+    "source": "Name of the source.",
+    "webhook": "Name of the webhook.",
+    "replay_id": "Id of the replay, from the answer that began it.",
     "outcome": "`release` and `renew` keep the record, `accept` and `reject` end it.",
 }
 _RETRY_AFTER: Schema = {
@@ -50,7 +53,7 @@ _RETRY_AFTER: Schema = {
         "description": "Seconds to wait before the same request is sent again.",
     }
 }
-_REASONS = {200: "Done", 201: "Created", 204: "Done; no content"}
+_REASONS = {200: "Done", 201: "Created", 202: "Accepted; it runs in the background", 204: "Done; no content"}
 
 DESCRIPTION = """Kafka's event log over plain HTTP, on SQLite or PostgreSQL.
 
@@ -77,6 +80,10 @@ TAGS = [
     {
         "name": "sources",
         "description": "Sources take in the webhooks of other services: each verified delivery becomes a record.",
+    },
+    {
+        "name": "webhooks",
+        "description": "Webhooks post the records of topics to URLs, signed, with retries, dead letters and replays.",
     },
     {"name": "operations", "description": "Health, readiness and metrics."},
 ]

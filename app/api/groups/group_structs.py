@@ -15,7 +15,7 @@ from app.broker.groups.offsets import OffsetCommit
 from app.domain.groups.assignor import Partition
 from app.domain.groups.member import JoinRequest, MemberState, Subscription
 from app.domain.groups.offset_reset import check_offset_reset
-from app.domain.log.topic import check_name, check_topic_name
+from app.domain.log.topic import check_name
 from app.errors.broker_error import BrokerError
 from app.errors.groups import InvalidGroupId, OffsetMetadataTooLarge
 from app.errors.http import InvalidRequest
@@ -140,7 +140,7 @@ def join_request_of(member_id: str, body: Membership) -> JoinRequest:
         detail = "name topics, or give a topic_pattern"
         raise InvalidRequest.at(None, "topics", detail, message=detail)
     for name in body.topics or ():
-        check_topic_name(name)
+        check_name(name, "topic")
     check_offset_reset(body.auto_offset_reset)
     return JoinRequest(
         member_id=member_id,

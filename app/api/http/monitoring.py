@@ -139,3 +139,28 @@ class _NodeMetrics(Collector):
             "1 while appends are refused for lack of space.",
             value=float(self._services.storage.full),
         )
+        yield CounterMetricFamily(
+            "millrace_source_refusals", "Refused deliveries to sources.", value=self._services.receiver.refused
+        )
+        yield from self._webhooks()
+
+    def _webhooks(self) -> Iterator[Metric]:
+        """Return the metrics of the webhooks that this node works."""
+        log = self._services.dispatcher.log
+        attempts = CounterMetricFamily("millrace_webhook_attempts", "Attempts by outcome.", labels=["outcome"])
+        for outcome, number in log.totals.items():
+            attempts.add_metric([outcome], number)
+        yield attempts
+        yield CounterMetricFamily(
+            "millrace_webhook_attempt_seconds", "Time that attempts took, all together.", value=log.duration_ms / 1000
+        )
+        retrying = GaugeMetricFamily("millrace_webhook_retrying_records", "Records sent again.", labels=["webhook"])
+        in_flight = GaugeMetricFamily("millrace_webhook_attempts_in_flight", "Attempts now.", labels=["webhook"])
+        breakers = GaugeMetricFamily(
+            "millrace_webhook_breaker_open", "1 while most attempts fail and are held back.", labels=["webhook"]
+        )
+        for each in self._services.dispatcher.snapshots():
+            retrying.add_metric([each.webhook], each.retrying)
+            in_flight.add_metric([each.webhook], each.in_flight)
+            breakers.add_metric([each.webhook], float(each.is_breaker_open))
+        yield from (retrying, in_flight, breakers)

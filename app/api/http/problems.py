@@ -41,6 +41,7 @@ from app.errors.http import (
     RequestTimedOut,
     UnsupportedMediaType,
     UriTooLong,
+    WebhookRequestRefused,
     WrongHost,
 )
 from app.errors.log import (
@@ -159,6 +160,7 @@ STATUS: dict[type[BrokerError], int] = {
     UriTooLong: 414,
     WebhookAlreadyExists: 409,
     HeaderFieldsTooLarge: 431,
+    WebhookRequestRefused: 403,
     WrongHost: 421,
 }
 

@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
-from app.errors.http import BadRequest, CrossOriginRefused, WrongHost
+from app.errors.http import BadRequest, CrossOriginRefused, WebhookRequestRefused, WrongHost
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _PROBES = {"/healthz", "/readyz"}
 _SOURCE_DELIVERY = re.compile(r"/v1/sources/[^/]+/events")
 """Deliveries come from other services under any public name, and are verified by themselves."""
-_CHECKED_HEADERS = {b"host", b"origin", b"sec-fetch-site"}
+_CHECKED_HEADERS = {b"host", b"origin", b"sec-fetch-site", b"millrace-webhook"}
 _DEFAULT_PORTS = {"http": b":80", "https": b":443"}
 _CACHED_HOSTS = 64
 _SHOWN_CHARACTERS = 100
@@ -33,6 +33,10 @@ _UNPRINTABLE = re.compile(r"[^\x21-\x7e]")
 _ENCODED_SLASH = (
     "%2F in the path would name another resource: names have only letters, digits and . _ -, and a plain / separates "
     "the parts of a path"
+)
+_WEBHOOK = (
+    "this is an attempt of a webhook of a Millrace server, which must not drive the API: let the webhook post to a "
+    "source (/v1/sources/{source}/events) or to a program of your own"
 )
 _HOST_CURE = (
     "add the name to MILLRACE_ALLOWED_HOSTS, or let the proxy send another Host; MILLRACE_CORS_ORIGINS allows web "
@@ -63,22 +67,17 @@ class RequestSource:
         """Refuse a request for another host, a write from another origin, and an encoded slash in the path.
 
         Raises:
-            BadRequest, WrongHost, CrossOriginRefused
+            BadRequest, WrongHost, CrossOriginRefused, WebhookRequestRefused
         """
         raw_path = scope["raw_path"]
         if b"%" in raw_path and b"%2f" in raw_path.lower():
             raise BadRequest(_ENCODED_SLASH)
-        host = origin = site = None
-        for name, value in scope["headers"]:
-            if name in _CHECKED_HEADERS:
-                if name == b"host":
-                    host = value
-                elif name == b"origin":
-                    origin = value
-                else:
-                    site = value
         if _SOURCE_DELIVERY.fullmatch(scope["path"]):
             return
+        found = {name: value for name, value in scope["headers"] if name in _CHECKED_HEADERS}
+        if b"millrace-webhook" in found:
+            raise WebhookRequestRefused(_WEBHOOK)
+        host, origin, site = found.get(b"host"), found.get(b"origin"), found.get(b"sec-fetch-site")
         if host is not None and not self._accepts_host(host) and not _is_probe(scope):
             raise WrongHost(f"this server does not accept the Host {_shown(host)}: {_HOST_CURE}")
         if origin is not None and scope["method"] not in _SAFE and not self._is_allowed(origin, host):

@@ -44,9 +44,15 @@ class DeliveredEvent(msgspec.Struct, omit_defaults=True):
 class ChallengeQuery(msgspec.Struct, kw_only=True):
     """The challenge that Meta sends when its webhook is set up."""
 
-    mode: Annotated[str, Meta(max_length=64)] = msgspec.field(default="", name="hub.mode")
-    verify_token: Annotated[str, Meta(max_length=256)] = msgspec.field(default="", name="hub.verify_token")
-    challenge: Annotated[str, Meta(max_length=1024)] = msgspec.field(default="", name="hub.challenge")
+    mode: Annotated[str, Meta(max_length=64, description="`subscribe`, from Meta.")] = msgspec.field(
+        default="", name="hub.mode"
+    )
+    verify_token: Annotated[str, Meta(max_length=256, description="The verify_token of the source.")] = msgspec.field(
+        default="", name="hub.verify_token"
+    )
+    challenge: Annotated[str, Meta(max_length=1024, description="The text that the answer repeats.")] = msgspec.field(
+        default="", name="hub.challenge"
+    )
 
 
 @router.post("")
@@ -95,7 +101,10 @@ async def deliver_to_source(call: Call, source: str) -> Reply:
     )
 )
 async def answer_source_challenge(call: Call, source: str, query: ChallengeQuery) -> Reply:
-    """Answer the challenge that Meta sends when its webhook is set up; without one, say what this path is for."""
+    """Answer the challenge that Meta sends when its webhook is set up; without one, say what this path is for.
+
+    Meta asks before its first delivery. The answer is 401 unless the source has this `verify_token`.
+    """
     services = call.services
     if not query.mode:
         await services.sources.get(source)
@@ -117,7 +126,10 @@ async def answer_source_challenge(call: Call, source: str, query: ChallengeQuery
     )
 )
 async def answer_source_handshake(call: Call, source: str) -> Reply:
-    """Answer the handshake of CloudEvents webhooks: an origin of `allowed_origins` may deliver."""
+    """Answer the handshake of CloudEvents webhooks: an origin of `allowed_origins` may deliver.
+
+    Any other origin gets an answer without the header that grants it.
+    """
     origin = call.header(b"webhook-request-origin")
     if origin is None:
         raise BadRequest("the header WebHook-Request-Origin is missing")

@@ -119,9 +119,13 @@ class SourceAnswer(msgspec.Struct):
 
 
 class CreatedSource(SourceAnswer):
-    """A source. `token` is a part of the delivery path of the scheme `none`, and only this answer has it."""
+    """A source. `token` is a part of the delivery path of the scheme `none`, and only this answer has it.
+
+    `created_topics` names the topic if it did not exist and was created.
+    """
 
     token: str | None
+    created_topics: list[str] | UnsetType = UNSET
 
 
 class SourceList(msgspec.Struct):
@@ -189,20 +193,23 @@ async def create_source(call: Call, source: str, body: SourceSettings) -> Reply:
         description=body.description,
     )
     secrets = SourceSecrets(body.verify.secret, body.verify.verify_token)
-    info, created, token = await call.services.sources.create(source, config, secrets)
+    info, is_new, token, created_topics = await call.services.sources.create(source, config, secrets)
     answer = _answer(call, info)
-    if not created:
+    if not is_new:
         return Reply.of(answer)
     fields = msgspec.structs.asdict(answer)
     if token is not None:
         fields["delivery_url"] = _delivery_url(call, f"{info.name}:{token}")
-    return Reply.of(CreatedSource(**fields, token=token), 201)
+    return Reply.of(CreatedSource(**fields, token=token, created_topics=list(created_topics) or UNSET), 201)
 
 
 @router.get("")
 @describe(Description(answers={200: SourceList}, errors=(InvalidCursor,)))
 async def list_sources(call: Call, query: ListQuery) -> Reply:
-    """List the sources in order of their names."""
+    """List the sources in order of their names.
+
+    Secrets are never a part of an answer.
+    """
     found = await call.services.sources.list_(name_after(query.cursor), query.limit + 1)
     page, next_cursor = page_of(found, query.limit)
     return Reply.of(SourceList([_answer(call, info) for info in page], next_cursor))
@@ -211,7 +218,10 @@ async def list_sources(call: Call, query: ListQuery) -> Reply:
 @router.get("/{source}")
 @describe(Description(answers={200: SourceAnswer}, errors=(UnknownSource,), examples=_SOURCE))
 async def describe_source(call: Call, source: str) -> Reply:
-    """Describe a source."""
+    """Describe a source.
+
+    `delivery_url` is where the sender posts. Secrets are never a part of an answer.
+    """
     return Reply.of(_answer(call, await call.services.sources.get(source)))
 
 
@@ -224,7 +234,11 @@ async def describe_source(call: Call, source: str) -> Reply:
     )
 )
 async def change_source(call: Call, source: str, body: SourceChange) -> Reply:
-    """Change a source. Its scheme stays, and its secret is changed with `rotate_secret`."""
+    """Change a source. Its scheme stays, and its secret is changed with `rotate_secret`.
+
+    A field that is not given keeps its value; `null` restores its default. The scheme stays, and the secret has
+    `rotate_secret`.
+    """
     given = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not UNSET}
     secrets = SourceSecrets()
     if isinstance(body.verify, VerifyIn):
@@ -250,14 +264,20 @@ async def change_source(call: Call, source: str, body: SourceChange) -> Reply:
     )
 )
 async def rotate_source_secret(call: Call, source: str, body: RotateSourceSecret) -> Reply:
-    """Replace the secret of a source. During the overlap the secret before it is accepted too."""
+    """Replace the secret of a source. During the overlap the secret before it is accepted too.
+
+    Senders change their secret at another time: during `overlap_ms` both are accepted.
+    """
     return Reply.of(_answer(call, await call.services.sources.rotate(source, body.secret, body.overlap_ms)))
 
 
 @admin.get("/{source}/refusals")
 @describe(Description(answers={200: RefusalList}, errors=(UnknownSource, InvalidCursor), examples=_SOURCE))
 async def list_source_refusals(call: Call, source: str, query: ListQuery) -> Reply:
-    """List the last 1,000 refused deliveries of a source: when, why and from where, without their bodies."""
+    """List the last 1,000 refused deliveries of a source: when, why and from where, without their bodies.
+
+    Each has its time, reason, address and size, and no body. The sender gets one and the same answer to all.
+    """
     before = _before(query.cursor)
     found = await call.services.sources.refusals(source, before, query.limit + 1)
     page = found[: query.limit]
@@ -268,7 +288,10 @@ async def list_source_refusals(call: Call, source: str, query: ListQuery) -> Rep
 @admin.delete("/{source}")
 @describe(Description(answers={204: None}, errors=(UnknownSource,), examples=_SOURCE))
 async def delete_source(call: Call, source: str) -> Reply:
-    """Delete a source. Its topic stays."""
+    """Delete a source. Its topic stays.
+
+    Deliveries get 404 from then on.
+    """
     await call.services.sources.delete(source)
     return Reply(b"", 204)
 

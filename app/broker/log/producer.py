@@ -12,7 +12,7 @@ from app.domain.log.append import Accepted, Append, IdempotencyKey, TopicVersion
 from app.domain.log.partitioner import partition_for_key
 from app.domain.log.producer import MAX_EPOCH, ProducerStamp, stored_result
 from app.domain.log.record import MAX_TIMESTAMP_AHEAD_MS, Record
-from app.domain.log.topic import TopicInfo
+from app.domain.log.topic import TopicInfo, check_not_reserved
 from app.errors.broker_error import BrokerError
 from app.errors.database import ServiceUnavailable
 from app.errors.log import (
@@ -102,6 +102,7 @@ class Producer:
         Raises:
             BrokerError: The request is refused; nothing is written.
         """
+        check_not_reserved(request.topic)
         for _ in range(_ATTEMPTS):
             topic = await self._topics.find(request.topic)
             if topic is None:
@@ -123,6 +124,7 @@ class Producer:
         return await self._topics.find(topic.name) == topic
 
     async def _topic(self, request: ProduceRequest) -> TopicInfo:
+        check_not_reserved(request.topic)
         topic = await self._topics.find(request.topic)
         if topic is None:
             self._check(self._draft(request.topic), request, count())

@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from app.broker.waiting.signals import Signals
-from app.domain.log.topic import TopicConfig, TopicInfo, check_overrides, check_partitions, check_topic_name
+from app.domain.log.topic import (
+    TopicConfig,
+    TopicInfo,
+    check_name,
+    check_not_reserved,
+    check_overrides,
+    check_partitions,
+    check_topic_name,
+)
 from app.errors.database import ServiceUnavailable
 from app.errors.log import OffsetAboveLogEnd, TopicAlreadyExists, UnknownTopicOrPartition
 from app.storage.db.engine import Storage
@@ -133,7 +141,7 @@ class Topics:
             InvalidTopicName: No topic can have this name.
             UnknownTopicOrPartition: No topic has this name.
         """
-        check_topic_name(name)
+        check_name(name, "topic")
         found = await self._storage.read(topics.find, name, self._defaults)
         if found is None:
             self.drop([name])
@@ -204,6 +212,7 @@ class Topics:
             UnknownTopicOrPartition, InvalidPartitions, InvalidConfig
             TopicInUse: It would be compacted, and is the dead-letter topic of a queue.
         """
+        check_not_reserved(name)
         check_overrides(request.given)
         before = await self._storage.write(_change, name, request, self._defaults, self._dependents)
         info = await self.refresh(name)
@@ -217,6 +226,7 @@ class Topics:
             UnknownTopicOrPartition: No topic has this name.
             TopicInUse: It is the dead-letter topic of a queue.
         """
+        check_not_reserved(name)
         info = await self._storage.write_freeing(_delete, name, self._defaults, self._dependents)
         self.drop([name])
         self._signals.announce(info.partition_ids)
@@ -228,6 +238,7 @@ class Topics:
             UnknownTopicOrPartition: The topic or the partition does not exist.
             OffsetAboveLogEnd: The offset is above `log_end_offset`.
         """
+        check_not_reserved(name)
         info = await self.refresh(name)
         partition_id = partition_id_of(info, partition)
         return await self._storage.write_freeing(_delete_before, partition_id, offset)

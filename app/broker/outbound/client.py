@@ -11,63 +11,27 @@ import asyncio
 import ssl
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpcore2
 
+from app.broker.outbound.exchange import (
+    Headers,
+    NotSent,
+    OutboundRules,
+    Response,
+    SendBlocked,
+    SendFailed,
+    SendTimedOut,
+)
 from app.broker.outbound.resolver import Resolver, ResolverFailed, UnknownHost
-from app.domain.outbound.addresses import Network, is_allowed, refusal_of
+from app.domain.outbound.addresses import is_allowed, refusal_of
 from app.domain.outbound.target import Target, parse_target
 
 MAX_RESPONSE_BYTES = 16 * 1024
 _CONNECTIONS = 256
 _KEEPALIVE_S = 15.0
-
-Headers = Sequence[tuple[bytes, bytes]]
-
-
-class Response(NamedTuple):
-    """The answer of another server.
-
-    Attributes:
-        body: At most the first 16 KiB, not decompressed.
-    """
-
-    status: int
-    headers: Headers
-    body: bytes
-
-
-class SendFailed(Exception):
-    """No answer came. The message is for the owner of the receiver and names no address inside the network."""
-
-
-class SendBlocked(SendFailed):
-    """The address may not be used."""
-
-
-class SendTimedOut(SendFailed):
-    """The answer did not come in time."""
-
-
-class NotSent(SendFailed):
-    """A fault on this side: the resolver or the proxy cannot be reached."""
-
-
-class OutboundRules(NamedTuple):
-    """What the operator allows.
-
-    Attributes:
-        allowed_networks: Networks inside which private and loopback addresses may be used, also without TLS.
-        allow_http: Whether public addresses may be used without TLS.
-        ca_file: A file of CA certificates instead of the system's; empty for the system's.
-        proxy_url: The proxy for all requests; empty for none.
-    """
-
-    allowed_networks: tuple[Network, ...] = ()
-    allow_http: bool = False
-    ca_file: str = ""
-    proxy_url: str = ""
+_TARGETS = 1_000
 
 
 class OutboundClient:
@@ -80,6 +44,7 @@ class OutboundClient:
         self._rules = rules
         self._resolver = resolver
         self._pools: dict[str, httpcore2.AsyncConnectionPool] = {}
+        self._targets: dict[str, Target] = {}
 
     async def post(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> Response:
         """Send a POST request, and read at most 16 KiB of the answer.
@@ -96,11 +61,7 @@ class OutboundClient:
             NotSent: The resolver or the proxy cannot be reached.
             SendFailed: The connection failed, or the answer is no HTTP.
         """
-        try:
-            target = parse_target(url)
-        except ValueError as error:
-            raise SendBlocked(f"the URL {error}") from None
-        self._check_literal(target)
+        target = self._target(url)
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._exchange(target, headers, body)
@@ -149,14 +110,28 @@ class OutboundClient:
             await response.aclose()
         return Response(response.status, response.headers, bytes(received[:MAX_RESPONSE_BYTES]))
 
-    def _check_literal(self, target: Target) -> None:
-        """Refuse an address before a proxy would connect to it."""
+    def _target(self, url: str) -> Target:
+        """Return a URL in its parts; an address is judged before a proxy would connect to it.
+
+        Raises:
+            SendBlocked: The URL or its address may not be used.
+        """
+        if (known := self._targets.get(url)) is not None:
+            return known
+        try:
+            target = parse_target(url)
+        except ValueError as error:
+            raise SendBlocked(f"the URL {error}") from None
         if target.is_literal:
             check_addresses([target.host], self._rules, plain=target.scheme == "http")
+        if len(self._targets) >= _TARGETS:
+            self._targets.clear()
+        self._targets[url] = target
+        return target
 
     def _connect_failure(self, error: httpcore2.ConnectError) -> SendFailed:
-        if isinstance(cause := error.__cause__, SendFailed):
-            return cause
+        if isinstance(error, _NotConnected):
+            return error.failure
         if self._rules.proxy_url:
             return NotSent("the egress proxy cannot be reached")
         return SendFailed(_reason(error))
@@ -177,6 +152,14 @@ class OutboundClient:
             return httpcore2.AsyncHTTPProxy(self._rules.proxy_url, **options)
         backend = GuardedBackend(self._rules, self._resolver, plain=scheme == "http")
         return httpcore2.AsyncConnectionPool(network_backend=backend, **options)
+
+
+class _NotConnected(httpcore2.ConnectError):
+    """No connection was tried. The pool removes the cause of an exception, so this has it as an attribute."""
+
+    def __init__(self, failure: SendFailed) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
 
 
 class GuardedBackend(httpcore2.AsyncNetworkBackend):
@@ -207,11 +190,11 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
             addresses = [host] if _is_address(host) else await self._resolver.resolve(host, port)
             check_addresses(addresses, self._rules, plain=self._plain)
         except UnknownHost as error:
-            raise httpcore2.ConnectError(str(error)) from SendFailed(str(error))
+            raise _NotConnected(SendFailed(str(error))) from None
         except ResolverFailed as error:
-            raise httpcore2.ConnectError(str(error)) from NotSent(str(error))
+            raise _NotConnected(NotSent(str(error))) from None
         except SendBlocked as error:
-            raise httpcore2.ConnectError(str(error)) from error
+            raise _NotConnected(error) from None
         failure: Exception = httpcore2.ConnectError("the host name has no address")
         for address in addresses:
             try:
@@ -235,7 +218,7 @@ def check_addresses(addresses: Sequence[str], rules: OutboundRules, *, plain: bo
     for address in addresses:
         if (refusal := refusal_of(address, allowed)) is not None:
             way_out = (
-                "; the operator can allow its network with MILLRACE_WEBHOOK_ALLOWED_NETWORKS"
+                "; the operator can allow its network with MILLRACE_WEBHOOK_ALLOWED_NETWORKS (127.0.0.0/8 for loopback)"
                 if refusal.allowable
                 else ", which no setting allows"
             )

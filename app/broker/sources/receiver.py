@@ -64,6 +64,11 @@ class Receiver:
         self._refusals = refusals
         self._wall_ms = wall_ms
 
+    @property
+    def refused(self) -> int:
+        """How many deliveries this node has refused."""
+        return self._refusals.total
+
     async def admit(self, name: str, address: str) -> int:
         """Return the most bytes that a body may have, before it is read.
 

@@ -53,6 +53,20 @@ class OpenSource(NamedTuple):
     verify_token: bytes | None
 
 
+class CreatedSource(NamedTuple):
+    """A source that was created or confirmed.
+
+    Attributes:
+        token: The token of its delivery path with the scheme `none`, if it is new.
+        created_topics: Its topic, if that did not exist.
+    """
+
+    info: SourceInfo
+    is_new: bool
+    token: str | None = None
+    created_topics: tuple[str, ...] = ()
+
+
 class Sources:
     """The sources of an installation.
 
@@ -104,13 +118,8 @@ class Sources:
         self._cache[name] = now_ms, opened
         return opened
 
-    async def create(
-        self, name: str, config: SourceConfig, given: SourceSecrets
-    ) -> tuple[SourceInfo, bool, str | None]:
+    async def create(self, name: str, config: SourceConfig, given: SourceSecrets) -> CreatedSource:
         """Create a source and its topic, or confirm an existing source.
-
-        Returns:
-            The source, whether it was created, and the token of its delivery path with the scheme `none`.
 
         Raises:
             InvalidSourceConfig, InvalidTopicName, SecretKeyMissing
@@ -123,14 +132,14 @@ class Sources:
         found = await self._storage.read(sources.find, name)
         if found is not None:
             self._confirm(found, config, given)
-            return found, False, None
-        await self._topics.create(config.topic, TopicRequest(None, {}))
+            return CreatedSource(found, is_new=False)
+        _, is_new_topic = await self._topics.create(config.topic, TopicRequest(None, {}))
         token = secrets.token_urlsafe(_TOKEN_BYTES) if config.verify.scheme == "none" else None
         info = await self._storage.write(self._create, name, config, given, token)
         if info is None:
             return await self.create(name, config, given)
         self._cache.pop(name, None)
-        return info, True, token
+        return CreatedSource(info, is_new=True, token=token, created_topics=(config.topic,) if is_new_topic else ())
 
     async def change(
         self, name: str, change: Callable[[SourceConfig], SourceConfig], given: SourceSecrets

@@ -84,14 +84,23 @@ def check_name(name: str, noun: str, error: type[BrokerError] = InvalidTopicName
 
 
 def check_topic_name(name: str) -> None:
-    """Refuse a topic name that is invalid or reserved for the server.
+    """Refuse a name that clients cannot give to a topic: it is invalid, or reserved for the server.
 
     Raises:
         InvalidTopicName: Its detail is the rule for topic names.
     """
     check_name(name, "topic")
+    check_not_reserved(name)
+
+
+def check_not_reserved(name: str) -> None:
+    """Refuse a change to a topic of the server. Clients can read such a topic.
+
+    Raises:
+        InvalidTopicName: The name is reserved for the server.
+    """
     if name.startswith("__"):
-        raise InvalidTopicName("names that start with '__' are reserved for the server")
+        raise InvalidTopicName("names that start with '__' are reserved for the server: their topics are read only")
 
 
 def check_partitions(partitions: int, present: int = 0) -> None:

@@ -263,6 +263,7 @@ queue_partitions = Table(
     Column("delayed_archive_at_ms", BigInteger),
     Column("dead_letter_error", Text),
     Column("refused_offset", BigInteger),
+    Column("reference_count", BigInteger, nullable=False, server_default="0"),
     Index("ix_queue_partitions_archive_at_ms", "archive_at_ms"),
     Index("ix_queue_partitions_delayed_archive_at_ms", "delayed_archive_at_ms"),
 )
@@ -291,7 +292,8 @@ delayed_records = Table(
 )
 """Copies of delayed records, which are delivered when they are due even if retention has deleted the record. In a queue
 ordered by key, `blocked_by_key` is 1 for a record with an earlier delayed record of the same key, else 0: only the
-first record of a key is delivered."""
+first record of a key is delivered. A row with the encoding -1 is a reference to a record in the log that waits behind
+a delayed record of its key; it has no copy, and its record is put in flight again before it is delivered."""
 
 queue_archives = Table(
     "queue_archives",

@@ -1,0 +1,67 @@
+"""Answers of other servers, failures to get one, and what the operator allows.
+
+Apart from the client, so that a server without webhooks does not import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from app.domain.outbound.addresses import Network
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Response(NamedTuple):
+    """The answer of another server.
+
+    Attributes:
+        body: At most the first 16 KiB, not decompressed.
+    """
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class SendFailed(Exception):
+    """No answer came. The message is for the owner of the receiver and names no address inside the network."""
+
+
+class SendBlocked(SendFailed):
+    """The address may not be used."""
+
+
+class SendTimedOut(SendFailed):
+    """The answer did not come in time."""
+
+
+class NotSent(SendFailed):
+    """A fault on this side: the resolver or the proxy cannot be reached."""
+
+
+class OutboundRules(NamedTuple):
+    """What the operator allows.
+
+    Attributes:
+        allowed_networks: Networks inside which private and loopback addresses may be used, also without TLS.
+        allow_http: Whether public addresses may be used without TLS.
+        ca_file: A file of CA certificates instead of the system's; empty for the system's.
+        proxy_url: The proxy for all requests; empty for none.
+    """
+
+    allowed_networks: tuple[Network, ...] = ()
+    allow_http: bool = False
+    ca_file: str = ""
+    proxy_url: str = ""
+
+
+class Client(Protocol):
+    """Sends requests to other servers; see `OutboundClient`."""
+
+    async def post(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> Response:
+        """Send a POST request."""
+
+    async def close(self) -> None:
+        """Close all connections."""

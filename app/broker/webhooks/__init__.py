@@ -1,0 +1,1 @@
+"""Webhooks: push records of topics to URLs."""

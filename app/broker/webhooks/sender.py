@@ -1,0 +1,160 @@
+"""Send one attempt: build it, sign it, post it, and say what came back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from app import __version__
+from app.broker.outbound.egress import Egress
+from app.broker.outbound.exchange import Client, NotSent, SendBlocked, SendFailed, SendTimedOut
+from app.broker.webhooks.keys import SigningKeys
+from app.domain.outbound.target import parse_target
+from app.domain.webhooks.retries import retry_after_ms
+
+if TYPE_CHECKING:
+    from app.domain.webhooks.message import Content
+
+AttemptOutcome = Literal["delivered", "failed", "timed_out", "blocked", "not_sent"]
+
+_USER_AGENT = f"Millrace/{__version__}".encode()
+_NEVER_KEPT = {b"set-cookie", b"set-cookie2"}
+_MAX_KEPT_HEADERS = 50
+_GONE = 410
+
+
+class Sent(NamedTuple):
+    """What came back from an attempt.
+
+    Attributes:
+        requested_ms: What Retry-After asked for; 0 for nothing.
+        error: What went wrong, for the owner of the receiver.
+    """
+
+    outcome: AttemptOutcome
+    at_ms: int
+    duration_ms: int
+    status: int | None = None
+    error: str | None = None
+    headers: Sequence[tuple[str, str]] = ()
+    body: bytes | None = None
+    requested_ms: int = 0
+
+    @property
+    def is_charged(self) -> bool:
+        """Whether the attempt counts for the record and the breaker."""
+        return self.outcome != "not_sent"
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the receiver has said that it does not exist any more."""
+        return self.status == _GONE
+
+
+class Receiver(NamedTuple):
+    """Where and how a webhook sends."""
+
+    name: str
+    url: str
+    timeout_ms: int
+    headers: Mapping[str, str]
+    keys: SigningKeys
+
+
+class Sender:
+    """Sends attempts through the guarded client.
+
+    Args:
+        make_client: Makes the HTTP client, at the first attempt.
+        egress: Notes whether any server answers.
+    """
+
+    def __init__(self, make_client: Callable[[], Client], egress: Egress) -> None:
+        self._make_client = make_client
+        self._client: Client | None = None
+        self._egress = egress
+
+    async def close(self) -> None:
+        """Close all connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def send(self, receiver: Receiver, content: Content, now_ms: int) -> Sent:
+        """Send one attempt. It never raises for a fault of the receiver.
+
+        Args:
+            receiver: Where to.
+            content: What.
+            now_ms: The wall clock, for the header `webhook-timestamp`.
+        """
+        began = time.monotonic()
+        headers = _headers(receiver, content, now_ms // 1_000)
+        if self._client is None:
+            self._client = self._make_client()
+        try:
+            answer = await self._client.post(receiver.url, headers, content.body, receiver.timeout_ms / 1_000)
+        except SendFailed as error:
+            return self._failure(receiver, error, now_ms, _since(began))
+        self._egress.answered()
+        delivered = 200 <= answer.status < 300
+        wanted = {name.lower(): value for name, value in answer.headers}.get(b"retry-after")
+        return Sent(
+            "delivered" if delivered else "failed",
+            now_ms,
+            _since(began),
+            answer.status,
+            None if delivered else f"the receiver answered {answer.status}",
+            _kept(answer.headers),
+            None if delivered else answer.body,
+            retry_after_ms(wanted, now_ms, _date_ms(wanted)),
+        )
+
+    def _failure(self, receiver: Receiver, error: SendFailed, now_ms: int, duration_ms: int) -> Sent:
+        outcome: AttemptOutcome = "failed"
+        if isinstance(error, SendBlocked):
+            outcome = "blocked"
+        elif isinstance(error, NotSent):
+            outcome = "not_sent"
+        else:
+            self._egress.failed(parse_target(receiver.url).host)
+            outcome = "timed_out" if isinstance(error, SendTimedOut) else "failed"
+            if self._egress.is_down:
+                outcome = "not_sent"
+        return Sent(outcome, now_ms, duration_ms, None, str(error))
+
+
+def _headers(receiver: Receiver, content: Content, timestamp_s: int) -> list[tuple[bytes, bytes]]:
+    static = [(name.encode(), value.encode()) for name, value in receiver.headers.items()]
+    return [
+        *static,
+        *content.headers,
+        (b"user-agent", _USER_AGENT),
+        (b"webhook-id", content.message_id.encode()),
+        (b"webhook-timestamp", b"%d" % timestamp_s),
+        (b"webhook-signature", receiver.keys.sign(content.message_id, timestamp_s, content.body)),
+        (b"millrace-webhook", receiver.name.encode()),
+    ]
+
+
+def _kept(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    return [
+        (name.decode("latin-1").lower(), value.decode("latin-1"))
+        for name, value in headers[:_MAX_KEPT_HEADERS]
+        if name.lower() not in _NEVER_KEPT
+    ]
+
+
+def _date_ms(value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        return round(parsedate_to_datetime(value.decode("latin-1")).timestamp() * 1_000)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _since(began: float) -> int:
+    return round((time.monotonic() - began) * 1_000)

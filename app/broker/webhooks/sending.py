@@ -1,0 +1,180 @@
+"""What a webhook sends: the records that are ready, the attempts under way, and how many more may begin."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from app.broker.outbound.egress import Egress
+from app.broker.webhooks.feeds import OnItsWay
+from app.broker.webhooks.sender import Receiver, Sender, Sent
+from app.broker.webhooks.settling import Verdicts
+from app.broker.webhooks.webhook_queues import AHEAD
+from app.domain.webhooks import pace
+from app.domain.webhooks.breaker import BreakerState
+from app.domain.webhooks.message import content
+from app.domain.webhooks.pace import Bucket, Pace
+from app.domain.webhooks.webhook import WebhookInfo
+
+_CUT_OFF_MS = 5_000
+
+Note = Callable[[list[OnItsWay], Sent, bool], None]
+"""Takes a batch, what came back, and whether the attempt was a probe."""
+
+
+class Sending:
+    """Sends batches of records, as many at once as the webhook, its breaker and its receiver allow.
+
+    Args:
+        sender: Sends an attempt.
+        egress: Whether any server answers.
+        verdicts: The state of the webhook.
+        clock_ms: The clock of the log.
+        note: Called with the end of each attempt.
+
+    Attributes:
+        in_flight: Attempts under way.
+        retry_at_ms: When the next attempt begins while no server answers.
+    """
+
+    def __init__(
+        self, sender: Sender, egress: Egress, verdicts: Verdicts, clock_ms: Callable[[], int], note: Note
+    ) -> None:
+        self._sender = sender
+        self._egress = egress
+        self._verdicts = verdicts
+        self._clock_ms = clock_ms
+        self._note = note
+        self._info: WebhookInfo | None = None
+        self._receiver: Receiver | None = None
+        self._ready: deque[list[OnItsWay]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._bucket = Bucket(1.0, 0)
+        self.in_flight = 0
+        self.retry_at_ms = 0
+
+    @property
+    def ready(self) -> int:
+        """The number of batches that wait for an attempt."""
+        return len(self._ready)
+
+    def configure(self, info: WebhookInfo, receiver: Receiver | None) -> None:
+        """Use another configuration from the next attempt on; without a receiver nothing is sent."""
+        self._info, self._receiver = info, receiver
+
+    def add(self, batches: Iterable[list[OnItsWay]]) -> None:
+        """Send batches as soon as there is room."""
+        self._ready.extend(batches)
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin as many attempts as may begin now."""
+        while (batch := self._next()) is not None:
+            task = asyncio.create_task(self._send_in_turn(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def take_back(self) -> list[OnItsWay]:
+        """Return the records that are ready, and forget them."""
+        taken = [each for batch in self._ready for each in batch]
+        self._ready.clear()
+        return taken
+
+    def take_back_held(self) -> list[OnItsWay]:
+        """Return the records that are ready, and forget them, if nothing may be sent for a while.
+
+        Those whose lock does not last for an attempt are taken back too.
+        """
+        now_ms = self._clock_ms()
+        if not self._ready or (self._may_send(now_ms) and self._is_closed(now_ms) and self._has_time(self._ready[0])):
+            return []
+        return self.take_back()
+
+    def cancel(self) -> None:
+        """Break all attempts off."""
+        for task in self._tasks:
+            task.cancel()
+
+    def begin_other(self) -> bool:
+        """Return whether an attempt of a replay may begin now, and count it for the rate limit."""
+        if not self._room(self._clock_ms()):
+            return False
+        self._bucket = self._bucket._replace(tokens=self._bucket.tokens - 1)
+        return True
+
+    def room_to_acquire(self) -> int:
+        """Return for how many attempts to acquire records: to begin now, and to begin while those are settled."""
+        if (info := self._info) is None:
+            return 0
+        now_ms = self._clock_ms()
+        room = self._room(now_ms)
+        is_steady = info.config.rate_limit_per_s is None and self._is_closed(now_ms) and not self._egress.is_down
+        if is_steady and self._may_send(now_ms):
+            room = (1 + AHEAD) * info.config.max_in_flight - self.in_flight
+        return max(0, room - len(self._ready))
+
+    def ready_at_ms(self) -> int | None:
+        """Return when an attempt may begin that the time alone prevents now; None if the time does not."""
+        now_ms = self._clock_ms()
+        at_ms = None if self._info is None else pace.ready_at_ms(self._pace(self._info), self._bucket, now_ms)
+        if not self._egress.is_down:
+            return at_ms
+        return max(self.retry_at_ms, now_ms + 1, at_ms or 0)
+
+    def _next(self) -> list[OnItsWay] | None:
+        """Return the next batch, and count its attempt, or None if none may begin now."""
+        if not self._ready or not self._room(self._clock_ms()) or not self._has_time(self._ready[0]):
+            return None
+        self.in_flight += 1
+        self._bucket = self._bucket._replace(tokens=self._bucket.tokens - 1)
+        self.retry_at_ms = self._clock_ms() + _CUT_OFF_MS
+        return self._ready.popleft()
+
+    async def _send_in_turn(self, batch: list[OnItsWay] | None) -> None:
+        """Send a batch, and then others that are ready: a task for each costs more."""
+        while batch is not None:
+            try:
+                await self._send(batch)
+            finally:
+                self.in_flight -= 1
+            batch = self._next()
+
+    async def _send(self, batch: list[OnItsWay]) -> None:
+        info, receiver = self._info, self._receiver
+        if info is None or receiver is None:
+            return
+        is_probe = not self._is_closed(self._clock_ms())
+        number = max(each.attempts for each in batch) + 1
+        message = content(info.config.mode, receiver.name, [each.record for each in batch], number)
+        self._note(batch, await self._sender.send(receiver, message, self._clock_ms()), is_probe)
+
+    def _has_time(self, batch: list[OnItsWay]) -> bool:
+        """Return whether the locks of a batch last for an attempt."""
+        receiver = self._receiver
+        until_ms = min(each.delivery.locked_until_ms for each in batch)
+        return receiver is None or until_ms - self._clock_ms() > receiver.timeout_ms
+
+    def _is_closed(self, now_ms: int) -> bool:
+        return self._verdicts.breaker.state(now_ms) is BreakerState.CLOSED
+
+    def _may_send(self, now_ms: int) -> bool:
+        """Return whether the webhook is active, and its receiver has not asked for a pause."""
+        is_active = self._info is not None and self._info.status == "active" and self._receiver is not None
+        return is_active and now_ms >= self._verdicts.held_until_ms
+
+    def _pace(self, info: WebhookInfo) -> Pace:
+        config = info.config
+        return Pace(config.max_in_flight, config.rate_limit_per_s, self._verdicts.held_until_ms, self._verdicts.breaker)
+
+    def _room(self, now_ms: int) -> int:
+        """Return how many attempts may begin now."""
+        info = self._info
+        if info is None or not self._may_send(now_ms):
+            return 0
+        if info.config.rate_limit_per_s is not None:
+            self._bucket = pace.refill(self._bucket, info.config.rate_limit_per_s, now_ms)
+        is_cut_off = self._egress.is_down
+        if is_cut_off and now_ms < self.retry_at_ms:
+            return 0
+        return pace.room(self._pace(info), self._bucket, self.in_flight, now_ms, is_cut_off=is_cut_off)

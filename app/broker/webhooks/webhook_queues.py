@@ -1,0 +1,61 @@
+"""The queues of a webhook: one for each of its topics, hidden from the list of queues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from app.broker.queues.queues import create_queue
+from app.domain.log.topic import TopicInfo
+from app.domain.queues.queue import QueueConfig, QueueInfo
+from app.domain.webhooks.webhook import WebhookConfig
+from app.errors.database import ServiceUnavailable
+from app.storage.db.transaction import Tx
+from app.storage.queues import queues
+from app.storage.webhooks import retries, webhooks
+from app.storage.webhooks.retries import RecordKey
+from app.storage.webhooks.webhooks import QUEUE_PREFIX, HiddenQueue, StoredWebhook, queue_name
+
+NO_LIMIT = 1_000_000_000
+"""`max_delivery_count` of the queues of webhooks: attempts are counted apart."""
+
+_MARGIN_MS = 30_000
+AHEAD = 4
+"""Records that are acquired while others are sent, in multiples of `max_in_flight`: a lock lasts for so many attempts
+before its own, its own, and the margin."""
+
+
+def queue_config(config: WebhookConfig) -> QueueConfig:
+    """Return the configuration of a queue of a webhook."""
+    return QueueConfig(
+        lock_duration_ms=(1 + AHEAD) * config.timeout_ms + _MARGIN_MS,
+        max_delivery_count=NO_LIMIT,
+        start=config.start,
+        ordering=config.ordering,
+    )
+
+
+def add_queue(tx: Tx, stored: StoredWebhook, topic: TopicInfo, letters: TopicInfo | None, start: str) -> None:
+    """Create the queue of a webhook over a topic.
+
+    Raises:
+        ServiceUnavailable: The topic changes.
+    """
+    config = msgspec.structs.replace(queue_config(stored.info.config), start=start)
+    name = queue_name(stored.info.name, topic.name)
+    if create_queue(tx, name, topic, letters, config) is None:
+        raise ServiceUnavailable("a topic of the webhook changes; try again")
+
+
+def forget_attempts(tx: Tx, queue: QueueInfo, partition_id: int, offsets: Sequence[int]) -> None:
+    """Delete the attempts of archived records if the queue is that of a webhook."""
+    if queue.name.startswith(QUEUE_PREFIX):
+        retries.remove(tx, [RecordKey(queue.queue_id, partition_id, offset) for offset in offsets])
+
+
+def remove_queue(tx: Tx, queue: HiddenQueue) -> None:
+    """Delete a queue of a webhook with its state."""
+    queues.find_locked(tx, queue.name)
+    queues.delete_(tx, queue.queue_id)
+    webhooks.delete_retries(tx, queue.queue_id)

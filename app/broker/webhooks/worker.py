@@ -1,0 +1,396 @@
+"""The worker of one webhook on the node that holds it: acquire, post, settle, in a loop.
+
+No transaction is open during a POST. What ended while a transaction ran is settled in the next one, which also acquires
+what is sent next; so a busy webhook needs one transaction for many attempts, and an idle one none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Sequence
+
+from app.broker.encryption.secret_box import WrongSecretKey
+from app.broker.queues.deliveries.delivery_transaction import QueueChanged
+from app.broker.webhooks.cycle import (
+    Counts,
+    CycleResult,
+    OpenQueue,
+    QueueResult,
+    QueueWork,
+    Settling,
+    key_of,
+    load_webhook,
+    run_cycle,
+)
+from app.broker.webhooks.feeds import Feed, OnItsWay, QueueWatch, WorkerSnapshot
+from app.broker.webhooks.parts import WorkerParts, attempt_of, open_receiver
+from app.broker.webhooks.replays.replayer import Line, Replayer
+from app.broker.webhooks.sender import Receiver, Sent
+from app.broker.webhooks.sending import Sending
+from app.broker.webhooks.settling import GONE, Verdicts, settle_all
+from app.domain.queues.delivery import Acknowledgement, Delivery
+from app.domain.queues.in_flight import AcknowledgeType
+from app.domain.webhooks.breaker import BreakerState
+from app.domain.webhooks.event import WebhookEvent
+from app.domain.webhooks.filter import Filter, compile_filter
+from app.domain.webhooks.message import WebhookRecord, message_id
+from app.domain.webhooks.subject import subject_of
+from app.errors.broker_error import BrokerError
+from app.storage.queues.queues import negative_queue_id
+from app.storage.webhooks import retries
+from app.storage.webhooks.leases import LeaseLost
+from app.storage.webhooks.webhooks import StoredWebhook
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 2.0
+_GATHER_S = 0.02
+"""How long an attempt that has ended waits to be settled, if others end in the meantime."""
+
+
+class Worker:
+    """Works one webhook until another node takes it, or it changes.
+
+    Raises of `run`:
+        LeaseLost: Another node works the webhook, or it was deleted.
+    """
+
+    def __init__(self, parts: WorkerParts, stored: StoredWebhook) -> None:
+        self._parts = parts
+        self._stored = stored
+        self._woken = asyncio.Event()
+        self._feeds: dict[int, Feed] = {}
+        self._gathering_since: float | None = None
+        self._verdicts = Verdicts.of(stored)
+        self._sending = Sending(parts.sender, parts.egress, self._verdicts, parts.clock_ms, self._note)
+        self._receiver: Receiver | None = None
+        self._filter: Filter | None = None
+        self._rotation = 0
+        self._retrying = 0
+        self._is_stale = True
+        self._pause_s = _FIRST_PAUSE_S
+        self._replayer = Replayer(parts, self._line)
+        self._replaying: asyncio.Task[None] | None = None
+
+    @property
+    def snapshot(self) -> WorkerSnapshot:
+        """What the worker does now, for metrics."""
+        is_open = self._verdicts.breaker.state(self._parts.clock_ms()) is not BreakerState.CLOSED
+        return WorkerSnapshot(self._stored.info.name, self._retrying, self._sending.in_flight, is_open)
+
+    def reload(self) -> None:
+        """Load the webhook again, because it has changed. What is being sent goes on."""
+        self._is_stale = True
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Work the webhook."""
+        try:
+            while True:
+                try:
+                    await self._step()
+                    self._pause_s = _FIRST_PAUSE_S
+                except BrokerError:  # the storage has logged it
+                    await asyncio.sleep(self._pause_s)
+                    self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
+        except asyncio.CancelledError:
+            self._sending.cancel()
+            await self._settle_last()
+            raise
+        finally:
+            self._sending.cancel()
+            if self._replaying is not None:
+                self._replaying.cancel()
+            self._close_feeds()
+
+    async def _settle_last(self) -> None:
+        """Settle what has ended, and give back what was not sent; another node, or the next start, goes on there."""
+        self._give_back(self._sending.take_back())
+        works = [
+            QueueWork(feed.open_queue, tuple(feed.settlings), 0, admit_new=False, rotation=0)
+            for _, feed in sorted(self._feeds.items())
+            if feed.settlings
+        ]
+        if works or self._verdicts.changed:
+            webhook_id, epoch = self._stored.info.webhook_id, self._stored.epoch
+            with contextlib.suppress(BrokerError, LeaseLost, QueueChanged):
+                await self._parts.storage.write(run_cycle, webhook_id, epoch, works, self._verdicts.take())
+
+    async def _step(self) -> None:
+        """Run one transaction, or wait. What waits to be settled outlives an outage of the database."""
+        self._woken.clear()
+        if self._is_stale:
+            await self._open()
+            self._replay()
+        if self._replaying is not None and self._replaying.done():
+            self._replaying = self._replaying.result()
+        now_ms = self._parts.clock_ms()
+        self._sending.begin()
+        self._give_back(self._sending.take_back_held())
+        if (left_s := self._left_to_gather()) > 0:
+            await self._wait_for(left_s)
+            return
+        works = self._works(now_ms)
+        if works or self._verdicts.changed:
+            self._gathering_since = None
+            await self._cycle(works)
+        else:
+            await self._wait(now_ms)
+
+    def _left_to_gather(self) -> float:
+        """Return how many seconds to wait for more attempts to end, so that one transaction settles several.
+
+        There is nothing to wait for if no attempt has ended, none is under way, or few records are left to send.
+        """
+        if self._gathering_since is None or not self._sending.in_flight or self._is_stale:
+            return 0
+        if self._sending.ready <= self._stored.info.config.max_in_flight:
+            return 0
+        return self._gathering_since + _GATHER_S - asyncio.get_running_loop().time()
+
+    async def _open(self) -> None:
+        """Load the webhook, its queues and their topics. A queue keeps what waits to be settled."""
+        self._is_stale = False
+        try:
+            stored, infos, retrying = await self._parts.storage.read(load_webhook, self._stored.info.webhook_id)
+            if stored is None or stored.epoch != self._stored.epoch:
+                raise LeaseLost
+            opened = [OpenQueue(info, await self._parts.topics.refresh(info.topic)) for info in infos]
+        except BrokerError:
+            self._is_stale = True
+            raise
+        self._give_back(self._sending.take_back())
+        self._retrying = retrying
+        before = self._feeds
+        self._close_feeds()
+        for open_queue in opened:
+            queue_id = open_queue.queue.queue_id
+            ids = (*open_queue.topic.partition_ids, negative_queue_id(queue_id))
+            watch = QueueWatch(self._parts.signals, ids, self._woken)
+            watch.__enter__()
+            feed = before.get(queue_id) or Feed(open_queue, watch)
+            feed.open_queue, feed.watch, feed.due_at_ms = open_queue, watch, None
+            self._feeds[queue_id] = feed
+        self._configure(stored)
+
+    def _configure(self, stored: StoredWebhook) -> None:
+        """Take the configuration over."""
+        config, now_ms = stored.info.config, self._parts.clock_ms()
+        self._stored = stored
+        self._verdicts.adopt(stored)
+        self._filter = None if config.filter is None else compile_filter(config.filter)
+        try:
+            self._receiver = open_receiver(self._parts.box, stored, now_ms)
+        except WrongSecretKey:
+            self._receiver = None
+        self._sending.configure(stored.info, self._receiver)
+
+    def _replay(self) -> None:
+        """Send the replays of the webhook beside its records, if there are any."""
+        if self._replaying is None:
+
+            async def run() -> None:
+                while await self._replayer.run_next(self._stored.info.webhook_id):
+                    pass
+
+            self._replaying = asyncio.create_task(run(), name="webhook-replay")
+            self._replaying.add_done_callback(lambda _: self._woken.set())
+
+    def _line(self) -> Line | None:
+        """Return how replays are sent now; None if nothing is sent now."""
+        if self._receiver is None:
+            return None
+        return Line(self._stored, self._receiver, self._filter, self._sending.begin_other, self._note_replayed)
+
+    def _note_replayed(self, sent: Sent) -> None:
+        """Let an attempt of a replay count for the breaker, and not for any record."""
+        now_ms = self._parts.clock_ms()
+        if sent.is_charged:
+            name = self._stored.info.name
+            self._verdicts.record(name, now_ms, delivered=sent.outcome == "delivered")
+            if sent.is_gone:
+                self._verdicts.end(name, GONE, now_ms)
+            self._woken.set()
+
+    def _close_feeds(self) -> None:
+        for feed in self._feeds.values():
+            feed.watch.__exit__(None, None, None)
+        self._feeds = {}
+
+    def _works(self, now_ms: int) -> list[QueueWork]:
+        """Return what the next transaction does in each queue."""
+        wanted = self._shares(now_ms)
+        admits = self._retrying + self._sending.in_flight + self._sending.ready < self._parts.max_retrying
+        works = []
+        for queue_id in sorted(self._feeds):
+            feed = self._feeds[queue_id]
+            if queue_id in wanted or feed.settlings:
+                share = wanted.get(queue_id, 0)
+                works.append(QueueWork(feed.open_queue, tuple(feed.settlings), share, admits, self._rotation))
+        self._rotation += 1
+        return works
+
+    def _shares(self, now_ms: int) -> dict[int, int]:
+        """Divide what may be acquired among the queues that may have records; the remainder goes round."""
+        config = self._stored.info.config
+        room = 0 if self._parts.signals.closed else self._sending.room_to_acquire()
+        room *= config.max_batch_records if config.batches else 1
+        ids = [queue_id for queue_id in sorted(self._feeds) if self._feeds[queue_id].may_have_records(now_ms)]
+        if not room or not ids:
+            return {}
+        first = self._rotation % len(ids)
+        share, rest = divmod(room, len(ids))
+        in_turn = [*ids[first:], *ids[:first]]
+        shares = {queue_id: share + (number < rest) for number, queue_id in enumerate(in_turn)}
+        return {queue_id: number for queue_id, number in shares.items() if number}
+
+    async def _cycle(self, works: Sequence[QueueWork]) -> None:
+        """Run one transaction, and begin to send what it acquired."""
+        outcome = self._verdicts.take()
+        feeds = [self._feeds[work.open_queue.queue.queue_id] for work in works]
+        for feed, work in zip(feeds, works, strict=True):
+            if work.wanted:
+                feed.watch.announced = False
+        try:
+            result = await self._parts.storage.write(
+                run_cycle, self._stored.info.webhook_id, self._stored.epoch, works, outcome
+            )
+        except QueueChanged:
+            self._verdicts.give_back(outcome)
+            self.reload()
+            return
+        except BaseException:
+            self._verdicts.give_back(outcome)
+            for feed in feeds:
+                feed.watch.announced = True
+            raise
+        for feed, work in zip(feeds, works, strict=True):
+            del feed.settlings[: len(work.settlings)]
+        self._after(result, works)
+
+    def _after(self, result: CycleResult, works: Sequence[QueueWork]) -> None:
+        if result.stored.version != self._stored.version:
+            self._configure(result.stored)
+        if result.appended:
+            self._parts.signals.announce(result.appended)
+        now_ms = self._parts.clock_ms()
+        for work in works:
+            feed = self._feeds[work.open_queue.queue.queue_id]
+            found = result.queues[work.open_queue.queue.queue_id]
+            if found.to_archive:
+                self._parts.to_archive()
+            if work.wanted:
+                feed.watch.announced |= found.more
+                feed.watch.log_end_offsets.update(found.log_end_offsets)
+                feed.due_at_ms = (
+                    None if found.available_at_ms is None else now_ms + max(1, found.available_at_ms - found.now_ms)
+                )
+            elif found.more:
+                feed.watch.announced = True
+            self._begin(feed, found)
+
+    def _begin(self, feed: Feed, found: QueueResult) -> None:
+        """Filter what was acquired, and send the rest."""
+        to_send = []
+        for delivery in found.deliveries:
+            each = self._on_its_way(feed, delivery, found)
+            if each.attempts == retries.EXHAUSTED:
+                self._end_again(each)
+            elif self._filter is not None and not self._filter.matches(subject_of(delivery.record)):
+                accepted = Acknowledgement(delivery.delivery_id, AcknowledgeType.ACCEPT)
+                feed.settlings.append(Settling(accepted, each.key, None, each.attempts != 0))
+                self._verdicts.add(Counts(filtered=1))
+            else:
+                to_send.append(each)
+        self._sending.add(self._batches(to_send))
+
+    def _end_again(self, each: OnItsWay) -> None:
+        """End a record whose dead letter was refused before: it is not sent again."""
+        rejected = Acknowledgement(each.delivery.delivery_id, AcknowledgeType.REJECT)
+        each.feed.settlings.append(Settling(rejected, each.key, retries.EXHAUSTED, had_attempts=True))
+        self._woken.set()
+
+    def _batches(self, to_send: Sequence[OnItsWay]) -> list[list[OnItsWay]]:
+        """Return what is sent together: in batch modes new records, and each that failed before on its own."""
+        config = self._stored.info.config
+        size = config.max_batch_records if config.batches else 1
+        single = [[each] for each in to_send if size == 1 or each.attempts]
+        together = [each for each in to_send if size > 1 and not each.attempts]
+        return single + [together[start : start + size] for start in range(0, len(together), size)]
+
+    def _give_back(self, held: Sequence[OnItsWay]) -> None:
+        """Release records that were not sent, uncharged."""
+        for each in held:
+            withdrawn = Acknowledgement(each.delivery.delivery_id, AcknowledgeType.WITHDRAW)
+            each.feed.settlings.append(Settling(withdrawn, each.key, each.attempts or None, each.attempts != 0))
+
+    def _note(self, batch: Sequence[OnItsWay], sent: Sent, is_probe: bool) -> None:  # noqa: FBT001 - a callback
+        """Note what becomes of the records of an attempt."""
+        now_ms = self._parts.clock_ms()
+        fates = settle_all(
+            self._stored.info,
+            [each.attempts for each in batch],
+            sent,
+            self._verdicts,
+            now_ms,
+            random.random(),  # noqa: S311 - spreads retries over time
+            is_probe=is_probe,
+        )
+        for each, fate in zip(batch, fates, strict=True):
+            acknowledgement = Acknowledgement(each.delivery.delivery_id, fate.acknowledge_type, fate.delay_ms)
+            each.feed.settlings.append(Settling(acknowledgement, each.key, fate.attempts, each.attempts != 0))
+            self._retrying += ((fate.attempts or 0) > 0) - (each.attempts > 0)
+            self._log(each, sent, fate.next_attempt_at_ms)
+            if fate.is_exhausted:
+                self._verdicts.note(self._exhausted(each, sent, now_ms))
+        if self._gathering_since is None:
+            self._gathering_since = asyncio.get_running_loop().time()
+        self._woken.set()
+
+    def _exhausted(self, each: OnItsWay, sent: Sent, now_ms: int) -> WebhookEvent:
+        return WebhookEvent(
+            type="record.exhausted",
+            webhook=self._stored.info.name,
+            at_ms=now_ms,
+            reason=sent.error,
+            message_id=each.record.message_id,
+            topic=each.record.topic,
+            partition=each.record.partition,
+            offset=each.record.record.offset,
+            attempts=each.attempts + 1,
+            on_exhausted=self._stored.info.config.on_exhausted,
+        )
+
+    def _log(self, each: OnItsWay, sent: Sent, next_attempt_at_ms: int | None) -> None:
+        attempt = attempt_of(
+            each.record.message_id, sent, each.attempts + 1, each.record, next_attempt_at_ms=next_attempt_at_ms
+        )
+        self._parts.log.add(self._stored.info.webhook_id, attempt)
+
+    def _on_its_way(self, feed: Feed, delivery: Delivery, found: QueueResult) -> OnItsWay:
+        topic, identity = feed.open_queue.topic, delivery.delivery_id
+        key = key_of(feed.open_queue, identity.partition, identity.offset)
+        record = WebhookRecord(
+            topic.topic_id,
+            topic.name,
+            identity.partition,
+            delivery.record,
+            message_id(self._stored.info.webhook_id, topic.topic_id, identity.partition, identity.offset),
+        )
+        return OnItsWay(feed, delivery, key, record, found.attempts.get(key, 0))
+
+    async def _wait(self, now_ms: int) -> None:
+        """Wait for an announcement, an attempt that ends, a change, or the next time at which something is due."""
+        times = [feed.due_at_ms for feed in self._feeds.values() if feed.due_at_ms is not None]
+        if (ready := self._sending.ready_at_ms()) is not None:
+            times = [max(ready, *times)] if times else [ready]
+        timeout = None if not times else max(0.001, (min(times) - now_ms) / 1_000)
+        await self._wait_for(timeout)
+
+    async def _wait_for(self, seconds: float | None) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,1 @@
+"""Webhooks: configuration, filter, message, signature, retries and breaker. Pure."""

@@ -1,0 +1,186 @@
+"""Builds the parts of the application that the operations use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from app.api.services import Services
+from app.broker.encryption.secret_box import SecretBox, keys_of
+from app.broker.groups.coordinator import Coordinator
+from app.broker.groups.group_transactions import Limits
+from app.broker.groups.offsets import Offsets
+from app.broker.groups.poller import Poller
+from app.broker.log.appender import Appender
+from app.broker.log.broker_clock import BrokerClock
+from app.broker.log.fetcher import Fetcher
+from app.broker.log.page_reads import PageReads
+from app.broker.log.producer import Producer
+from app.broker.log.streams import Streams
+from app.broker.log.topics import Topics
+from app.broker.outbound.egress import Egress
+from app.broker.outbound.exchange import OutboundRules
+from app.broker.queues.deliveries.delivery_batcher import DeliveryBatcher
+from app.broker.queues.queues import Queues
+from app.broker.queues.redriver import Redriver
+from app.broker.queues.topic_queues import TopicQueues
+from app.broker.sources.receiver import Receiver
+from app.broker.sources.refusals import Refusals
+from app.broker.sources.sources import Sources
+from app.broker.transactions import Transactions
+from app.broker.waiting.memory_budget import MemoryBudget
+from app.broker.waiting.signals import Signals
+from app.broker.webhooks.attempt_log import AttemptLog
+from app.broker.webhooks.dispatcher import Dispatcher
+from app.broker.webhooks.parts import WorkerParts
+from app.broker.webhooks.replays.replays import Replays
+from app.broker.webhooks.replays.skips import Skips
+from app.broker.webhooks.sender import Sender
+from app.broker.webhooks.webhook_queues import forget_attempts
+from app.broker.webhooks.webhooks import Webhooks
+from app.domain.log.topic import TopicConfig
+from app.domain.outbound.addresses import parse_networks
+from app.server import allocator
+from app.server.cgroup import default_budget_bytes
+from app.settings import Settings
+from app.storage.db.engine import Storage
+from app.tasks.archiving import ArchiveTask
+from app.tasks.notices import Outbox
+from app.tasks.runner import TaskRunner
+
+if TYPE_CHECKING:
+    from app.broker.outbound.client import OutboundClient
+
+_POLLS_PER_RECHECK = 10
+"""A waiting acquire checks the database without a notice once in so many poll intervals: each check locks share
+partitions."""
+
+
+def build_services(
+    settings: Settings,
+    storage: Storage,
+    runner: TaskRunner,
+    outbox: Outbox,
+    clock: BrokerClock,
+    session_clock_ms: Callable[[], int],
+) -> tuple[ArchiveTask, Services]:
+    """Return the parts that the operations use, and the task that archives the records of queues."""
+    topic_defaults = topic_defaults_of(settings)
+    memory = MemoryBudget(settings.memory_budget_bytes or default_budget_bytes(), allocator.trim)
+    signals = Signals(outbox.put if storage.dialect.shared else None)
+    topics = Topics(
+        storage,
+        signals,
+        defaults=topic_defaults,
+        default_partitions=settings.default_partitions,
+        clock=clock,
+        dependents=(TopicQueues(),),
+    )
+    appender = Appender(storage, signals, clock=clock, max_pending_bytes=settings.max_pending_bytes)
+    producer = Producer(storage, topics, appender, auto_create_topics=settings.auto_create_topics, clock=clock)
+    page_reads = PageReads(storage, memory.work)
+    fetcher = Fetcher(page_reads, topics, signals)
+    limits = Limits(settings.max_groups, settings.max_group_members)
+    groups = Coordinator(storage, topics, signals, limits, session_clock_ms)
+    offsets = Offsets(storage, topics, settings.max_groups)
+    archive_task = ArchiveTask(storage, signals, topic_defaults, forget_attempts)
+    box = SecretBox(lambda: keys_of(settings.secret_key, storage.dialect.path))
+    sources = Sources(storage, topics, box, session_clock_ms)
+    refusals = Refusals(storage, session_clock_ms)
+    queues = Queues(storage, topics, signals)
+    webhooks = Webhooks(storage, topics, signals, box)
+    dispatcher = _build_dispatcher(settings, storage, topics, signals, box, clock, session_clock_ms, archive_task)
+    services = Services(
+        storage=storage,
+        signals=signals,
+        topics=topics,
+        appender=appender,
+        producer=producer,
+        fetcher=fetcher,
+        streams=Streams(
+            fetcher,
+            signals,
+            comment_interval_ms=settings.stream_comment_interval_ms,
+            unread_bytes=memory.ledger.shares.small_of_address,
+        ),
+        groups=groups,
+        offsets=offsets,
+        poller=Poller(storage, topics, signals, groups, offsets, page_reads),
+        transactions=Transactions(
+            storage, topics, signals, producer, offsets, clock_ms=clock, max_groups=settings.max_groups
+        ),
+        queues=queues,
+        deliveries=DeliveryBatcher(
+            storage,
+            queues,
+            signals,
+            recheck_ms=settings.poll_interval_ms * _POLLS_PER_RECHECK,
+            to_archive=archive_task.wake,
+        ),
+        redriver=Redriver(storage, topics, queues, signals),
+        sources=sources,
+        webhooks=webhooks,
+        replays=Replays(storage, topics, signals, webhooks),
+        skips=Skips(storage, topics, signals, webhooks),
+        dispatcher=dispatcher,
+        receiver=Receiver(sources, producer, refusals, clock),
+        public_url=settings.public_url,
+        clock=clock,
+        memory=memory,
+        tasks_failing=runner.failing,
+        max_body_bytes=min(settings.max_body_bytes, memory.ledger.shares.body),
+        max_records=settings.max_records,
+        max_wait_ms=settings.max_wait_ms,
+    )
+    return archive_task, services
+
+
+def _build_dispatcher(
+    settings: Settings,
+    storage: Storage,
+    topics: Topics,
+    signals: Signals,
+    box: SecretBox,
+    clock: BrokerClock,
+    session_clock_ms: Callable[[], int],
+    archive_task: ArchiveTask,
+) -> Dispatcher:
+    egress = Egress(session_clock_ms)
+    log = AttemptLog(
+        storage,
+        kept=settings.webhook_attempts_kept,
+        retention_ms=settings.webhook_attempt_retention_ms,
+        wall_ms=clock,
+    )
+    sender = Sender(lambda: _outbound_client(settings), egress)
+    parts = WorkerParts(
+        storage,
+        topics,
+        signals,
+        sender,
+        egress,
+        box,
+        log,
+        clock,
+        archive_task.wake,
+        settings.webhook_max_retrying,
+    )
+    return Dispatcher(parts, shared=storage.dialect.shared)
+
+
+def _outbound_client(settings: Settings) -> OutboundClient:
+    from app.broker.outbound.client import OutboundClient  # noqa: PLC0415 - only servers that send anything
+    from app.broker.outbound.resolver import SystemResolver  # noqa: PLC0415
+
+    rules = OutboundRules(
+        parse_networks(settings.webhook_allowed_networks),
+        settings.webhook_allow_http,
+        settings.webhook_ca_file,
+        settings.webhook_proxy_url,
+    )
+    return OutboundClient(rules, SystemResolver())
+
+
+def topic_defaults_of(settings: Settings) -> TopicConfig:
+    """Return the configuration of topics that set nothing."""
+    return TopicConfig(max_message_bytes=settings.max_message_bytes)

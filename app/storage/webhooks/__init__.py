@@ -1,0 +1,1 @@
+"""Webhooks: their definitions, queues, retries, attempts and replays, and the leases of nodes."""
