@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 30.0
 _MAX_ARGUMENT_BYTES = 100_000
-_RESOURCE_PATH = re.compile(r"/v1/(topics|queues|groups)/([^/]+)")
+_RESOURCE_PATH = re.compile(r"/v1/(topics|queues|groups|sources|webhooks)/([^/]+)")
 _MISSING = {
     "topics": ("UNKNOWN_TOPIC_OR_PARTITION", "there is no topic {0}", "millrace topics create {0} creates it"),
     "queues": ("UNKNOWN_QUEUE", "there is no queue {0}", "millrace queues create {0} TOPIC creates it"),
     "groups": ("GROUP_ID_NOT_FOUND", "there is no group {0}", "millrace consume TOPIC --group {0} creates it"),
+    "sources": ("UNKNOWN_SOURCE", "there is no source {0}", "millrace sources create {0} TOPIC creates it"),
+    "webhooks": ("UNKNOWN_WEBHOOK", "there is no webhook {0}", "millrace webhooks create {0} URL TOPIC creates it"),
 }
 """Messages for an unknown name in a path, by resource: the error code, and the command that creates the resource."""
 
@@ -172,11 +174,11 @@ class Client:
             self.send("GET", path)
         confirm(question, yes=yes)
 
-    def list_items(self, path: str) -> Iterator[Any]:
-        """Return all items of a list; fetches it page by page."""
+    def list_items(self, path: str, params: Mapping[str, str | int | None] | None = None) -> Iterator[Any]:
+        """Return all items of a list that has these query parameters; fetches it page by page."""
         cursor: str | None = None
         while True:
-            page = self.send("GET", path, params={"limit": 1_000, "cursor": cursor}).json()
+            page = self.send("GET", path, params={"limit": 1_000, **(params or {}), "cursor": cursor}).json()
             yield from page["items"]
             if (cursor := page["next_cursor"]) is None:
                 return

@@ -23,6 +23,9 @@ from app.cli.sources.sources import sources
 from app.cli.terminal import failure
 from app.cli.terminal.output import discard_stdout, print_message
 from app.cli.usage_hints import ProgramGroup
+from app.cli.webhooks.listen import listen
+from app.cli.webhooks.records import records
+from app.cli.webhooks.webhooks import webhooks
 
 _EPILOG = (
     f"Exit codes: 0 done, {failure.ERROR} error, 2 usage, {failure.NOT_FOUND} not found, "
@@ -43,11 +46,14 @@ program.command()(openapi)
 program.command()(health)
 program.command()(produce)
 program.command()(consume)
+program.command()(listen)
 program.add_typer(topics, name="topics", cls=ProgramGroup)
 program.add_typer(groups, name="groups", cls=ProgramGroup)
 program.add_typer(queues, name="queues", cls=ProgramGroup)
 program.add_typer(queue, name="queue", cls=ProgramGroup)
 program.add_typer(sources, name="sources", cls=ProgramGroup)
+webhooks.add_typer(records)
+program.add_typer(webhooks, name="webhooks", cls=ProgramGroup)
 program.add_typer(secrets, name="secrets", cls=ProgramGroup)
 
 

@@ -71,11 +71,11 @@ class Serving:
 
 
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[Serving]:
-    """Run `millrace serve` in a folder, which also contains its database."""
+def serving(folder: Path, *options: str, **variables: str) -> Iterator[Serving]:
+    """Run `millrace serve` in a folder, which also contains its database, with these environment variables."""
     with (folder / "server.log").open("ab") as log:
         process = subprocess.Popen(
-            [*PROGRAM, "serve", *options], cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=log
+            [*PROGRAM, "serve", *options], cwd=folder, env=environment(**variables), stdout=subprocess.PIPE, stderr=log
         )
     try:
         assert process.stdout is not None

@@ -20,13 +20,26 @@ CLIENT_MODULES = ", ".join(
         "log.rendering",
         "log.topics",
         "server.health",
+        "webhooks.listen",
+        "webhooks.records",
     )
 )
 
 
 def test_help_names_every_command_and_exit_code(cli: Cli) -> None:
     text = cli.ok("--help").out.decode()
-    for command in ("serve", "migrate", "openapi", "health", "topics", "groups", "produce", "consume"):
+    for command in (
+        "serve",
+        "migrate",
+        "openapi",
+        "health",
+        "topics",
+        "groups",
+        "produce",
+        "consume",
+        "webhooks",
+        "listen",
+    ):
         assert f" {command} " in text
     words = " ".join(text.split())
     assert (
@@ -75,6 +88,12 @@ def test_the_server_imports_the_driver_of_postgresql_only_for_postgresql() -> No
             3,
             "there is no group none; millrace groups list shows all, millrace consume TOPIC --group none creates it (G",
         ),
+        (
+            ["webhooks", "describe", "none"],
+            3,
+            "there is no webhook none; millrace webhooks create none URL TOPIC creates",
+        ),
+        (["sources", "describe", "none"], 3, "there is no source none; millrace sources create none TOPIC creates it"),
         (["topics", "create", "a topic"], 4, "(INVALID_TOPIC_EXCEPTION)"),
         (["topics", "create"], 2, "Missing argument"),
         (["topics", "create", "t", "--config", "retention_ms"], 2, "is not NAME=VALUE"),

@@ -142,3 +142,8 @@ def _setting(text: str) -> tuple[str, int | str | None]:
     if not name or not equals:
         raise typer.BadParameter(f"{text!r} is not NAME=VALUE")
     return name, int(value) if _INTEGER.fullmatch(value) else value or None
+
+
+def created_topics(answer: dict[str, Any]) -> list[str]:
+    """Return what to print of the topics that were created with something else, and remove them from the answer."""
+    return [f"the topic {name}, which did not exist" for name in answer.pop("created_topics", [])]

@@ -11,7 +11,7 @@ import typer
 
 from app.cli.client import Client, Verbose
 from app.cli.completion import complete_queue, complete_topic
-from app.cli.log.topics import Json, Yes
+from app.cli.log.topics import Json, Yes, created_topics
 from app.cli.server_url import Url
 from app.cli.terminal.output import emit_json, print_message, print_warnings, stdout_is_terminal
 from app.cli.terminal.tables import emit_table
@@ -99,7 +99,7 @@ def create(
     with Client(url, verbose=verbose) as client:
         response = client.send("PUT", queue_path(queue), body=body)
     answer = response.json()
-    topics = _created_topics(answer)
+    topics = created_topics(answer)
     if response.status_code == 201:
         print_message(" and ".join([f"created {queue}", *topics]))
     else:
@@ -205,14 +205,9 @@ def redrive(
 def _patch(url: str, queue: str, change: dict[str, object], *, verbose: bool) -> None:
     with Client(url, verbose=verbose) as client:
         answer = client.send("PATCH", queue_path(queue), body=json.dumps(change).encode()).json()
-    if topics := _created_topics(answer):
+    if topics := created_topics(answer):
         print_message(f"created {' and '.join(topics)}")
     _show(answer)
-
-
-def _created_topics(answer: dict[str, Any]) -> list[str]:
-    """Return what to print of the topics that were created for a queue, and remove them from the answer."""
-    return [f"the topic {name}, which did not exist" for name in answer.pop("created_topics", [])]
 
 
 def _show(queue: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ def rewrap(
     """
     from app.broker.encryption.secret_box import SecretBox, WrongSecretKey, keys_of
     from app.broker.sources import sources
+    from app.broker.webhooks import keys
     from app.storage.db import schema
     from app.storage.db.opening import open_storage
 
@@ -43,8 +44,9 @@ def rewrap(
         try:
             if storage.read_now(schema.version) != schema.HEAD:
                 raise CommandFailed("the tables are not current; run millrace migrate first")
-            keys = keys_of(settings.secret_key, storage.dialect.path)
-            rewrapped = storage.write_now(sources.rewrap, SecretBox(lambda: keys))
+            found = keys_of(settings.secret_key, storage.dialect.path)
+            box = SecretBox(lambda: found)
+            rewrapped = storage.write_now(lambda tx: sources.rewrap(tx, box) + keys.rewrap(tx, box))
         except WrongSecretKey as error:
             raise CommandFailed(f"{error}; nothing was changed: add the key that encrypted it") from None
         finally:

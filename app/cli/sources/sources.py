@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 
-from app.cli.client import Client, Url, Verbose
-from app.cli.log.topics import Json, Yes, topic_path
-from app.cli.terminal.output import emit_json, emit_table, print_message, stdout_is_terminal
+from app.cli.client import Client, Verbose
+from app.cli.log.topics import Json, Yes, created_topics
+from app.cli.server_url import Url
+from app.cli.terminal.output import emit_json, print_message, stdout_is_terminal
+from app.cli.terminal.secret_input import read_secret_file
+from app.cli.terminal.tables import emit_table
 
 sources = typer.Typer(
     no_args_is_help=True,
@@ -107,11 +108,10 @@ def create(
     }
     body = json.dumps({name: value for name, value in settings.items() if value is not None}).encode()
     with Client(url, verbose=verbose) as client:
-        is_missing = not client.exists(topic_path(topic))
         response = client.send("PUT", source_path(source), body=body)
     created = response.json()
     if response.status_code == 201:
-        print_message(f"created {source}{f' and the topic {topic}, which did not exist' if is_missing else ''}")
+        print_message(f"created {' and '.join([source, *created_topics(created)])}")
     else:
         print_message(f"{source} already exists")
     if created.get("token"):
@@ -175,12 +175,7 @@ def _secret(path: str | None) -> str:
         if not (secret := os.environ.get(_VARIABLE, "")):
             raise typer.BadParameter(f"give the secret with --secret-file or in the variable {_VARIABLE}")
         return secret
-    try:
-        if path == "-":
-            return sys.stdin.read().rstrip("\r\n")
-        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"cannot read the secret from {path}: {error}") from None
+    return read_secret_file(path)
 
 
 def _fields(text: str | None) -> dict[str, Any]:

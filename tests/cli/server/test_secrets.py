@@ -1,4 +1,4 @@
-"""`millrace secrets rewrap`: the secrets of sources, encrypted with another key, on both databases."""
+"""`millrace secrets rewrap`: the secrets of sources and webhooks, with another key, on both databases."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.anyio
 
 OLD, NEW = b64encode(b"o" * 32).decode(), b64encode(b"n" * 32).decode()
 SECRET = "the first secret"
+WEBHOOK_SECRET = "whsec_" + b64encode(b"w" * 32).decode()
 
 
 async def create(settings: dict[str, Any]) -> None:
@@ -31,6 +32,11 @@ async def create(settings: dict[str, Any]) -> None:
             answer = await client.put(f"/v1/sources/{name}", json={"topic": "events", "verify": verify})
             assert answer.status_code == 201, answer.text
         await client.post("/v1/sources/hub/rotate_secret", json={"secret": "the second secret"})
+        receiver = {"url": "https://a.example", "topics": ["events"], "paused": True}
+        answer = await client.put("/v1/webhooks/crm", json=receiver | {"headers": {"x-token": "a token"}})
+        assert answer.status_code == 201, answer.text
+        await client.post("/v1/webhooks/crm/rotate_secret", json={"secret": WEBHOOK_SECRET})
+        await client.put("/v1/webhooks/eu", json=receiver | {"signature": "ed25519"})
 
 
 async def statuses(settings: dict[str, Any]) -> list[int]:
@@ -48,6 +54,15 @@ async def statuses(settings: dict[str, Any]) -> list[int]:
         return [answer.status_code for answer in answers]
 
 
+async def secrets_of_webhooks(settings: dict[str, Any]) -> tuple[list[int], bool]:
+    """Compare secret and headers of a webhook with those that it has, and tell whether a public key is known."""
+    async with running(settings) as (_, client):
+        given = ({"secret": WEBHOOK_SECRET}, {"headers": {"x-token": "a token"}}, {"headers": {"x-token": "another"}})
+        answers = [await client.put("/v1/webhooks/crm", json=each) for each in given]
+        described = await client.get("/v1/webhooks/eu")
+        return [answer.status_code for answer in answers], described.json()["public_key"] is not None
+
+
 async def test_secrets_are_encrypted_with_the_first_key(migrated_url: str, tmp_path: Path) -> None:
     settings = {"database_url": migrated_url}
     await create(settings | {"secret_key": OLD})
@@ -58,11 +73,13 @@ async def test_secrets_are_encrypted_with_the_first_key(migrated_url: str, tmp_p
     assert "source hub: no key of MILLRACE_SECRET_KEY decrypts this secret; nothing was changed" in wrong.err
 
     both = Cli(tmp_path, "", variables={"MILLRACE_SECRET_KEY": f"{NEW},{OLD}"})
-    assert both.ok("secrets", "rewrap", *database).out == b"encrypted 4 secrets with the first key\n"
+    assert both.ok("secrets", "rewrap", *database).out == b"encrypted 8 secrets with the first key\n"
     assert both.ok("secrets", "rewrap", *database).out == b"encrypted 0 secrets with the first key\n"
 
     assert await statuses(settings | {"secret_key": NEW}) == [200, 200, 200]
     assert await statuses(settings | {"secret_key": OLD}) == [503, 503, 503]
+    assert await secrets_of_webhooks(settings | {"secret_key": NEW}) == ([200, 200, 409], True)
+    assert await secrets_of_webhooks(settings | {"secret_key": OLD}) == ([503, 503, 503], False)
 
 
 async def test_the_key_beside_a_database_still_decrypts_after_the_setting_is_made(
@@ -76,7 +93,7 @@ async def test_the_key_beside_a_database_still_decrypts_after_the_setting_is_mad
         "secrets", "rewrap", "--database-url", sqlite_url
     )
 
-    assert done.out == b"encrypted 4 secrets with the first key\n"
+    assert done.out == b"encrypted 8 secrets with the first key\n"
     (tmp_path / "millrace.db.secret-key").unlink()
     assert await statuses(settings | {"secret_key": NEW}) == [200, 200, 200]
 

@@ -1,0 +1,1 @@
+"""Commands for webhooks, and a receiver to try them with."""
