@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import machine, other_processes, servers, workload
-from bench.figures import groups
+from bench.figures import groups, webhooks
 from bench.figures.large_log import p5
 from bench.figures.long_polls import p4, p6_polls, p6_streams
 from bench.figures.queues import q1, q2
@@ -24,7 +24,7 @@ from bench.report import HEAD, Figure
 from bench.servers import Databases
 
 _RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
-_ALL = ("P1", "P2", "P3", "P4", "P5", "P6", "START", "G1", "G2", "G3", "STREAMS", "Q1", "Q2", "W4")
+_ALL = ("P1", "P2", "P3", "P4", "P5", "P6", "START", "G1", "G2", "G3", "STREAMS", "Q1", "Q2", "W1", "W2", "W3", "W4")
 
 
 class Options(argparse.Namespace):
@@ -120,6 +120,9 @@ def _measures(options: Options, databases: Databases) -> Iterable[tuple[str, Cal
         ("STREAMS", lambda: [*p6_streams(databases, idle_s), delivery(databases, 3, 2.0 if options.quick else 5.0)]),
         ("Q1", lambda: _queues(options, databases)),
         ("Q2", lambda: [q2(databases, large[0], large[1])]),
+        ("W1", lambda: [webhooks.w1(databases, options.schedule, by_key=each) for each in (False, True)]),
+        ("W2", lambda: webhooks.w2(databases, 5.0 if options.quick else 20.0)),
+        ("W3", lambda: [webhooks.w3(databases, options.schedule)]),
         ("W4", lambda: _sources(options, databases)),
     ]
     return [(name, measure) for name, measure in measures if name in options.names]
