@@ -27,7 +27,7 @@ BIN = Path(sys.executable).parent
 DEADLINE_S = 60
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```", re.DOTALL | re.MULTILINE)
-_WAITS = re.compile(r"max_wait_ms=[1-9]\d{3}|--follow")
+_WAITS = re.compile(r"max_wait_ms=[1-9]\d{3}|--follow|millrace listen")
 _VARIABLE = [
     (re.compile(r"\b179\d{10}\b"), "<now>"),
     (re.compile(r"\b1[89]\d{11}\b"), "<now>"),
@@ -71,15 +71,26 @@ def normalized(text: str, line: str) -> str:
     return text.strip()
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[int]:
-    """The port of a server on an empty SQLite file, started as `make run` starts it."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def listener() -> int:
+    """The port of `millrace listen`."""
+    return free_port()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[int]:
+    """The port of a server on an empty SQLite file, started as `make run` starts it; it may post to this machine."""
+    port = free_port()
     environment = os.environ | {
         "MILLRACE_DATABASE_URL": f"sqlite:///{tmp_path / 'millrace.db'}",
         "MILLRACE_BALLAST_BYTES": "0",
+        "MILLRACE_WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8",
     }
     command = [str(BIN / "millrace"), "serve", "--port", str(port)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -92,14 +103,26 @@ def server(tmp_path: Path) -> Iterator[int]:
         process.communicate()
 
 
-def run(line: str, port: int) -> subprocess.Popen[str]:
+def run(line: str, port: int, listener: int) -> subprocess.Popen[str]:
     """Start a command of a document against the server, without colours and progress bars."""
-    line = line.replace(":8400", f":{port}").replace(".venv/bin/", f"{BIN}/")
+    line = line.replace(":8400", f":{port}").replace(":8401", f":{listener}").replace(".venv/bin/", f"{BIN}/")
+    line = line.replace("millrace listen", f"millrace listen --port {listener}")
     line = re.sub(r"\bcurl\b(?!\.)", "curl -sS", line)
     environment = os.environ | {"MILLRACE_URL": f"http://127.0.0.1:{port}", "NO_COLOR": "1", "COLUMNS": "120"}
     return subprocess.Popen(
         ["bash", "-c", line], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def until_listening(listener: int, process: subprocess.Popen[str]) -> None:
+    """Return once a receiver listens, or the process has ended."""
+    deadline = time.monotonic() + DEADLINE_S
+    while process.poll() is None:
+        assert time.monotonic() < deadline, "the command does not listen"
+        with socket.socket() as tried:
+            if tried.connect_ex(("127.0.0.1", listener)) == 0:
+                return
+        os.sched_yield()
 
 
 def until_waiting(port: int, process: subprocess.Popen[str]) -> None:
@@ -134,21 +157,27 @@ def updated(text: str, results: list[tuple[Command, str]]) -> str:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_command_of_a_document_prints_the_output_below_it(path: Path, server: int) -> None:
+def test_every_command_of_a_document_prints_the_output_below_it(path: Path, server: int, listener: int) -> None:
     text = path.read_text()
     waiting: tuple[Command, subprocess.Popen[str]] | None = None
     results: list[tuple[Command, str]] = []
     for command in commands(text):
-        process = run(command.line, server)
+        process = run(command.line, server, listener)
         if _WAITS.search(command.line):
-            until_waiting(server, process)
+            if "millrace listen" in command.line:
+                until_listening(listener, process)
+            else:
+                until_waiting(server, process)
             waiting = (command, process)
             continue
         results.append((command, process.communicate(timeout=DEADLINE_S)[0]))
         if waiting is not None:
             results.append((waiting[0], waiting[1].communicate(timeout=DEADLINE_S)[0]))
             waiting = None
-    results = [(command, printed.replace(f":{server}", ":8400")) for command, printed in results]
+    results = [
+        (command, printed.replace(f":{server}", ":8400").replace(f":{listener}", ":8401"))
+        for command, printed in results
+    ]
     if os.environ.get("MILLRACE_UPDATE_DOCS"):
         path.write_text(updated(text, results))
         return
