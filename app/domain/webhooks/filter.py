@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ _MAX_CHOICES = 100
 _GROUPS = ("all", "any", "not")
 _SUBJECTS = ("key", "header", "value")
 _TESTS = ("equals", "in", "prefix", "exists", "lt", "lte", "gt", "gte")
+_INDEX = re.compile(r"0|[1-9][0-9]{0,9}")
 _NUMBER = re.compile(r"-?[0-9]{1,300}(\.[0-9]{1,300})?([eE][+-]?[0-9]{1,4})?")
 _MISSING: Any = object()
 _SCALAR = (str, int, float, bool, type(None))
@@ -56,9 +58,11 @@ class _Document:
         self._decoded: Any = _MISSING
 
     def value(self) -> Any:  # noqa: ANN401 - any JSON
-        if self._decoded is _MISSING and self._raw is not None:
-            self._decoded = msgspec.json.decode(self._raw)
-            self._raw = None
+        """Return the value; `_MISSING` if there is none, or it has numbers or a depth that cannot be decoded."""
+        if self._raw is not None:
+            raw, self._raw = self._raw, None
+            with contextlib.suppress(ValueError, RecursionError):
+                self._decoded = msgspec.json.decode(raw)
         return self._decoded
 
 
@@ -165,7 +169,7 @@ def _resolve(value: Any, steps: Sequence[str]) -> Sequence[Any]:  # noqa: ANN401
     for step in steps:
         if isinstance(value, dict):
             value = value.get(step, _MISSING)
-        elif isinstance(value, list) and step.isascii() and step.isdigit() and (step == "0" or step[0] != "0"):
+        elif isinstance(value, list) and _INDEX.fullmatch(step):
             value = value[int(step)] if int(step) < len(value) else _MISSING
         else:
             return ()

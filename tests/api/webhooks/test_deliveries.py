@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from standardwebhooks import Webhook
 
+from tests.api.webhooks.receiver import SETTINGS, Answer, receiving
 from tests.waiting import until
-from tests.webhook_receiver import SETTINGS, Answer, receiving
 
 if TYPE_CHECKING:
     import httpx2

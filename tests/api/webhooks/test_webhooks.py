@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.webhook_receiver import SETTINGS, receiving
+from tests.api.webhooks.receiver import SETTINGS, receiving
 
 if TYPE_CHECKING:
     import httpx2
