@@ -61,6 +61,10 @@ def refusal(**options: object) -> str:
         ("TRUSTED_PROXIES", "proxy", "MILLRACE_TRUSTED_PROXIES must be addresses such as 10.0.0.1 or networks "),
         ("PUBLIC_URL", "log.example.com", "MILLRACE_PUBLIC_URL must be a URL such as https://log.example.com"),
         ("SECRET_KEY", "c2hvcnQ=", "MILLRACE_SECRET_KEY must be base64 of 32 random bytes, "),
+        ("WEBHOOK_ALLOWED_NETWORKS", "10.0.0.1/8", "MILLRACE_WEBHOOK_ALLOWED_NETWORKS must be networks such as "),
+        ("WEBHOOK_CA_FILE", "missing.pem", "MILLRACE_WEBHOOK_CA_FILE must be a file of CA certificates in PEM "),
+        ("WEBHOOK_PROXY_URL", "proxy:3128", "MILLRACE_WEBHOOK_PROXY_URL must be a URL such as http://proxy:3128"),
+        ("WEBHOOK_PROXY_URL", "socks5://proxy", "MILLRACE_WEBHOOK_PROXY_URL must be a URL such as http://proxy:3128"),
         ("DATABASE_URL", '"sqlite:///x.db"', "MILLRACE_DATABASE_URL must be sqlite:///path or postgresql://"),
         ("DATABASE_URL", "", "MILLRACE_DATABASE_URL must be sqlite:///path or postgresql://"),
     ],
@@ -94,6 +98,9 @@ def test_every_setting_is_refused_in_plain_words(monkeypatch: pytest.MonkeyPatch
             "TRUSTED_PROXIES",
             "PUBLIC_URL",
             "SECRET_KEY",
+            "WEBHOOK_ALLOWED_NETWORKS",
+            "WEBHOOK_CA_FILE",
+            "WEBHOOK_PROXY_URL",
         )
     ]
 
