@@ -223,7 +223,7 @@ def check_addresses(addresses: Sequence[str], rules: OutboundRules, *, plain: bo
                 else ", which no setting allows"
             )
             raise SendBlocked(f"the host is private, loopback, link-local or reserved{way_out}")
-        if plain and not rules.allow_http and not is_allowed(ip_address(address), allowed):
+        if plain and not rules.allow_http and not is_allowed(address, allowed):
             raise SendBlocked(
                 "the URL has no TLS: use https://, or the operator allows http:// with MILLRACE_WEBHOOK_ALLOW_HTTP"
             )

@@ -51,6 +51,8 @@ _GLOBAL_V6 = IPv6Network("2000::/3")
 _INTERNAL_V6 = tuple(IPv6Network(each) for each in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
 _MAPPED = IPv6Network("::ffff:0:0/96")
 _NAT64 = IPv6Network("64:ff9b::/96")
+_ISATAP = (0x0000_5EFE, 0x0200_5EFE)
+"""The third quarter of an address that tunnels to the IPv4 address in the last (RFC 5214)."""
 
 
 class Refusal(NamedTuple):
@@ -86,24 +88,32 @@ def refusal_of(text: str, allowed: Iterable[Network]) -> Refusal | None:
         return Refusal(text, allowable=False)
     if isinstance(address, IPv6Address) and address.scope_id is not None:
         return Refusal(text, allowable=False)
-    judged = _embedded(address) or address
-    if any(each in network for network in _NEVER for each in (address, judged)):
+    if any(each in network for network in _NEVER for each in (address, *_judged(address))):
         return Refusal(text, allowable=False)
-    if is_allowed(address, allowed) or is_allowed(judged, allowed) or _is_public(judged):
+    if is_allowed(text, allowed) or all(map(_is_public, _judged(address))):
         return None
     return Refusal(text, allowable=True)
 
 
-def is_allowed(address: Address, allowed: Iterable[Network]) -> bool:
-    """Return whether an address is in one of the allowed networks."""
-    return any(address in network for network in allowed)
+def is_allowed(text: str, allowed: Iterable[Network]) -> bool:
+    """Return whether a literal address, or the IPv4 address that it stands for, is in one of the allowed networks."""
+    address = ip_address(text)
+    networks = tuple(allowed)
+    return _is_in(address, networks) or all(_is_in(each, networks) for each in _judged(address))
 
 
-def _embedded(address: Address) -> IPv4Address | None:
-    """Return the IPv4 address that an IPv6 address stands for, if packets to it go there."""
-    if isinstance(address, IPv6Address) and (address in _MAPPED or address in _NAT64):
-        return IPv4Address(int(address) & 0xFFFF_FFFF)
-    return None
+def _judged(address: Address) -> tuple[Address, ...]:
+    """Return the addresses to which packets to this address can go."""
+    if not isinstance(address, IPv6Address):
+        return (address,)
+    low = IPv4Address(int(address) & 0xFFFF_FFFF)
+    if address in _MAPPED or address in _NAT64:
+        return (low,)
+    return (address, low) if int(address) >> 32 & 0xFFFF_FFFF in _ISATAP else (address,)
+
+
+def _is_in(address: Address, networks: Iterable[Network]) -> bool:
+    return any(address in network for network in networks)
 
 
 def _is_public(address: Address) -> bool:

@@ -7,11 +7,14 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
+import idna
+
 MAX_URL_LENGTH = 2_048
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _LOWEST_PORT = 1_024
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*\.?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 _KEPT = "/?:@!$&'()*+,;=%~-._[]"
 
@@ -32,11 +35,12 @@ class Target(NamedTuple):
     @property
     def is_literal(self) -> bool:
         """Return whether the host is an address."""
-        try:
-            ip_address(self.host)
-        except ValueError:
-            return False
-        return True
+        return _is_address(self.host)
+
+    @property
+    def tls_name(self) -> str:
+        """Return the name that the certificate must have: certificates have no dot at the end."""
+        return self.host.rstrip(".")
 
     @property
     def host_header(self) -> str:
@@ -78,15 +82,24 @@ def parse_target(url: str) -> Target:
 
 def _host(name: str) -> str:
     if ":" in name:
-        try:
-            return str(ip_address(name))
-        except ValueError:
-            raise ValueError("has a host that is neither a name nor an address") from None
+        if not _is_address(name) or "%" in name:
+            raise ValueError("has a host that is neither a name nor an address")
+        return str(ip_address(name))
     try:
-        host = name if name.isascii() else name.encode("idna").decode()
+        host = name if name.isascii() else idna.encode(name, uts46=True).decode()
     except UnicodeError:
         raise ValueError("has a host that is not a valid name") from None
     host = host.lower()
     if not _HOST.fullmatch(host):
         raise ValueError("has a host that is neither a name nor an address")
+    if _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]) and not _is_address(host):
+        raise ValueError("must have an IPv4 address as four decimal numbers, such as 192.0.2.1")
     return host
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
