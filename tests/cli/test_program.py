@@ -91,9 +91,9 @@ def test_the_server_imports_the_driver_of_postgresql_only_for_postgresql() -> No
         (
             ["webhooks", "describe", "none"],
             3,
-            "there is no webhook none; millrace webhooks create none URL TOPIC creates",
+            "there is no webhook none; millrace webhooks list shows all",
         ),
-        (["sources", "describe", "none"], 3, "there is no source none; millrace sources create none TOPIC creates it"),
+        (["sources", "describe", "none"], 3, "there is no source none; millrace sources list shows all"),
         (["topics", "create", "a topic"], 4, "(INVALID_TOPIC_EXCEPTION)"),
         (["topics", "create"], 2, "Missing argument"),
         (["topics", "create", "t", "--config", "retention_ms"], 2, "is not NAME=VALUE"),

@@ -91,10 +91,12 @@ class Sending:
             return []
         return self.take_back()
 
-    def cancel(self) -> None:
-        """Break all attempts off."""
-        for task in self._tasks:
+    async def stop(self) -> None:
+        """Break all attempts off, and wait until their connections are closed."""
+        tasks = [*self._tasks]
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def begin_other(self) -> bool:
         """Return whether an attempt of a replay may begin now, and count it for the rate limit."""

@@ -95,14 +95,18 @@ class Worker:
                     await asyncio.sleep(self._pause_s)
                     self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
         except asyncio.CancelledError:
-            self._sending.cancel()
+            await self._stop_sending()
             await self._settle_last()
             raise
         finally:
-            self._sending.cancel()
-            if self._replaying is not None:
-                self._replaying.cancel()
+            await self._stop_sending()
             self._close_feeds()
+
+    async def _stop_sending(self) -> None:
+        await self._sending.stop()
+        if self._replaying is not None:
+            self._replaying.cancel()
+            await asyncio.gather(self._replaying, return_exceptions=True)
 
     async def _settle_last(self) -> None:
         """Settle what has ended, and give back what was not sent; another node, or the next start, goes on there."""

@@ -84,12 +84,9 @@ async def test_a_commit_that_does_not_arrive_is_504_and_wrote_nothing(proxy: Pos
     assert await values(client) == []
 
 
-@pytest.mark.parametrize("kind", REQUESTS)
-async def test_a_statement_before_commit_that_does_not_arrive_is_repeated(
-    proxy: PostgresProxy, serve: Serve, kind: str
-) -> None:
+async def test_a_statement_before_commit_that_does_not_arrive_is_repeated(proxy: PostgresProxy, serve: Serve) -> None:
     client = await open_topic(serve, proxy)
-    path, body, headers = REQUESTS[kind]
+    path, body, headers = REQUESTS["sequence"]
     proxy.lose_commit_of(MARKER.encode(), arrives=False)
 
     answer = await client.post(path, json=body, headers=headers)
