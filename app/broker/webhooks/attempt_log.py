@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 
@@ -31,6 +32,7 @@ class AttemptLog:
         self._wall_ms = wall_ms
         self._pending: deque[tuple[int, Attempt]] = deque(maxlen=_MAX_PENDING)
         self._since_trim: dict[int, int] = {}
+        self._storing = asyncio.Lock()
         self.totals: dict[str, int] = {}
         self.duration_ms = 0
 
@@ -41,16 +43,10 @@ class AttemptLog:
         self.duration_ms += attempt.duration_ms
 
     async def store(self) -> bool:
-        """Store what was noted since the last call. Return False: there is no more to do now."""
-        if self._pending:
-            made = list(self._pending)
-            self._pending.clear()
-            try:
-                await self._storage.write(attempts.add, made)
-            except BaseException:
-                self._pending.extendleft(reversed(made))
-                raise
-            await self._trim(made)
+        """Store what was noted, also what another call is storing. Return False: there is no more to do now."""
+        async with self._storing:
+            if self._pending:
+                await self._store()
         return False
 
     async def expire(self) -> bool:
@@ -58,6 +54,16 @@ class AttemptLog:
         before_ms = self._wall_ms() - self._retention_ms
         deleted = await self._storage.write(attempts.expire, before_ms, _EXPIRED_AT_ONCE)
         return deleted == _EXPIRED_AT_ONCE
+
+    async def _store(self) -> None:
+        made = list(self._pending)
+        self._pending.clear()
+        try:
+            await self._storage.write(attempts.add, made)
+        except BaseException:
+            self._pending.extendleft(reversed(made))
+            raise
+        await self._trim(made)
 
     async def _trim(self, made: list[tuple[int, Attempt]]) -> None:
         """Delete the oldest attempts of the webhooks that have made many since the last time."""
