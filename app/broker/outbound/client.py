@@ -9,41 +9,47 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterable, Sequence
-from ipaddress import ip_address
-from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import httpcore2
 
-from app.broker.outbound.exchange import (
-    Headers,
-    NotSent,
-    OutboundRules,
-    Response,
-    SendBlocked,
-    SendFailed,
-    SendTimedOut,
+from app.broker.outbound.connections import (
+    MAX_RESPONSE_BYTES,
+    AnswerTooLong,
+    BoundedStream,
+    GuardedBackend,
+    ProxyBackend,
+    StaleConnection,
+    check_addresses,
+    check_plain,
 )
-from app.broker.outbound.resolver import Resolver, ResolverFailed, UnknownHost
-from app.domain.outbound.addresses import is_allowed, refusal_of
+from app.broker.outbound.exchange import Headers, NotSent, OutboundRules, Response, SendBlocked
+from app.broker.outbound.failures import failure_of
+from app.broker.outbound.hosts import Hosts, Origin
+from app.broker.outbound.resolver import Resolver
 from app.domain.outbound.target import Target, parse_target
 
-MAX_RESPONSE_BYTES = 16 * 1024
-_CONNECTIONS = 256
 _KEEPALIVE_S = 15.0
 _TARGETS = 1_000
+_TRIES = 3
+"""How many kept connections may turn out to be closed by the other side."""
 
 
 class OutboundClient:
     """Sends requests to other servers.
 
-    A connection is kept for 15 s for the next request to the same host. The pools are created at the first request.
+    Args:
+        rules: What the operator allows.
+        resolver: Finds the addresses of names.
+        keepalive_s: How long a connection is kept for the next request to the same host.
     """
 
-    def __init__(self, rules: OutboundRules, resolver: Resolver) -> None:
+    def __init__(self, rules: OutboundRules, resolver: Resolver, keepalive_s: float = _KEEPALIVE_S) -> None:
         self._rules = rules
         self._resolver = resolver
-        self._pools: dict[str, httpcore2.AsyncConnectionPool] = {}
+        self._keepalive_s = keepalive_s
+        self._tls: ssl.SSLContext | None = None
+        self._hosts = Hosts(self._new_pool, keepalive_s)
         self._targets: dict[str, Target] = {}
 
     async def post(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> Response:
@@ -58,60 +64,30 @@ class OutboundClient:
         Raises:
             SendBlocked: The URL or its address may not be used.
             SendTimedOut: The answer did not come in time.
-            NotSent: The resolver or the proxy cannot be reached.
+            NotSent: A fault on this side, such as a resolver or a proxy that cannot be reached.
             SendFailed: The connection failed, or the answer is no HTTP.
         """
         target = self._target(url)
+        origin = Origin(target.scheme, target.host, target.port)
+        deadline = asyncio.get_running_loop().time() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                return await self._exchange(target, headers, body)
-        except TimeoutError:
-            raise SendTimedOut(f"no complete answer within {timeout_s:g} s") from None
-        except httpcore2.TimeoutException:
-            raise SendTimedOut(f"no complete answer within {timeout_s:g} s") from None
-        except httpcore2.ProxyError:
-            raise NotSent("the egress proxy refused or failed the request") from None
-        except httpcore2.ConnectError as error:
-            raise self._connect_failure(error) from None
-        except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:
-            raise SendFailed(_reason(error)) from None
+            async with self._hosts.connected(origin, timeout_s) as pool, asyncio.timeout_at(deadline):
+                return await _exchange(pool, target, headers, body)
+        except (
+            OSError,
+            httpcore2.TimeoutException,
+            httpcore2.NetworkError,
+            httpcore2.ProtocolError,
+            httpcore2.ProxyError,
+        ) as error:
+            raise failure_of(error, timeout_s) from None
 
     async def close(self) -> None:
         """Close all connections."""
-        pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            await pool.aclose()
-
-    async def _exchange(self, target: Target, headers: Headers, body: bytes) -> Response:
-        request = httpcore2.Request(
-            b"POST",
-            httpcore2.URL(
-                scheme=target.scheme.encode(),
-                host=_url_host(target.host),
-                port=target.port,
-                target=target.path.encode(),
-            ),
-            headers=[
-                (b"host", target.host_header.encode()),
-                (b"accept-encoding", b"identity"),
-                (b"content-length", b"%d" % len(body)),
-                *headers,
-            ],
-            content=body,
-        )
-        response = await self._pool(target.scheme).handle_async_request(request)
-        try:
-            received = bytearray()
-            async for part in response.aiter_stream():
-                received += part
-                if len(received) > MAX_RESPONSE_BYTES:
-                    break
-        finally:
-            await response.aclose()
-        return Response(response.status, response.headers, bytes(received[:MAX_RESPONSE_BYTES]))
+        await self._hosts.close()
 
     def _target(self, url: str) -> Target:
-        """Return a URL in its parts; an address is judged before a proxy would connect to it.
+        """Return a URL in its parts. What can be judged without its addresses is judged: a proxy would not do it.
 
         Raises:
             SendBlocked: The URL or its address may not be used.
@@ -122,146 +98,105 @@ class OutboundClient:
             target = parse_target(url)
         except ValueError as error:
             raise SendBlocked(f"the URL {error}") from None
+        is_plain = target.scheme == "http"
         if target.is_literal:
-            check_addresses([target.host], self._rules, plain=target.scheme == "http")
+            check_addresses([target.host], self._rules, plain=is_plain)
+        elif is_plain and self._rules.proxy_url:
+            check_plain(self._rules)
         if len(self._targets) >= _TARGETS:
             self._targets.clear()
         self._targets[url] = target
         return target
 
-    def _connect_failure(self, error: httpcore2.ConnectError) -> SendFailed:
-        if isinstance(error, _NotConnected):
-            return error.failure
+    def _new_pool(self, origin: Origin) -> httpcore2.AsyncConnectionPool:
+        tls = self._tls_context()
         if self._rules.proxy_url:
-            return NotSent("the egress proxy cannot be reached")
-        return SendFailed(_reason(error))
+            return _proxy_pool(self._rules.proxy_url, tls, self._keepalive_s)
+        backend = GuardedBackend(self._rules, self._resolver, plain=origin.scheme == "http")
+        return httpcore2.AsyncConnectionPool(
+            tls, max_connections=None, keepalive_expiry=self._keepalive_s, network_backend=backend
+        )
 
-    def _pool(self, scheme: str) -> httpcore2.AsyncConnectionPool:
-        if (pool := self._pools.get(scheme)) is None:
-            pool = self._pools[scheme] = self._new_pool(scheme)
-        return pool
+    def _tls_context(self) -> ssl.SSLContext:
+        """Return the CA certificates that are trusted.
 
-    def _new_pool(self, scheme: str) -> httpcore2.AsyncConnectionPool:
-        options: dict[str, Any] = {
-            "ssl_context": ssl.create_default_context(cafile=self._rules.ca_file or None),
-            "max_connections": _CONNECTIONS,
-            "max_keepalive_connections": _CONNECTIONS,
-            "keepalive_expiry": _KEEPALIVE_S,
-        }
-        if self._rules.proxy_url:
-            return httpcore2.AsyncHTTPProxy(self._rules.proxy_url, **options)
-        backend = GuardedBackend(self._rules, self._resolver, plain=scheme == "http")
-        return httpcore2.AsyncConnectionPool(network_backend=backend, **options)
-
-
-class _NotConnected(httpcore2.ConnectError):
-    """No connection was tried. The pool removes the cause of an exception, so this has it as an attribute."""
-
-    def __init__(self, failure: SendFailed) -> None:
-        super().__init__(str(failure))
-        self.failure = failure
-
-
-class GuardedBackend(httpcore2.AsyncNetworkBackend):
-    """Connects to a name only if all its addresses may be used.
-
-    Args:
-        rules: What the operator allows.
-        resolver: Finds the addresses.
-        plain: Whether the connections are without TLS.
-    """
-
-    def __init__(self, rules: OutboundRules, resolver: Resolver, *, plain: bool) -> None:
-        self._rules = rules
-        self._resolver = resolver
-        self._plain = plain
-        self._sockets = httpcore2.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - the signature of httpcore
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        """Resolve the name once, judge every address, and connect to the first that answers."""
-        try:
-            addresses = [host] if _is_address(host) else await self._resolver.resolve(host, port)
-            check_addresses(addresses, self._rules, plain=self._plain)
-        except UnknownHost as error:
-            raise _NotConnected(SendFailed(str(error))) from None
-        except ResolverFailed as error:
-            raise _NotConnected(NotSent(str(error))) from None
-        except SendBlocked as error:
-            raise _NotConnected(error) from None
-        failure: Exception = httpcore2.ConnectError("the host name has no address")
-        for address in addresses:
+        Raises:
+            NotSent: They cannot be read.
+        """
+        if self._tls is None:
             try:
-                return await self._sockets.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-                failure = error
-        raise failure
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait between attempts to connect."""
-        await asyncio.sleep(seconds)
-
-
-def check_addresses(addresses: Sequence[str], rules: OutboundRules, *, plain: bool) -> None:
-    """Refuse a receiver unless each of its addresses may be used.
-
-    Raises:
-        SendBlocked: With the setting that would allow it, if one does.
-    """
-    allowed = rules.allowed_networks
-    for address in addresses:
-        if (refusal := refusal_of(address, allowed)) is not None:
-            way_out = (
-                "; the operator can allow its network with MILLRACE_WEBHOOK_ALLOWED_NETWORKS (127.0.0.0/8 for loopback)"
-                if refusal.allowable
-                else ", which no setting allows"
-            )
-            raise SendBlocked(f"the host is private, loopback, link-local or reserved{way_out}")
-        if plain and not rules.allow_http and not is_allowed(address, allowed):
-            raise SendBlocked(
-                "the URL has no TLS: use https://, or the operator allows http:// with MILLRACE_WEBHOOK_ALLOW_HTTP"
-            )
+                ca_file = self._rules.ca_file
+                self._tls = ssl.create_default_context(cafile=ca_file) if ca_file else httpcore2.default_ssl_context()
+            except OSError:
+                raise NotSent(
+                    "the CA certificates cannot be read: set MILLRACE_WEBHOOK_CA_FILE to a PEM file"
+                ) from None
+        return self._tls
 
 
-def _url_host(host: str) -> bytes:
-    return f"[{host}]".encode() if ":" in host else host.encode()
+async def _exchange(pool: httpcore2.AsyncConnectionPool, target: Target, headers: Headers, body: bytes) -> Response:
+    """Send a request, and read the answer. If a kept connection was closed meanwhile, send it on another one."""
+    for _ in range(_TRIES - 1):
+        try:
+            return await _exchange_once(pool, target, headers, body)
+        except StaleConnection:
+            continue
+    return await _exchange_once(pool, target, headers, body)
 
 
-def _is_address(host: str) -> bool:
+async def _exchange_once(
+    pool: httpcore2.AsyncConnectionPool, target: Target, headers: Headers, body: bytes
+) -> Response:
+    response = await pool.handle_async_request(_request(target, headers, body))
+    received = bytearray()
     try:
-        ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
+        async for part in response.aiter_stream():
+            received += part
+            if len(received) > MAX_RESPONSE_BYTES:
+                break
+        await _close_if_ahead(response, bytes(received))
+    except AnswerTooLong:
+        pass
+    finally:
+        await response.aclose()
+    return Response(response.status, response.headers, bytes(received[:MAX_RESPONSE_BYTES]))
 
 
-def _reason(error: Exception) -> str:
-    """Return what happened in words without addresses of this side."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if (reason := _known_reason(cause)) is not None:
-            return reason
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(error, httpcore2.ConnectError):
-        return "no connection could be made"
-    return "the connection was closed before the answer was complete"
+async def _close_if_ahead(response: httpcore2.Response, body: bytes) -> None:
+    """Close the connection of an answer if more came behind it, as after a 204 with a body."""
+    stream = response.extensions["network_stream"]
+    is_chunked = any(name.lower() == b"transfer-encoding" for name, _ in response.headers)
+    if isinstance(stream, BoundedStream) and stream.has_more_than(b"" if is_chunked else body):
+        await stream.aclose()
 
 
-def _known_reason(error: BaseException) -> str | None:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not accepted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {error.reason or 'handshake failure'}"
-    if isinstance(error, ConnectionRefusedError):
-        return "the connection was refused"
-    if isinstance(error, ConnectionResetError):
-        return "the connection was reset"
-    if isinstance(error, httpcore2.ProtocolError):
-        return f"the answer is not HTTP: {error}"[:200]
-    return None
+def _request(target: Target, headers: Headers, body: bytes) -> httpcore2.Request:
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    return httpcore2.Request(
+        b"POST",
+        httpcore2.URL(scheme=target.scheme.encode(), host=host.encode(), port=target.port, target=target.path.encode()),
+        headers=[
+            (b"host", target.host_header.encode()),
+            (b"accept-encoding", b"identity"),
+            (b"content-length", b"%d" % len(body)),
+            *headers,
+        ],
+        content=body,
+        extensions={"sni_hostname": target.tls_name},
+    )
+
+
+def _proxy_pool(url: str, tls: ssl.SSLContext, keepalive_s: float) -> httpcore2.AsyncConnectionPool:
+    parts = urlsplit(url)
+    is_tls = parts.scheme == "https"
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    port = parts.port or (443 if is_tls else 80)
+    return httpcore2.AsyncHTTPProxy(
+        f"{parts.scheme}://{host}:{port}",
+        proxy_auth=None if parts.username is None else (unquote(parts.username), unquote(parts.password or "")),
+        ssl_context=tls,
+        proxy_ssl_context=tls if is_tls else None,
+        max_connections=None,
+        keepalive_expiry=keepalive_s,
+        network_backend=ProxyBackend(is_tls=is_tls),
+    )
