@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
+from secrets import randbits
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
@@ -41,6 +42,7 @@ _UNUSED_SYNC_S = 60.0
 """Without webhooks; a new one is announced, also by other nodes."""
 _TAKEN_AT_ONCE = 500
 _PAUSE_S = 1.0
+_PING_BITS = 63
 _LAST = 2**62
 """Above the ids of all attempts."""
 
@@ -96,7 +98,7 @@ class Dispatcher:
 
         parts, info = self._parts, stored.info
         now_ms = parts.clock_ms()
-        message = ping(info.webhook_id, info.name, now_ms)
+        message = ping(info.webhook_id, info.name, randbits(_PING_BITS))
         try:
             sent = await parts.sender.send(open_receiver(parts.box, stored, now_ms), message, now_ms)
         except WrongSecretKey as error:

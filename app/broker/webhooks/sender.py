@@ -22,6 +22,7 @@ AttemptOutcome = Literal["delivered", "failed", "timed_out", "blocked", "not_sen
 _USER_AGENT = f"Millrace/{__version__}".encode()
 _NEVER_KEPT = {b"set-cookie", b"set-cookie2"}
 _MAX_KEPT_HEADERS = 50
+_MAX_KEPT_BYTES = 4 * 1024
 _GONE = 410
 
 
@@ -140,11 +141,14 @@ def _headers(receiver: Receiver, content: Content, timestamp_s: int) -> list[tup
 
 
 def _kept(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
-    return [
-        (name.decode("latin-1").lower(), value.decode("latin-1"))
-        for name, value in headers[:_MAX_KEPT_HEADERS]
-        if name.lower() not in _NEVER_KEPT
-    ]
+    """Return the first headers, as many as may be kept, without cookies."""
+    kept: list[tuple[str, str]] = []
+    size = 0
+    for name, value in headers[:_MAX_KEPT_HEADERS]:
+        size += len(name) + len(value)
+        if size <= _MAX_KEPT_BYTES and name.lower() not in _NEVER_KEPT:
+            kept.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+    return kept
 
 
 def _date_ms(value: bytes | None) -> int | None:

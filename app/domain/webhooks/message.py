@@ -103,7 +103,7 @@ def content(mode: Mode, webhook: str, records: Sequence[WebhookRecord], attempt:
 
 
 def ping(webhook_id: int, webhook: str, number: int) -> Content:
-    """Return the message of a test."""
+    """Return the message of a test; `number` is different in each, and so is its id."""
     identity = message_id(webhook_id, 0, 0, number, "ping")
     body = _encoder.encode({"type": "millrace.ping", "webhook": webhook, "message_id": identity})
     return Content(identity, [(b"content-type", b"application/json")], body)
