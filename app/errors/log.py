@@ -74,8 +74,8 @@ class TopicAlreadyExists(BrokerError):
 class TopicInUse(BrokerError):
     code = "TOPIC_IN_USE"
     title = "Topic is in use"
-    cause = "A queue names the topic as its dead-letter topic."
-    cure = "Set another dead_letter_topic, or null, with PATCH /v1/queues/{queue}, or delete the queue."
+    cause = "A queue or a webhook names the topic as its dead-letter topic."
+    cure = "Set another dead_letter_topic with PATCH of the queue or the webhook, or delete the queue or the webhook."
 
 
 class OffsetBelowLogStart(BrokerError):

@@ -25,8 +25,10 @@ class TopicQueues:
             TopicInUse: With the names of up to ten queues.
         """
         if names := queues.names_by_dead_letter_topic(tx, topic_id, _MAX_NAMES):
+            users = list(dict.fromkeys(_user(name) for name in names))
             raise TopicInUse(
-                f"the topic is the dead-letter topic of {', '.join(names)}; give them another one first", queues=names
+                f"the topic is the dead-letter topic of {', '.join(users)}; give them another one first",
+                queues=[name for name in names if ":" not in name],
             )
 
     def check_compact(self, tx: Tx, topic_id: int) -> None:
@@ -48,3 +50,9 @@ class TopicQueues:
     def delete(self, tx: Tx, topic_id: int) -> None:
         """Delete the queues over a topic with their state."""
         queues.delete_by_topic(tx, topic_id)
+
+
+def _user(queue: str) -> str:
+    """Return what the user knows of a queue: its name, or the webhook of `webhook:billing:orders`."""
+    owner, _, _ = queue.rpartition(":")
+    return owner.replace(":", " ") or queue

@@ -20,10 +20,9 @@ from app.broker.queues.bulk_changes import release_locks
 from app.broker.webhooks.attempt_log import AttemptLog
 from app.broker.webhooks.parts import WorkerParts, attempt_of, open_receiver
 from app.broker.webhooks.sender import Sent
-from app.broker.webhooks.webhook_queues import add_queue
+from app.broker.webhooks.webhook_queues import add_queue, dead_letters_of
 from app.broker.webhooks.webhooks import CHANGED
 from app.domain.log.topic import TopicInfo
-from app.domain.webhooks.topics import is_covered
 from app.errors.broker_error import BrokerError
 from app.storage.db.transaction import Tx
 from app.storage.queues import queues
@@ -224,9 +223,16 @@ class Dispatcher:
             return
         for webhook_id in held:
             for name in await self._parts.storage.read(_uncovered, webhook_id):
-                topic = await self._parts.topics.refresh(name)
-                await self._parts.storage.write(_cover, webhook_id, topic)
+                await self._cover(webhook_id, name)
                 self._workers[webhook_id][0].reload()
+
+    async def _cover(self, webhook_id: int, name: str) -> None:
+        parts = self._parts
+        stored = await parts.storage.read(webhooks.find_by_id, webhook_id)
+        if stored is not None:
+            topic = await parts.topics.refresh(name)
+            letters = await dead_letters_of(parts.topics, stored.info.config)
+            await parts.storage.write(_cover, webhook_id, topic, letters)
 
     async def _stop(self) -> None:
         await asyncio.gather(*(self._end(webhook_id) for webhook_id in [*self._workers]))
@@ -267,11 +273,16 @@ def _uncovered_of(tx: Tx, stored: StoredWebhook) -> list[str]:
     config = stored.info.config
     if config.topic_pattern is None and covered >= set(config.topics):
         return []
-    return [name for name in webhooks.topic_names(tx) if name not in covered and is_covered(config, name)]
+    return [name for name in webhooks.topic_names(tx) if name not in covered and config.covers(name)]
 
 
-def _cover(tx: Tx, webhook_id: int, topic: TopicInfo) -> None:
-    """Add the queue of a topic that has appeared: it starts at its earliest record."""
+def _cover(tx: Tx, webhook_id: int, topic: TopicInfo, letters: TopicInfo | None) -> None:
+    """Add the queue of a topic that has appeared: it starts at its earliest record.
+
+    A webhook that was changed meanwhile is left as it is: its new version is looked at next.
+    """
     stored = webhooks.lock_by_id(tx, webhook_id)
-    if stored is not None:
-        add_queue(tx, stored, topic, None, "earliest")
+    if stored is None or topic.name not in _uncovered_of(tx, stored):
+        return
+    if stored.info.config.dead_letters == (None if letters is None else letters.name):
+        add_queue(tx, stored, topic, letters, "earliest")

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import msgspec
 
+from app.broker.log.topics import TopicRequest, Topics
 from app.broker.queues.queues import create_queue
-from app.domain.log.topic import TopicInfo
+from app.domain.log.topic import TopicConfig, TopicInfo
 from app.domain.queues.queue import QueueConfig, QueueInfo
 from app.domain.webhooks.webhook import WebhookConfig
 from app.errors.database import ServiceUnavailable
 from app.storage.db.transaction import Tx
+from app.storage.log import topics
 from app.storage.queues import queues
 from app.storage.webhooks import retries, webhooks
 from app.storage.webhooks.retries import RecordKey
@@ -46,6 +48,49 @@ def add_queue(tx: Tx, stored: StoredWebhook, topic: TopicInfo, letters: TopicInf
     name = queue_name(stored.info.name, topic.name)
     if create_queue(tx, name, topic, letters, config) is None:
         raise ServiceUnavailable("a topic of the webhook changes; try again")
+
+
+def change_queues(
+    tx: Tx, stored: StoredWebhook, before: WebhookConfig, covered: Sequence[TopicInfo], letters: TopicInfo | None
+) -> None:
+    """Give a webhook that was changed the queues of the topics that it covers now.
+
+    Args:
+        tx: A write transaction that has locked the webhook.
+        stored: The webhook.
+        before: Its configuration before the change.
+        covered: The existing topics that it covers.
+        letters: Its dead-letter topic, or None.
+
+    Raises:
+        ServiceUnavailable: A topic changes.
+    """
+    config = stored.info.config
+    present = {queue.topic_id: queue for queue in webhooks.hidden_queues(tx, stored.info.name)}
+    for queue in present.values():
+        if config.covers(queue.topic):
+            queues.change(tx, queue.queue_id, None if letters is None else letters.topic_id, queue_config(config))
+        else:
+            remove_queue(tx, queue)
+    for topic in covered:
+        if topic.topic_id not in present:
+            add_queue(tx, stored, topic, letters, "earliest" if before.covers(topic.name) else config.start)
+    if letters is not None and not queues.lock_topics(tx, [letters.topic_id]):
+        raise ServiceUnavailable("the dead-letter topic was deleted meanwhile; try again")
+
+
+async def dead_letters_of(log: Topics, config: WebhookConfig) -> TopicInfo | None:
+    """Return the dead-letter topic of a webhook, created if it does not exist; None without one."""
+    if config.dead_letters is None:
+        return None
+    info, _ = await log.create(config.dead_letters, TopicRequest(None, {}))
+    return await log.refresh(info.name)
+
+
+def matching_topics(tx: Tx, config: WebhookConfig) -> list[TopicInfo]:
+    """Return the existing topics that a webhook covers."""
+    found = [topics.find(tx, name, TopicConfig()) for name in webhooks.topic_names(tx) if config.covers(name)]
+    return [stored.info for stored in found if stored is not None]
 
 
 def forget_attempts(tx: Tx, queue: QueueInfo, partition_id: int, offsets: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from app.broker.log.topics import TopicRequest, Topics
 from app.broker.waiting.signals import Signals
 from app.broker.webhooks import keys
 from app.broker.webhooks.keys import bound_to, encrypt_headers, new_secret, open_keys
-from app.broker.webhooks.webhook_queues import add_queue, queue_config, remove_queue
+from app.broker.webhooks.webhook_queues import add_queue, change_queues, matching_topics, remove_queue
 from app.broker.webhooks.webhook_states import WebhookState, describe
 from app.domain.log.topic import TopicInfo, check_name
 from app.domain.webhooks.breaker import Breaker
@@ -24,7 +24,6 @@ from app.errors.webhooks import UnknownWebhook, WebhookAlreadyExists
 from app.storage.db import clock
 from app.storage.db.engine import Storage
 from app.storage.db.transaction import Tx
-from app.storage.queues import queues
 from app.storage.webhooks import attempts, webhooks
 from app.storage.webhooks.attempts import Attempt, AttemptQuery
 from app.storage.webhooks.webhooks import StoredWebhook
@@ -126,7 +125,7 @@ class Webhooks:
         if secrets.headers is not None:
             check_headers(secrets.headers)
         for _ in range(_ATTEMPTS):
-            infos = [await self._topic(topic, {}) for topic in config.topics]
+            infos = [await self._topic(topic, {}) for topic in given.get("topics") or ()]
             letters = await self._dead_letters(config, {})
             changed = await self._storage.write(self._change, name, given, secrets.headers, infos, letters)
             if changed is not None:
@@ -190,9 +189,9 @@ class Webhooks:
         return await self._topics.refresh(info.name)
 
     async def _dead_letters(self, config: WebhookConfig, created: dict[str, None]) -> TopicInfo | None:
-        if config.on_exhausted != "dead_letter" or config.dead_letter_topic is None:
+        if config.dead_letters is None:
             return None
-        info = await self._topic(config.dead_letter_topic, created)
+        info = await self._topic(config.dead_letters, created)
         if info.config.compacted:
             raise_errors([("dead_letter_topic", "must have the cleanup_policy delete")])
         return info
@@ -216,7 +215,7 @@ class Webhooks:
             headers=encrypt_headers(self.box, webhook_id, headers),
         )
         webhooks.save(tx, stored)
-        for info in infos:
+        for info in infos or matching_topics(tx, config):
             add_queue(tx, stored, info, letters, config.start)
         return webhooks.find(tx, name)
 
@@ -232,7 +231,8 @@ class Webhooks:
         stored = webhooks.find_locked(tx, name)
         if stored is None:
             return None
-        config = _config_of(stored.info.config, given)
+        before = stored.info.config
+        config = _config_of(before, given)
         info = stored.info._replace(config=config)
         if given.get("paused") is False:
             info = info._replace(disabled_reason=None, disabled_at_ms=None, breaker=Breaker())
@@ -241,16 +241,7 @@ class Webhooks:
         if headers is not None:
             stored = stored._replace(headers=encrypt_headers(self.box, info.webhook_id, dict(headers)))
         webhooks.save(tx, stored)
-        present = {queue.topic_id: queue for queue in webhooks.hidden_queues(tx, name)}
-        wanted = {topic.topic_id: topic for topic in infos}
-        if config.topic_pattern is None:
-            for topic_id in present.keys() - wanted.keys():
-                remove_queue(tx, present[topic_id])
-        for topic_id, topic in wanted.items():
-            if topic_id not in present:
-                add_queue(tx, stored, topic, letters, config.start)
-        for queue in webhooks.hidden_queues(tx, name):
-            queues.change(tx, queue.queue_id, None if letters is None else letters.topic_id, queue_config(config))
+        change_queues(tx, stored, before, infos or matching_topics(tx, config), letters)
         return webhooks.find(tx, name)
 
     def _rotate(self, tx: Tx, name: str, secret: bytes, overlap_ms: int) -> StoredWebhook | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -85,6 +86,17 @@ class WebhookConfig(msgspec.Struct, frozen=True, kw_only=True):
         """Whether an attempt carries several records."""
         return self.mode in BATCH_MODES
 
+    @property
+    def dead_letters(self) -> str | None:
+        """The topic that exhausted records are appended to, or None."""
+        return self.dead_letter_topic if self.on_exhausted == "dead_letter" else None
+
+    def covers(self, topic: str) -> bool:
+        """Return whether the records of a topic are sent; a pattern matches no internal topic."""
+        if self.topic_pattern is None:
+            return topic in self.topics
+        return not topic.startswith("__") and fnmatchcase(topic, self.topic_pattern)
+
 
 class WebhookInfo(NamedTuple):
     """A webhook.
@@ -123,8 +135,8 @@ def check_config(given: Mapping[str, Any], config: WebhookConfig) -> None:
     errors = [*_bound_errors(given), *_url_errors(config), *_topic_errors(config), *_delay_errors(config)]
     if config.on_exhausted == "dead_letter" and config.dead_letter_topic is None:
         errors.append(("dead_letter_topic", "is required with on_exhausted dead_letter"))
-    if config.dead_letter_topic is not None and config.dead_letter_topic in config.topics:
-        errors.append(("dead_letter_topic", "must not be a topic of the webhook"))
+    if config.dead_letter_topic is not None and config.covers(config.dead_letter_topic):
+        errors.append(("dead_letter_topic", "must not be a topic of the webhook, nor match its topic_pattern"))
     if config.filter is not None:
         try:
             compile_filter(config.filter)
@@ -188,6 +200,8 @@ def _url_errors(config: WebhookConfig) -> list[tuple[str, str]]:
 def _topic_errors(config: WebhookConfig) -> list[tuple[str, str]]:
     if bool(config.topics) == (config.topic_pattern is not None):
         return [("topics", "or topic_pattern is required, and not both")]
+    if config.topic_pattern == "":
+        return [("topic_pattern", "must not be empty; * matches all topics")]
     if len(config.topics) > MAX_TOPICS:
         return [("topics", f"must be at most {MAX_TOPICS}")]
     if len(set(config.topics)) < len(config.topics):

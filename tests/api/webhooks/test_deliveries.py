@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from standardwebhooks import Webhook
 
+from tests.api.webhooks.calls import NEVER, URL, attempts, counts, create, produce, settled
 from tests.api.webhooks.receiver import SETTINGS, Answer, receiving
 from tests.waiting import until
 
@@ -17,47 +18,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-URL = "/v1/webhooks/billing"
-NEVER = [3_600_000]
-"""Retry delays that do not end within a test."""
-
 
 @pytest.fixture
-async def client(serve: Serve, migrated_url: str) -> httpx2.AsyncClient:
+async def client(migrated_url: str, serve: Serve) -> httpx2.AsyncClient:
     _, client = await serve(database_url=migrated_url, **SETTINGS)
     await client.put("/v1/topics/orders", json={"partitions": 1})
     return client
-
-
-async def create(client: httpx2.AsyncClient, url: str, **settings: Any) -> Any:
-    answer = await client.put(URL, json={"url": url, "topics": ["orders"], "retry_delays_ms": [20, 20]} | settings)
-    assert answer.status_code == 201, answer.text
-    return answer.json()
-
-
-async def produce(client: httpx2.AsyncClient, *records: dict[str, Any], topic: str = "orders") -> None:
-    answer = await client.post(f"/v1/topics/{topic}/records", json={"records": list(records)})
-    assert answer.status_code == 201, answer.text
-
-
-async def counts(client: httpx2.AsyncClient) -> dict[str, int]:
-    found: dict[str, int] = (await client.get(URL)).json()["counts"]
-    return found
-
-
-async def settled(client: httpx2.AsyncClient, **expected: int) -> None:
-    """Wait until the counts of the webhook are these, and the others are 0."""
-    zero = dict.fromkeys(await counts(client), 0)
-    await until(lambda: counts(client), lambda found: found == zero | expected)
-
-
-async def attempts(client: httpx2.AsyncClient, number: int) -> list[Any]:
-    """Return the attempts, the last one first, once there are so many."""
-
-    async def found() -> list[Any]:
-        return list((await client.get(f"{URL}/attempts")).json()["items"])
-
-    return await until(found, lambda items: len(items) == number)
 
 
 async def test_a_record_arrives_signed_and_with_its_place(client: httpx2.AsyncClient) -> None:
@@ -298,22 +264,6 @@ async def test_a_skip_passes_over_what_waits_and_what_is_retried(client: httpx2.
         await settled(client, delivered=1)
         assert receiver.posts[-1].json == 4
         assert (await client.post(f"{URL}/skip", json={"topic": "missing"})).status_code == 404
-
-
-async def test_a_pattern_covers_topics_that_appear_later_from_their_start(client: httpx2.AsyncClient) -> None:
-    async with receiving() as receiver:
-        answer = await client.put(URL, json={"url": receiver.url, "topic_pattern": "eu.*"})
-        assert answer.status_code == 201, answer.text
-        await produce(client, {"value": 1}, topic="eu.orders")
-        await produce(client, {"value": 2}, topic="us.orders")
-        (post,) = await receiver.received(1)
-        assert post.headers["millrace-topic"] == "eu.orders"
-        await client.delete("/v1/topics/eu.orders")
-        await produce(client, {"value": 3}, topic="eu.orders")
-        posts = await receiver.received(2)
-
-    assert [each.json for each in posts] == [1, 3]
-    assert posts[0].message_id != posts[1].message_id
 
 
 async def test_a_webhook_starts_at_the_end_unless_it_says_otherwise(client: httpx2.AsyncClient) -> None:

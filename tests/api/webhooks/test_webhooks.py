@@ -20,7 +20,7 @@ RECEIVER = "https://example.com/hooks"
 
 
 @pytest.fixture
-async def client(serve: Serve, migrated_url: str) -> httpx2.AsyncClient:
+async def client(migrated_url: str, serve: Serve) -> httpx2.AsyncClient:
     _, client = await serve(database_url=migrated_url, **SETTINGS)
     return client
 
@@ -175,7 +175,7 @@ async def test_a_test_sends_a_signed_ping_and_is_an_attempt(client: httpx2.Async
     ]
 
 
-async def test_a_test_of_a_forbidden_address_is_blocked_with_the_setting(serve: Serve, migrated_url: str) -> None:
+async def test_a_test_of_a_forbidden_address_is_blocked_with_the_setting(migrated_url: str, serve: Serve) -> None:
     _, client = await serve(database_url=migrated_url, secret_key=SETTINGS["secret_key"])
     await create(client, url="http://127.0.0.1:9999/hook")
 
@@ -207,7 +207,7 @@ async def test_ed25519_shows_the_public_key(client: httpx2.AsyncClient) -> None:
     assert receiver.posts[0].headers["webhook-signature"].startswith("v1a,")
 
 
-async def test_without_a_key_postgresql_stores_no_secret(serve: Serve, migrated_postgres_url: str) -> None:
+async def test_without_a_key_postgresql_stores_no_secret(migrated_postgres_url: str, serve: Serve) -> None:
     _, client = await serve(database_url=migrated_postgres_url)
 
     answer = await client.put(URL, json={"url": RECEIVER, "topics": ["orders"]})
