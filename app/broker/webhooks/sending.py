@@ -34,7 +34,7 @@ class Sending:
         note: Called with the end of each attempt.
 
     Attributes:
-        in_flight: Attempts under way.
+        in_flight: Attempts under way, those of replays included.
         retry_at_ms: When the next attempt begins while no server answers.
     """
 
@@ -50,6 +50,7 @@ class Sending:
         self._receiver: Receiver | None = None
         self._ready: deque[list[OnItsWay]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._other: asyncio.Future[None] | None = None
         self._bucket = Bucket(1.0, 0)
         self.in_flight = 0
         self.retry_at_ms = 0
@@ -58,6 +59,11 @@ class Sending:
     def ready(self) -> int:
         """The number of batches that wait for an attempt."""
         return len(self._ready)
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether the breaker is not closed: an attempt is a probe, and charges no record."""
+        return not self._is_closed(self._clock_ms())
 
     def configure(self, info: WebhookInfo, receiver: Receiver | None) -> None:
         """Use another configuration from the next attempt on; without a receiver nothing is sent."""
@@ -92,18 +98,35 @@ class Sending:
         return self.take_back()
 
     async def stop(self) -> None:
-        """Break all attempts off, and wait until their connections are closed."""
+        """Begin no attempt any more, break all off, and wait until their connections are closed."""
+        self._receiver = None
         tasks = [*self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def begin_other(self) -> bool:
-        """Return whether an attempt of a replay may begin now, and count it for the rate limit."""
-        if not self._room(self._clock_ms()):
-            return False
-        self._bucket = self._bucket._replace(tokens=self._bucket.tokens - 1)
-        return True
+    async def begin_other(self) -> None:
+        """Wait until an attempt of a replay may begin, before records that are ready, and count it as under way.
+
+        One call waits at a time.
+        """
+        if self._room(self._clock_ms()):
+            self._count_attempt()
+            return
+        self._other = asyncio.get_running_loop().create_future()
+        try:
+            await self._other
+        except asyncio.CancelledError:
+            if not self._other.cancelled():
+                self.in_flight -= 1
+            raise
+        finally:
+            self._other = None
+
+    def end_other(self) -> None:
+        """Note the end of an attempt of a replay."""
+        self.in_flight -= 1
+        self.begin()
 
     def room_to_acquire(self) -> int:
         """Return for how many attempts to acquire records: to begin now, and to begin while those are settled."""
@@ -126,12 +149,19 @@ class Sending:
 
     def _next(self) -> list[OnItsWay] | None:
         """Return the next batch, and count its attempt, or None if none may begin now."""
+        if self._other is not None and not self._other.done() and self._room(self._clock_ms()):
+            self._count_attempt()
+            self._other.set_result(None)
         if not self._ready or not self._room(self._clock_ms()) or not self._has_time(self._ready[0]):
             return None
-        self.in_flight += 1
-        self._bucket = self._bucket._replace(tokens=self._bucket.tokens - 1)
-        self.retry_at_ms = self._clock_ms() + _CUT_OFF_MS
+        self._count_attempt()
         return self._ready.popleft()
+
+    def _count_attempt(self) -> None:
+        self.in_flight += 1
+        if self._info is not None and self._info.config.rate_limit_per_s is not None:
+            self._bucket = self._bucket._replace(tokens=self._bucket.tokens - 1)
+        self.retry_at_ms = self._clock_ms() + _CUT_OFF_MS
 
     async def _send_in_turn(self, batch: list[OnItsWay] | None) -> None:
         """Send a batch, and then others that are ready: a task for each costs more."""
@@ -146,7 +176,7 @@ class Sending:
         info, receiver = self._info, self._receiver
         if info is None or receiver is None:
             return
-        is_probe = not self._is_closed(self._clock_ms())
+        is_probe = self.is_probing
         number = max(each.attempts for each in batch) + 1
         message = content(info.config.mode, receiver.name, [each.record for each in batch], number)
         self._note(batch, await self._sender.send(receiver, message, self._clock_ms()), is_probe)

@@ -11,13 +11,13 @@ from app.domain.queues.in_flight import AcknowledgeType
 from app.domain.webhooks import breaker
 from app.domain.webhooks.breaker import Breaker
 from app.domain.webhooks.event import WebhookEvent, breaker_event
-from app.domain.webhooks.retries import judge
+from app.domain.webhooks.retries import hold_ms, retry_delay_ms
 from app.domain.webhooks.webhook import WebhookInfo
 from app.storage.webhooks.retries import EXHAUSTED
 from app.storage.webhooks.webhooks import StoredWebhook
 
 _UNCHARGED_MS = 5_000
-GONE = "the receiver answered 410 Gone"
+_GONE = "the receiver answered 410 Gone"
 _FIVE_DAYS = "nothing but failures for five days"
 
 
@@ -74,18 +74,35 @@ class Verdicts:
         self.events.append(event)
         self.changed = True
 
-    def record(self, webhook: str, now_ms: int, *, delivered: bool) -> None:
-        """Let an attempt count for the breaker."""
+    def record(self, webhook: WebhookInfo, sent: Sent, now_ms: int) -> bool:
+        """Let an attempt that is charged count for the webhook. Return whether it ends there: the webhook is disabled.
+
+        Args:
+            webhook: The webhook.
+            sent: What came back.
+            now_ms: The clock of the log.
+        """
+        delivered = sent.outcome == "delivered"
         before, self.breaker = self.breaker, breaker.record(self.breaker, now_ms, delivered=delivered)
         self.changed = True
-        if (event := breaker_event(webhook, before, self.breaker, now_ms)) is not None:
+        if (event := breaker_event(webhook.name, before, self.breaker, now_ms)) is not None:
             self.events.append(event)
+        if delivered:
+            self.last_delivered_at_ms = now_ms
+            return False
+        self.last_failed_at_ms = now_ms
+        if held_ms := hold_ms(sent.status, sent.requested_ms):
+            self.held_until_ms = max(self.held_until_ms, now_ms + held_ms)
+        if not sent.is_gone and not breaker.is_to_disable(self.breaker, now_ms):
+            return False
+        self._disable(webhook, _GONE if sent.is_gone else _FIVE_DAYS, now_ms)
+        return True
 
-    def end(self, webhook: str, reason: str, now_ms: int) -> None:
-        """Disable the webhook."""
-        if self.disable is None:
+    def _disable(self, webhook: WebhookInfo, reason: str, now_ms: int) -> None:
+        """Disable the webhook once: other attempts may have been under way."""
+        if self.disable is None and webhook.status != "disabled":
             self.disable = reason
-            self.note(WebhookEvent(type="webhook.disabled", webhook=webhook, at_ms=now_ms, reason=reason))
+            self.note(WebhookEvent(type="webhook.disabled", webhook=webhook.name, at_ms=now_ms, reason=reason))
 
     def add(self, counts: Counts) -> None:
         """Add to the counts."""
@@ -139,18 +156,13 @@ def settle_all(
         jitter: A random number from 0 to 1.
         is_probe: Whether the breaker was not closed: such an attempt charges no record.
     """
-    if sent.outcome == "delivered":
-        verdicts.record(webhook.name, now_ms, delivered=True)
-        verdicts.last_delivered_at_ms = now_ms
-        verdicts.add(Counts(delivered=len(attempts)))
-        return [Fate(AcknowledgeType.ACCEPT, 0, None, None) for _ in attempts]
     if not sent.is_charged:
         return [_uncharged(before, now_ms, _UNCHARGED_MS) for before in attempts]
-    verdicts.record(webhook.name, now_ms, delivered=False)
-    verdicts.last_failed_at_ms = now_ms
-    if sent.is_gone or breaker.is_to_disable(verdicts.breaker, now_ms):
-        verdicts.end(webhook.name, GONE if sent.is_gone else _FIVE_DAYS, now_ms)
+    if verdicts.record(webhook, sent, now_ms):
         return [_uncharged(before, now_ms, 0) for before in attempts]
+    if sent.outcome == "delivered":
+        verdicts.add(Counts(delivered=len(attempts)))
+        return [Fate(AcknowledgeType.ACCEPT, 0, None, None) for _ in attempts]
     if is_probe:
         return [_uncharged(before, now_ms, max(1, verdicts.breaker.probe_at_ms - now_ms)) for before in attempts]
     return [_charged(webhook, before + 1, sent, verdicts, now_ms, jitter) for before in attempts]
@@ -162,12 +174,9 @@ def _uncharged(attempts: int, now_ms: int, delay_ms: int) -> Fate:
 
 def _charged(webhook: WebhookInfo, attempts: int, sent: Sent, verdicts: Verdicts, now_ms: int, jitter: float) -> Fate:
     config = webhook.config
-    verdict = judge(attempts, config.retry_delays_ms, sent.status, sent.requested_ms, jitter)
-    verdicts.held_until_ms = (
-        max(verdicts.held_until_ms, now_ms + verdict.hold_ms) if verdict.hold_ms else (verdicts.held_until_ms)
-    )
-    if verdict.delay_ms is not None:
-        return Fate(AcknowledgeType.RELEASE, verdict.delay_ms, attempts, now_ms + verdict.delay_ms)
+    delay_ms = retry_delay_ms(attempts, config.retry_delays_ms, sent.status, sent.requested_ms, jitter)
+    if delay_ms is not None:
+        return Fate(AcknowledgeType.RELEASE, delay_ms, attempts, now_ms + delay_ms)
     if config.on_exhausted == "dead_letter":
         verdicts.add(Counts(dead_lettered=1))
         return Fate(AcknowledgeType.REJECT, 0, EXHAUSTED, None, is_exhausted=True)

@@ -29,7 +29,7 @@ from app.broker.webhooks.parts import WorkerParts, attempt_of, open_receiver
 from app.broker.webhooks.replays.replayer import Line, Replayer
 from app.broker.webhooks.sender import Receiver, Sent
 from app.broker.webhooks.sending import Sending
-from app.broker.webhooks.settling import GONE, Verdicts, settle_all
+from app.broker.webhooks.settling import Verdicts, settle_all
 from app.domain.queues.delivery import Acknowledgement, Delivery
 from app.domain.queues.in_flight import AcknowledgeType
 from app.domain.webhooks.breaker import BreakerState
@@ -70,8 +70,7 @@ class Worker:
         self._retrying = 0
         self._is_stale = True
         self._pause_s = _FIRST_PAUSE_S
-        self._replayer = Replayer(parts, self._line)
-        self._replaying: asyncio.Task[None] | None = None
+        self._replayer = Replayer(parts, self._sending, self._verdicts, self._line, self._woken.set)
 
     @property
     def snapshot(self) -> WorkerSnapshot:
@@ -104,9 +103,7 @@ class Worker:
 
     async def _stop_sending(self) -> None:
         await self._sending.stop()
-        if self._replaying is not None:
-            self._replaying.cancel()
-            await asyncio.gather(self._replaying, return_exceptions=True)
+        await self._replayer.stop()
 
     async def _settle_last(self) -> None:
         """Settle what has ended, and give back what was not sent; another node, or the next start, goes on there."""
@@ -124,11 +121,10 @@ class Worker:
     async def _step(self) -> None:
         """Run one transaction, or wait. What waits to be settled outlives an outage of the database."""
         self._woken.clear()
+        self._replayer.check()
         if self._is_stale:
             await self._open()
-            self._replay()
-        if self._replaying is not None and self._replaying.done():
-            self._replaying = self._replaying.result()
+            self._replayer.wake()
         now_ms = self._parts.clock_ms()
         self._sending.begin()
         self._give_back(self._sending.take_back_held())
@@ -190,32 +186,8 @@ class Worker:
             self._receiver = None
         self._sending.configure(stored.info, self._receiver)
 
-    def _replay(self) -> None:
-        """Send the replays of the webhook beside its records, if there are any."""
-        if self._replaying is None:
-
-            async def run() -> None:
-                while await self._replayer.run_next(self._stored.info.webhook_id):
-                    pass
-
-            self._replaying = asyncio.create_task(run(), name="webhook-replay")
-            self._replaying.add_done_callback(lambda _: self._woken.set())
-
-    def _line(self) -> Line | None:
-        """Return how replays are sent now; None if nothing is sent now."""
-        if self._receiver is None:
-            return None
-        return Line(self._stored, self._receiver, self._filter, self._sending.begin_other, self._note_replayed)
-
-    def _note_replayed(self, sent: Sent) -> None:
-        """Let an attempt of a replay count for the breaker, and not for any record."""
-        now_ms = self._parts.clock_ms()
-        if sent.is_charged:
-            name = self._stored.info.name
-            self._verdicts.record(name, now_ms, delivered=sent.outcome == "delivered")
-            if sent.is_gone:
-                self._verdicts.end(name, GONE, now_ms)
-            self._woken.set()
+    def _line(self) -> Line:
+        return Line(self._stored, self._receiver, self._filter)
 
     def _close_feeds(self) -> None:
         for feed in self._feeds.values():

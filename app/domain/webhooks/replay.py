@@ -25,6 +25,7 @@ class ReplayPlan(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         queue: With dead letters: the name of the queue whose letters are sent; else empty.
         records: How many records it has at most.
+        unfiltered: Whether records are sent that the filter of the webhook refuses.
     """
 
     topic_id: int
@@ -33,6 +34,7 @@ class ReplayPlan(msgspec.Struct, frozen=True, array_like=True):
     only: Only
     queue: str
     records: int
+    unfiltered: bool = False
 
 
 class ReplayProgress(msgspec.Struct, frozen=True, array_like=True):

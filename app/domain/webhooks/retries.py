@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 _SECOND_MS = 1_000
 _HOUR_MS = 3_600 * _SECOND_MS
@@ -33,18 +32,6 @@ _SECONDS = re.compile(rb"[0-9]{1,10}")
 _HOLDING_STATUSES = frozenset({429, 503})
 
 
-class Verdict(NamedTuple):
-    """What follows from a failed attempt.
-
-    Attributes:
-        delay_ms: Time until the next attempt; None if the record is exhausted.
-        hold_ms: Time for which the whole webhook sends nothing.
-    """
-
-    delay_ms: int | None
-    hold_ms: int = 0
-
-
 def retry_after_ms(value: bytes | None, now_ms: int, parsed_date_ms: int | None) -> int:
     """Return the time that a Retry-After asks for, at most `MAX_RETRY_AFTER_MS`; 0 if it is missing or not valid.
 
@@ -63,8 +50,20 @@ def retry_after_ms(value: bytes | None, now_ms: int, parsed_date_ms: int | None)
     return min(max(parsed_date_ms - now_ms, 0), MAX_RETRY_AFTER_MS)
 
 
-def judge(attempts: int, delays_ms: Sequence[int], status: int | None, requested_ms: int, jitter: float) -> Verdict:
-    """Return what follows from the failure of a record's attempt number `attempts`.
+def hold_ms(status: int | None, requested_ms: int) -> int:
+    """Return for how long the whole webhook sends nothing after an answer.
+
+    Args:
+        status: The status of the answer; None without an answer.
+        requested_ms: What Retry-After asked for.
+    """
+    return min(requested_ms, MAX_HOLD_MS) if status in _HOLDING_STATUSES else 0
+
+
+def retry_delay_ms(
+    attempts: int, delays_ms: Sequence[int], status: int | None, requested_ms: int, jitter: float
+) -> int | None:
+    """Return the time until a record's next attempt after attempt number `attempts` failed; None if it is exhausted.
 
     Args:
         attempts: Charged attempts so far, this one included.
@@ -73,10 +72,8 @@ def judge(attempts: int, delays_ms: Sequence[int], status: int | None, requested
         requested_ms: What Retry-After asked for. It moves an attempt later, never earlier.
         jitter: A random number from 0 to 1, which adds up to 20 %.
     """
-    requested_ms = requested_ms if status in _HOLDING_STATUSES else 0
-    hold_ms = min(requested_ms, MAX_HOLD_MS)
     if attempts > len(delays_ms):
-        return Verdict(None, hold_ms)
+        return None
     delay_ms = delays_ms[attempts - 1]
     delay_ms += int(delay_ms * _JITTER * jitter)
-    return Verdict(max(delay_ms, requested_ms), hold_ms)
+    return max(delay_ms, requested_ms) if status in _HOLDING_STATUSES else delay_ms

@@ -24,9 +24,9 @@ _SELECT = select(
 )
 _FIND = _SELECT.where(_columns.webhook_id == bindparam("webhook"), _columns.replay_id == bindparam("id"))
 _RUNNING = (
-    _SELECT.where(_columns.webhook_id == bindparam("webhook"), _columns.state == "running")
+    select(_columns.replay_id)
+    .where(_columns.webhook_id == bindparam("webhook"), _columns.state == "running")
     .order_by(_columns.replay_id)
-    .limit(1)
 )
 _SAVE = (
     update(webhook_replays)
@@ -63,15 +63,14 @@ def find(tx: Tx, webhook_id: int, replay_id: int) -> ReplayInfo | None:
     return None if row is None else _info(row)
 
 
-def next_running(tx: Tx, webhook_id: int) -> ReplayInfo | None:
-    """Return the oldest running replay of a webhook, or None."""
-    row = tx.connection.execute(_RUNNING, {"webhook": webhook_id}).one_or_none()
-    return None if row is None else _info(row)
+def running(tx: Tx, webhook_id: int) -> list[int]:
+    """Return the ids of the running replays of a webhook, oldest first."""
+    return list(tx.connection.scalars(_RUNNING, {"webhook": webhook_id}))
 
 
-def save(tx: Tx, replay_id: int, progress: ReplayProgress, status: ReplayStatus, ended_at_ms: int | None) -> bool:
-    """Store the progress of a running replay. Return False if it was cancelled."""
-    result = tx.connection.execute(
+def save(tx: Tx, replay_id: int, progress: ReplayProgress, status: ReplayStatus, ended_at_ms: int | None) -> None:
+    """Store the progress of a replay, unless it has ended or was cancelled."""
+    tx.connection.execute(
         _SAVE,
         {
             "id": replay_id,
@@ -80,7 +79,6 @@ def save(tx: Tx, replay_id: int, progress: ReplayProgress, status: ReplayStatus,
             "new_ended_at_ms": ended_at_ms,
         },
     )
-    return result.rowcount > 0
 
 
 def delete_ended(tx: Tx, webhook_id: int, before_ms: int) -> None:

@@ -1,5 +1,6 @@
-"""Sends the records of a webhook's replays: one after the other, in the order of the log within a partition.
+"""Sends the records of a webhook's replays: one after the other, within a partition in the order of the log.
 
+The replays take turns, so that one whose record waits for its next attempt does not hold the others up.
 Its progress is stored after each record, together with a check that this node still holds the webhook. So a crash sends
 at most the record again that was on its way.
 """
@@ -7,12 +8,15 @@ at most the record again that was on its way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from app.broker.webhooks.parts import WorkerParts, attempt_of
 from app.broker.webhooks.sender import Receiver, Sent
+from app.broker.webhooks.sending import Sending
+from app.broker.webhooks.settling import Verdicts
 from app.domain.log.record import StoredRecord
 from app.domain.log.topic import TopicConfig
 from app.domain.queues.dead_letter import origin_of, without_origin
@@ -20,8 +24,9 @@ from app.domain.webhooks import replay
 from app.domain.webhooks.filter import Filter
 from app.domain.webhooks.message import WebhookRecord, content, message_id
 from app.domain.webhooks.replay import ReplayInfo, ReplayProgress, ReplayStatus
-from app.domain.webhooks.retries import judge
+from app.domain.webhooks.retries import retry_delay_ms
 from app.domain.webhooks.subject import subject_of
+from app.errors.broker_error import BrokerError
 from app.storage.db import clock
 from app.storage.db.transaction import Tx
 from app.storage.log import pages, topics
@@ -30,22 +35,19 @@ from app.storage.webhooks.leases import LeaseLost
 from app.storage.webhooks.webhooks import StoredWebhook
 
 _UNCHARGED_MS = 5_000
-_BLOCKED_S = 0.2
+_PAUSE_S = 1.0
 
 
 class Line(NamedTuple):
-    """What the worker of the webhook gives its replayer.
+    """The webhook as its worker has it now.
 
     Attributes:
-        room: Returns whether an attempt may begin now.
-        sent: Called with each attempt, for the breaker and the rate of the webhook.
+        receiver: None if its secrets cannot be decrypted: then nothing is sent.
     """
 
     stored: StoredWebhook
-    receiver: Receiver
+    receiver: Receiver | None
     passes: Filter | None
-    room: Callable[[], bool]
-    sent: Callable[[Sent], None]
 
 
 class _Step(NamedTuple):
@@ -62,77 +64,159 @@ class _Step(NamedTuple):
 
 
 class Replayer:
-    """Sends the replays of one webhook."""
+    """Sends the replays of one webhook in turns, beside its new records.
 
-    def __init__(self, parts: WorkerParts, line: Callable[[], Line | None]) -> None:
+    Args:
+        parts: What all workers share.
+        sending: The attempts of the webhook: those of replays are a part of `max_in_flight`.
+        verdicts: The state of the webhook.
+        line: Returns the webhook as it is now.
+        on_change: Called when an attempt has ended, and when the replayer has.
+    """
+
+    def __init__(
+        self,
+        parts: WorkerParts,
+        sending: Sending,
+        verdicts: Verdicts,
+        line: Callable[[], Line],
+        on_change: Callable[[], None],
+    ) -> None:
         self._parts = parts
+        self._sending = sending
+        self._verdicts = verdicts
         self._line = line
+        self._on_change = on_change
+        self._task: asyncio.Task[None] | None = None
+        self._woken = asyncio.Event()
+        self._running: dict[int, ReplayInfo] = {}
+        self._last_id = 0
 
-    async def run_next(self, webhook_id: int) -> bool:
-        """Send the oldest running replay to its end. Return whether there was one.
+    def wake(self) -> None:
+        """Look for replays that have begun or were cancelled.
 
         Raises:
             LeaseLost: Another node works the webhook.
         """
-        found = await self._parts.storage.read(replays.next_running, webhook_id)
-        if found is None:
-            return False
-        progress = found.progress
-        while True:
-            step = await self._parts.storage.read(_next, found, progress)
-            if step.is_done:
-                await self._save(found, step.progress, "done")
-                return True
-            progress = step.progress
-            if step.record is not None:
-                progress = await self._send(found, progress, step.record, step.offset)
-            if not await self._save(found, progress, "running"):
-                return True
+        self._woken.set()
+        self.check()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="webhook-replay")
+            self._task.add_done_callback(lambda _: self._on_change())
+
+    def check(self) -> None:
+        """Raise the error that has ended the replayer, if one did.
+
+        Raises:
+            LeaseLost: Another node works the webhook.
+        """
+        task = self._task
+        if task is not None and task.done():
+            self._task = None
+            task.result()
+
+    async def stop(self) -> None:
+        """Break off what is being sent, and wait until its connection is closed."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        """Send one record after the other, each of the next replay that has one to send, until no replay is left."""
+        while self._woken.is_set():
+            self._woken.clear()
+            try:
+                while (found := await self._next_due()) is not None:
+                    await self._advance(found)
+            except BrokerError:  # the storage has logged it
+                await asyncio.sleep(_PAUSE_S)
+                self._woken.set()
+            if self._running:
+                await self._wait_for_due()
+
+    async def _next_due(self) -> ReplayInfo | None:
+        """Return the running replay whose turn it is among those that need not wait, or None."""
+        webhook_id = self._line().stored.info.webhook_id
+        self._running = await self._parts.storage.read(_running, webhook_id, self._running)
+        now_ms = self._parts.clock_ms()
+        due = [each for each in self._running.values() if each.progress.retry_at_ms <= now_ms]
+        return min(due, key=lambda each: (each.replay_id <= self._last_id, each.replay_id), default=None)
+
+    async def _wait_for_due(self) -> None:
+        """Wait for a change, or until the next attempt of a replay is due."""
+        due_at_ms = min(each.progress.retry_at_ms for each in self._running.values())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(1, due_at_ms - self._parts.clock_ms()) / 1_000):
+                await self._woken.wait()
+        self._woken.set()
+
+    async def _advance(self, found: ReplayInfo) -> None:
+        """Send the next record of a replay, and store how far it is."""
+        self._last_id = found.replay_id
+        step = await self._parts.storage.read(_next, found, found.progress)
+        progress = step.progress
+        if step.record is not None:
+            progress = await self._send(found, progress, step.record, step.offset)
+        self._running[found.replay_id] = found._replace(progress=progress)
+        status: ReplayStatus = "done" if step.is_done else "running"
+        await self._parts.storage.write(_save, found, progress, status, self._line().stored.epoch)
 
     async def _send(
         self, found: ReplayInfo, progress: ReplayProgress, record: WebhookRecord, offset: int
     ) -> ReplayProgress:
-        """Send one record, once or again after its delay, and return the progress after it."""
-        wait_ms = progress.retry_at_ms - self._parts.clock_ms()
-        if wait_ms > 0:
-            await asyncio.sleep(wait_ms / 1_000)
-        line = self._line()
-        while line is None or not line.room():
-            await asyncio.sleep(_BLOCKED_S)
-            line = self._line()
-        if line.passes is not None and not line.passes.matches(subject_of(record.record)):
+        """Send one record when its turn has come, and return the progress after it."""
+        passes = self._line().passes
+        if passes is not None and not found.plan.unfiltered and not passes.matches(subject_of(record.record)):
             return replay.passed(found.plan, progress, offset, filtered=1)
-        config = line.stored.info.config
-        message = content(config.mode, line.receiver.name, [record], progress.attempts + 1)
-        sent = await self._parts.sender.send(line.receiver, message, self._parts.clock_ms())
-        line.sent(sent)
-        after, next_at_ms = self._judged(found, progress, offset, sent, line)
-        number = progress.attempts + 1
+        await self._sending.begin_other()
+        is_probe = self._sending.is_probing
+        try:
+            stored, receiver, _ = self._line()
+            if receiver is None:
+                return progress
+            number = progress.attempts + 1
+            message = content(stored.info.config.mode, receiver.name, [record], number)
+            sent = await self._parts.sender.send(receiver, message, self._parts.clock_ms())
+        finally:
+            self._sending.end_other()
+        if sent.is_charged:
+            self._verdicts.record(stored.info, sent, self._parts.clock_ms())
+        after, next_at_ms = self._judged(found, progress, offset, sent, stored, is_probe=is_probe)
         attempt = attempt_of(record.message_id, sent, number, record, next_attempt_at_ms=next_at_ms)
         self._parts.log.add(found.webhook_id, attempt)
+        self._on_change()
         return after
 
     def _judged(
-        self, found: ReplayInfo, progress: ReplayProgress, offset: int, sent: Sent, line: Line
+        self,
+        found: ReplayInfo,
+        progress: ReplayProgress,
+        offset: int,
+        sent: Sent,
+        stored: StoredWebhook,
+        *,
+        is_probe: bool,
     ) -> tuple[ReplayProgress, int | None]:
         now_ms = self._parts.clock_ms()
         if sent.outcome == "delivered":
             return replay.passed(found.plan, progress, offset, delivered=1), None
-        if not sent.is_charged:
-            retry_at_ms = now_ms + _UNCHARGED_MS
+        if is_probe or not sent.is_charged:
+            retry_at_ms = now_ms + (0 if is_probe else _UNCHARGED_MS)
             return replay.postponed(progress, progress.attempts, retry_at_ms), retry_at_ms
         attempts = progress.attempts + 1
-        delays = line.stored.info.config.retry_delays_ms
-        verdict = judge(attempts, delays, sent.status, sent.requested_ms, random.random())  # noqa: S311 - spreads retries
-        if verdict.delay_ms is None:
+        delays = stored.info.config.retry_delays_ms
+        jitter = random.random()  # noqa: S311 - spreads retries
+        delay_ms = retry_delay_ms(attempts, delays, sent.status, sent.requested_ms, jitter)
+        if delay_ms is None:
             return replay.passed(found.plan, progress, offset, failed=1), None
-        retry_at_ms = now_ms + verdict.delay_ms
-        return replay.postponed(progress, attempts, retry_at_ms), retry_at_ms
+        return replay.postponed(progress, attempts, now_ms + delay_ms), now_ms + delay_ms
 
-    async def _save(self, found: ReplayInfo, progress: ReplayProgress, status: ReplayStatus) -> bool:
-        line = self._line()
-        epoch = -1 if line is None else line.stored.epoch
-        return await self._parts.storage.write(_save, found, progress, status, epoch)
+
+def _running(tx: Tx, webhook_id: int, known: Mapping[int, ReplayInfo]) -> dict[int, ReplayInfo]:
+    """Return the running replays of a webhook by id; what is known of them is not loaded again."""
+    ids = replays.running(tx, webhook_id)
+    loaded = {each: replays.find(tx, webhook_id, each) for each in ids if each not in known}
+    return {each: info for each in ids if (info := known.get(each) or loaded[each]) is not None}
 
 
 def _next(tx: Tx, found: ReplayInfo, progress: ReplayProgress) -> _Step:
@@ -177,9 +261,9 @@ def _letter(tx: Tx, found: ReplayInfo, progress: ReplayProgress, letter: StoredR
     return _Step(progress, WebhookRecord(topic_id, origin.topic, origin.partition, record, identity), letter.offset)
 
 
-def _save(tx: Tx, found: ReplayInfo, progress: ReplayProgress, status: ReplayStatus, epoch: int) -> bool:
+def _save(tx: Tx, found: ReplayInfo, progress: ReplayProgress, status: ReplayStatus, epoch: int) -> None:
     stored = webhooks.lock_by_id(tx, found.webhook_id)
     if stored is None or stored.epoch != epoch:
         raise LeaseLost
     ended_at_ms = None if status == "running" else clock.read(tx)
-    return replays.save(tx, found.replay_id, progress, status, ended_at_ms)
+    replays.save(tx, found.replay_id, progress, status, ended_at_ms)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from app.broker.log.topics import Topics, partition_id_of
 from app.broker.waiting.signals import Signals
 from app.broker.webhooks.webhooks import CHANGED, Webhooks
@@ -91,7 +93,7 @@ class Replays:
         webhook_id, plan = await self.plan(name, request)
         if not plan.records:
             raise UnknownTopicOrPartition("the log has no record at this offset")
-        return webhook_id, plan
+        return webhook_id, msgspec.structs.replace(plan, unfiltered=True)
 
     async def begin(self, webhook_id: int, plan: ReplayPlan) -> int:
         """Begin a replay, and return its id."""
