@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from base64 import b64encode
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -58,15 +58,16 @@ def public_key(seed: bytes) -> str:
 
 
 def open_keys(box: SecretBox, stored: StoredWebhook, now_ms: int) -> SigningKeys:
-    """Decrypt the secrets that sign now.
+    """Decrypt the secrets that sign now. A secret before the present one that cannot be decrypted is left out.
 
     Raises:
-        WrongSecretKey: No key of the server decrypts them.
+        WrongSecretKey: No key of the server decrypts the present secret.
     """
     bound = bound_to(stored.info.webhook_id, "secret")
-    found: Sequence[bytes] = [box.decrypt(stored.secret, bound)] if stored.secret is not None else []
+    found = [box.decrypt(stored.secret, bound)] if stored.secret is not None else []
     if stored.previous_secret is not None and now_ms < stored.previous_until_ms:
-        found = [*found, box.decrypt(stored.previous_secret, bound)]
+        with contextlib.suppress(WrongSecretKey):
+            found.append(box.decrypt(stored.previous_secret, bound))
     return SigningKeys(stored.info.config.signature, tuple(found))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Sequence
 
@@ -48,6 +49,8 @@ _LONGEST_PAUSE_S = 2.0
 _GATHER_S = 0.02
 """How long an attempt that has ended waits to be settled, if others end in the meantime."""
 
+_log = logging.getLogger(__name__)
+
 
 class Worker:
     """Works one webhook until another node takes it, or it changes.
@@ -65,6 +68,7 @@ class Worker:
         self._verdicts = Verdicts.of(stored)
         self._sending = Sending(parts.sender, parts.egress, self._verdicts, parts.clock_ms, self._note)
         self._receiver: Receiver | None = None
+        self._is_keyless = False
         self._filter: Filter | None = None
         self._rotation = 0
         self._retrying = 0
@@ -182,8 +186,14 @@ class Worker:
         self._filter = None if config.filter is None else compile_filter(config.filter)
         try:
             self._receiver = open_receiver(self._parts.box, stored, now_ms)
-        except WrongSecretKey:
+        except WrongSecretKey as error:
+            if not self._is_keyless:
+                _log.error("webhook %s sends nothing: %s", stored.info.name, error)
+                self._parts.log.add(
+                    stored.info.webhook_id, attempt_of("", Sent("not_sent", now_ms, 0, None, str(error)), 1)
+                )
             self._receiver = None
+        self._is_keyless = self._receiver is None
         self._sending.configure(stored.info, self._receiver)
 
     def _line(self) -> Line:
