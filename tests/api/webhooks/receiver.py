@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tests.waiting import until
+from tests.waiting import pause, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -52,14 +52,18 @@ class WebhookReceiver:
     """Answers each request with what `answer` returns for it, and keeps the requests.
 
     Attributes:
+        answered: The requests that were answered, with the status, in this order.
         open: Requests are answered only while it is set.
+        work_s: How long each answer takes at least.
         at_once: The most requests that waited for an answer at once.
     """
 
     url: str
     answer: Callable[[Post], Answer] = lambda _: Answer()
     posts: list[Post] = field(default_factory=list)
+    answered: list[tuple[Post, int]] = field(default_factory=list)
     open: asyncio.Event = field(default_factory=asyncio.Event)
+    work_s: float = 0.0
     at_once: int = 0
     waiting: int = 0
 
@@ -94,8 +98,11 @@ async def receiving(answer: Callable[[Post], Answer] | None = None) -> AsyncIter
                 receiver.waiting += 1
                 receiver.at_once = max(receiver.at_once, receiver.waiting)
                 await receiver.open.wait()
+                if receiver.work_s:
+                    await pause(receiver.work_s)
                 receiver.waiting -= 1
                 status, extra, content = receiver.answer(post)
+                receiver.answered.append((post, status))
                 fields = "".join(f"{line}\r\n" for line in extra)
                 start = f"HTTP/1.1 {status} Answer\r\nContent-Length: {len(content)}\r\n{fields}\r\n"
                 writer.write(start.encode() + content)
