@@ -9,7 +9,7 @@ from base64 import b32encode
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeGuard
 
 import msgspec
 
@@ -22,6 +22,8 @@ from app.domain.webhooks.webhook import Mode
 HttpHeader = tuple[bytes, bytes]
 
 _MAX_RECORD_HEADER_BYTES = 4_096
+_MAX_PASSED_ON = 256
+"""Characters of a record's `content-type` and `traceparent`: a longer one is no such header."""
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _CONTENT_TYPES = {VALUE_JSON: b"application/json", VALUE_TEXT: b"text/plain; charset=utf-8"}
 _encoder = msgspec.json.Encoder()
@@ -144,7 +146,7 @@ def _plain(given: WebhookRecord) -> Content:
 
 def _content_type(record: StoredRecord, headers: Sequence[Header]) -> bytes:
     for header in headers:
-        if header.name.lower() == "content-type" and header.value and header.encoding == "text":
+        if header.name.lower() == "content-type" and header.encoding == "text" and _is_passed_on(header.value):
             return _printable(header.value)
     return _CONTENT_TYPES.get(record.encoding & VALUE_MASK, b"application/octet-stream")
 
@@ -168,7 +170,7 @@ def _record_headers(record: StoredRecord, headers: Sequence[Header]) -> list[Htt
 def _binary_event(given: WebhookRecord) -> Content:
     attributes, content_type = cloud_events.attributes_of(given.record, _place(given))
     headers = [(f"ce-{name}".encode(), encode_header_value(value).encode()) for name, value in attributes.items()]
-    if content_type is not None:
+    if _is_passed_on(content_type):
         headers.append((b"content-type", _printable(content_type)))
     elif given.record.encoding & VALUE_MASK == VALUE_JSON and given.record.value is not None:
         headers.append((b"content-type", b"application/json"))
@@ -178,9 +180,13 @@ def _binary_event(given: WebhookRecord) -> Content:
 
 def _traceparent(headers: Sequence[Header]) -> list[HttpHeader]:
     for header in headers:
-        if header.name.lower() == "traceparent" and header.value:
+        if header.name.lower() == "traceparent" and _is_passed_on(header.value):
             return [(b"traceparent", _printable(header.value))]
     return []
+
+
+def _is_passed_on(value: str | None) -> TypeGuard[str]:
+    return bool(value) and len(value or "") <= _MAX_PASSED_ON
 
 
 def _printable(text: str) -> bytes:
