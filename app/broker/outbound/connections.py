@@ -10,7 +10,7 @@ from typing import Any
 
 import httpcore2
 
-from app.broker.outbound.exchange import NotSent, OutboundRules, SendBlocked, SendFailed
+from app.broker.outbound.exchange import NotSent, OutboundRules, SendBlocked, SendFailed, SendUnresolved
 from app.broker.outbound.resolver import Resolver, ResolverFailed, UnknownHost
 from app.domain.outbound.addresses import is_allowed, refusal_of
 
@@ -210,7 +210,7 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         """Resolve the name once, judge every address, and connect to the first that answers."""
         addresses = await self._addresses(host.strip("[]"), port)
-        failure: Exception = NotConnected(SendFailed("the host name has no address"))
+        failure: Exception = NotConnected(SendUnresolved("the host name has no address"))
         for position, address in enumerate(addresses, 1):
             limit = timeout if position == len(addresses) else _NEXT_ADDRESS_S
             try:
@@ -230,7 +230,7 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
             addresses = [host] if _is_address(host) else await self._resolver.resolve(host, port)
             check_addresses(addresses, self._rules, plain=self._plain)
         except UnknownHost as error:
-            raise NotConnected(SendFailed(str(error))) from None
+            raise NotConnected(SendUnresolved(str(error))) from None
         except ResolverFailed as error:
             raise NotConnected(NotSent(str(error))) from None
         except SendBlocked as error:

@@ -33,6 +33,10 @@ class SendBlocked(SendFailed):
     """The address may not be used."""
 
 
+class SendUnresolved(SendFailed):
+    """The name has no address. The resolver works, so this is no sign of a fault on this side."""
+
+
 class SendTimedOut(SendFailed):
     """The answer did not come in time."""
 

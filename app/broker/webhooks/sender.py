@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from app import __version__
 from app.broker.outbound.egress import Egress
-from app.broker.outbound.exchange import Client, NotSent, SendBlocked, SendFailed, SendTimedOut
+from app.broker.outbound.exchange import Client, NotSent, SendBlocked, SendFailed, SendTimedOut, SendUnresolved
 from app.broker.webhooks.keys import SigningKeys
 from app.domain.outbound.target import parse_target
 from app.domain.webhooks.retries import retry_after_ms
@@ -119,7 +119,7 @@ class Sender:
             outcome = "blocked"
         elif isinstance(error, NotSent):
             outcome = "not_sent"
-        else:
+        elif not isinstance(error, SendUnresolved):
             self._egress.failed(parse_target(receiver.url).host)
             outcome = "timed_out" if isinstance(error, SendTimedOut) else "failed"
             if self._egress.is_down:

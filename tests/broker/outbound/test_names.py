@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from app.broker.outbound.client import OutboundClient
-from app.broker.outbound.exchange import NotSent, OutboundRules, SendBlocked, SendFailed, SendTimedOut
+from app.broker.outbound.exchange import (
+    NotSent,
+    OutboundRules,
+    SendBlocked,
+    SendFailed,
+    SendTimedOut,
+    SendUnresolved,
+)
 from app.broker.outbound.resolver import ResolverFailed, UnknownHost
 from app.domain.outbound.addresses import parse_networks
 from tests.broker.outbound.receivers import Exchange, running, watched
@@ -77,8 +84,8 @@ async def ok_and_close(exchange: Exchange) -> None:
         (["64:ff9b::7f00:1"], SendBlocked, "MILLRACE_WEBHOOK_ALLOWED_NETWORKS"),
         (["169.254.169.254"], SendBlocked, "which no setting allows"),
         (["fe80::1%lo"], SendBlocked, "which no setting allows"),
-        ([], SendFailed, "the host name has no address"),
-        (UnknownHost("the host name has no address"), SendFailed, "the host name has no address"),
+        ([], SendUnresolved, "the host name has no address"),
+        (UnknownHost("the host name has no address"), SendUnresolved, "the host name has no address"),
         (ResolverFailed("the resolver cannot be reached"), NotSent, "the resolver cannot be reached"),
     ],
 )
