@@ -143,9 +143,9 @@ class Sending:
         """Return when an attempt may begin that the time alone prevents now; None if the time does not."""
         now_ms = self._clock_ms()
         at_ms = None if self._info is None else pace.ready_at_ms(self._pace(self._info), self._bucket, now_ms)
-        if not self._egress.is_down:
-            return at_ms
-        return max(self.retry_at_ms, now_ms + 1, at_ms or 0)
+        if self._egress.is_down and now_ms < self.retry_at_ms:
+            return max(self.retry_at_ms, at_ms or 0)
+        return at_ms
 
     def _next(self) -> list[OnItsWay] | None:
         """Return the next batch, and count its attempt, or None if none may begin now."""

@@ -370,7 +370,7 @@ class Worker:
         """Wait for an announcement, an attempt that ends, a change, or the next time at which something is due."""
         times = [feed.due_at_ms for feed in self._feeds.values() if feed.due_at_ms is not None]
         if (ready := self._sending.ready_at_ms()) is not None:
-            times = [max(ready, *times)] if times else [ready]
+            times = [ready]  # nothing begins before, and records may wait that are not delayed
         timeout = None if not times else max(0.001, (min(times) - now_ms) / 1_000)
         await self._wait_for(timeout)
 

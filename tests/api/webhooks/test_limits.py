@@ -143,9 +143,8 @@ async def test_an_open_breaker_lets_one_probe_pass_after_30_s_and_closes_when_it
     async with receiving(lambda _: Answer(500)) as receiver:
         await create(timed, receiver.url, ordering="none", max_in_flight=1, retry_delays_ms=NEVER)
         await produce(timed, *({"value": number} for number in range(20)))
-        await receiver.received(10)
-        await advance(timed, clock, 29_999)
         await until(lambda: counts(timed), lambda found: (found["in_flight"], found["retrying"]) == (0, 10))
+        await advance(timed, clock, 29_999)
         assert len(receiver.posts) == 10
         await advance(timed, clock, 1)
         await receiver.received(11)
@@ -193,6 +192,18 @@ async def test_a_hold_that_a_receiver_asked_for_ends(timed: httpx2.AsyncClient, 
         assert len(receiver.posts) == 1
         await advance(timed, clock, 1_000)
         await until(lambda: counts(timed), lambda found: found["delivered"] == 1)
+
+
+async def test_a_hold_ends_though_a_retry_is_due_much_later(client: httpx2.AsyncClient) -> None:
+    answers = iter([Answer(500), Answer(503, ("Retry-After: 1",))])
+    async with receiving(lambda _: next(answers, Answer())) as receiver:
+        await create(client, receiver.url, ordering="none", max_in_flight=1, retry_delays_ms=NEVER)
+        await produce(client, {"value": 1})
+        await until(lambda: counts(client), lambda found: (found["retrying"], found["in_flight"]) == (1, 0))
+        await produce(client, {"value": 2}, {"value": 3})
+        await until(lambda: counts(client), lambda found: found["delivered"] == 1)
+
+    assert [post.json for post in receiver.posts] == [1, 2, 3]
 
 
 async def test_attempts_are_found_by_outcome_and_record_and_in_pages(client: httpx2.AsyncClient) -> None:
