@@ -12,6 +12,8 @@ from app.storage.webhooks.tables import webhook_retries
 
 EXHAUSTED = -1
 """`attempts` of a record that is not sent again, and waits for its end."""
+_FOUND_AT_ONCE = 500
+"""PostgreSQL refuses statements with thousands of keys."""
 
 _columns = webhook_retries.c
 _FIND = select(_columns.queue_id, _columns.partition_id, _columns.offset, _columns.attempts).where(
@@ -42,10 +44,12 @@ class RecordKey(NamedTuple):
 
 def find(tx: Tx, keys: Iterable[RecordKey]) -> dict[RecordKey, int]:
     """Return the attempts of those records that have some."""
-    if not (wanted := [tuple(key) for key in keys]):
-        return {}
-    found = tx.connection.execute(_FIND, {"keys": wanted})
-    return {RecordKey(queue_id, partition_id, offset): attempts for queue_id, partition_id, offset, attempts in found}
+    wanted = [tuple(key) for key in keys]
+    found: dict[RecordKey, int] = {}
+    for start in range(0, len(wanted), _FOUND_AT_ONCE):
+        for *key, attempts in tx.connection.execute(_FIND, {"keys": wanted[start : start + _FOUND_AT_ONCE]}):
+            found[RecordKey(*key)] = attempts
+    return found
 
 
 def save(tx: Tx, attempts: Mapping[RecordKey, int]) -> None:
