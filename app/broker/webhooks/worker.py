@@ -164,7 +164,6 @@ class Worker:
         except BrokerError:
             self._is_stale = True
             raise
-        self._give_back(self._sending.take_back())
         self._retrying = retrying
         before = self._feeds
         self._close_feeds()
@@ -179,7 +178,8 @@ class Worker:
         self._configure(stored)
 
     def _configure(self, stored: StoredWebhook) -> None:
-        """Take the configuration over."""
+        """Take the configuration over. What is ready was chosen by the one before: it is acquired again."""
+        self._give_back(self._sending.take_back())
         config, now_ms = stored.info.config, self._parts.clock_ms()
         self._stored = stored
         self._verdicts.adopt(stored)
@@ -286,6 +286,7 @@ class Worker:
             elif self._filter is not None and not self._filter.matches(subject_of(delivery.record)):
                 accepted = Acknowledgement(delivery.delivery_id, AcknowledgeType.ACCEPT)
                 feed.settlings.append(Settling(accepted, each.key, None, each.attempts != 0))
+                self._retrying -= each.attempts > 0
                 self._verdicts.add(Counts(filtered=1))
             else:
                 to_send.append(each)

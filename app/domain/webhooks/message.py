@@ -17,7 +17,7 @@ from app.domain.log import cloud_events, record_json
 from app.domain.log.cloud_events import Place, encode_header_value
 from app.domain.log.headers import Header, decode_headers
 from app.domain.log.record import KEY_BASE64, VALUE_JSON, VALUE_MASK, VALUE_TEXT, StoredRecord
-from app.domain.webhooks.webhook import Mode
+from app.domain.webhooks.webhook import BATCH_MODES, Mode
 
 HttpHeader = tuple[bytes, bytes]
 
@@ -84,7 +84,12 @@ def content(mode: Mode, webhook: str, records: Sequence[WebhookRecord], attempt:
         webhook: Name of the webhook.
         records: In the order in which they are sent.
         attempt: Number of the attempt, from 1.
+
+    Raises:
+        ValueError: The mode takes one record.
     """
+    if len(records) > 1 and mode not in BATCH_MODES:
+        raise ValueError(f"the mode {mode} sends one record at a time")
     first = records[0]
     if mode == "record":
         return _plain(first)

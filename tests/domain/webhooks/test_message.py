@@ -263,3 +263,9 @@ def test_a_ping_names_its_webhook_and_has_an_id_of_its_own() -> None:
 
     assert json.loads(first.body) == {"type": "millrace.ping", "webhook": "billing", "message_id": first.message_id}
     assert first.message_id != second.message_id
+
+
+@pytest.mark.parametrize("mode", ["record", "envelope", "cloudevents-binary", "cloudevents-structured"])
+def test_a_mode_that_sends_one_record_refuses_several(mode: Mode) -> None:
+    with pytest.raises(ValueError, match="one record at a time"):
+        content(mode, "billing", [record(), record(offset=8)], 1)

@@ -1,0 +1,51 @@
+"""A webhook that is changed while it sends: what is ready goes on as the new configuration says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.api.webhooks.calls import NEVER, attempts, change, counts, create, produce, settled
+from tests.api.webhooks.receiver import SETTINGS, Answer, receiving
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from tests.serving import Serve
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def client(sqlite_url: str, serve: Serve) -> httpx2.AsyncClient:
+    _, client = await serve(database_url=sqlite_url, webhook_max_retrying=3, **SETTINGS)
+    await client.put("/v1/topics/orders", json={"partitions": 1})
+    return client
+
+
+async def test_each_record_of_a_batch_that_is_ready_when_the_mode_changes_is_sent(client: httpx2.AsyncClient) -> None:
+    async with receiving() as receiver:
+        receiver.open.clear()
+        await create(client, receiver.url, mode="envelope-batch", ordering="none", max_in_flight=1, max_batch_records=5)
+        await produce(client, *({"value": number} for number in range(3)))
+        await receiver.received(1)
+        await produce(client, *({"value": number} for number in range(3, 20)))
+        await until(lambda: counts(client), lambda found: found["in_flight"] > 3)
+        await change(client, mode="envelope")
+        receiver.open.set()
+        await settled(client, delivered=20)
+
+    values = [each["record"]["value"] for post in receiver.posts for each in post.json.get("records", [post.json])]
+    assert sorted(values) == list(range(20))
+
+
+async def test_retried_records_that_a_new_filter_refuses_make_room_for_new_ones(client: httpx2.AsyncClient) -> None:
+    async with receiving(lambda post: Answer(200 if post.headers["millrace-key"] == "good" else 500)) as receiver:
+        await create(client, receiver.url, ordering="none", retry_delays_ms=[1_500, *NEVER])
+        await produce(client, *({"key": "bad", "value": number} for number in range(3)))
+        await attempts(client, 3)
+        await change(client, filter={"key": True, "equals": "good"})
+        await produce(client, {"key": "good", "value": 3})
+        await settled(client, delivered=1, filtered=3)
