@@ -14,7 +14,15 @@ import msgspec
 from app.broker.queues.deliveries.delivery_transaction import DeliveryBatch, deliver
 from app.broker.webhooks.events import append_events
 from app.domain.log.topic import TopicInfo
-from app.domain.queues.delivery import Acknowledge, Acknowledged, Acknowledgement, Acquire, Acquired, Delivery
+from app.domain.queues.delivery import (
+    Acknowledge,
+    Acknowledged,
+    Acknowledgement,
+    Acquire,
+    Acquired,
+    Delivery,
+    Settled,
+)
 from app.domain.queues.queue import QueueInfo
 from app.domain.webhooks.breaker import Breaker
 from app.domain.webhooks.event import WebhookEvent
@@ -99,6 +107,7 @@ class QueueResult(NamedTuple):
     Attributes:
         attempts: Charged attempts of the acquired records that have some.
         more: Whether another cycle may find records now.
+        lost: Whether a record has ended, or its lock has, without this webhook.
     """
 
     deliveries: Sequence[Delivery]
@@ -106,8 +115,9 @@ class QueueResult(NamedTuple):
     now_ms: int
     available_at_ms: int | None
     log_end_offsets: Mapping[int, int]
-    more: bool
-    to_archive: bool
+    more: bool = False
+    to_archive: bool = False
+    lost: bool = False
 
 
 class CycleResult(NamedTuple):
@@ -155,9 +165,6 @@ def run_cycle(tx: Tx, webhook_id: int, epoch: int, works: Sequence[QueueWork], o
     found: dict[int, QueueResult] = {}
     for work in works:
         found[work.open_queue.queue.queue_id] = _work(tx, work, acquires=not idle)
-    settlings = [settling for work in works for settling in work.settlings]
-    retries.save(tx, {each.key: each.attempts for each in settlings if each.attempts is not None})
-    retries.remove(tx, [each.key for each in settlings if each.attempts is None and each.had_attempts])
     appended = append_events(tx, outcome.events) if outcome is not None and outcome.events else ()
     return CycleResult(stored, found, appended)
 
@@ -169,19 +176,24 @@ def _work(tx: Tx, work: QueueWork, *, acquires: bool) -> QueueResult:
     if acquires and work.wanted > 0:
         requests.append(Acquire(work.wanted, MAX_BYTES, admit_new=work.admit_new))
     if not requests:
-        return QueueResult((), {}, 0, None, {}, more=False, to_archive=False)
+        return QueueResult((), {}, 0, None, {})
     open_queue = work.open_queue
-    batch = DeliveryBatch(open_queue.queue, open_queue.topic, requests, work.rotation, wait=False)
+    batch = DeliveryBatch(
+        open_queue.queue, open_queue.topic, requests, work.rotation, wait=False, limits_releases=False
+    )
     result = deliver(tx, batch)
     acquired: Acquired | None = None
-    more = False
+    more, lost = False, bool(result.expired)
     for answer in result.answers:
         if isinstance(answer, Acquired):
             acquired = answer
-        elif not isinstance(answer, Acknowledged):
+        elif isinstance(answer, Acknowledged):
+            lost |= _save_attempts(tx, work.settlings, answer.results)
+        else:
             more = True
+    retries.remove(tx, [RecordKey(open_queue.queue.queue_id, *place) for place in result.expired])
     if acquired is None:
-        return QueueResult((), {}, 0, None, {}, more=more or result.freed, to_archive=result.to_archive)
+        return QueueResult((), {}, 0, None, {}, more or result.freed, result.to_archive, lost)
     again = [_key(open_queue, delivery) for delivery in acquired.deliveries if delivery.delivery_id.delivery_count > 1]
     return QueueResult(
         acquired.deliveries,
@@ -189,9 +201,18 @@ def _work(tx: Tx, work: QueueWork, *, acquires: bool) -> QueueResult:
         acquired.now_ms,
         acquired.available_at_ms,
         acquired.log_end_offsets or {},
-        more=more or bool(acquired.deliveries),
-        to_archive=result.to_archive,
+        more or bool(acquired.deliveries),
+        result.to_archive,
+        lost,
     )
+
+
+def _save_attempts(tx: Tx, settlings: Sequence[Settling], results: Sequence[Settled]) -> bool:
+    """Store the attempts of the records that were settled. Return whether others have ended, or lost their lock."""
+    settled = [each for each, result in zip(settlings, results, strict=True) if result.code is None]
+    retries.save(tx, {each.key: each.attempts for each in settled if each.attempts is not None})
+    retries.remove(tx, [each.key for each in settled if each.attempts is None and each.had_attempts])
+    return len(settled) < len(settlings)
 
 
 def _save_outcome(tx: Tx, stored: StoredWebhook, outcome: Outcome) -> StoredWebhook:

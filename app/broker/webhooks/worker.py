@@ -266,6 +266,8 @@ class Worker:
             found = result.queues[work.open_queue.queue.queue_id]
             if found.to_archive:
                 self._parts.to_archive()
+            if found.lost:  # its attempts are not counted any more
+                self.reload()
             if work.wanted:
                 feed.watch.announced |= found.more
                 feed.watch.log_end_offsets.update(found.log_end_offsets)

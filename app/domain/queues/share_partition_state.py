@@ -167,13 +167,13 @@ class SharePartitionState(msgspec.Struct):
         self.expired += 1
         return self._end(offset)
 
-    def expire_before(self, log_start_offset: int, now_ms: int) -> bool:
+    def expire_before(self, log_start_offset: int, now_ms: int) -> list[int]:
         """End the available records below the log start offset.
 
         A record whose lock has expired counts as acquired, and a record that is delayed or to be archived stays too.
 
         Returns:
-            Whether the state has changed.
+            The offsets of those that were in flight.
         """
         offsets = self.expired_offsets(log_start_offset, now_ms)
         for offset in offsets:
@@ -181,7 +181,7 @@ class SharePartitionState(msgspec.Struct):
         skipped = max(0, log_start_offset - self.end_offset)
         self.end_offset += skipped
         self.expired += len(offsets) + skipped
-        return bool(offsets or skipped)
+        return offsets
 
     def expired_offsets(self, log_start_offset: int, now_ms: int) -> list[int]:
         """Return the offsets of the in-flight records that `expire_before` ends."""

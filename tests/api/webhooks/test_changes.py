@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.api.webhooks.calls import NEVER, attempts, change, counts, create, produce, settled
+from tests.api.webhooks.calls import NEVER, URL, attempts, change, counts, create, produce, settled
 from tests.api.webhooks.receiver import SETTINGS, Answer, receiving
 from tests.waiting import until
 
@@ -49,3 +49,32 @@ async def test_retried_records_that_a_new_filter_refuses_make_room_for_new_ones(
         await change(client, filter={"key": True, "equals": "good"})
         await produce(client, {"key": "good", "value": 3})
         await settled(client, delivered=1, filtered=3)
+
+
+async def test_records_that_are_skipped_during_their_attempts_are_no_retries(client: httpx2.AsyncClient) -> None:
+    async with receiving(lambda post: Answer(200 if post.body == b"3" else 500)) as receiver:
+        receiver.open.clear()
+        await create(client, receiver.url, ordering="none", retry_delays_ms=NEVER)
+        await produce(client, *({"value": number} for number in range(3)))
+        await receiver.received(3)
+        skipped = await client.post(f"{URL}/skip", json={"topic": "orders", "to": "latest", "dry_run": False})
+        assert skipped.status_code == 200, skipped.text
+        receiver.open.set()
+        await attempts(client, 3)
+        await produce(client, {"value": 3})
+        await settled(client, delivered=1)
+
+
+async def test_retried_records_that_retention_has_deleted_make_room_for_new_ones(client: httpx2.AsyncClient) -> None:
+    async with receiving(lambda post: Answer(200 if post.body == b"3" else 500)) as receiver:
+        await create(client, receiver.url, ordering="none", retry_delays_ms=[0, *NEVER])
+        receiver.open.clear()
+        await produce(client, *({"value": number} for number in range(3)))
+        await receiver.received(3)
+        await change(client, paused=True)
+        receiver.open.set()
+        await attempts(client, 3)
+        await client.delete("/v1/topics/orders/partitions/0/records", params={"before_offset": 3})
+        await change(client, paused=False)
+        await produce(client, {"value": 3})
+        await settled(client, delivered=1, expired=3)

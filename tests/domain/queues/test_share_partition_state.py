@@ -84,7 +84,7 @@ def test_available_records_below_the_log_start_expire() -> None:
 
     assert share_partition.held_offsets(NOW_MS) == [2, 3, 4]
     assert share_partition.expired_offsets(6, NOW_MS) == [1, 5]
-    assert share_partition.expire_before(6, NOW_MS)
+    assert share_partition.expire_before(6, NOW_MS) == [1, 5]
     assert not share_partition.expire_before(6, NOW_MS)
     assert (list(share_partition.entries), share_partition.expired) == ([2, 3, 4, 9], 2)
     assert share_partition.end_offset == 10
@@ -94,7 +94,7 @@ def test_available_records_below_the_log_start_expire() -> None:
 def test_records_that_retention_deletes_before_they_are_admitted_expire() -> None:
     share_partition = state(end_offset=10)
 
-    assert share_partition.expire_before(13, NOW_MS)
+    assert share_partition.expire_before(13, NOW_MS) == []
 
     assert (share_partition.end_offset, share_partition.expired) == (13, 3)
 

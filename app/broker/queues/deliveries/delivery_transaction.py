@@ -48,11 +48,13 @@ class DeliveryResult(NamedTuple):
     Attributes:
         freed: Whether a waiting acquire may find a record now.
         to_archive: Whether there is a record to archive now.
+        expired: Partition id and offset of the in-flight records that the log has no more.
     """
 
     answers: list[Answer]
     freed: bool
     to_archive: bool
+    expired: Sequence[tuple[int, int]] = ()
 
 
 class QueueChanged(Exception):
@@ -65,6 +67,7 @@ class DeliveryBatch(NamedTuple):
     Attributes:
         rotation: A number that rises with each acquiring batch; each partition in turn is searched first.
         wait: Whether to wait for share partitions that other nodes have locked.
+        limits_releases: Whether released records are delayed only within the quota of the queue.
     """
 
     queue: QueueInfo
@@ -72,6 +75,7 @@ class DeliveryBatch(NamedTuple):
     requests: Sequence[Request]
     rotation: int
     wait: bool
+    limits_releases: bool = True
 
 
 def deliver(tx: Tx, batch: DeliveryBatch, time: Callable[[Tx], int] = clock.read) -> DeliveryResult:
@@ -128,7 +132,8 @@ class DeliveryTransaction:
         for share_partition in self._share_partitions.values():
             share_partition.save()
         freed = any(share_partition.freed for share_partition in self._share_partitions.values())
-        return DeliveryResult([answers[number] for number in range(len(requests))], freed, self._to_archive)
+        expired = [(each.bounds.partition_id, at) for each in self._share_partitions.values() for at in each.expired]
+        return DeliveryResult([answers[number] for number in range(len(requests))], freed, self._to_archive, expired)
 
     def _partitions_to_lock(self, requests: Sequence[Request]) -> set[int]:
         """Return the ids of the partitions of all deliveries that are acknowledged or stored under a key."""
@@ -213,7 +218,8 @@ class DeliveryTransaction:
             if share_partition is None or item.delivery_id is None:
                 raise InvalidRecordState("there is no such delivery in this queue")
             _, _, offset, delivery_count = item.delivery_id
-            entry = share_partition.settle(offset, delivery_count, item.acknowledge_type, item.delay_ms, self._quota)
+            quota = self._quota if self._batch.limits_releases else None
+            entry = share_partition.settle(offset, delivery_count, item.acknowledge_type, item.delay_ms, quota)
         except BrokerError as error:
             return Settled(error.code, error.detail)
         if entry is None:

@@ -42,12 +42,14 @@ class SharePartition:
         delayed: Its delayed records.
         freed: Whether a record has become available to a waiting acquire.
         incomplete: Whether another acquire may find records although this one found none.
+        expired: Offsets of the in-flight records that the log has no more.
     """
 
     __slots__ = (
         "_changed",
         "bounds",
         "delayed",
+        "expired",
         "freed",
         "incomplete",
         "key",
@@ -75,6 +77,7 @@ class SharePartition:
         self.delayed = DelayedRecordCache(tx, key)
         self.freed = False
         self.incomplete = False
+        self.expired: list[int] = []
         self._changed = False
 
     def load_delayed(self, offsets: Iterable[int]) -> None:
@@ -116,9 +119,16 @@ class SharePartition:
         delivery_count: int,
         acknowledge_type: AcknowledgeType,
         delay_ms: int,
-        quota: DelayedQuota,
+        quota: DelayedQuota | None,
     ) -> InFlightRecord | None:
         """Settle a delivery. Return the new entry of the record, or None if it has been accepted.
+
+        Args:
+            offset: The record.
+            delivery_count: Number of the delivery.
+            acknowledge_type: What becomes of it.
+            delay_ms: Delay of a release.
+            quota: How many records may be delayed; None if whoever acquires them limits them.
 
         Raises:
             InvalidRecordState: The delivery has ended.
@@ -212,12 +222,16 @@ class SharePartition:
 
     def expire_before_log_start(self) -> None:
         """End the available records that retention has deleted from the log."""
-        self._changed |= self.state.expire_before(self.bounds.log_start_offset, self.now_ms)
+        end_offset = self.state.end_offset
+        expired = self.state.expire_before(self.bounds.log_start_offset, self.now_ms)
+        self.expired += expired
+        self._changed |= bool(expired) or self.state.end_offset > end_offset
 
     def expire(self, offsets: Iterable[int]) -> None:
         """End records that the log has no more."""
         for offset in offsets:
             self._changed = True
+            self.expired.append(offset)
             if not self.state.expire(offset):
                 self.delayed.remove(offset)
 
@@ -250,13 +264,15 @@ class SharePartition:
         self.delayed.write()
         share_partitions.save(self.tx, self.key.queue_id, self.state)
 
-    def _delay(self, entry: InFlightRecord, quota: DelayedQuota) -> None:
+    def _delay(self, entry: InFlightRecord, quota: DelayedQuota | None) -> None:
         """Move a released record to a row of its own within the quota."""
-        if not quota.left():
-            raise DelayedRecordsLimit(
-                f"{MAX_DELAYED_RECORDS} records of this queue are delayed already; release without delay_ms, or wait"
-            )
-        quota.take(1)
+        if quota is not None:
+            if not quota.left():
+                raise DelayedRecordsLimit(
+                    f"{MAX_DELAYED_RECORDS} records of this queue are delayed already; "
+                    "release without delay_ms, or wait"
+                )
+            quota.take(1)
         self._copy(entry)
 
     def _copy(self, entry: InFlightRecord) -> None:
