@@ -32,6 +32,7 @@ from app.broker.waiting.memory_budget import MemoryBudget
 from app.broker.waiting.signals import Signals
 from app.broker.webhooks.attempt_log import AttemptLog
 from app.broker.webhooks.dispatcher import Dispatcher
+from app.broker.webhooks.holding import HeldMemory, Lease
 from app.broker.webhooks.parts import WorkerParts
 from app.broker.webhooks.replays.replays import Replays
 from app.broker.webhooks.replays.skips import Skips
@@ -89,7 +90,17 @@ def build_services(
     refusals = Refusals(storage, session_clock_ms)
     queues = Queues(storage, topics, signals)
     webhooks = Webhooks(storage, topics, signals, box)
-    dispatcher = _build_dispatcher(settings, storage, topics, signals, box, clock, session_clock_ms, archive_task)
+    dispatcher = _build_dispatcher(
+        settings,
+        storage,
+        topics,
+        signals,
+        box,
+        clock,
+        session_clock_ms,
+        archive_task,
+        memory.ledger.shares.small_of_address,
+    )
     services = Services(
         storage=storage,
         signals=signals,
@@ -144,6 +155,7 @@ def _build_dispatcher(
     clock: BrokerClock,
     session_clock_ms: Callable[[], int],
     archive_task: ArchiveTask,
+    held_bytes: int,
 ) -> Dispatcher:
     egress = Egress(session_clock_ms)
     log = AttemptLog(
@@ -164,6 +176,8 @@ def _build_dispatcher(
         clock,
         archive_task.wake,
         settings.webhook_max_retrying,
+        Lease(),
+        HeldMemory(held_bytes),
     )
     return Dispatcher(parts, shared=storage.dialect.shared)
 

@@ -33,9 +33,6 @@ from app.storage.webhooks.leases import LeaseLost
 from app.storage.webhooks.retries import RecordKey
 from app.storage.webhooks.webhooks import Progress, StoredWebhook
 
-MAX_BYTES = 8 * 1024 * 1024
-"""Bytes of the records that one transaction acquires."""
-
 
 class OpenQueue(NamedTuple):
     """A queue of a webhook with its topic."""
@@ -91,12 +88,14 @@ class QueueWork(NamedTuple):
 
     Attributes:
         wanted: How many records to acquire.
+        max_bytes: Bytes of these records; the first one may be larger.
         admit_new: Whether records that were never sent may be acquired.
     """
 
     open_queue: OpenQueue
     settlings: Sequence[Settling]
     wanted: int
+    max_bytes: int
     admit_new: bool
     rotation: int
 
@@ -174,7 +173,7 @@ def _work(tx: Tx, work: QueueWork, *, acquires: bool) -> QueueResult:
     if work.settlings:
         requests.append(Acknowledge([settling.acknowledgement for settling in work.settlings]))
     if acquires and work.wanted > 0:
-        requests.append(Acquire(work.wanted, MAX_BYTES, admit_new=work.admit_new))
+        requests.append(Acquire(work.wanted, work.max_bytes, admit_new=work.admit_new))
     if not requests:
         return QueueResult((), {}, 0, None, {})
     open_queue = work.open_queue

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from secrets import randbits
 from typing import TYPE_CHECKING, NamedTuple
@@ -136,8 +137,7 @@ class Dispatcher:
         present, topic_set = await storage.read(_present)
         self._is_used = bool(present)
         if self._shared and (present or self._has_lease):
-            live = await storage.write(leases.renew, self._node_id, LEASE_MS)
-            self._has_lease = True
+            live = await self._renew()
             if await self._share(present, live):
                 present, topic_set = await storage.read(_present)
         elif self._is_first or any(each.holder != self._node_id for each in present):
@@ -145,6 +145,18 @@ class Dispatcher:
             present, topic_set = await storage.read(_present)
         self._is_first = False
         await self._run_workers(present, topic_set)
+
+    async def _renew(self) -> list[str]:
+        """Extend the lease of this node. Workers that could not send without it go on."""
+        lease, began_s = self._parts.lease, time.monotonic()
+        had_ended = not lease.lasts
+        live = await self._parts.storage.write(leases.renew, self._node_id, LEASE_MS)
+        lease.until_s = began_s + LEASE_MS / 1_000
+        self._has_lease = True
+        if had_ended:
+            for worker, _ in self._workers.values():
+                worker.reload()
+        return live
 
     async def _share(self, present: Sequence[_Present], live: Sequence[str]) -> bool:
         """Take free webhooks up to the share of this node, and leave what is beyond it to the others.

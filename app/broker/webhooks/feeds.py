@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from app.broker.waiting.signals import Signals, Watch
 from app.broker.webhooks.cycle import OpenQueue, Settling
-from app.domain.queues.delivery import Delivery
+from app.domain.queues.delivery import Delivery, response_bytes
 from app.domain.webhooks.message import WebhookRecord
 from app.storage.webhooks.retries import RecordKey
 
@@ -36,27 +36,37 @@ class Feed:
 
     Attributes:
         settlings: What has ended since the last transaction.
-        due_at_ms: When a delay ends or a lock expires next, by the clock of the log; None for never.
+        due_at_s: When a delay ends or a lock expires next, by the monotonic clock; None for never.
     """
 
     open_queue: OpenQueue
     watch: QueueWatch
     settlings: list[Settling] = field(default_factory=list)
-    due_at_ms: int | None = None
+    due_at_s: float | None = None
 
-    def may_have_records(self, now_ms: int) -> bool:
+    def may_have_records(self, now_s: float) -> bool:
         """Return whether an acquire may find records."""
-        return self.watch.announced or (self.due_at_ms is not None and self.due_at_ms <= now_ms)
+        return self.watch.announced or (self.due_at_s is not None and self.due_at_s <= now_s)
 
 
 class OnItsWay(NamedTuple):
-    """A record that is being sent, with its attempts so far."""
+    """A record that is being sent, with its attempts so far.
+
+    Attributes:
+        lock_ends_at_s: When its lock ends, by the monotonic clock.
+    """
 
     feed: Feed
     delivery: Delivery
     key: RecordKey
     record: WebhookRecord
     attempts: int
+    lock_ends_at_s: float
+
+    @property
+    def size_bytes(self) -> int:
+        """How much it holds in memory."""
+        return response_bytes(self.delivery.record)
 
 
 class WorkerSnapshot(NamedTuple):

@@ -11,6 +11,7 @@ from app.broker.outbound.egress import Egress
 from app.broker.waiting.signals import Signals
 from app.broker.webhooks import keys
 from app.broker.webhooks.attempt_log import AttemptLog
+from app.broker.webhooks.holding import HeldMemory, Lease
 from app.broker.webhooks.sender import Receiver, Sender, Sent
 from app.storage.db.engine import Storage
 from app.storage.webhooks.attempts import Attempt
@@ -27,6 +28,8 @@ class WorkerParts(NamedTuple):
         clock_ms: The clock of the log.
         to_archive: Called when there is a record to archive.
         max_retrying: Records of a webhook that may be retried or in flight; then no new one is sent.
+        lease: Until when this node may send.
+        memory: What the records of all webhooks hold.
     """
 
     storage: Storage
@@ -39,6 +42,8 @@ class WorkerParts(NamedTuple):
     clock_ms: Callable[[], int]
     to_archive: Callable[[], None]
     max_retrying: int
+    lease: Lease
+    memory: HeldMemory
 
 
 def open_receiver(box: SecretBox, stored: StoredWebhook, now_ms: int) -> Receiver:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
@@ -15,8 +16,10 @@ from app.domain.outbound.target import parse_target
 from app.domain.webhooks.retries import retry_after_ms
 
 if TYPE_CHECKING:
-    from app.domain.webhooks.message import Content
+    from app.domain.webhooks.message import Content, WebhookRecord
+    from app.domain.webhooks.webhook import Mode
 
+_log = logging.getLogger(__name__)
 AttemptOutcome = Literal["delivered", "failed", "timed_out", "blocked", "not_sent"]
 
 _USER_AGENT = f"Millrace/{__version__}".encode()
@@ -82,6 +85,26 @@ class Sender:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+    async def send_records(
+        self, receiver: Receiver, mode: Mode, records: Sequence[WebhookRecord], number: int, now_ms: int
+    ) -> Sent:
+        """Send records in one attempt. A fault of this server is `not_sent`.
+
+        Args:
+            receiver: Where to.
+            mode: How they are sent.
+            records: What.
+            number: Number of the attempt.
+            now_ms: The wall clock.
+        """
+        from app.domain.webhooks.message import content  # noqa: PLC0415 - only servers that send anything
+
+        try:
+            return await self.send(receiver, content(mode, receiver.name, records, number), now_ms)
+        except Exception:  # noqa: BLE001 - whatever it is, the records must not be lost
+            _log.exception("an attempt of webhook %s failed in this server; its records wait", receiver.name)
+            return Sent("not_sent", now_ms, 0, None, "a fault of this server, which its log describes")
 
     async def send(self, receiver: Receiver, content: Content, now_ms: int) -> Sent:
         """Send one attempt. It never raises for a fault of the receiver.

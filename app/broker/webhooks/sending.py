@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from app.broker.outbound.egress import Egress
 from app.broker.webhooks.feeds import OnItsWay
+from app.broker.webhooks.holding import HeldMemory, Lease
 from app.broker.webhooks.sender import Receiver, Sender, Sent
 from app.broker.webhooks.settling import Verdicts
 from app.broker.webhooks.webhook_queues import AHEAD
 from app.domain.webhooks import pace
 from app.domain.webhooks.breaker import BreakerState
-from app.domain.webhooks.message import content
 from app.domain.webhooks.pace import Bucket, Pace
 from app.domain.webhooks.webhook import WebhookInfo
 
@@ -32,16 +33,29 @@ class Sending:
         verdicts: The state of the webhook.
         clock_ms: The clock of the log.
         note: Called with the end of each attempt.
+        lease: Whether this node still holds the webhook.
+        memory: What the records of all webhooks hold.
 
     Attributes:
         in_flight: Attempts under way, those of replays included.
+        held: Records that are ready or under way.
         retry_at_ms: When the next attempt begins while no server answers.
     """
 
     def __init__(
-        self, sender: Sender, egress: Egress, verdicts: Verdicts, clock_ms: Callable[[], int], note: Note
+        self,
+        sender: Sender,
+        egress: Egress,
+        verdicts: Verdicts,
+        clock_ms: Callable[[], int],
+        note: Note,
+        lease: Lease,
+        memory: HeldMemory,
     ) -> None:
         self._sender = sender
+        self._lease = lease
+        self._memory = memory
+        self._held_bytes = 0
         self._egress = egress
         self._verdicts = verdicts
         self._clock_ms = clock_ms
@@ -53,6 +67,7 @@ class Sending:
         self._other: asyncio.Future[None] | None = None
         self._bucket = Bucket(1.0, 0)
         self.in_flight = 0
+        self.held = 0
         self.retry_at_ms = 0
 
     @property
@@ -69,8 +84,10 @@ class Sending:
         """Use another configuration from the next attempt on; without a receiver nothing is sent."""
         self._info, self._receiver = info, receiver
 
-    def add(self, batches: Iterable[list[OnItsWay]]) -> None:
+    def add(self, batches: Sequence[list[OnItsWay]]) -> None:
         """Send batches as soon as there is room."""
+        for batch in batches:
+            self._hold(batch, 1)
         self._ready.extend(batches)
         self.begin()
 
@@ -84,6 +101,7 @@ class Sending:
     def take_back(self) -> list[OnItsWay]:
         """Return the records that are ready, and forget them."""
         taken = [each for batch in self._ready for each in batch]
+        self._hold(taken, -1)
         self._ready.clear()
         return taken
 
@@ -139,6 +157,10 @@ class Sending:
             room = (1 + AHEAD) * info.config.max_in_flight - self.in_flight
         return max(0, room - len(self._ready))
 
+    def bytes_to_acquire(self) -> int:
+        """Return how many bytes of records to acquire at most; the first record may be larger."""
+        return self._memory.room(self._held_bytes)
+
     def ready_at_ms(self) -> int | None:
         """Return when an attempt may begin that the time alone prevents now; None if the time does not."""
         now_ms = self._clock_ms()
@@ -170,6 +192,7 @@ class Sending:
                 await self._send(batch)
             finally:
                 self.in_flight -= 1
+                self._hold(batch, -1)
             batch = self._next()
 
     async def _send(self, batch: list[OnItsWay]) -> None:
@@ -178,22 +201,29 @@ class Sending:
             return
         is_probe = self.is_probing
         number = max(each.attempts for each in batch) + 1
-        message = content(info.config.mode, receiver.name, [each.record for each in batch], number)
-        self._note(batch, await self._sender.send(receiver, message, self._clock_ms()), is_probe)
+        records = [each.record for each in batch]
+        sent = await self._sender.send_records(receiver, info.config.mode, records, number, self._clock_ms())
+        self._note(batch, sent, is_probe)
+
+    def _hold(self, records: Sequence[OnItsWay], sign: int) -> None:
+        size_bytes = sign * sum(each.size_bytes for each in records)
+        self.held += sign * len(records)
+        self._held_bytes += size_bytes
+        self._memory.bytes += size_bytes
 
     def _has_time(self, batch: list[OnItsWay]) -> bool:
         """Return whether the locks of a batch last for an attempt."""
         receiver = self._receiver
-        until_ms = min(each.delivery.locked_until_ms for each in batch)
-        return receiver is None or until_ms - self._clock_ms() > receiver.timeout_ms
+        until_s = min(each.lock_ends_at_s for each in batch)
+        return receiver is None or (until_s - time.monotonic()) * 1_000 > receiver.timeout_ms
 
     def _is_closed(self, now_ms: int) -> bool:
         return self._verdicts.breaker.state(now_ms) is BreakerState.CLOSED
 
     def _may_send(self, now_ms: int) -> bool:
-        """Return whether the webhook is active, and its receiver has not asked for a pause."""
+        """Return whether the webhook is active and held by this node, and its receiver has not asked for a pause."""
         is_active = self._info is not None and self._info.status == "active" and self._receiver is not None
-        return is_active and now_ms >= self._verdicts.held_until_ms
+        return is_active and self._lease.lasts and now_ms >= self._verdicts.held_until_ms
 
     def _pace(self, info: WebhookInfo) -> Pace:
         config = info.config

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Sequence
 
 from app.broker.encryption.secret_box import WrongSecretKey
@@ -66,7 +67,10 @@ class Worker:
         self._feeds: dict[int, Feed] = {}
         self._gathering_since: float | None = None
         self._verdicts = Verdicts.of(stored)
-        self._sending = Sending(parts.sender, parts.egress, self._verdicts, parts.clock_ms, self._note)
+        self._sending = Sending(
+            parts.sender, parts.egress, self._verdicts, parts.clock_ms, self._note, parts.lease, parts.memory
+        )
+        self._overlap_ends_at_ms: int | None = None
         self._receiver: Receiver | None = None
         self._is_keyless = False
         self._filter: Filter | None = None
@@ -113,7 +117,7 @@ class Worker:
         """Settle what has ended, and give back what was not sent; another node, or the next start, goes on there."""
         self._give_back(self._sending.take_back())
         works = [
-            QueueWork(feed.open_queue, tuple(feed.settlings), 0, admit_new=False, rotation=0)
+            QueueWork(feed.open_queue, tuple(feed.settlings), 0, 0, admit_new=False, rotation=0)
             for _, feed in sorted(self._feeds.items())
             if feed.settlings
         ]
@@ -130,12 +134,14 @@ class Worker:
             await self._open()
             self._replayer.wake()
         now_ms = self._parts.clock_ms()
+        if self._overlap_ends_at_ms is not None and now_ms >= self._overlap_ends_at_ms:
+            self._configure(self._stored)
         self._sending.begin()
         self._give_back(self._sending.take_back_held())
         if (left_s := self._left_to_gather()) > 0:
             await self._wait_for(left_s)
             return
-        works = self._works(now_ms)
+        works = self._works()
         if works or self._verdicts.changed:
             self._gathering_since = None
             await self._cycle(works)
@@ -173,7 +179,7 @@ class Worker:
             watch = QueueWatch(self._parts.signals, ids, self._woken)
             watch.__enter__()
             feed = before.get(queue_id) or Feed(open_queue, watch)
-            feed.open_queue, feed.watch, feed.due_at_ms = open_queue, watch, None
+            feed.open_queue, feed.watch, feed.due_at_s = open_queue, watch, None
             self._feeds[queue_id] = feed
         self._configure(stored)
 
@@ -182,6 +188,8 @@ class Worker:
         self._give_back(self._sending.take_back())
         config, now_ms = stored.info.config, self._parts.clock_ms()
         self._stored = stored
+        is_overlap = stored.previous_secret is not None and now_ms < stored.previous_until_ms
+        self._overlap_ends_at_ms = stored.previous_until_ms if is_overlap else None
         self._verdicts.adopt(stored)
         self._filter = None if config.filter is None else compile_filter(config.filter)
         try:
@@ -204,25 +212,29 @@ class Worker:
             feed.watch.__exit__(None, None, None)
         self._feeds = {}
 
-    def _works(self, now_ms: int) -> list[QueueWork]:
+    def _works(self) -> list[QueueWork]:
         """Return what the next transaction does in each queue."""
-        wanted = self._shares(now_ms)
-        admits = self._retrying + self._sending.in_flight + self._sending.ready < self._parts.max_retrying
+        max_bytes = self._sending.bytes_to_acquire()
+        wanted = self._shares() if max_bytes else {}
+        admits = self._retrying + self._sending.held < self._parts.max_retrying
+        max_bytes = max(1, max_bytes // max(1, len(wanted)))
         works = []
         for queue_id in sorted(self._feeds):
             feed = self._feeds[queue_id]
             if queue_id in wanted or feed.settlings:
                 share = wanted.get(queue_id, 0)
-                works.append(QueueWork(feed.open_queue, tuple(feed.settlings), share, admits, self._rotation))
+                settlings = tuple(feed.settlings)
+                works.append(QueueWork(feed.open_queue, settlings, share, max_bytes, admits, self._rotation))
         self._rotation += 1
         return works
 
-    def _shares(self, now_ms: int) -> dict[int, int]:
+    def _shares(self) -> dict[int, int]:
         """Divide what may be acquired among the queues that may have records; the remainder goes round."""
         config = self._stored.info.config
         room = 0 if self._parts.signals.closed else self._sending.room_to_acquire()
         room *= config.max_batch_records if config.batches else 1
-        ids = [queue_id for queue_id in sorted(self._feeds) if self._feeds[queue_id].may_have_records(now_ms)]
+        now_s = time.monotonic()
+        ids = [queue_id for queue_id in sorted(self._feeds) if self._feeds[queue_id].may_have_records(now_s)]
         if not room or not ids:
             return {}
         first = self._rotation % len(ids)
@@ -260,7 +272,7 @@ class Worker:
             self._configure(result.stored)
         if result.appended:
             self._parts.signals.announce(result.appended)
-        now_ms = self._parts.clock_ms()
+        now_s = time.monotonic()
         for work in works:
             feed = self._feeds[work.open_queue.queue.queue_id]
             found = result.queues[work.open_queue.queue.queue_id]
@@ -271,8 +283,10 @@ class Worker:
             if work.wanted:
                 feed.watch.announced |= found.more
                 feed.watch.log_end_offsets.update(found.log_end_offsets)
-                feed.due_at_ms = (
-                    None if found.available_at_ms is None else now_ms + max(1, found.available_at_ms - found.now_ms)
+                feed.due_at_s = (
+                    None
+                    if found.available_at_ms is None
+                    else now_s + max(1, found.available_at_ms - found.now_ms) / 1_000
                 )
             elif found.more:
                 feed.watch.announced = True
@@ -367,15 +381,18 @@ class Worker:
             delivery.record,
             message_id(self._stored.info.webhook_id, topic.topic_id, identity.partition, identity.offset),
         )
-        return OnItsWay(feed, delivery, key, record, found.attempts.get(key, 0))
+        ends_at_s = time.monotonic() + (delivery.locked_until_ms - found.now_ms) / 1_000
+        return OnItsWay(feed, delivery, key, record, found.attempts.get(key, 0), ends_at_s)
 
     async def _wait(self, now_ms: int) -> None:
         """Wait for an announcement, an attempt that ends, a change, or the next time at which something is due."""
-        times = [feed.due_at_ms for feed in self._feeds.values() if feed.due_at_ms is not None]
-        if (ready := self._sending.ready_at_ms()) is not None:
-            times = [ready]  # nothing begins before, and records may wait that are not delayed
-        timeout = None if not times else max(0.001, (min(times) - now_ms) / 1_000)
-        await self._wait_for(timeout)
+        left_s: float | None = None
+        if (ready_at_ms := self._sending.ready_at_ms()) is not None:
+            left_s = (ready_at_ms - now_ms) / 1_000  # nothing begins before, and records may wait that are not delayed
+        elif self._sending.room_to_acquire() and self._sending.bytes_to_acquire():
+            times = [feed.due_at_s for feed in self._feeds.values() if feed.due_at_s is not None]
+            left_s = min(times) - time.monotonic() if times else None
+        await self._wait_for(None if left_s is None else max(0.001, left_s))
 
     async def _wait_for(self, seconds: float | None) -> None:
         try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
 from app.broker.outbound.egress import Egress
+from app.broker.webhooks.holding import HeldMemory, Lease
 from app.broker.webhooks.keys import SigningKeys
 from app.broker.webhooks.sender import Receiver, Sender
 from app.broker.webhooks.sending import Sending
@@ -26,10 +28,13 @@ class Idle:
 
     def __init__(self, max_in_flight: int = 1, rate_limit_per_s: int | None = None) -> None:
         self.clock = Clock()
+        self.lease = Lease()
         self.egress = Egress(self.clock)
         self.verdicts = Verdicts(Breaker(), 0, None, None)
         sender = Sender(lambda: pytest.fail("nothing is sent"), self.egress)
-        self.sending = Sending(sender, self.egress, self.verdicts, self.clock, lambda *_: None)
+        self.sending = Sending(
+            sender, self.egress, self.verdicts, self.clock, lambda *_: None, self.lease, HeldMemory(1)
+        )
         config = WebhookConfig(
             url=RECEIVER.url, topics=("orders",), max_in_flight=max_in_flight, rate_limit_per_s=rate_limit_per_s
         )
@@ -106,3 +111,12 @@ async def test_attempts_without_a_rate_limit_are_not_counted_for_a_later_one() -
     given.clock.advance(2_000)
 
     assert given.sending.room_to_acquire() == 1
+
+
+async def test_nothing_begins_after_the_lease_of_the_node_has_ended() -> None:
+    given = Idle()
+    given.lease.until_s = 0
+    assert given.sending.room_to_acquire() == 0
+
+    given.lease.until_s = math.inf
+    assert given.sending.room_to_acquire() > 0

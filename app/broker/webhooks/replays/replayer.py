@@ -22,7 +22,7 @@ from app.domain.log.topic import TopicConfig
 from app.domain.queues.dead_letter import origin_of, without_origin
 from app.domain.webhooks import replay
 from app.domain.webhooks.filter import Filter
-from app.domain.webhooks.message import WebhookRecord, content, message_id
+from app.domain.webhooks.message import WebhookRecord, message_id
 from app.domain.webhooks.replay import ReplayInfo, ReplayProgress, ReplayStatus
 from app.domain.webhooks.retries import retry_delay_ms
 from app.domain.webhooks.subject import subject_of
@@ -175,8 +175,8 @@ class Replayer:
             if receiver is None:
                 return progress
             number = progress.attempts + 1
-            message = content(stored.info.config.mode, receiver.name, [record], number)
-            sent = await self._parts.sender.send(receiver, message, self._parts.clock_ms())
+            now_ms = self._parts.clock_ms()
+            sent = await self._parts.sender.send_records(receiver, stored.info.config.mode, [record], number, now_ms)
         finally:
             self._sending.end_other()
         if sent.is_charged:
