@@ -31,6 +31,8 @@ from app.domain.outbound.target import Target, parse_target
 
 _KEEPALIVE_S = 15.0
 _TARGETS = 1_000
+_PROXY_SHARE = 0.5
+"""The part of the time for a request that the egress proxy may take to be reached."""
 _TRIES = 3
 """How many kept connections may turn out to be closed by the other side."""
 
@@ -72,7 +74,7 @@ class OutboundClient:
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
             async with self._hosts.connected(origin, timeout_s) as pool, asyncio.timeout_at(deadline):
-                return await _exchange(pool, target, headers, body)
+                return await _exchange(pool, self._request(target, headers, body, timeout_s))
         except (
             OSError,
             httpcore2.TimeoutException,
@@ -108,10 +110,25 @@ class OutboundClient:
         self._targets[url] = target
         return target
 
+    def _request(self, target: Target, headers: Headers, body: bytes, timeout_s: float) -> httpcore2.Request:
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        url = httpcore2.URL(
+            scheme=target.scheme.encode(), host=host.encode(), port=target.port, target=target.path.encode()
+        )
+        own = [
+            (b"host", target.host_header.encode()),
+            (b"accept-encoding", b"identity"),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        extensions: dict[str, object] = {"sni_hostname": target.tls_name}
+        if self._rules.proxy_url:
+            extensions["timeout"] = {"connect": timeout_s * _PROXY_SHARE}
+        return httpcore2.Request(b"POST", url, headers=[*own, *headers], content=body, extensions=extensions)
+
     def _new_pool(self, origin: Origin) -> httpcore2.AsyncConnectionPool:
         tls = self._tls_context()
         if self._rules.proxy_url:
-            return _proxy_pool(self._rules.proxy_url, tls, self._keepalive_s)
+            return _proxy_pool(self._rules.proxy_url, tls, self._keepalive_s, self._resolver)
         backend = GuardedBackend(self._rules, self._resolver, plain=origin.scheme == "http")
         return httpcore2.AsyncConnectionPool(
             tls, max_connections=None, keepalive_expiry=self._keepalive_s, network_backend=backend
@@ -134,20 +151,18 @@ class OutboundClient:
         return self._tls
 
 
-async def _exchange(pool: httpcore2.AsyncConnectionPool, target: Target, headers: Headers, body: bytes) -> Response:
+async def _exchange(pool: httpcore2.AsyncConnectionPool, request: httpcore2.Request) -> Response:
     """Send a request, and read the answer. If a kept connection was closed meanwhile, send it on another one."""
     for _ in range(_TRIES - 1):
         try:
-            return await _exchange_once(pool, target, headers, body)
+            return await _exchange_once(pool, request)
         except StaleConnection:
             continue
-    return await _exchange_once(pool, target, headers, body)
+    return await _exchange_once(pool, request)
 
 
-async def _exchange_once(
-    pool: httpcore2.AsyncConnectionPool, target: Target, headers: Headers, body: bytes
-) -> Response:
-    response = await pool.handle_async_request(_request(target, headers, body))
+async def _exchange_once(pool: httpcore2.AsyncConnectionPool, request: httpcore2.Request) -> Response:
+    response = await pool.handle_async_request(request)
     received = bytearray()
     try:
         async for part in response.aiter_stream():
@@ -170,23 +185,7 @@ async def _close_if_ahead(response: httpcore2.Response, body: bytes) -> None:
         await stream.aclose()
 
 
-def _request(target: Target, headers: Headers, body: bytes) -> httpcore2.Request:
-    host = f"[{target.host}]" if ":" in target.host else target.host
-    return httpcore2.Request(
-        b"POST",
-        httpcore2.URL(scheme=target.scheme.encode(), host=host.encode(), port=target.port, target=target.path.encode()),
-        headers=[
-            (b"host", target.host_header.encode()),
-            (b"accept-encoding", b"identity"),
-            (b"content-length", b"%d" % len(body)),
-            *headers,
-        ],
-        content=body,
-        extensions={"sni_hostname": target.tls_name},
-    )
-
-
-def _proxy_pool(url: str, tls: ssl.SSLContext, keepalive_s: float) -> httpcore2.AsyncConnectionPool:
+def _proxy_pool(url: str, tls: ssl.SSLContext, keepalive_s: float, resolver: Resolver) -> httpcore2.AsyncConnectionPool:
     parts = urlsplit(url)
     is_tls = parts.scheme == "https"
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
@@ -198,5 +197,5 @@ def _proxy_pool(url: str, tls: ssl.SSLContext, keepalive_s: float) -> httpcore2.
         proxy_ssl_context=tls if is_tls else None,
         max_connections=None,
         keepalive_expiry=keepalive_s,
-        network_backend=ProxyBackend(is_tls=is_tls),
+        network_backend=ProxyBackend(resolver, is_tls=is_tls),
     )

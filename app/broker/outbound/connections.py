@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
@@ -20,6 +21,8 @@ _MAX_ANSWER_BYTES = MAX_HEADER_BYTES + MAX_RESPONSE_BYTES
 _READ_BYTES = 16 * 1024
 _NEXT_ADDRESS_S = 2.0
 """Time for a connection to one of several addresses; the last one may take all the time that is left."""
+_PROXY_S = 5.0
+"""Time for the name of the egress proxy and a connection to it."""
 
 
 class NotConnected(httpcore2.ConnectError):
@@ -175,12 +178,15 @@ class ProxyStream(BoundedStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> httpcore2.AsyncNetworkStream:
-        """Return the connection with TLS on it: with the proxy, or in the tunnel with the receiver."""
+        """Return the connection with TLS on it: with the proxy, or in the tunnel with the receiver.
+
+        The limit of time is for the proxy alone: a receiver may take all the time that is left.
+        """
         if not self._is_tls:
-            return await super().start_tls(ssl_context, server_hostname, timeout)
+            return await super().start_tls(ssl_context, server_hostname)
         try:
             stream = await self._with_tls(ssl_context, server_hostname, timeout)
-        except httpcore2.ConnectError:
+        except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
             raise NotConnected(NotSent("TLS with the egress proxy failed")) from None
         return ProxyStream(stream, is_tls=False)
 
@@ -227,7 +233,7 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
 
     async def _addresses(self, host: str, port: int) -> Sequence[str]:
         try:
-            addresses = [host] if _is_address(host) else await self._resolver.resolve(host, port)
+            addresses = await _resolved(self._resolver, host, port)
             check_addresses(addresses, self._rules, plain=self._plain)
         except UnknownHost as error:
             raise NotConnected(SendUnresolved(str(error))) from None
@@ -242,10 +248,12 @@ class ProxyBackend(httpcore2.AsyncNetworkBackend):
     """Connects to the egress proxy, which the operator has chosen: its address is not judged.
 
     Args:
+        resolver: Finds the addresses.
         is_tls: Whether the proxy itself is spoken to with TLS.
     """
 
-    def __init__(self, *, is_tls: bool) -> None:
+    def __init__(self, resolver: Resolver, *, is_tls: bool) -> None:
+        self._resolver = resolver
         self._is_tls = is_tls
         self._sockets = httpcore2.AnyIOBackend()
 
@@ -257,16 +265,25 @@ class ProxyBackend(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        """Connect to the proxy."""
-        try:
-            stream = await self._sockets.connect_tcp(host.strip("[]"), port, timeout, local_address, socket_options)
-        except httpcore2.ConnectError:
-            raise NotConnected(NotSent("the egress proxy cannot be reached")) from None
-        return ProxyStream(stream, is_tls=self._is_tls)
+        """Connect to the proxy. That it is not reached in time is a fault of this side, like a refusal."""
+        limit = _PROXY_S if timeout is None else min(timeout, _PROXY_S)
+        with contextlib.suppress(TimeoutError, UnknownHost, ResolverFailed):
+            async with asyncio.timeout(limit):
+                addresses = await _resolved(self._resolver, host.strip("[]"), port)
+                for position, address in enumerate(addresses, 1):
+                    each = None if position == len(addresses) else _NEXT_ADDRESS_S
+                    with contextlib.suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                        stream = await self._sockets.connect_tcp(address, port, each, local_address, socket_options)
+                        return ProxyStream(stream, is_tls=self._is_tls)
+        raise NotConnected(NotSent("the egress proxy cannot be reached"))
 
     async def sleep(self, seconds: float) -> None:
         """Wait between attempts to connect."""
         await asyncio.sleep(seconds)
+
+
+async def _resolved(resolver: Resolver, host: str, port: int) -> Sequence[str]:
+    return [host] if _is_address(host) else await resolver.resolve(host, port)
 
 
 def check_addresses(addresses: Sequence[str], rules: OutboundRules, *, plain: bool) -> None:

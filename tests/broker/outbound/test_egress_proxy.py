@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from contextlib import contextmanager
+from threading import Event
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
 from app.broker.outbound.client import OutboundClient
 from app.broker.outbound.exchange import NotSent, OutboundRules, SendBlocked, SendFailed, SendTimedOut
-from app.broker.outbound.resolver import SystemResolver
+from app.broker.outbound.resolver import LookUp, SystemResolver, look_up
 from app.domain.outbound.addresses import parse_networks
 from tests.broker.outbound.receivers import Exchange, running
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from tests.broker.outbound.certificates import Authority
 
@@ -24,16 +27,18 @@ pytestmark = pytest.mark.anyio
 class MakeClient(Protocol):
     """A function that makes a client of this proxy."""
 
-    def __call__(self, proxy_url: str, *networks: str, allow_http: bool = False) -> OutboundClient: ...
+    def __call__(
+        self, proxy_url: str, *networks: str, allow_http: bool = False, find: LookUp = look_up
+    ) -> OutboundClient: ...
 
 
 @pytest.fixture
 async def client(authority: Authority) -> AsyncIterator[MakeClient]:
     made: list[OutboundClient] = []
 
-    def make(proxy_url: str, *networks: str, allow_http: bool = False) -> OutboundClient:
+    def make(proxy_url: str, *networks: str, allow_http: bool = False, find: LookUp = look_up) -> OutboundClient:
         rules = OutboundRules(parse_networks(networks), allow_http, str(authority.ca_file), proxy_url)
-        made.append(OutboundClient(rules, SystemResolver()))
+        made.append(OutboundClient(rules, SystemResolver(find)))
         return made[-1]
 
     yield make
@@ -147,6 +152,53 @@ async def test_a_proxy_that_is_not_there_is_a_fault_of_this_side(client: MakeCli
             await client(f"{scheme}://127.0.0.1:{gone.port}").post("https://a.example/", [], b"", 10)
     with pytest.raises(NotSent, match="the egress proxy cannot be reached"):
         await client("http://proxy.invalid:3128").post("https://a.example/", [], b"", 10)
+
+
+@contextmanager
+def black_hole() -> Iterator[int]:
+    """Listen on a port whose queue of connections is full: another SYN is dropped."""
+    with socket.socket() as listener, socket.socket() as first:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        first.connect(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+async def test_a_proxy_that_drops_connections_is_a_fault_of_this_side(client: MakeClient) -> None:
+    with black_hole() as port:
+        through = client(f"http://127.0.0.1:{port}", allow_http=True)
+        for url in ("https://a.example/", "http://a.example/"):
+            with pytest.raises(NotSent, match="the egress proxy cannot be reached"):
+                await through.post(url, [], b"", 0.1)
+
+
+async def test_a_proxy_whose_name_is_not_resolved_in_time_is_a_fault_of_this_side(client: MakeClient) -> None:
+    end = Event()
+    through = client("http://proxy.example:3128", find=lambda *_: ["127.0.0.1"] if end.wait() else [])
+    with pytest.raises(NotSent, match="the egress proxy cannot be reached"):
+        await through.post("https://a.example/", [], b"", 0.1)
+    end.set()
+
+
+async def test_a_proxy_that_begins_no_tls_is_a_fault_of_this_side(client: MakeClient) -> None:
+    async with running(Exchange.until_closed, reads=False) as proxy:
+        with pytest.raises(NotSent, match="TLS with the egress proxy failed"):
+            await client(f"https://localhost:{proxy.port}").post("https://a.example/", [], b"", 0.1)
+
+
+async def test_each_address_of_a_proxy_is_tried(client: MakeClient, authority: Authority) -> None:
+    async with (
+        running(ok, tls=authority.server_context("a.example")) as server,
+        running(tunnel_to(server.port)) as proxy,
+    ):
+        through = client(f"http://proxy.example:{proxy.port}", find=lambda *_: ["127.0.0.3", "127.0.0.1"])
+        assert (await through.post("https://a.example/", [], b"", 10)).status == 200
+
+
+async def test_a_receiver_may_take_all_the_time_for_tls_behind_a_proxy(client: MakeClient) -> None:
+    async with running(Exchange.until_closed, reads=False) as server, running(tunnel_to(server.port)) as proxy:
+        with pytest.raises(SendTimedOut):
+            await client(f"http://127.0.0.1:{proxy.port}").post("https://a.example/", [], b"", 0.1)
 
 
 async def test_a_proxy_that_closes_is_a_fault_of_this_side(client: MakeClient) -> None:
