@@ -22,7 +22,9 @@ _NEVER: tuple[Network, ...] = tuple(
         "100.100.100.200/32",  # Alibaba
         "192.0.0.192/32",  # Oracle
         "fe80::/10",
-        "fd00:ec2::254/128",  # AWS
+        "fd00:42::42/128",  # Scaleway
+        "fd00:c1::a9fe:a9fe/128",  # Oracle
+        "fd00:ec2::/32",  # AWS: metadata, names, time, credentials of pods
         "fd20:ce::254/128",  # Google
     )
 )
@@ -49,8 +51,14 @@ _INTERNAL_V4 = tuple(
 )
 _GLOBAL_V6 = IPv6Network("2000::/3")
 _INTERNAL_V6 = tuple(IPv6Network(each) for each in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
-_MAPPED = IPv6Network("::ffff:0:0/96")
-_NAT64 = IPv6Network("64:ff9b::/96")
+_TRANSLATED = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
+"""Mapped addresses and NAT64: packets go to the IPv4 address in the last bits, and nowhere else."""
+_ENDS_WITH_IPV4 = (IPv6Network("::/96"), IPv6Network("::ffff:0:0:0/96"))
+"""IPv4-compatible addresses, and those of SIIT."""
+_6TO4 = IPv6Network("2002::/16")
+_TEREDO = IPv6Network("2001::/32")
+_NAT64_LOCAL = IPv6Network("64:ff9b:1::/48")
+_IPV4_BITS = 0xFFFF_FFFF
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 """The third quarter of an address that tunnels to the IPv4 address in the last (RFC 5214)."""
 
@@ -106,10 +114,34 @@ def _judged(address: Address) -> tuple[Address, ...]:
     """Return the addresses to which packets to this address can go."""
     if not isinstance(address, IPv6Address):
         return (address,)
-    low = IPv4Address(int(address) & 0xFFFF_FFFF)
-    if address in _MAPPED or address in _NAT64:
+    number = int(address)
+    low = IPv4Address(number & _IPV4_BITS)
+    if any(address in network for network in _TRANSLATED):
         return (low,)
-    return (address, low) if int(address) >> 32 & 0xFFFF_FFFF in _ISATAP else (address,)
+    return (address, *_tunnel_ends(address))
+
+
+def _tunnel_ends(address: IPv6Address) -> list[IPv4Address]:
+    """Return the IPv4 addresses inside an address to which a tunnel or a translator can lead."""
+    number = int(address)
+    if number >> 32 & _IPV4_BITS in _ISATAP or any(address in network for network in _ENDS_WITH_IPV4):
+        return [IPv4Address(number & _IPV4_BITS)]
+    if address in _6TO4:
+        return [IPv4Address(number >> 80 & _IPV4_BITS)]
+    if address in _TEREDO:
+        return [IPv4Address(number >> 64 & _IPV4_BITS), IPv4Address(~number & _IPV4_BITS)]
+    if address in _NAT64_LOCAL:
+        return [IPv4Address(bits) for bits in _embedded(number)]
+    return []
+
+
+def _embedded(number: int) -> list[int]:
+    """Return the IPv4 addresses that a translator with a prefix of 48, 56, 64 or 96 bits reads (RFC 6052).
+
+    Bits 64 to 71 from the left are skipped, except with 96.
+    """
+    without_gap = number >> 64 << 56 | number & (1 << 56) - 1
+    return [number & _IPV4_BITS, *(without_gap >> 120 - length - 32 & _IPV4_BITS for length in (48, 56, 64))]
 
 
 def _is_in(address: Address, networks: Iterable[Network]) -> bool:

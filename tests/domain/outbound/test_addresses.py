@@ -67,6 +67,22 @@ NEVER = [
     "::ffff:169.254.169.254",
     "64:ff9b::a9fe:a9fe",
     "2606:4700::5efe:169.254.169.254",
+    "fd00:ec2::23",
+    "fd00:ec2::253",
+    "fd00:ec2:0:1::1",
+    "fd00:42::42",
+    "fd00:c1::a9fe:a9fe",
+    "2002:a9fe:a9fe::1",
+    "2002:a83f:8110::",
+    "::a9fe:a9fe",
+    "::169.254.169.254",
+    "::ffff:0:a9fe:a9fe",
+    "64:ff9b:1::a9fe:a9fe",
+    "64:ff9b:1:a9fe:a9:fe00::",
+    "64:ff9b:1:0:a9:fea9:fe00:0",
+    "64:ff9b:1:a9:fe:a9fe::",
+    "2001:0:a9fe:a9fe::1",
+    "2001::5601:5601",
 ]
 NO_ADDRESS = [
     "",
@@ -99,6 +115,12 @@ def test_an_internal_address_may_be_used_only_if_its_network_is_allowed(address:
 def test_link_local_and_metadata_addresses_may_never_be_used(address: str) -> None:
     assert refusal_of(address, ()) == (address, False)
     assert refusal_of(address, ALL) == (address, False)
+
+
+@pytest.mark.parametrize("address", ["fd00:ec2::23", "fd00:42::42", "fd00:c1::a9fe:a9fe", "fd20:ce::254"])
+def test_metadata_addresses_inside_an_allowed_network_of_ones_own_may_never_be_used(address: str) -> None:
+    assert refusal_of(address, parse_networks(["fd00::/8"])) == (address, False)
+    assert refusal_of("fd00:abc::1", parse_networks(["fd00::/8"])) is None
 
 
 @pytest.mark.parametrize("text", NO_ADDRESS)
