@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from app.api.services import Services
-from app.broker.encryption.secret_box import SecretBox, keys_of
+from app.broker.encryption.secret_box import SecretBox, keys_of, make_key_beside
 from app.broker.groups.coordinator import Coordinator
 from app.broker.groups.group_transactions import Limits
 from app.broker.groups.offsets import Offsets
@@ -45,6 +46,9 @@ from app.server import allocator
 from app.server.cgroup import default_budget_bytes
 from app.settings import Settings
 from app.storage.db.engine import Storage
+from app.storage.db.transaction import Tx
+from app.storage.sources.sources import has_source_secrets
+from app.storage.webhooks.webhooks import has_webhook_secrets
 from app.tasks.archiving import ArchiveTask
 from app.tasks.notices import Outbox
 from app.tasks.runner import TaskRunner
@@ -85,7 +89,7 @@ def build_services(
     groups = Coordinator(storage, topics, signals, limits, session_clock_ms)
     offsets = Offsets(storage, topics, settings.max_groups)
     archive_task = ArchiveTask(storage, signals, topic_defaults, forget_attempts)
-    box = SecretBox(lambda: keys_of(settings.secret_key, storage.dialect.path))
+    box = _secret_box(settings, storage)
     sources = Sources(storage, topics, box, session_clock_ms)
     refusals = Refusals(storage, session_clock_ms)
     queues = Queues(storage, topics, signals)
@@ -144,6 +148,21 @@ def build_services(
         max_wait_ms=settings.max_wait_ms,
     )
     return archive_task, services
+
+
+def _secret_box(settings: Settings, storage: Storage) -> SecretBox:
+    path = storage.dialect.path
+
+    def has_secrets() -> bool:
+        with ThreadPoolExecutor(1) as thread:  # the thread that encrypts writes, and has no connection to read with
+            return thread.submit(storage.read_now, _has_secrets).result()
+
+    make_key = None if path is None else lambda: make_key_beside(path, has_secrets)
+    return SecretBox(lambda: keys_of(settings.secret_key, path), make_key)
+
+
+def _has_secrets(tx: Tx) -> bool:
+    return has_source_secrets(tx) or has_webhook_secrets(tx)
 
 
 def _build_dispatcher(

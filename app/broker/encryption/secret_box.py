@@ -29,12 +29,14 @@ class SecretBox:
     """Encrypts with the first key, and decrypts with any.
 
     Args:
-        load_keys: Returns the keys; called at the first use, so that a server without secrets needs none.
+        load_keys: Returns the keys; called until there is one, so that a server without secrets needs none.
+        make_key: Makes a key for the first secret if there is none. Raises `SecretKeyMissing` if it must not.
     """
 
-    def __init__(self, load_keys: Callable[[], Sequence[bytes]]) -> None:
+    def __init__(self, load_keys: Callable[[], Sequence[bytes]], make_key: Callable[[], bytes] | None = None) -> None:
         self._load_keys = load_keys
-        self._keys: Sequence[bytes] | None = None
+        self._make_key = make_key
+        self._keys: Sequence[bytes] = ()
 
     def encrypt(self, secret: bytes, bound_to: str) -> bytes:
         """Encrypt a secret for a row and field.
@@ -44,10 +46,9 @@ class SecretBox:
         """
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - only servers with secrets
 
-        if not (keys := self._all_keys()):
-            raise SecretKeyMissing("set MILLRACE_SECRET_KEY to the base64 of 32 random bytes: openssl rand -base64 32")
+        key = self._first_key()
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        return _id_of(keys[0]) + nonce + AESGCM(keys[0]).encrypt(nonce, secret, bound_to.encode())
+        return _id_of(key) + nonce + AESGCM(key).encrypt(nonce, secret, bound_to.encode())
 
     def decrypt(self, stored: bytes, bound_to: str) -> bytes:
         """Decrypt a secret of a row and field.
@@ -63,7 +64,11 @@ class SecretBox:
             stored[_ID_BYTES : _ID_BYTES + _NONCE_BYTES],
             stored[_ID_BYTES + _NONCE_BYTES :],
         )
-        for key in self._all_keys():
+        try:
+            keys = self._all_keys()
+        except ValueError as error:
+            raise WrongSecretKey(str(error)) from None
+        for key in keys:
             if _id_of(key) == key_id:
                 try:
                     return AESGCM(key).decrypt(nonce, ciphertext, bound_to.encode())
@@ -76,8 +81,19 @@ class SecretBox:
         keys = self._all_keys()
         return bool(keys) and stored[:_ID_BYTES] == _id_of(keys[0])
 
+    def _first_key(self) -> bytes:
+        try:
+            keys = self._all_keys()
+        except ValueError as error:
+            raise SecretKeyMissing(str(error)) from None
+        if not keys and self._make_key is not None:
+            keys = self._keys = [self._make_key()]
+        if not keys:
+            raise SecretKeyMissing("set MILLRACE_SECRET_KEY to the base64 of 32 random bytes: openssl rand -base64 32")
+        return keys[0]
+
     def _all_keys(self) -> Sequence[bytes]:
-        if self._keys is None:
+        if not self._keys:
             self._keys = self._load_keys()
         return self._keys
 
@@ -101,7 +117,7 @@ def parse_keys(text: str) -> list[bytes]:
 
 
 def keys_of(setting: str, database: Path | None) -> list[bytes]:
-    """Return the keys of the setting, then with SQLite the one beside the database, which is made if there is no other.
+    """Return the keys of the setting, then with SQLite the one beside the database, if there is one.
 
     Args:
         setting: `MILLRACE_SECRET_KEY`.
@@ -111,39 +127,55 @@ def keys_of(setting: str, database: Path | None) -> list[bytes]:
         ValueError: A key is not valid.
     """
     keys = parse_keys(setting)
-    if database is not None and (not keys or _path_beside(database).exists()):
-        keys += key_beside(database)
+    if database is not None and (path := _path_beside(database)).exists():
+        if not (beside := parse_keys(path.read_text())):
+            raise ValueError(f"{path.name} has no key; restore it from a backup")
+        keys += beside
     return keys
 
 
-def key_beside(database: Path) -> list[bytes]:
-    """Return the key beside an SQLite database. The file is created at the first use, for its owner alone.
+def make_key_beside(database: Path, has_secrets: Callable[[], bool]) -> bytes:
+    """Make a key beside an SQLite database, in a file for its owner alone.
+
+    Args:
+        database: The file of SQLite.
+        has_secrets: Returns whether the database has secrets: then another key was lost, and could not come back any
+            more beside a new one.
 
     Raises:
-        ValueError: The file has no valid key.
+        SecretKeyMissing: The database has secrets.
     """
     path = _path_beside(database)
-    if not path.exists():
-        _create_key(path)
-    if not (keys := parse_keys(path.read_text())):
-        raise ValueError(f"{path} has no key; restore it from a backup")
-    return keys
+    if has_secrets():
+        raise SecretKeyMissing(
+            f"{path.name} is missing, whose key encrypted the secrets of this database: restore it from its backup, "
+            "or set MILLRACE_SECRET_KEY to a new key and rotate all secrets"
+        )
+    key = secrets.token_bytes(_KEY_BYTES)
+    _write_key(path, key)
+    return key
 
 
 def _path_beside(database: Path) -> Path:
     return database.with_name(database.name + ".secret-key")
 
 
-def _create_key(path: Path) -> None:
-    """Create a key file. It has its name only once the key is on the disk."""
+def _write_key(path: Path, key: bytes) -> None:
+    """Write a key file. It has its name only once the key is on the disk, and the name is on the disk too."""
     new = path.with_name(path.name + ".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, b64encode(secrets.token_bytes(_KEY_BYTES)) + b"\n")
+        os.write(descriptor, b64encode(key) + b"\n")
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
     new.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _id_of(key: bytes) -> bytes:

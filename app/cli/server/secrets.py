@@ -27,8 +27,8 @@ def rewrap(
 ) -> None:
     """Encrypt all stored secrets with the first key of MILLRACE_SECRET_KEY.
 
-    Put the new key before the old one, restart all nodes, run this command, and then remove the old key. With SQLite,
-    stop the server first.
+    Put the new key behind the old one, and restart all nodes, so that all decrypt with it. Put it before the old one,
+    and restart them again. Then run this command, and remove the old key. With SQLite, stop the server first.
     """
     from app.broker.encryption.secret_box import SecretBox, WrongSecretKey, keys_of
     from app.broker.sources import sources
@@ -44,8 +44,7 @@ def rewrap(
         try:
             if storage.read_now(schema.version) != schema.HEAD:
                 raise CommandFailed("the tables are not current; run millrace migrate first")
-            found = keys_of(settings.secret_key, storage.dialect.path)
-            box = SecretBox(lambda: found)
+            box = SecretBox(lambda: keys_of(settings.secret_key, storage.dialect.path))
             rewrapped = storage.write_now(lambda tx: sources.rewrap(tx, box) + keys.rewrap(tx, box))
         except WrongSecretKey as error:
             raise CommandFailed(f"{error}; nothing was changed: add the key that encrypted it") from None

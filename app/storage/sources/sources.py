@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, or_, select, update
 
 from app.domain.sources.source import SourceConfig, SourceInfo
 from app.storage.db.transaction import Tx
@@ -28,6 +28,9 @@ _SELECT = select(
 _FIND = _SELECT.where(sources.c.name == bindparam("name"))
 _FIND_LOCKED = _FIND.with_for_update()
 _LIST = _SELECT.where(sources.c.name > bindparam("after")).order_by(sources.c.name).limit(bindparam("at_most"))
+_SECRETS = (
+    select(sources.c.source_id).where(or_(sources.c.secret.is_not(None), sources.c.verify_token.is_not(None))).limit(1)
+)
 _SAVE = (
     update(sources)
     .where(sources.c.source_id == bindparam("id"))
@@ -93,6 +96,11 @@ def find_locked(tx: Tx, name: str) -> SourceInfo | None:
     """Lock the row of a source until the transaction ends, and return the source, or None."""
     row = tx.connection.execute(_FIND_LOCKED, {"name": name}).one_or_none()
     return None if row is None else _info(*row)
+
+
+def has_source_secrets(tx: Tx) -> bool:
+    """Return whether a source has an encrypted secret."""
+    return tx.connection.execute(_SECRETS).first() is not None
 
 
 def list_(tx: Tx, after: str, limit: int) -> list[SourceInfo]:

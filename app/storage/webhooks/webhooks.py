@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import bindparam, delete, func, or_, select, update
 
 from app.domain.webhooks.breaker import Breaker
 from app.domain.webhooks.webhook import WebhookConfig, WebhookInfo
@@ -48,6 +48,7 @@ _LIST = _SELECT.where(_columns.name > bindparam("after")).order_by(_columns.name
 _BY_ID = _SELECT.where(_columns.webhook_id == bindparam("id"))
 _VERSIONS = select(_columns.webhook_id, _columns.version, _columns.holder).order_by(_columns.webhook_id)
 _HELD = _SELECT.where(_columns.holder == bindparam("node")).order_by(_columns.webhook_id)
+_SECRETS = select(_columns.webhook_id).where(or_(_columns.secret.is_not(None), _columns.headers.is_not(None))).limit(1)
 _TOPIC_SET = select(func.count(), func.coalesce(func.max(topics.c.topic_id), 0))
 _TOPIC_NAMES = select(topics.c.name).order_by(topics.c.name)
 _SAVE = (
@@ -171,6 +172,11 @@ def lock_by_id(tx: Tx, webhook_id: int) -> StoredWebhook | None:
     """Lock the row of a webhook until the transaction ends, and return the webhook, or None."""
     row = tx.connection.execute(_FIND_HELD, {"id": webhook_id}).one_or_none()
     return None if row is None else _stored(row)
+
+
+def has_webhook_secrets(tx: Tx) -> bool:
+    """Return whether a webhook has an encrypted secret, or encrypted headers."""
+    return tx.connection.execute(_SECRETS).first() is not None
 
 
 def list_(tx: Tx, after: str, limit: int) -> list[StoredWebhook]:

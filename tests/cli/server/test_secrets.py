@@ -103,3 +103,21 @@ def test_rewrap_needs_current_tables(tmp_path: Path) -> None:
 
     assert done.code == 1
     assert "run millrace migrate first" in done.err
+
+
+async def test_a_key_that_is_lost_is_not_replaced_without_a_word(sqlite_url: str, tmp_path: Path) -> None:
+    settings = {"database_url": sqlite_url}
+    await create(settings)
+    key_file = tmp_path / "millrace.db.secret-key"
+    kept = key_file.read_bytes()
+    key_file.unlink()
+
+    async with running(settings) as (_, client):
+        source = {"topic": "events", "verify": {"scheme": "github", "secret": SECRET}}
+        answer = await client.put("/v1/sources/another", json=source)
+        assert (answer.status_code, answer.json()["code"]) == (422, "SECRET_KEY_MISSING")
+        assert "millrace.db.secret-key is missing" in answer.json()["detail"]
+    assert not key_file.exists()
+
+    key_file.write_bytes(kept)
+    assert await statuses(settings) == [200, 200, 200]
