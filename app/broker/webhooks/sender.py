@@ -26,6 +26,8 @@ _USER_AGENT = f"Millrace/{__version__}".encode()
 _NEVER_KEPT = {b"set-cookie", b"set-cookie2"}
 _MAX_KEPT_HEADERS = 50
 _MAX_KEPT_BYTES = 4 * 1024
+_MAX_HEADER_BYTES = 16 * 1024
+"""Headers that depend on the record: more than this is refused by common servers, with 431."""
 _GONE = 410
 
 
@@ -114,6 +116,9 @@ class Sender:
             content: What.
             now_ms: The wall clock, for the header `webhook-timestamp`.
         """
+        if (size := sum(len(name) + len(value) for name, value in content.headers)) > _MAX_HEADER_BYTES:
+            error = f"not posted: the record makes {size} bytes of headers, and at most {_MAX_HEADER_BYTES} are sent"
+            return Sent("failed", now_ms, 0, None, f"{error}; another mode has them in the body")
         began = time.monotonic()
         headers = _headers(receiver, content, now_ms // 1_000)
         if self._client is None:

@@ -98,6 +98,23 @@ async def test_what_is_kept_of_an_answer_has_no_cookies_and_a_body_only_if_it_fa
     assert (await send(sender, "bank")).body is None
 
 
+async def test_a_record_that_makes_too_many_headers_is_not_posted_and_fails() -> None:
+    internet = Internet(shop=answer(200))
+    sender = Sender(lambda: internet, Egress(Clock()))
+    receiver = Receiver("billing", "https://shop", 1_000, {}, SECRETS)
+    message = ping(1, "billing", 1)
+
+    for value, expected in ((b"x" * (16 * 1024 - 6), "delivered"), (b"x" * (16 * 1024 - 5), "failed")):
+        sent = await sender.send(receiver, message._replace(headers=[(b"ce-big", value)]), NOW_MS)
+        assert (sent.outcome, sent.is_charged) == (expected, True)
+
+    assert sent.error == (
+        "not posted: the record makes 16385 bytes of headers, and at most 16384 are sent; "
+        "another mode has them in the body"
+    )
+    assert len(internet.sent) == 1
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
