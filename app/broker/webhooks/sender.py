@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -180,10 +181,12 @@ def _kept(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
 
 
 def _date_ms(value: bytes | None) -> int | None:
+    """Return the time of a date; one without a zone is in UTC, as all dates of HTTP."""
     if value is None:
         return None
     try:
-        return round(parsedate_to_datetime(value.decode("latin-1")).timestamp() * 1_000)
+        moment = parsedate_to_datetime(value.decode("latin-1"))
+        return round(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1_000)
     except (ValueError, OverflowError):
         return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from app.broker.outbound.egress import Egress
@@ -131,6 +133,20 @@ async def test_retry_after_is_read_in_both_forms(value: bytes, expected: int) ->
     busy = answer(503, (b"Retry-After", value))
 
     assert (await send(Sender(lambda: Internet(shop=busy), Egress(Clock())), "shop")).requested_ms == expected
+
+
+@pytest.mark.parametrize("value", [b"Tue, 14 Nov 2023 22:15:00", b"Tue, 14 Nov 2023 22:15:00 -0000"])
+async def test_a_date_without_a_zone_is_in_utc(monkeypatch: pytest.MonkeyPatch, value: bytes) -> None:
+    busy = answer(503, (b"Retry-After", value))
+    try:
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("TZ", "Asia/Tokyo")
+            time.tzset()
+            sent = await send(Sender(lambda: Internet(shop=busy), Egress(Clock())), "shop")
+    finally:
+        time.tzset()
+
+    assert sent.requested_ms == 100_000 - 123
 
 
 async def test_three_silent_hosts_are_a_fault_of_this_side_until_one_answers() -> None:
