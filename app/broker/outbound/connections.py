@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Iterable, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 import httpcore2
@@ -21,6 +21,8 @@ _MAX_ANSWER_BYTES = MAX_HEADER_BYTES + MAX_RESPONSE_BYTES
 _READ_BYTES = 16 * 1024
 _NEXT_ADDRESS_S = 2.0
 """Time for a connection to one of several addresses; the last one may take all the time that is left."""
+_INTERNAL = "the host is private, loopback, link-local or reserved"
+_WAY_OUT = "the operator can allow its network with MILLRACE_WEBHOOK_ALLOWED_NETWORKS"
 _PROXY_S = 5.0
 """Time for the name of the egress proxy and a connection to it."""
 
@@ -295,14 +297,17 @@ def check_addresses(addresses: Sequence[str], rules: OutboundRules, *, plain: bo
     allowed = rules.allowed_networks
     for address in addresses:
         if (refusal := refusal_of(address, allowed)) is not None:
-            way_out = (
-                "; the operator can allow its network with MILLRACE_WEBHOOK_ALLOWED_NETWORKS (127.0.0.0/8 for loopback)"
-                if refusal.allowable
-                else ", which no setting allows"
-            )
-            raise SendBlocked(f"the host is private, loopback, link-local or reserved{way_out}")
+            raise SendBlocked(_refused(address) if refusal.allowable else f"{_INTERNAL}, which no setting allows")
         if plain and not is_allowed(address, allowed):
             check_plain(rules)
+
+
+def _refused(address: str) -> str:
+    """Return why an address is refused, with the kind of network to allow, but without the address itself."""
+    parsed = ip_address(address)
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is None:
+        return f"{_INTERNAL} at its IPv6 address; {_WAY_OUT} (::1/128 for loopback)"
+    return f"{_INTERNAL}; {_WAY_OUT} (127.0.0.0/8 for loopback)"
 
 
 def check_plain(rules: OutboundRules) -> None:

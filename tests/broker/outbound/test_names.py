@@ -98,6 +98,23 @@ async def test_a_name_without_a_usable_address_says_why(
     assert type(failed.value) is kind
 
 
+@pytest.mark.parametrize(
+    ("addresses", "hint"),
+    [
+        (["127.0.0.1", "::1"], r"at its IPv6 address; .* \(::1/128 for loopback\)"),
+        (["10.0.0.1"], r"reserved; .* \(127\.0\.0\.0/8 for loopback\)"),
+        (["::ffff:10.0.0.1"], r"reserved; .* \(127\.0\.0\.0/8 for loopback\)"),
+    ],
+)
+async def test_a_refusal_names_the_kind_of_network_that_is_not_allowed_but_not_the_address(
+    client: MakeClient, addresses: list[str], hint: str
+) -> None:
+    with pytest.raises(SendBlocked, match=hint) as refused:
+        await client(Names(addresses), "127.0.0.0/8").post("http://localhost:9000/", [], b"", 5)
+
+    assert "10.0.0.1" not in str(refused.value)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "::ffff:127.0.0.1"])
 async def test_a_connection_goes_to_the_address_that_was_judged(client: MakeClient, address: str) -> None:
     names = Names([address])
