@@ -56,10 +56,12 @@ def serve(
 def _run(settings: Settings) -> None:
     """Serve until the process is told to stop."""
     from app.server.allocator import return_freed_memory
+    from app.server.open_files import raise_limit
     from app.server.uvicorn import ServerMemory
     from app.server.uvicorn import serve as run_server
 
     return_freed_memory()
+    raise_limit()
     application = _build(settings)
 
     def announce(port: int) -> None:
