@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.sources.receiver import Received
-from app.domain.sources.verification import Delivery
+from app.domain.sources.delivery import Delivery
 from app.errors.http import BadRequest, BodyTooLarge
 from app.errors.webhooks import InvalidSignature, TooManyRefusals, UnknownSource
 

@@ -24,8 +24,9 @@ from app.domain.log.record import (
     VALUE_TEXT,
     Record,
 )
+from app.domain.sources.delivery import Delivery, Unverified
 from app.domain.sources.source import SourceConfig, header_name
-from app.domain.sources.verification import Delivery, Unverified, verify
+from app.domain.sources.verification import verify
 from app.errors.broker_error import BrokerError
 from app.errors.http import BodyTooLarge
 from app.errors.webhooks import InvalidSignature

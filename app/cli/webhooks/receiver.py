@@ -13,7 +13,9 @@ from urllib.parse import unquote
 import typer
 
 from app.cli.terminal.output import emit, emit_json, printable
-from app.domain.sources.verification import Delivery, Unverified, Verify, parse_standard_secret, verify
+from app.domain.sources.delivery import Delivery, Unverified
+from app.domain.sources.standard import parse_standard_secret
+from app.domain.sources.verification import Verify, verify
 
 _STANDARD = Verify(scheme="standard")
 _SECRET_BYTES = 32

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import msgspec
 
 from app.domain.log.topic import check_topic_name
-from app.domain.sources.verification import Unverified, Verify, parse_standard_secret
+from app.domain.sources.delivery import Unverified
+from app.domain.sources.standard import parse_standard_secret
+from app.domain.sources.verification import Verify
 from app.errors.webhooks import InvalidSourceConfig
 
 DEFAULT_DEDUPE_MS = 604_800_000

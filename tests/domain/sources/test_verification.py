@@ -14,7 +14,8 @@ from slack_sdk.signature import SignatureVerifier
 from standardwebhooks import Webhook
 from stripe import WebhookSignature
 
-from app.domain.sources.verification import Delivery, Scheme, Unverified, Verify, verify
+from app.domain.sources.delivery import Delivery, Unverified
+from app.domain.sources.verification import Scheme, Verify, verify
 
 SECRET = b"a secret of a test"
 NOW_S = 1_531_420_618
