@@ -18,7 +18,7 @@ from app.errors.webhooks import InvalidSignature, TooManyRefusals, UnknownSource
 router = APIRouter(prefix="/v1/sources/{source}/events", tags=["sources"], route_class=OperationRoute)
 
 _TEXT = b"text/plain; charset=utf-8"
-_ERRORS = (UnknownSource, InvalidSignature, BodyTooLarge, TooManyRefusals)
+_ERRORS = (UnknownSource, InvalidSignature, BadRequest, BodyTooLarge, TooManyRefusals)
 _ANY_BODY = {"text/plain": {"schema": {"type": "string"}, "example": "Hello, World!"}}
 _SIGNATURE = {
     "schema": {"type": "string"},

@@ -24,11 +24,12 @@ from app.domain.log.record import (
     VALUE_TEXT,
     Record,
 )
+from app.domain.outbound import via
 from app.domain.sources.delivery import Delivery, Unverified
 from app.domain.sources.source import SourceConfig, header_name
 from app.domain.sources.verification import verify
 from app.errors.broker_error import BrokerError
-from app.errors.http import BodyTooLarge
+from app.errors.http import BadRequest, BodyTooLarge
 from app.errors.webhooks import InvalidSignature
 from app.storage.sources.sources import Refusal
 
@@ -110,6 +111,10 @@ class Receiver:
         except Unverified as error:
             self._refuse(source, str(error), len(delivery.body), address)
             raise InvalidSignature(_REFUSED) from None
+        if len(_marks(delivery)) > via.MAX_MARKS:
+            reason = f"the delivery has passed more than {via.MAX_MARKS} webhooks"
+            self._refuse(source, reason, len(delivery.body), address)
+            raise BadRequest(reason)
         if (challenge := _slack_challenge(source.info.config, delivery.body)) is not None:
             return Received(None, challenge)
         return Received(await self._append(source, identity, delivery, address))
@@ -228,17 +233,23 @@ def _is_json(body: bytes) -> bool:
 
 def _headers(config: SourceConfig, delivery: Delivery) -> list[Header]:
     """Return the chosen request headers. Those that would exceed the limit of a record are left out."""
-    found: list[Header] = []
-    size = 0
+    found = [Header(via.HEADER, via.join(marks))] if (marks := _marks(delivery)) else []
+    size = sum(len(each.name) + len(each.value or "") for each in found)
     for name in config.headers:
         value = delivery.headers.get(name.lower().encode())
-        if value is not None:
+        if value is not None and name.lower() != via.HEADER:
             text = value.decode("latin-1")
             size += len(name) + len(text.encode())
             if size > MAX_HEADER_BYTES:
                 break
             found.append(Header(name, text))
     return found
+
+
+def _marks(delivery: Delivery) -> list[str]:
+    """Return the marks of the webhooks that a delivery has passed."""
+    value = delivery.headers.get(via.HEADER.encode())
+    return [] if value is None else via.parse([value.decode("latin-1")])
 
 
 def _place(place: str, delivery: Delivery) -> str | None:

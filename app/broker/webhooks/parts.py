@@ -52,9 +52,9 @@ def open_receiver(box: SecretBox, stored: StoredWebhook, now_ms: int) -> Receive
     Raises:
         WrongSecretKey: No key of the server decrypts them.
     """
-    config = stored.info.config
-    headers = keys.open_headers(box, stored)
-    return Receiver(stored.info.name, config.url, config.timeout_ms, headers, keys.open_keys(box, stored, now_ms))
+    info, headers = stored.info, keys.open_headers(box, stored)
+    signing = keys.open_keys(box, stored, now_ms)
+    return Receiver(info.name, info.config.url, info.config.timeout_ms, headers, signing, info.mark)
 
 
 def attempt_of(

@@ -13,6 +13,7 @@ from app import __version__
 from app.broker.outbound.egress import Egress
 from app.broker.outbound.exchange import Client, NotSent, SendBlocked, SendFailed, SendTimedOut, SendUnresolved
 from app.broker.webhooks.keys import SigningKeys
+from app.domain.outbound import via
 from app.domain.outbound.target import parse_target
 from app.domain.webhooks.retries import retry_after_ms
 
@@ -61,13 +62,18 @@ class Sent(NamedTuple):
 
 
 class Receiver(NamedTuple):
-    """Where and how a webhook sends."""
+    """Where and how a webhook sends.
+
+    Attributes:
+        mark: What tells the webhook from others in the header `millrace-via`.
+    """
 
     name: str
     url: str
     timeout_ms: int
     headers: Mapping[str, str]
     keys: SigningKeys
+    mark: str
 
 
 class Sender:
@@ -166,6 +172,7 @@ def _headers(receiver: Receiver, content: Content, timestamp_s: int) -> list[tup
         (b"webhook-timestamp", b"%d" % timestamp_s),
         (b"webhook-signature", receiver.keys.sign(content.message_id, timestamp_s, content.body)),
         (b"millrace-webhook", receiver.name.encode()),
+        (via.HEADER.encode(), via.join([*content.via, receiver.mark]).encode()),
     ]
 
 

@@ -38,7 +38,6 @@ from app.domain.webhooks.breaker import BreakerState
 from app.domain.webhooks.event import WebhookEvent
 from app.domain.webhooks.filter import Filter, compile_filter
 from app.domain.webhooks.message import WebhookRecord, message_id
-from app.domain.webhooks.subject import subject_of
 from app.errors.broker_error import BrokerError
 from app.storage.queues.queues import negative_queue_id
 from app.storage.webhooks import retries
@@ -299,7 +298,7 @@ class Worker:
             each = self._on_its_way(feed, delivery, found)
             if each.attempts == retries.EXHAUSTED:
                 self._end_again(each)
-            elif self._filter is not None and not self._filter.matches(subject_of(delivery.record)):
+            elif not self._line().passes(delivery.record):
                 accepted = Acknowledgement(delivery.delivery_id, AcknowledgeType.ACCEPT)
                 feed.settlings.append(Settling(accepted, each.key, None, each.attempts != 0))
                 self._retrying -= each.attempts > 0

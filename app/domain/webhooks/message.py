@@ -17,6 +17,7 @@ from app.domain.log import cloud_events, record_json
 from app.domain.log.cloud_events import Place, encode_header_value
 from app.domain.log.headers import Header, decode_headers
 from app.domain.log.record import KEY_BASE64, VALUE_JSON, VALUE_MASK, VALUE_TEXT, StoredRecord
+from app.domain.outbound import via
 from app.domain.webhooks.webhook import BATCH_MODES, Mode
 
 HttpHeader = tuple[bytes, bytes]
@@ -26,6 +27,7 @@ _MAX_PASSED_ON = 256
 """Characters of a record's `content-type` and `traceparent`: a longer one is no such header."""
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _CONTENT_TYPES = {VALUE_JSON: b"application/json", VALUE_TEXT: b"text/plain; charset=utf-8"}
+_NOT_PASSED_ON = {"content-type", via.HEADER}
 _encoder = msgspec.json.Encoder()
 
 
@@ -40,11 +42,16 @@ class WebhookRecord(NamedTuple):
 
 
 class Content(NamedTuple):
-    """The body of an attempt and the headers that depend on its records."""
+    """The body of an attempt and the headers that depend on its records.
+
+    Attributes:
+        via: The marks of the webhooks that the records have passed.
+    """
 
     message_id: str
     headers: list[HttpHeader]
     body: bytes
+    via: Sequence[str] = ()
 
 
 class _Envelope(msgspec.Struct):
@@ -90,6 +97,18 @@ def content(mode: Mode, webhook: str, records: Sequence[WebhookRecord], attempt:
     """
     if len(records) > 1 and mode not in BATCH_MODES:
         raise ValueError(f"the mode {mode} sends one record at a time")
+    found = _content(mode, webhook, records, attempt)
+    return found._replace(via=list(dict.fromkeys(mark for each in records for mark in marks_of(each.record))))
+
+
+def marks_of(record: StoredRecord) -> list[str]:
+    """Return the marks of the webhooks that a record has passed."""
+    if record.headers is None or via.HEADER.encode() not in record.headers:
+        return []
+    return via.parse(each.value for each in decode_headers(record.headers) if each.name == via.HEADER and each.value)
+
+
+def _content(mode: Mode, webhook: str, records: Sequence[WebhookRecord], attempt: int) -> Content:
     first = records[0]
     if mode == "record":
         return _plain(first)
@@ -167,7 +186,7 @@ def _record_headers(record: StoredRecord, headers: Sequence[Header]) -> list[Htt
             found.append((b"millrace-key-encoding", b"base64"))
     for header in headers:
         name = header.name.encode()
-        if name and not set(name) - _TOKEN and header.value is not None and header.name.lower() != "content-type":
+        if name and not set(name) - _TOKEN and header.value is not None and header.name.lower() not in _NOT_PASSED_ON:
             found.append((b"millrace-header-" + name.lower(), encode_header_value(header.value).encode()))
     return found
 

@@ -11,6 +11,7 @@ import msgspec
 
 from app.domain.log.offset_spec import OffsetSpec, parse_offset_spec
 from app.domain.log.topic import check_topic_name
+from app.domain.outbound import via
 from app.domain.outbound.target import parse_target
 from app.domain.webhooks.breaker import Breaker
 from app.domain.webhooks.filter import FilterError, compile_filter
@@ -112,6 +113,11 @@ class WebhookInfo(NamedTuple):
     disabled_at_ms: int | None
     breaker: Breaker
     created_at_ms: int
+
+    @property
+    def mark(self) -> str:
+        """What tells the webhook from all others in the header `millrace-via`."""
+        return via.mark_of(self.name, self.webhook_id, self.created_at_ms)
 
     @property
     def status(self) -> Status:

@@ -287,3 +287,35 @@ async def test_a_pause_settles_what_was_delivered_and_gives_the_rest_back(client
 
     assert found["delivered"] == len(receiver.posts)
     assert found["delivered"] + found["waiting"] == 200
+
+
+async def test_a_webhook_that_posts_to_a_source_of_its_topic_ends(client: httpx2.AsyncClient) -> None:
+    await client.put("/v1/topics/back", json={"partitions": 1})
+    made = await client.put("/v1/sources/back", json={"topic": "back", "verify": {"scheme": "none"}})
+    url = made.json()["delivery_url"]
+
+    async with receiving() as receiver:
+        await create(client, receiver.url, topics=["orders", "back"])
+        await client.put("/v1/webhooks/other", json={"url": receiver.url, "topics": ["back"]})
+        await produce(client, {"key": "a", "value": 1})
+        (first,) = await receiver.received(1)
+        assert (await client.post(url, content=first.body, headers=first.headers)).status_code == 200
+        (_, second) = await receiver.received(2)
+        assert (await client.post(url, content=second.body, headers=second.headers)).status_code == 200
+        await settled(client, delivered=1, filtered=2)
+
+    assert (first.headers["millrace-webhook"], second.headers["millrace-webhook"]) == ("billing", "other")
+    assert second.headers["millrace-via"].split(",")[0] == first.headers["millrace-via"]
+    assert len(receiver.posts) == 2
+
+
+async def test_a_source_refuses_what_has_passed_many_webhooks(client: httpx2.AsyncClient) -> None:
+    made = await client.put("/v1/sources/back", json={"topic": "orders", "verify": {"scheme": "none"}})
+    marks = [f"{letter}{letter}aaaaaaaaaaaaaa" for letter in "abcdefghijklmnopqrstuvwxyz234567"]
+
+    async def status(value: str) -> int:
+        answer = await client.post(made.json()["delivery_url"], content=b"x", headers={"millrace-via": value})
+        return answer.status_code
+
+    assert [await status(",".join(each)) for each in (marks, [*marks, "abcdefghabcdefgh"])] == [200, 400]
+    assert await status("not a mark") == 200

@@ -50,7 +50,7 @@ def answer(status: int, *headers: tuple[bytes, bytes], body: bytes = b"") -> Res
 
 
 async def send(sender: Sender, host: str) -> Sent:
-    receiver = Receiver("billing", f"https://{host}", 1_000, {"X-Team": "billing"}, SECRETS)
+    receiver = Receiver("billing", f"https://{host}", 1_000, {"X-Team": "billing"}, SECRETS, "a" * 16)
     return await sender.send(receiver, ping(1, "billing", 1), NOW_MS)
 
 

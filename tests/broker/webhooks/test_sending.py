@@ -20,7 +20,7 @@ from tests.waiting import pause
 
 pytestmark = pytest.mark.anyio
 
-RECEIVER = Receiver("billing", "https://example.com", 1_000, {}, SigningKeys("hmac", (b"x" * 24,)))
+RECEIVER = Receiver("billing", "https://example.com", 1_000, {}, SigningKeys("hmac", (b"x" * 24,)), "a" * 16)
 
 
 class Idle:

@@ -22,7 +22,7 @@ from app.domain.log.topic import TopicConfig
 from app.domain.queues.dead_letter import origin_of, without_origin
 from app.domain.webhooks import replay
 from app.domain.webhooks.filter import Filter
-from app.domain.webhooks.message import WebhookRecord, message_id
+from app.domain.webhooks.message import WebhookRecord, marks_of, message_id
 from app.domain.webhooks.replay import ReplayInfo, ReplayProgress, ReplayStatus
 from app.domain.webhooks.retries import retry_delay_ms
 from app.domain.webhooks.subject import subject_of
@@ -47,7 +47,14 @@ class Line(NamedTuple):
 
     stored: StoredWebhook
     receiver: Receiver | None
-    passes: Filter | None
+    filter: Filter | None
+
+    def passes(self, record: StoredRecord) -> bool:
+        """Return whether a record is sent: it fits the filter, and has not passed this webhook before."""
+        marks = marks_of(record)
+        if marks and self.stored.info.mark in marks:
+            return False
+        return self.filter is None or self.filter.matches(subject_of(record))
 
 
 class _Step(NamedTuple):
@@ -165,8 +172,7 @@ class Replayer:
         self, found: ReplayInfo, progress: ReplayProgress, record: WebhookRecord, offset: int
     ) -> ReplayProgress:
         """Send one record when its turn has come, and return the progress after it."""
-        passes = self._line().passes
-        if passes is not None and not found.plan.unfiltered and not passes.matches(subject_of(record.record)):
+        if not found.plan.unfiltered and not self._line().passes(record.record):
             return replay.passed(found.plan, progress, offset, filtered=1)
         await self._sending.begin_other()
         is_probe = self._sending.is_probing
