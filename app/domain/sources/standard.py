@@ -37,6 +37,8 @@ def verify_standard(secrets: Sequence[bytes], delivery: Delivery, now_s: int, ed
     """
     prefix = next((each for each in _PREFIXES if each + b"signature" in delivery.headers), b"webhook-")
     identity = required(delivery, prefix + b"id")
+    if b"." in identity:
+        raise Unverified("the id has a dot, which separates it from the time")
     time = required(delivery, prefix + b"timestamp")
     given = required(delivery, prefix + b"signature").split(b" ")
     if len(given) > MAX_SIGNATURES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from hashlib import sha256
 from typing import Any
 
@@ -188,6 +188,19 @@ def test_ed25519_signatures_of_standard_webhooks() -> None:
 
     assert accepts("standard", Delivery(STANDARD_BODY, headers), secret, now_s=1_731_705_121)[0]
     assert not accepts("standard", Delivery(STANDARD_BODY + b" ", headers), secret, now_s=1_731_705_121)[0]
+
+
+def test_a_part_of_the_body_is_not_taken_for_the_time() -> None:
+    """A captured body that begins with a time must not be sent again under an id that ends in the old time."""
+    content = b"msg_a.1500000000.%d.{}" % NOW_S
+    key = b64decode(STANDARD_SECRET.removeprefix(b"whsec_"))
+    headers = {
+        b"webhook-id": b"msg_a.1500000000",
+        b"webhook-timestamp": b"%d" % NOW_S,
+        b"webhook-signature": b"v1," + b64encode(hmac.digest(key, content, "sha256")),
+    }
+
+    assert not accepts("standard", Delivery(b"{}", headers), STANDARD_SECRET)[0]
 
 
 def test_the_sdk_of_standard_webhooks_signs_what_is_accepted() -> None:
