@@ -119,10 +119,14 @@ def _slack(secrets: Sequence[bytes], delivery: Delivery, now_s: int) -> str | No
 
 
 def _shopify(secrets: Sequence[bytes], delivery: Delivery, now_s: int) -> str | None:
+    """Verify the body. Repeats have the same event id; an event may be sent for several topics."""
     _ = now_s
     given = required(delivery, b"x-shopify-hmac-sha256")
     check_signatures([given], [b64encode(hmac.digest(secret, delivery.body, sha256)) for secret in secrets])
-    return text_of(delivery.headers.get(b"x-shopify-webhook-id"))
+    event = text_of(delivery.headers.get(b"x-shopify-event-id"))
+    if event is None:
+        return text_of(delivery.headers.get(b"x-shopify-webhook-id"))
+    return f"{event} {text_of(delivery.headers.get(b'x-shopify-topic')) or ''}"
 
 
 def _generic(how: Verify, secrets: Sequence[bytes], delivery: Delivery, now_s: int) -> str | None:

@@ -255,6 +255,13 @@ def test_shopify_signs_in_base64() -> None:
     assert accepts("shopify", delivery, b"hush-hush") == (True, "b54557e4-bdd9-4b37-8a5f-bf7d70bcd043")
     assert not accepts("shopify", delivery._replace(body=b"{}"), b"hush-hush")[0]
 
+    def identity(topic: bytes, webhook: bytes) -> str | None:
+        more = {b"x-shopify-event-id": b"e1", b"x-shopify-topic": topic, b"x-shopify-webhook-id": webhook}
+        return accepts("shopify", delivery._replace(headers=headers | more), b"hush-hush")[1]
+
+    assert identity(b"orders/create", b"1") == identity(b"orders/create", b"2") == "e1 orders/create"
+    assert identity(b"orders/updated", b"1") == "e1 orders/updated"
+
 
 @pytest.mark.parametrize(
     ("how", "signature"),
