@@ -171,7 +171,7 @@ class Receiver:
     async def _append(self, source: OpenSource, identity: str | None, delivery: Delivery, address: str) -> Accepted:
         config = source.info.config
         if config.dedupe_from is not None:
-            identity = _place(config.dedupe_from, delivery)
+            identity = _place(config.dedupe_from, delivery) or identity
         key = None
         if identity is not None and config.dedupe_ms > 0:
             hashed = fingerprint(b"source", b"%d" % source.info.source_id, identity.encode())

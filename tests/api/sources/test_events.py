@@ -130,6 +130,14 @@ async def test_dedupe_from_names_the_id_of_schemes_without_one(serve: Serve) -> 
     assert ["duplicate" in answer for answer in answers] == [False, True, False, False]
 
 
+async def test_the_id_of_the_scheme_counts_where_dedupe_from_finds_none(sqlite_client: httpx2.AsyncClient) -> None:
+    await create(sqlite_client, dedupe_from="/event/id")
+
+    answers = [(await deliver(sqlite_client, b"{}", "one")).json() for _ in range(2)]
+
+    assert ["duplicate" in answer for answer in answers] == [False, True]
+
+
 async def test_without_dedupe_a_repeat_is_appended(serve: Serve) -> None:
     _, client = await serve()
     await create(client, dedupe_ms=0)
