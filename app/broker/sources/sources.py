@@ -152,8 +152,7 @@ class Sources:
         before = await self.get(name)
         changed = change(before.config)
         check_config(changed)
-        if changed.verify.scheme != before.config.verify.scheme:
-            raise_errors([("verify/scheme", "cannot be changed: delete the source, or create another one")])
+        _check_same_scheme(before.config, changed)
         if given.secret is not None:
             raise_errors([("verify/secret", "is changed with POST /v1/sources/{source}/rotate_secret")])
         _check_verify_token(changed, given, present=before.verify_token is not None)
@@ -235,7 +234,9 @@ class Sources:
         info = sources.find_locked(tx, name)
         if info is None:
             return None
-        info = info._replace(config=change(info.config))
+        changed = change(info.config)
+        _check_same_scheme(info.config, changed)
+        info = info._replace(config=changed)
         if verify_token is not None:
             encrypted = self._box.encrypt(verify_token.encode(), _bound(info, "verify_token"))
             info = info._replace(verify_token=encrypted)
@@ -260,7 +261,12 @@ class Sources:
             field for field in config.__struct_fields__ if getattr(config, field) != getattr(info.config, field)
         ]
         opened = self._opened(info, 0)
-        if given.secret is not None and not hmac.compare_digest(opened.secrets[0], given.secret.encode()):
+        is_same_scheme = config.verify.scheme == info.config.verify.scheme
+        if (
+            is_same_scheme
+            and given.secret is not None
+            and not hmac.compare_digest(opened.secrets[0], given.secret.encode())
+        ):
             differing.append("verify/secret")
         if given.verify_token is not None and opened.verify_token != given.verify_token.encode():
             differing.append("verify/verify_token")
@@ -320,6 +326,11 @@ def _delete(tx: Tx, name: str) -> bool:
 
 def _bound(info: SourceInfo, field: str) -> str:
     return f"sources/{info.source_id}/{field}"
+
+
+def _check_same_scheme(before: SourceConfig, changed: SourceConfig) -> None:
+    if changed.verify.scheme != before.verify.scheme:
+        raise_errors([("verify/scheme", "cannot be changed: delete the source, or create another one")])
 
 
 def _check_verify_token(config: SourceConfig, given: SourceSecrets, *, present: bool = False) -> None:

@@ -81,6 +81,18 @@ async def test_a_source_is_created_confirmed_changed_and_deleted(sources: httpx2
         assert (await call).json()["code"] == "UNKNOWN_SOURCE"
 
 
+async def test_the_scheme_of_a_source_stays(sources: httpx2.AsyncClient) -> None:
+    await create(sources, verify={"scheme": "none"})
+    other = {"scheme": "github", "secret": SECRET}
+
+    put = await sources.put(URL, json={"topic": "events", "verify": other})
+    patched = await sources.patch(URL, json={"verify": {"scheme": "github"}})
+
+    assert (put.status_code, put.json()["differing"]) == (409, ["verify"])
+    assert (patched.status_code, patched.json()["errors"][0]["field"]) == (422, "verify/scheme")
+    assert (await sources.get(URL)).json()["verify"] == {"scheme": "none"}
+
+
 async def test_secrets_are_never_shown(sources: httpx2.AsyncClient, tmp_path: Path) -> None:
     secrets = [SECRET, "another secret of it", "token of the challenge"]
     created = await create(sources, verify={"scheme": "meta", "secret": SECRET, "verify_token": secrets[2]})
