@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from app.domain.sources.delivery import Delivery, Unverified
 from app.domain.sources.verification import Verify, verify
-from tests.domain.sources.test_verification import (
+from tests.domain.sources.vectors import (
     FORM,
     GITHUB_BODY,
     GITHUB_SECRET,
