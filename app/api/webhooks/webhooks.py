@@ -42,7 +42,8 @@ _Rate = Annotated[int, Meta(description="Attempts per second at most; null for n
 _Delays = Annotated[list[int], Meta(description="Delay after each failed attempt; 5 s to 24 h, ten attempts in all.")]
 _Url = Annotated[str, Meta(max_length=2048)]
 _Secret = Annotated[
-    str, Meta(max_length=128, description="`whsec_` and the base64 of 24 to 64 bytes; made if it is not given.")
+    str,
+    Meta(max_length=128, description="`whsec_` and the base64 of 24 to 64 bytes, of 32 with ed25519; made if missing."),
 ]
 _DeadLetters = Annotated[Annotated[str, Meta(max_length=249)], Meta(description="With on_exhausted dead_letter.")]
 _Text = Annotated[str, Meta(max_length=1024)]

@@ -17,8 +17,8 @@ from app.broker.webhooks.webhook_queues import add_queue, change_queues, matchin
 from app.broker.webhooks.webhook_states import WebhookState, describe
 from app.domain.log.topic import TopicInfo, check_name
 from app.domain.webhooks.breaker import Breaker
-from app.domain.webhooks.signature import parse_secret
-from app.domain.webhooks.webhook import WebhookConfig, check_config, check_headers, raise_errors
+from app.domain.webhooks.signature import check_seed, parse_secret
+from app.domain.webhooks.webhook import SignatureScheme, WebhookConfig, check_config, check_headers, raise_errors
 from app.errors.database import ServiceUnavailable
 from app.errors.webhooks import UnknownWebhook, WebhookAlreadyExists
 from app.storage.db import clock
@@ -97,6 +97,7 @@ class Webhooks:
             found = await self._storage.read(webhooks.find, name)
             config = _config_of(WebhookConfig(url="") if found is None else found.info.config, given)
             check_config(given, config)
+            _check_secret(secret, config.signature)
             if found is not None:
                 self._confirm(found, config, given, secrets)
                 return CreatedWebhook(found)
@@ -248,6 +249,7 @@ class Webhooks:
         stored = webhooks.find_locked(tx, name)
         if stored is None:
             return None
+        _check_secret(secret, stored.info.config.signature)
         rotated = stored._replace(
             secret=self.box.encrypt(secret, bound_to(stored.info.webhook_id, "secret")),
             previous_secret=stored.secret if overlap_ms else None,
@@ -309,3 +311,11 @@ def _secret_of(text: str | None) -> bytes:
     except ValueError as error:
         raise_errors([("secret", str(error))])
         raise
+
+
+def _check_secret(secret: bytes, scheme: SignatureScheme) -> None:
+    if scheme == "ed25519":
+        try:
+            check_seed(secret)
+        except ValueError as error:
+            raise_errors([("secret", str(error))])

@@ -15,6 +15,8 @@ SECRET_PREFIX = "whsec_"  # noqa: S105 - the public prefix of all secrets
 PUBLIC_KEY_PREFIX = "whpk_"
 MIN_SECRET_BYTES = 24
 MAX_SECRET_BYTES = 64
+SEED_BYTES = 32
+"""Bytes of a secret with ed25519."""
 
 Signer = Callable[[bytes], bytes]
 """Returns the bytes of an ed25519 signature."""
@@ -36,6 +38,16 @@ def parse_secret(text: str) -> bytes:
     if not MIN_SECRET_BYTES <= len(secret) <= MAX_SECRET_BYTES:
         raise ValueError(f"must have {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} bytes after whsec_, in base64")
     return secret
+
+
+def check_seed(secret: bytes) -> None:
+    """Check that a secret can be the seed of an ed25519 key.
+
+    Raises:
+        ValueError: The message completes "secret …".
+    """
+    if len(secret) != SEED_BYTES:
+        raise ValueError(f"must have {SEED_BYTES} bytes after whsec_, in base64, because signature is ed25519")
 
 
 def format_secret(secret: bytes) -> str:

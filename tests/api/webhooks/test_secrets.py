@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -71,6 +72,32 @@ async def test_a_wrong_rotation_is_refused(sqlite_url: str, serve: Serve, body: 
 
     assert (await client.post(f"{URL}/rotate_secret", json=body)).status_code == 422
     assert (await client.post("/v1/webhooks/missing/rotate_secret", json={})).status_code == 404
+
+
+@pytest.mark.parametrize("length", [24, 31, 33, 64])
+async def test_ed25519_refuses_a_secret_that_is_no_seed_and_keeps_the_one_before(
+    sqlite_url: str, serve: Serve, length: int
+) -> None:
+    _, client = await serve(database_url=sqlite_url, **SETTINGS)
+    wrong, seed = (f"whsec_{b64encode(bytes(size)).decode()}" for size in (length, 32))
+    settings: dict[str, Any] = {
+        "url": "https://example.com",
+        "topics": ["orders"],
+        "signature": "ed25519",
+        "paused": True,
+    }
+
+    refused = await client.put(URL, json=settings | {"secret": wrong})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "secret"), refused.text
+    assert (await client.get(URL)).status_code == 404
+    assert (await client.get("/v1/topics/orders")).status_code == 404
+
+    await create(client, **settings, secret=seed)
+    key = (await describe(client))["public_key"]
+    rotated = await client.post(f"{URL}/rotate_secret", json={"secret": wrong})
+    assert (rotated.status_code, rotated.json()["errors"][0]["field"]) == (422, "secret"), rotated.text
+    assert (await client.put(URL, json={"secret": wrong})).status_code == 422
+    assert (await describe(client))["public_key"] == key
 
 
 async def test_secrets_and_static_headers_are_in_no_answer_and_not_in_the_database(
