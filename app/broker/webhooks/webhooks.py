@@ -121,8 +121,7 @@ class Webhooks:
             raise_errors([("secret", "is changed with POST /v1/webhooks/{webhook}/rotate_secret")])
         if fixed := sorted(_FIXED & given.keys()):
             raise_errors([(field, "cannot be changed: delete the webhook, or create another one") for field in fixed])
-        config = _config_of(before.info.config, given)
-        check_config(given, config)
+        config = _changed_config(before.info.config, given)
         if secrets.headers is not None:
             check_headers(secrets.headers)
         for _ in range(_ATTEMPTS):
@@ -132,7 +131,8 @@ class Webhooks:
             if changed is not None:
                 self._signals.announce([CHANGED])
                 return changed
-        raise UnknownWebhook(_UNKNOWN)
+            config = _changed_config((await self.get(name)).info.config, given)
+        raise ServiceUnavailable("the webhook or its topics change too often; try again")
 
     async def rotate(self, name: str, secret: str | None, overlap_ms: int) -> tuple[StoredWebhook, str]:
         """Replace the secret. The one before it signs too for another `overlap_ms`. Return the new secret.
@@ -229,11 +229,14 @@ class Webhooks:
         infos: Sequence[TopicInfo],
         letters: TopicInfo | None,
     ) -> StoredWebhook | None:
+        """Change a webhook, or return None if it was deleted or has another dead-letter topic than was looked up."""
         stored = webhooks.find_locked(tx, name)
         if stored is None:
             return None
         before = stored.info.config
-        config = _config_of(before, given)
+        config = _changed_config(before, given)
+        if config.dead_letters != (None if letters is None else letters.name):
+            return None
         info = stored.info._replace(config=config)
         if given.get("paused") is False:
             info = info._replace(disabled_reason=None, disabled_at_ms=None, breaker=Breaker())
@@ -301,6 +304,13 @@ def _config_of(present: WebhookConfig, given: Mapping[str, Any]) -> WebhookConfi
     if fields.get("topic_pattern") and "topics" not in fields:
         fields["topics"] = ()
     return msgspec.structs.replace(present, **fields)
+
+
+def _changed_config(present: WebhookConfig, given: Mapping[str, Any]) -> WebhookConfig:
+    """Return a checked configuration with the given fields."""
+    config = _config_of(present, given)
+    check_config(given, config)
+    return config
 
 
 def _secret_of(text: str | None) -> bytes:
