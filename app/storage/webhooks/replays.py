@@ -28,6 +28,7 @@ _RUNNING = (
     .where(_columns.webhook_id == bindparam("webhook"), _columns.state == "running")
     .order_by(_columns.replay_id)
 )
+_IS_RUNNING = select(_columns.replay_id).where(_columns.replay_id == bindparam("id"), _columns.state == "running")
 _SAVE = (
     update(webhook_replays)
     .where(_columns.replay_id == bindparam("id"), _columns.state == "running")
@@ -66,6 +67,11 @@ def find(tx: Tx, webhook_id: int, replay_id: int) -> ReplayInfo | None:
 def running(tx: Tx, webhook_id: int) -> list[int]:
     """Return the ids of the running replays of a webhook, oldest first."""
     return list(tx.connection.scalars(_RUNNING, {"webhook": webhook_id}))
+
+
+def is_running(tx: Tx, replay_id: int) -> bool:
+    """Return whether a replay has neither ended nor was cancelled."""
+    return tx.connection.execute(_IS_RUNNING, {"id": replay_id}).one_or_none() is not None
 
 
 def save(tx: Tx, replay_id: int, progress: ReplayProgress, status: ReplayStatus, ended_at_ms: int | None) -> None:

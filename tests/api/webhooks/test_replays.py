@@ -163,6 +163,22 @@ async def test_a_cancelled_replay_sends_no_more(client: httpx2.AsyncClient) -> N
     assert [post.json for post in receiver.posts[3:]] == [0, 2]
 
 
+async def test_a_replay_that_is_cancelled_while_the_webhook_is_paused_sends_nothing(client: httpx2.AsyncClient) -> None:
+    async with receiving() as receiver:
+        await create(client, receiver.url, paused=True, filter={"value": "/n", "gte": 1})
+        await produce(client, {"value": {"n": 0}}, {"value": {"n": 1}})
+        await client.post(f"{URL}/skip", json={"topic": "orders", "dry_run": False})
+        replay_id = await replay(client)
+        await until(lambda: progress(client, replay_id), lambda answer: answer["filtered"] == 1)
+        assert (await client.delete(f"{URL}/replays/{replay_id}")).status_code == 204
+        again = await redeliver(client, 0)
+        await change(client, paused=False)
+        await done(client, again, delivered=1)
+        assert (await progress(client, replay_id))["status"] == "cancelled"
+
+    assert [post.json["n"] for post in receiver.posts] == [0]
+
+
 async def test_a_replay_waits_while_the_webhook_is_paused_and_passes_what_retention_deleted(
     client: httpx2.AsyncClient,
 ) -> None:

@@ -177,8 +177,9 @@ class Replayer:
         await self._sending.begin_other()
         is_probe = self._sending.is_probing
         try:
+            is_running = await self._parts.storage.read(replays.is_running, found.replay_id)
             stored, receiver, _ = self._line()
-            if receiver is None:
+            if receiver is None or not is_running:
                 return progress
             number = progress.attempts + 1
             now_ms = self._parts.clock_ms()
