@@ -81,7 +81,7 @@ class ReplayAnswer(msgspec.Struct):
 
 
 _RECEIVER = {"webhook": "billing"}
-_ERRORS = (UnknownWebhook, UnknownTopicOrPartition)
+_ERRORS = (UnknownWebhook, UnknownTopicOrPartition, InvalidWebhookConfig)
 
 
 @router.post("/redeliver")
@@ -126,7 +126,7 @@ async def replay_webhook(call: Call, webhook: str, body: ReplayBody) -> Reply:
 @describe(
     Description(
         answers={200: ReplayPlanned, 202: ReplayPlanned},
-        errors=(*_ERRORS, InvalidWebhookConfig),
+        errors=_ERRORS,
         examples=_RECEIVER | {"body": {"dry_run": True}},
     )
 )

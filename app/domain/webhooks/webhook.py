@@ -27,6 +27,7 @@ SignatureScheme = Literal["hmac", "ed25519"]
 Status = Literal["active", "paused", "disabled"]
 
 BATCH_MODES = frozenset({"envelope-batch", "cloudevents-batch"})
+NOT_COVERED = "the webhook does not cover this topic; GET /v1/webhooks/{webhook} shows its topics"
 MAX_TOPICS = 100
 MAX_HEADERS = 20
 _MAX_HEADER_BYTES = 4_096

@@ -233,6 +233,7 @@ async def test_unknown_records_topics_and_replays_are_refused(client: httpx2.Asy
     await create(client, "https://example.com", paused=True)
     await produce(client, {"value": 1})
     replay_id = await replay(client)
+    await produce(client, {"value": 1}, topic="salaries")
     await client.put("/v1/webhooks/other", json={"url": "https://example.com", "topics": ["orders"], "paused": True})
 
     place = {"topic": "orders", "partition": 0, "offset": 0}
@@ -241,7 +242,11 @@ async def test_unknown_records_topics_and_replays_are_refused(client: httpx2.Asy
         ("billing/redeliver", place | {"partition": 9}, 404),
         ("billing/redeliver", place | {"topic": "missing"}, 404),
         ("missing/redeliver", place, 404),
+        ("billing/redeliver", place | {"topic": "salaries"}, 422),
         ("billing/replay", {"topic": "missing"}, 404),
+        ("billing/replay", {"topic": "salaries"}, 422),
+        ("billing/replay", {"topic": "salaries", "dry_run": False}, 422),
+        ("billing/skip", {"topic": "salaries"}, 422),
         ("billing/replay", {"topic": "orders", "from": "soon"}, 422),
         ("billing/replay", {"topic": "orders", "only": "some"}, 422),
         ("billing/redrive", {}, 422),

@@ -14,6 +14,7 @@ from app.domain.log.offset_spec import At, Earliest, OffsetSpec
 from app.domain.log.topic import TopicInfo
 from app.domain.webhooks import replay
 from app.domain.webhooks.replay import Only, ReplayInfo, ReplayPlan, ReplayRange
+from app.domain.webhooks.webhook import NOT_COVERED
 from app.errors.log import UnknownTopicOrPartition
 from app.errors.webhooks import InvalidWebhookConfig, UnknownReplay
 from app.storage.db import clock
@@ -55,9 +56,12 @@ class Replays:
 
         Raises:
             UnknownWebhook, UnknownTopicOrPartition
+            InvalidWebhookConfig: The webhook does not cover the topic.
         """
         stored = await self._webhooks.get(name)
         topic = await self._topics.refresh(request.topic)
+        if not stored.info.config.covers(topic.name):
+            raise InvalidWebhookConfig(NOT_COVERED)
         ids = topic.partition_ids
         if request.partition is not None:
             ids = (partition_id_of(topic, request.partition),)
@@ -88,6 +92,7 @@ class Replays:
         Raises:
             UnknownWebhook: There is no webhook of this name.
             UnknownTopicOrPartition: There is no such topic, partition or record.
+            InvalidWebhookConfig: The webhook does not cover the topic.
         """
         request = ReplayRequest(topic_name, At(offset), At(offset + 1), partition, "all")
         webhook_id, plan = await self.plan(name, request)

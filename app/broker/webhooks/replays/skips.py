@@ -10,6 +10,7 @@ from app.broker.waiting.signals import Signals
 from app.broker.webhooks.webhooks import CHANGED, Webhooks
 from app.domain.log.offset_spec import OffsetSpec
 from app.domain.log.topic import TopicInfo
+from app.domain.webhooks.webhook import NOT_COVERED
 from app.errors.webhooks import InvalidWebhookConfig, UnknownWebhook
 from app.storage.db.engine import Storage
 from app.storage.db.transaction import Tx
@@ -87,7 +88,7 @@ def _skip(
         raise UnknownWebhook("the webhook was deleted")
     queue = queues.find(tx, queue_name(stored.info.name, topic.name))
     if queue is None:
-        raise InvalidWebhookConfig("the webhook does not cover this topic; GET /v1/webhooks/{webhook} shows its topics")
+        raise InvalidWebhookConfig(NOT_COVERED)
     skipped = []
     for partition_id, bounds in sorted(pages.bounds(tx, partition_ids).items()):
         offset = min(offset_lookup.resolve(tx, bounds, to), bounds.log_end_offset)
