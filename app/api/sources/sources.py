@@ -118,6 +118,12 @@ class SourceAnswer(msgspec.Struct):
     created_at_ms: int
 
 
+class ChangedSource(SourceAnswer):
+    """A source that was changed. `created_topics` names the topic if it did not exist and was created."""
+
+    created_topics: list[str] | UnsetType = UNSET
+
+
 class CreatedSource(SourceAnswer):
     """A source. `token` is a part of the delivery path of the scheme `none`, and only this answer has it.
 
@@ -228,7 +234,7 @@ async def describe_source(call: Call, source: str) -> Reply:
 @router.patch("/{source}")
 @describe(
     Description(
-        answers={200: SourceAnswer},
+        answers={200: ChangedSource},
         errors=(UnknownSource, *_ERRORS),
         examples=_SOURCE | {"body": {"headers": ["X-GitHub-Event", "X-GitHub-Delivery"]}},
     )
@@ -252,7 +258,9 @@ async def change_source(call: Call, source: str, body: SourceChange) -> Reply:
         fields = {name: getattr(defaults, name) if value is None else value for name, value in given.items()}
         return msgspec.structs.replace(config, **fields)
 
-    return Reply.of(_answer(call, await call.services.sources.change(source, change, secrets)))
+    info, created_topics = await call.services.sources.change(source, change, secrets)
+    fields = msgspec.structs.asdict(_answer(call, info))
+    return Reply.of(ChangedSource(**fields, created_topics=list(created_topics) or UNSET))
 
 
 @admin.post("/{source}/rotate_secret")

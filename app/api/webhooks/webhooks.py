@@ -124,6 +124,15 @@ class WebhookAnswer(msgspec.Struct):
     created_at_ms: int
 
 
+class ChangedWebhook(WebhookAnswer):
+    """A webhook that was changed.
+
+    `created_topics` names its topics and its dead-letter topic as far as they did not exist and were created.
+    """
+
+    created_topics: list[str] | UnsetType = UNSET
+
+
 class CreatedWebhook(WebhookAnswer):
     """A webhook with its secret, which only this answer has; with ed25519 it is the public key, `whpk_…`.
 
@@ -190,7 +199,7 @@ _ERRORS = (InvalidWebhookConfig, InvalidTopicName)
         examples=_RECEIVER
         | {
             "body": {
-                "url": "https://example.com/hooks",
+                "url": "https://10.1.0.7/hooks",
                 "topics": ["orders"],
                 "on_exhausted": "dead_letter",
                 "dead_letter_topic": "orders.undelivered",
@@ -205,7 +214,8 @@ async def create_webhook(call: Call, webhook: str, body: WebhookSettings) -> Rep
     The status is 201 with the `secret`, once, if the webhook is new, 200 if it exists and no given field differs, else
     409. Each attempt is signed as Standard Webhooks describe. Failed records are repeated by `retry_delays_ms`.
     """
-    given, secrets = _split(body)
+    given, headers = _split(body)
+    secrets = WebhookSecrets(given.pop("secret", None), headers)
     stored, secret, created_topics = await call.services.webhooks.create(webhook, given, secrets)
     answer = _answer(stored.info)
     if secret is None:
@@ -240,7 +250,7 @@ async def describe_webhook(call: Call, webhook: str) -> Reply:
 @router.patch("/{webhook}")
 @describe(
     Description(
-        answers={200: WebhookAnswer},
+        answers={200: ChangedWebhook},
         errors=(UnknownWebhook, *_ERRORS),
         examples=_RECEIVER | {"body": {"max_in_flight": 8, "timeout_ms": 10000}},
     )
@@ -248,10 +258,13 @@ async def describe_webhook(call: Call, webhook: str) -> Reply:
 async def change_webhook(call: Call, webhook: str, body: WebhookChange) -> Reply:
     """Change, pause or resume a webhook.
 
-    What is being sent goes on with the settings before.
+    What is being sent goes on with the settings before. Topics that are missing are created; `created_topics` names
+    them.
     """
-    given, secrets = _split(body)
-    return Reply.of(_answer((await call.services.webhooks.change(webhook, given, secrets)).info))
+    given, headers = _split(body)
+    stored, created_topics = await call.services.webhooks.change(webhook, given, headers)
+    fields = msgspec.structs.asdict(_answer(stored.info))
+    return Reply.of(ChangedWebhook(**fields, created_topics=list(created_topics) or UNSET))
 
 
 @router.post("/{webhook}/rotate_secret")
@@ -282,11 +295,11 @@ async def delete_webhook(call: Call, webhook: str) -> Reply:
     return Reply(b"", 204)
 
 
-def _split(body: WebhookSettings | WebhookChange) -> tuple[dict[str, Any], WebhookSecrets]:
-    """Return the given fields, and apart from them the secrets."""
+def _split(body: WebhookSettings | WebhookChange) -> tuple[dict[str, Any], dict[str, str] | None]:
+    """Return the given fields, and apart from them the static headers; None if they are not given."""
     given = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not UNSET}
     headers = given.pop("headers", UNSET)
-    return given, WebhookSecrets(given.pop("secret", None), None if headers is UNSET else headers or {})
+    return given, None if headers is UNSET else headers or {}
 
 
 def _answer(info: WebhookInfo) -> WebhookAnswer:

@@ -143,8 +143,11 @@ class Sources:
 
     async def change(
         self, name: str, change: Callable[[SourceConfig], SourceConfig], given: SourceSecrets
-    ) -> SourceInfo:
+    ) -> tuple[SourceInfo, tuple[str, ...]]:
         """Change the configuration of a source. Its scheme stays.
+
+        Returns:
+            The source, and its topic if that did not exist and was created.
 
         Raises:
             UnknownSource, InvalidSourceConfig, InvalidTopicName
@@ -156,12 +159,12 @@ class Sources:
         if given.secret is not None:
             raise_errors([("verify/secret", "is changed with POST /v1/sources/{source}/rotate_secret")])
         _check_verify_token(changed, given, present=before.verify_token is not None)
-        await self._topics.create(changed.topic, TopicRequest(None, {}))
+        _, is_new_topic = await self._topics.create(changed.topic, TopicRequest(None, {}))
         info = await self._storage.write(self._change, name, change, given.verify_token)
         self._cache.pop(name, None)
         if info is None:
             raise UnknownSource(_UNKNOWN)
-        return info
+        return info, (changed.topic,) if is_new_topic else ()
 
     async def rotate(self, name: str, secret: str, overlap_ms: int) -> SourceInfo:
         """Replace the secret of a source. The one before it is accepted for another `overlap_ms`.

@@ -101,8 +101,8 @@ class Webhooks:
             if found is not None:
                 self._confirm(found, config, given, secrets)
                 return CreatedWebhook(found)
-            infos = [await self._topic(topic, created) for topic in config.topics]
             letters = await self._dead_letters(config, created)
+            infos = [await self._topic(topic, created) for topic in config.topics]
             headers = dict(secrets.headers or {})
             made = await self._storage.write(self._create, name, config, secret, headers, infos, letters)
             if made is not None:
@@ -110,27 +110,31 @@ class Webhooks:
                 return CreatedWebhook(made, keys.format_secret(secret, config.signature), tuple(created))
         raise ServiceUnavailable("the webhook or its topics change too often; try again")
 
-    async def change(self, name: str, given: Mapping[str, Any], secrets: WebhookSecrets) -> StoredWebhook:
+    async def change(
+        self, name: str, given: Mapping[str, Any], headers: Mapping[str, str] | None
+    ) -> tuple[StoredWebhook, tuple[str, ...]]:
         """Change a webhook. `paused` false also enables a disabled one.
+
+        Returns:
+            The webhook, and its topics and its dead-letter topic as far as they were created.
 
         Raises:
             UnknownWebhook, InvalidWebhookConfig, InvalidTopicName
         """
         before = await self.get(name)
-        if secrets.secret is not None:
+        if "secret" in given:
             raise_errors([("secret", "is changed with POST /v1/webhooks/{webhook}/rotate_secret")])
-        if fixed := sorted(_FIXED & given.keys()):
-            raise_errors([(field, "cannot be changed: delete the webhook, or create another one") for field in fixed])
         config = _changed_config(before.info.config, given)
-        if secrets.headers is not None:
-            check_headers(secrets.headers)
+        if headers is not None:
+            check_headers(headers)
+        created: dict[str, None] = {}
         for _ in range(_ATTEMPTS):
-            infos = [await self._topic(topic, {}) for topic in given.get("topics") or ()]
-            letters = await self._dead_letters(config, {})
-            changed = await self._storage.write(self._change, name, given, secrets.headers, infos, letters)
+            letters = await self._dead_letters(config, created)
+            infos = [await self._topic(topic, created) for topic in given.get("topics") or ()]
+            changed = await self._storage.write(self._change, name, given, headers, infos, letters)
             if changed is not None:
                 self._signals.announce([CHANGED])
-                return changed
+                return changed, tuple(created)
             config = _changed_config((await self.get(name)).info.config, given)
         raise ServiceUnavailable("the webhook or its topics change too often; try again")
 
@@ -307,8 +311,10 @@ def _config_of(present: WebhookConfig, given: Mapping[str, Any]) -> WebhookConfi
 
 
 def _changed_config(present: WebhookConfig, given: Mapping[str, Any]) -> WebhookConfig:
-    """Return a checked configuration with the given fields."""
+    """Return a checked configuration with the given fields; those that are fixed may have their present value."""
     config = _config_of(present, given)
+    fixed = [field for field in sorted(_FIXED & given.keys()) if getattr(config, field) != getattr(present, field)]
+    raise_errors([(field, "cannot be changed: delete the webhook, or create another one") for field in fixed])
     check_config(given, config)
     return config
 

@@ -243,7 +243,10 @@ def rotate_secret(
 
 def _patch(url: str, webhook: str, change: dict[str, Any], *, verbose: bool) -> None:
     with Client(url, verbose=verbose) as client:
-        _show(client.send("PATCH", webhook_path(webhook), body=json.dumps(change).encode()).json())
+        changed = client.send("PATCH", webhook_path(webhook), body=json.dumps(change).encode()).json()
+    if topics := created_topics(changed):
+        print_message(f"created {' and '.join(topics)}")
+    _show(changed)
 
 
 def _show(webhook: dict[str, Any]) -> None:

@@ -69,6 +69,10 @@ async def test_a_source_is_created_confirmed_changed_and_deleted(sources: httpx2
     assert (other.status_code, other.json()["code"]) == (409, "SOURCE_ALREADY_EXISTS")
     assert set(other.json()["differing"]) == {"headers", "key_from", "verify/secret"}
 
+    moved = await sources.patch(URL, json={"topic": "moved"})
+    assert moved.json()["created_topics"] == ["moved"]
+    back = await sources.patch(URL, json={"topic": "events"})
+    assert "created_topics" not in back.json()
     changed = await sources.patch(URL, json={"headers": None, "dedupe_ms": 1_000})
     assert (changed.json()["headers"], changed.json()["dedupe_ms"], changed.json()["key_from"]) == (
         [],

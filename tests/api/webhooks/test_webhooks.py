@@ -132,9 +132,33 @@ async def test_a_change_replaces_given_fields_and_null_restores_defaults(client:
         {"start": "earliest"},
         {"signature": "ed25519"},
         {"secret": "whsec_" + "A" * 32},
+        {"secret": None},
     ):
         assert (await client.patch(URL, json=fixed)).status_code == 422, fixed
     assert (await client.patch("/v1/webhooks/missing", json={})).status_code == 404
+
+
+async def test_a_change_may_name_fixed_settings_with_their_values_and_names_the_topics_that_it_creates(
+    client: httpx2.AsyncClient,
+) -> None:
+    created = await create(client, ordering="none", signature="ed25519")
+    fixed = {name: created[name] for name in ("ordering", "start", "signature", "topics", "topic_pattern")}
+
+    same = await client.patch(URL, json=fixed)
+    assert same.status_code == 200, same.text
+    assert "created_topics" not in same.json()
+    assert (await client.patch(URL, json={"ordering": None})).status_code == 422
+    letters = {"on_exhausted": "dead_letter", "dead_letter_topic": "undelivered"}
+    changed = await client.patch(URL, json=letters | {"topics": ["orders", "invoices"]})
+    assert sorted(changed.json()["created_topics"]) == ["invoices", "undelivered"]
+
+
+async def test_a_refused_dead_letter_topic_leaves_no_topics_behind(client: httpx2.AsyncClient) -> None:
+    await client.put("/v1/topics/latest", json={"config": {"cleanup_policy": "compact"}})
+    settings = {"topics": ["orders"], "on_exhausted": "dead_letter", "dead_letter_topic": "latest"}
+
+    assert (await client.put(URL, json={"url": RECEIVER} | settings)).status_code == 422
+    assert (await client.get("/v1/topics/orders")).status_code == 404
 
 
 async def test_a_deleted_webhook_leaves_its_topics_and_nothing_else(client: httpx2.AsyncClient) -> None:

@@ -68,8 +68,8 @@ async def test_a_change_keeps_the_dead_letter_topic_that_another_one_sets_meanwh
     await create(node)
     webhooks = webhooks_on(node)
 
-    await interrupted(node, lambda: webhooks.change("billing", LETTERS, NONE)).change(
-        "billing", {"description": "of the shop"}, NONE
+    await interrupted(node, lambda: webhooks.change("billing", LETTERS, None)).change(
+        "billing", {"description": "of the shop"}, None
     )
 
     config = (await webhooks.get("billing")).info.config
@@ -83,8 +83,8 @@ async def test_a_change_restores_no_dead_letter_topic_that_another_one_removes_m
     await create(node, **LETTERS)
     webhooks = webhooks_on(node)
 
-    await interrupted(node, lambda: webhooks.change("billing", {"on_exhausted": "drop"}, NONE)).change(
-        "billing", {"description": "of the shop"}, NONE
+    await interrupted(node, lambda: webhooks.change("billing", {"on_exhausted": "drop"}, None)).change(
+        "billing", {"description": "of the shop"}, None
     )
 
     assert (await webhooks.get("billing")).info.config.dead_letters is None
@@ -96,8 +96,8 @@ async def test_two_changes_cannot_make_a_topic_of_the_webhook_its_dead_letter_to
     webhooks = webhooks_on(node)
 
     with pytest.raises(InvalidWebhookConfig):
-        await interrupted(node, lambda: webhooks.change("billing", LETTERS, NONE)).change(
-            "billing", {"topics": ["orders", "undelivered"]}, NONE
+        await interrupted(node, lambda: webhooks.change("billing", LETTERS, None)).change(
+            "billing", {"topics": ["orders", "undelivered"]}, None
         )
 
     config = (await webhooks.get("billing")).info.config
@@ -109,5 +109,5 @@ async def test_a_change_of_a_webhook_that_is_deleted_meanwhile_is_refused(node: 
 
     with pytest.raises(UnknownWebhook):
         await interrupted(node, lambda: webhooks_on(node).delete("billing")).change(
-            "billing", {"description": "of the shop"}, NONE
+            "billing", {"description": "of the shop"}, None
         )

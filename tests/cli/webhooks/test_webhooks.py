@@ -32,6 +32,9 @@ def test_a_webhook_is_created_changed_paused_listed_and_deleted(cli: Cli, topic:
     assert cli(*arguments, "--timeout-ms", "2000").code == 4
     assert cli("webhooks", "create", topic, "https://other.example").code == 4
 
+    letters = f"{topic}.undelivered"
+    moved = cli.ok("webhooks", "change", topic, "--dead-letter-topic", letters)
+    assert moved.err == f"millrace: created the topic {letters}, which did not exist\n"
     changed = cli.ok("webhooks", "change", topic, "--reset", "filter", "--retry-delays-ms", "", "--max-in-flight", "2")
     found = json.loads(changed.out)
     assert (found["filter"], found["retry_delays_ms"], found["max_in_flight"]) == (None, [], 2)
