@@ -5,26 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from enum import Enum
 from types import UnionType
-from typing import Annotated, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from typing_extensions import TypeIs
 
 from app.errors.http import InvalidRequest
 
-_CHOICES = {
-    "encoding": "json, text, base64",
-    "key_encoding": "text, base64",
-    "lines": "records, values",
-    "offset_reset": "earliest, latest",
-    "assignor": "uniform, range",
-    "cleanup_policy": "delete, compact, compact,delete",
-    "message_timestamp_type": "CreateTime, LogAppendTime",
-    "ordering": "none, key, partition",
-    "outcome": "accept, release, reject, renew",
-    "state": "available, acquired, delayed, archived",
-}
 _KINDS = {
     "array": "a list",
     "bool": "true or false",
@@ -137,7 +126,7 @@ def _detail(reason: str, noun: str, path: str, expected: object) -> str:
     if missing := _MISSING.fullmatch(reason):
         return f"{noun} {missing[1]} is required"
     if reason.startswith("Invalid enum value"):
-        return f"must be one of {_choices(path)}"
+        return f"must be one of {_choices(_types_at(expected, path))}"
     kinds = _EXPECTED.fullmatch(reason) or _BOUND.fullmatch(reason)
     if kinds or reason == "Integer value out of range":
         return _must_be(kinds[1].split(" | ") if kinds else ["int"], path, expected)
@@ -257,9 +246,13 @@ def _is_struct(kind: object) -> TypeIs[type[msgspec.Struct]]:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def _choices(path: str) -> str:
+def _choices(types: Iterable[object]) -> str:
     """Return the values that an enumerated field accepts."""
-    name = path.rpartition(".")[2]
-    if path.endswith("].encoding") and "headers[" in path:
-        name = "key_encoding"
-    return _CHOICES.get(name, "the values that /docs lists")
+    values: list[object] = []
+    for each in types:
+        inner = _bare(each)
+        if get_origin(inner) is Literal:
+            values += get_args(inner)
+        elif isinstance(inner, type) and issubclass(inner, Enum):
+            values += [member.value for member in inner]
+    return ", ".join(str(value) for value in values if value is not None) or "the values that /docs lists"

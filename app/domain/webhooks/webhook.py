@@ -197,6 +197,8 @@ def _bound_errors(given: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _url_errors(config: WebhookConfig) -> list[tuple[str, str]]:
+    if not config.url:
+        return [("url", "is required")]
     try:
         parse_target(config.url)
     except ValueError as error:

@@ -119,6 +119,26 @@ async def test_a_wrong_setting_is_refused_with_its_field(
     assert (await client.get(URL)).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "detail"),
+    [
+        ("GET", f"{URL}/attempts?outcome=foo", None, "must be one of delivered, failed, timed_out, blocked, not_sent"),
+        ("PUT", URL, {"signature": "rsa"}, "must be one of hmac, ed25519"),
+        ("PATCH", URL, {"on_exhausted": "stop"}, "must be one of dead_letter, pause, drop"),
+        ("POST", f"{URL}/replay", {"topic": "orders", "only": "some"}, "must be one of all, failed"),
+        ("PUT", "/v1/sources/hub", {"topic": "orders", "verify": {"scheme": "x"}}, "must be one of github, stripe"),
+        ("PUT", URL, {"topics": ["orders"]}, "is required"),
+    ],
+)
+async def test_an_error_names_the_values_that_the_field_accepts(
+    sqlite_client: httpx2.AsyncClient, method: str, path: str, body: dict[str, Any] | None, detail: str
+) -> None:
+    answer = await sqlite_client.request(method, path, json=body)
+
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["detail"].startswith(detail), answer.text
+
+
 async def test_a_change_replaces_given_fields_and_null_restores_defaults(client: httpx2.AsyncClient) -> None:
     await create(client, max_in_flight=8, rate_limit_per_s=5, filter={"key": True, "exists": True})
 
