@@ -32,12 +32,12 @@ from app.broker.transactions import Transactions
 from app.broker.waiting.memory_budget import MemoryBudget
 from app.broker.waiting.signals import Signals
 from app.broker.webhooks.attempt_log import AttemptLog
+from app.broker.webhooks.deliveries.holding import HeldMemory, Lease
+from app.broker.webhooks.deliveries.parts import WorkerParts
+from app.broker.webhooks.deliveries.sender import Sender
 from app.broker.webhooks.dispatcher import Dispatcher
-from app.broker.webhooks.holding import HeldMemory, Lease
-from app.broker.webhooks.parts import WorkerParts
 from app.broker.webhooks.replays.replays import Replays
 from app.broker.webhooks.replays.skips import Skips
-from app.broker.webhooks.sender import Sender
 from app.broker.webhooks.webhook_queues import forget_attempts
 from app.broker.webhooks.webhooks import Webhooks
 from app.domain.log.topic import TopicConfig

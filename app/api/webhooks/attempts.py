@@ -12,7 +12,7 @@ from msgspec import Meta
 from app.api.http.call import Call, Reply
 from app.api.http.cursors import cursor_after, name_after
 from app.api.http.operations import Description, OperationRoute, describe
-from app.broker.webhooks.sender import AttemptOutcome
+from app.broker.webhooks.deliveries.sender import AttemptOutcome
 from app.errors.log import InvalidCursor
 from app.errors.webhooks import UnknownWebhook
 from app.storage.webhooks.attempts import Attempt, AttemptQuery

@@ -19,8 +19,8 @@ from uuid import uuid4
 from app.broker.encryption.secret_box import WrongSecretKey
 from app.broker.queues.bulk_changes import release_locks
 from app.broker.webhooks.attempt_log import AttemptLog
-from app.broker.webhooks.parts import WorkerParts, attempt_of, open_receiver
-from app.broker.webhooks.sender import Sent
+from app.broker.webhooks.deliveries.parts import WorkerParts, attempt_of, open_receiver
+from app.broker.webhooks.deliveries.sender import Sent
 from app.broker.webhooks.webhook_queues import add_queue, dead_letters_of
 from app.broker.webhooks.webhooks import CHANGED
 from app.domain.log.topic import TopicInfo
@@ -33,8 +33,8 @@ from app.storage.webhooks.leases import LeaseLost
 from app.storage.webhooks.webhooks import StoredWebhook
 
 if TYPE_CHECKING:
-    from app.broker.webhooks.feeds import WorkerSnapshot
-    from app.broker.webhooks.worker import Worker
+    from app.broker.webhooks.deliveries.feeds import WorkerSnapshot
+    from app.broker.webhooks.deliveries.worker import Worker
 
 LEASE_MS = 10_000
 _SYNC_S = 3.0
@@ -210,7 +210,7 @@ class Dispatcher:
             self._covered = topic_set
 
     async def _start(self, webhook_id: int) -> None:
-        from app.broker.webhooks.worker import Worker  # noqa: PLC0415 - only servers with webhooks
+        from app.broker.webhooks.deliveries.worker import Worker  # noqa: PLC0415 - only servers with webhooks
 
         stored = await self._parts.storage.read(webhooks.find_by_id, webhook_id)
         if stored is not None and stored.holder == self._node_id:

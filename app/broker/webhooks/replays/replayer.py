@@ -13,10 +13,10 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from app.broker.webhooks.parts import WorkerParts, attempt_of
-from app.broker.webhooks.sender import Receiver, Sent
-from app.broker.webhooks.sending import Sending
-from app.broker.webhooks.settling import Verdicts
+from app.broker.webhooks.deliveries.parts import WorkerParts, attempt_of
+from app.broker.webhooks.deliveries.sender import Receiver, Sent
+from app.broker.webhooks.deliveries.sending import Sending
+from app.broker.webhooks.deliveries.settling import Verdicts
 from app.domain.log.record import StoredRecord
 from app.domain.log.topic import TopicConfig
 from app.domain.queues.dead_letter import origin_of, without_origin

@@ -16,8 +16,8 @@ from app.broker.outbound.exchange import (
     SendTimedOut,
     SendUnresolved,
 )
+from app.broker.webhooks.deliveries.sender import Receiver, Sender, Sent
 from app.broker.webhooks.keys import SigningKeys
-from app.broker.webhooks.sender import Receiver, Sender, Sent
 from app.domain.webhooks.message import ping
 from tests.broker.node import Clock
 
@@ -103,7 +103,7 @@ async def test_what_is_kept_of_an_answer_has_no_cookies_and_a_body_only_if_it_fa
 async def test_a_record_that_makes_too_many_headers_is_not_posted_and_fails() -> None:
     internet = Internet(shop=answer(200))
     sender = Sender(lambda: internet, Egress(Clock()))
-    receiver = Receiver("billing", "https://shop", 1_000, {}, SECRETS)
+    receiver = Receiver("billing", "https://shop", 1_000, {}, SECRETS, "mark")
     message = ping(1, "billing", 1)
 
     for value, expected in ((b"x" * (16 * 1024 - 6), "delivered"), (b"x" * (16 * 1024 - 5), "failed")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.broker.webhooks.holding import MAX_BYTES, HeldMemory
+from app.broker.webhooks.deliveries.holding import MAX_BYTES, HeldMemory
 
 
 def test_a_webhook_holds_at_most_its_own_share() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.broker.webhooks.sender import Sent
-from app.broker.webhooks.settling import Fate, Verdicts, settle_all
+from app.broker.webhooks.deliveries.sender import Sent
+from app.broker.webhooks.deliveries.settling import Fate, Verdicts, settle_all
 from app.domain.queues.in_flight import AcknowledgeType
 from app.domain.webhooks.breaker import Breaker, BreakerState
 from app.domain.webhooks.webhook import WebhookConfig, WebhookInfo

@@ -8,11 +8,11 @@ import math
 import pytest
 
 from app.broker.outbound.egress import Egress
-from app.broker.webhooks.holding import HeldMemory, Lease
+from app.broker.webhooks.deliveries.holding import HeldMemory, Lease
+from app.broker.webhooks.deliveries.sender import Receiver, Sender
+from app.broker.webhooks.deliveries.sending import Sending
+from app.broker.webhooks.deliveries.settling import Verdicts
 from app.broker.webhooks.keys import SigningKeys
-from app.broker.webhooks.sender import Receiver, Sender
-from app.broker.webhooks.sending import Sending
-from app.broker.webhooks.settling import Verdicts
 from app.domain.webhooks.breaker import Breaker
 from app.domain.webhooks.webhook import WebhookConfig, WebhookInfo
 from tests.broker.node import Clock

@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from app.broker.outbound.egress import Egress
-from app.broker.webhooks.feeds import OnItsWay
-from app.broker.webhooks.holding import HeldMemory, Lease
-from app.broker.webhooks.sender import Receiver, Sender, Sent
-from app.broker.webhooks.settling import Verdicts
+from app.broker.webhooks.deliveries.feeds import OnItsWay
+from app.broker.webhooks.deliveries.holding import HeldMemory, Lease
+from app.broker.webhooks.deliveries.sender import Receiver, Sender, Sent
+from app.broker.webhooks.deliveries.settling import Verdicts
 from app.broker.webhooks.webhook_queues import AHEAD
 from app.domain.webhooks import pace
 from app.domain.webhooks.breaker import BreakerState

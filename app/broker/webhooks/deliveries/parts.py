@@ -11,8 +11,8 @@ from app.broker.outbound.egress import Egress
 from app.broker.waiting.signals import Signals
 from app.broker.webhooks import keys
 from app.broker.webhooks.attempt_log import AttemptLog
-from app.broker.webhooks.holding import HeldMemory, Lease
-from app.broker.webhooks.sender import Receiver, Sender, Sent
+from app.broker.webhooks.deliveries.holding import HeldMemory, Lease
+from app.broker.webhooks.deliveries.sender import Receiver, Sender, Sent
 from app.storage.db.engine import Storage
 from app.storage.webhooks.attempts import Attempt
 from app.storage.webhooks.webhooks import StoredWebhook

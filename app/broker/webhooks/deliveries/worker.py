@@ -15,29 +15,35 @@ from collections.abc import Sequence
 
 from app.broker.encryption.secret_box import WrongSecretKey
 from app.broker.queues.deliveries.delivery_transaction import QueueChanged
-from app.broker.webhooks.cycle import (
+from app.broker.webhooks.deliveries.cycle import (
     Counts,
     CycleResult,
     OpenQueue,
     QueueResult,
     QueueWork,
     Settling,
-    key_of,
     load_webhook,
     run_cycle,
 )
-from app.broker.webhooks.feeds import Feed, OnItsWay, QueueWatch, WorkerSnapshot
-from app.broker.webhooks.parts import WorkerParts, attempt_of, open_receiver
+from app.broker.webhooks.deliveries.feeds import (
+    Feed,
+    OnItsWay,
+    QueueWatch,
+    WorkerSnapshot,
+    batches_of,
+    divided,
+    exhausted_event,
+    on_its_way,
+)
+from app.broker.webhooks.deliveries.parts import WorkerParts, attempt_of, open_receiver
+from app.broker.webhooks.deliveries.sender import Receiver, Sent
+from app.broker.webhooks.deliveries.sending import Sending
+from app.broker.webhooks.deliveries.settling import Verdicts, settle_all
 from app.broker.webhooks.replays.replayer import Line, Replayer
-from app.broker.webhooks.sender import Receiver, Sent
-from app.broker.webhooks.sending import Sending
-from app.broker.webhooks.settling import Verdicts, settle_all
-from app.domain.queues.delivery import Acknowledgement, Delivery
+from app.domain.queues.delivery import Acknowledgement
 from app.domain.queues.in_flight import AcknowledgeType
 from app.domain.webhooks.breaker import BreakerState
-from app.domain.webhooks.event import WebhookEvent
 from app.domain.webhooks.filter import Filter, compile_filter
-from app.domain.webhooks.message import WebhookRecord, message_id
 from app.errors.broker_error import BrokerError
 from app.storage.queues.queues import negative_queue_id
 from app.storage.webhooks import retries
@@ -236,11 +242,7 @@ class Worker:
         ids = [queue_id for queue_id in sorted(self._feeds) if self._feeds[queue_id].may_have_records(now_s)]
         if not room or not ids:
             return {}
-        first = self._rotation % len(ids)
-        share, rest = divmod(room, len(ids))
-        in_turn = [*ids[first:], *ids[:first]]
-        shares = {queue_id: share + (number < rest) for number, queue_id in enumerate(in_turn)}
-        return {queue_id: number for queue_id, number in shares.items() if number}
+        return divided(room, ids, self._rotation)
 
     async def _cycle(self, works: Sequence[QueueWork]) -> None:
         """Run one transaction, and begin to send what it acquired."""
@@ -295,7 +297,7 @@ class Worker:
         """Filter what was acquired, and send the rest."""
         to_send = []
         for delivery in found.deliveries:
-            each = self._on_its_way(feed, delivery, found)
+            each = on_its_way(self._stored.info.webhook_id, feed, delivery, found)
             if each.attempts == retries.EXHAUSTED:
                 self._end_again(each)
             elif not self._line().passes(delivery.record):
@@ -305,21 +307,13 @@ class Worker:
                 self._verdicts.add(Counts(filtered=1))
             else:
                 to_send.append(each)
-        self._sending.add(self._batches(to_send))
+        self._sending.add(batches_of(self._stored.info.config, to_send))
 
     def _end_again(self, each: OnItsWay) -> None:
         """End a record whose dead letter was refused before: it is not sent again."""
         rejected = Acknowledgement(each.delivery.delivery_id, AcknowledgeType.REJECT)
         each.feed.settlings.append(Settling(rejected, each.key, retries.EXHAUSTED, had_attempts=True))
         self._woken.set()
-
-    def _batches(self, to_send: Sequence[OnItsWay]) -> list[list[OnItsWay]]:
-        """Return what is sent together: in batch modes new records, and each that failed before on its own."""
-        config = self._stored.info.config
-        size = config.max_batch_records if config.batches else 1
-        single = [[each] for each in to_send if size == 1 or each.attempts]
-        together = [each for each in to_send if size > 1 and not each.attempts]
-        return single + [together[start : start + size] for start in range(0, len(together), size)]
 
     def _give_back(self, held: Sequence[OnItsWay]) -> None:
         """Release records that were not sent, uncharged."""
@@ -345,43 +339,16 @@ class Worker:
             self._retrying += ((fate.attempts or 0) > 0) - (each.attempts > 0)
             self._log(each, sent, fate.next_attempt_at_ms)
             if fate.is_exhausted:
-                self._verdicts.note(self._exhausted(each, sent, now_ms))
+                self._verdicts.note(exhausted_event(self._stored.info, each, sent, now_ms))
         if self._gathering_since is None:
             self._gathering_since = asyncio.get_running_loop().time()
         self._woken.set()
-
-    def _exhausted(self, each: OnItsWay, sent: Sent, now_ms: int) -> WebhookEvent:
-        return WebhookEvent(
-            type="record.exhausted",
-            webhook=self._stored.info.name,
-            at_ms=now_ms,
-            reason=sent.error,
-            message_id=each.record.message_id,
-            topic=each.record.topic,
-            partition=each.record.partition,
-            offset=each.record.record.offset,
-            attempts=each.attempts + 1,
-            on_exhausted=self._stored.info.config.on_exhausted,
-        )
 
     def _log(self, each: OnItsWay, sent: Sent, next_attempt_at_ms: int | None) -> None:
         attempt = attempt_of(
             each.record.message_id, sent, each.attempts + 1, each.record, next_attempt_at_ms=next_attempt_at_ms
         )
         self._parts.log.add(self._stored.info.webhook_id, attempt)
-
-    def _on_its_way(self, feed: Feed, delivery: Delivery, found: QueueResult) -> OnItsWay:
-        topic, identity = feed.open_queue.topic, delivery.delivery_id
-        key = key_of(feed.open_queue, identity.partition, identity.offset)
-        record = WebhookRecord(
-            topic.topic_id,
-            topic.name,
-            identity.partition,
-            delivery.record,
-            message_id(self._stored.info.webhook_id, topic.topic_id, identity.partition, identity.offset),
-        )
-        ends_at_s = time.monotonic() + (delivery.locked_until_ms - found.now_ms) / 1_000
-        return OnItsWay(feed, delivery, key, record, found.attempts.get(key, 0), ends_at_s)
 
     async def _wait(self, now_ms: int) -> None:
         """Wait for an announcement, an attempt that ends, a change, or the next time at which something is due."""

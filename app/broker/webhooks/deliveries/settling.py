@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from app.broker.webhooks.cycle import Counts, Outcome
-from app.broker.webhooks.sender import Sent
+from app.broker.webhooks.deliveries.cycle import Counts, Outcome
+from app.broker.webhooks.deliveries.sender import Sent
 from app.domain.queues.in_flight import AcknowledgeType
 from app.domain.webhooks import breaker
 from app.domain.webhooks.breaker import Breaker
