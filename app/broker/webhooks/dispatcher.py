@@ -21,6 +21,7 @@ from app.broker.queues.bulk_changes import release_locks
 from app.broker.webhooks.attempt_log import AttemptLog
 from app.broker.webhooks.deliveries.parts import WorkerParts, attempt_of, open_receiver
 from app.broker.webhooks.deliveries.sender import Sent
+from app.broker.webhooks.deliveries.settling import stepped_back
 from app.broker.webhooks.webhook_queues import add_queue, dead_letters_of
 from app.broker.webhooks.webhooks import CHANGED
 from app.domain.log.topic import TopicInfo
@@ -42,6 +43,7 @@ _UNUSED_SYNC_S = 60.0
 """Without webhooks; a new one is announced, also by other nodes."""
 _TAKEN_AT_ONCE = 500
 _PAUSE_S = 1.0
+_SMALLEST_STEP_MS = 1_000
 _PING_BITS = 63
 _LAST = 2**62
 """Above the ids of all attempts."""
@@ -76,6 +78,7 @@ class Dispatcher:
         self._is_first = True
         self._covered: tuple[int, int] | None = None
         self._is_used = False
+        self._looked: tuple[int, float] | None = None
         parts.signals.add_listener(self._listen)
 
     async def run(self, on_success: Callable[[], None]) -> None:
@@ -83,6 +86,7 @@ class Dispatcher:
         try:
             while True:
                 self._woken.clear()
+                await self._check_clock()
                 await self._sync()
                 on_success()
                 with contextlib.suppress(TimeoutError):
@@ -145,6 +149,18 @@ class Dispatcher:
             present, topic_set = await storage.read(_present)
         self._is_first = False
         await self._run_workers(present, topic_set)
+
+    async def _check_clock(self) -> None:
+        """Pull in what waits for a time, if the clock has stepped back since the last look."""
+        now_ms, now_s = self._parts.clock_ms(), time.monotonic()
+        if self._looked is not None:
+            before_ms, before_s = self._looked
+            step_ms = before_ms + round((now_s - before_s) * 1_000) - now_ms
+            if step_ms > _SMALLEST_STEP_MS:
+                await self._parts.storage.write(_step_back, self._node_id, step_ms, now_ms)
+                for worker, _ in self._workers.values():
+                    worker.step_back(step_ms)
+        self._looked = now_ms, now_s
 
     async def _renew(self) -> list[str]:
         """Extend the lease of this node. Workers that could not send without it go on."""
@@ -268,6 +284,13 @@ def _free_locks(tx: Tx, webhook_id: int) -> None:
     for queue in () if stored is None else webhooks.hidden_queues(tx, stored.info.name):
         if (info := queues.find_by_id(tx, queue.queue_id)) is not None:
             release_locks(tx, info)
+
+
+def _step_back(tx: Tx, holder: str, step_ms: int, now_ms: int) -> None:
+    """Pull in the breakers and the pauses of the webhooks of a node."""
+    for webhook_id in [each.info.webhook_id for each in webhooks.held_by(tx, holder)]:
+        if (stored := webhooks.lock_by_id(tx, webhook_id)) is not None:
+            webhooks.save(tx, stepped_back(stored, step_ms, now_ms))
 
 
 def _any_uncovered(tx: Tx, holder: str) -> bool:

@@ -14,7 +14,7 @@ WINDOW_MS = 300_000
 _MIN_ATTEMPTS = 10
 _FAILURE_PERCENT = 70
 _FIRST_OPEN_MS = 30_000
-_LONGEST_OPEN_MS = 900_000
+LONGEST_OPEN_MS = 900_000
 _BUCKETS = 10
 _BUCKET_MS = WINDOW_MS // _BUCKETS
 DISABLE_AFTER_MS = 5 * 86_400_000
@@ -83,7 +83,7 @@ def is_to_disable(breaker: Breaker, now_ms: int) -> bool:
 
 def step_back(breaker: Breaker, step_ms: int, now_ms: int) -> Breaker:
     """Return the breaker after the clock has stepped back: nothing waits longer for it."""
-    latest_ms = now_ms + _LONGEST_OPEN_MS
+    latest_ms = now_ms + LONGEST_OPEN_MS
     failing = breaker.failing_since_ms
     return Breaker(
         (),
@@ -98,7 +98,7 @@ def _first(since_ms: int | None, now_ms: int) -> int:
 
 
 def _open(opened: int, now_ms: int, failing_since_ms: int | None) -> Breaker:
-    open_ms = min(_FIRST_OPEN_MS << min(opened - 1, 10), _LONGEST_OPEN_MS)
+    open_ms = min(_FIRST_OPEN_MS << min(opened - 1, 10), LONGEST_OPEN_MS)
     return Breaker((), opened, now_ms + open_ms, failing_since_ms)
 
 

@@ -20,6 +20,14 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def client(sqlite_url: str, serve: Serve) -> httpx2.AsyncClient:
+    _, client = await serve(database_url=sqlite_url, **SETTINGS)
+    await client.put("/v1/topics/orders", json={"partitions": 1})
+    return client
+
+
+@pytest.fixture
+async def limited(sqlite_url: str, serve: Serve) -> httpx2.AsyncClient:
+    """A client of a server that sends no new record while three are retried."""
     _, client = await serve(database_url=sqlite_url, webhook_max_retrying=3, **SETTINGS)
     await client.put("/v1/topics/orders", json={"partitions": 1})
     return client
@@ -41,40 +49,40 @@ async def test_each_record_of_a_batch_that_is_ready_when_the_mode_changes_is_sen
     assert sorted(values) == list(range(20))
 
 
-async def test_retried_records_that_a_new_filter_refuses_make_room_for_new_ones(client: httpx2.AsyncClient) -> None:
+async def test_retried_records_that_a_new_filter_refuses_make_room_for_new_ones(limited: httpx2.AsyncClient) -> None:
     async with receiving(lambda post: Answer(200 if post.headers["millrace-key"] == "good" else 500)) as receiver:
-        await create(client, receiver.url, ordering="none", retry_delays_ms=[1_500, *NEVER])
-        await produce(client, *({"key": "bad", "value": number} for number in range(3)))
-        await attempts(client, 3)
-        await change(client, filter={"key": True, "equals": "good"})
-        await produce(client, {"key": "good", "value": 3})
-        await settled(client, delivered=1, filtered=3)
+        await create(limited, receiver.url, ordering="none", retry_delays_ms=[1_500, *NEVER])
+        await produce(limited, *({"key": "bad", "value": number} for number in range(3)))
+        await attempts(limited, 3)
+        await change(limited, filter={"key": True, "equals": "good"})
+        await produce(limited, {"key": "good", "value": 3})
+        await settled(limited, delivered=1, filtered=3)
 
 
-async def test_records_that_are_skipped_during_their_attempts_are_no_retries(client: httpx2.AsyncClient) -> None:
+async def test_records_that_are_skipped_during_their_attempts_are_no_retries(limited: httpx2.AsyncClient) -> None:
     async with receiving(lambda post: Answer(200 if post.body == b"3" else 500)) as receiver:
         receiver.open.clear()
-        await create(client, receiver.url, ordering="none", retry_delays_ms=NEVER)
-        await produce(client, *({"value": number} for number in range(3)))
+        await create(limited, receiver.url, ordering="none", retry_delays_ms=NEVER)
+        await produce(limited, *({"value": number} for number in range(3)))
         await receiver.received(3)
-        skipped = await client.post(f"{URL}/skip", json={"topic": "orders", "to": "latest", "dry_run": False})
+        skipped = await limited.post(f"{URL}/skip", json={"topic": "orders", "to": "latest", "dry_run": False})
         assert skipped.status_code == 200, skipped.text
         receiver.open.set()
-        await attempts(client, 3)
-        await produce(client, {"value": 3})
-        await settled(client, delivered=1)
+        await attempts(limited, 3)
+        await produce(limited, {"value": 3})
+        await settled(limited, delivered=1)
 
 
-async def test_retried_records_that_retention_has_deleted_make_room_for_new_ones(client: httpx2.AsyncClient) -> None:
+async def test_retried_records_that_retention_has_deleted_make_room_for_new_ones(limited: httpx2.AsyncClient) -> None:
     async with receiving(lambda post: Answer(200 if post.body == b"3" else 500)) as receiver:
-        await create(client, receiver.url, ordering="none", retry_delays_ms=[0, *NEVER])
+        await create(limited, receiver.url, ordering="none", retry_delays_ms=[0, *NEVER])
         receiver.open.clear()
-        await produce(client, *({"value": number} for number in range(3)))
+        await produce(limited, *({"value": number} for number in range(3)))
         await receiver.received(3)
-        await change(client, paused=True)
+        await change(limited, paused=True)
         receiver.open.set()
-        await attempts(client, 3)
-        await client.delete("/v1/topics/orders/partitions/0/records", params={"before_offset": 3})
-        await change(client, paused=False)
-        await produce(client, {"value": 3})
-        await settled(client, delivered=1, expired=3)
+        await attempts(limited, 3)
+        await limited.delete("/v1/topics/orders/partitions/0/records", params={"before_offset": 3})
+        await change(limited, paused=False)
+        await produce(limited, {"value": 3})
+        await settled(limited, delivered=1, expired=3)

@@ -234,3 +234,23 @@ async def test_attempts_are_found_by_outcome_and_record_and_in_pages(client: htt
     assert (await client.get(f"{URL}/attempts", params={"cursor": "!"})).status_code == 400
     assert (await client.get(f"{URL}/attempts", params={"outcome": "lost"})).status_code == 422
     assert (await client.get("/v1/webhooks/missing/attempts")).status_code == 404
+
+
+async def test_a_step_of_the_clock_ahead_delays_no_delivery(timed: httpx2.AsyncClient, clock: WallClock) -> None:
+    async with receiving() as receiver:
+        await create(timed, receiver.url)
+        clock.now_ms += 300_000
+        await produce(timed, *({"value": number} for number in range(3)))
+        await settled(timed, delivered=3)
+
+
+async def test_a_step_of_the_clock_back_makes_no_pause_longer(timed: httpx2.AsyncClient, clock: WallClock) -> None:
+    async with receiving(lambda _: Answer(503, ("Retry-After: 60",))) as receiver:
+        await create(timed, receiver.url, ordering="none", retry_delays_ms=NEVER)
+        await produce(timed, {"value": 1})
+        await attempts(timed, 1)
+        await advance(timed, clock, -3_600_000)
+        await produce(timed, {"value": 2})
+        receiver.answer = lambda _: Answer()
+        await advance(timed, clock, 61_000)
+        assert (await receiver.received(2))[1].body == b"2"

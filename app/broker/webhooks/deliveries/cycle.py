@@ -141,13 +141,14 @@ def load_webhook(tx: Tx, webhook_id: int) -> tuple[StoredWebhook | None, list[Qu
     return stored, [info for info in infos if info is not None], retrying
 
 
-def run_cycle(tx: Tx, webhook_id: int, epoch: int, works: Sequence[QueueWork], outcome: Outcome | None) -> CycleResult:
+def run_cycle(tx: Tx, known: StoredWebhook, works: Sequence[QueueWork], outcome: Outcome | None) -> CycleResult:
     """Run a cycle.
+
+    If the webhook was changed meanwhile, its breaker and its pause stay as the change has left them.
 
     Args:
         tx: A write transaction.
-        webhook_id: The webhook.
-        epoch: The epoch with which this node took it.
+        known: The webhook as this node has it, with the epoch with which the node took it.
         works: In order of the ids of the queues.
         outcome: What the attempts since the last cycle changed; None for nothing.
 
@@ -155,10 +156,12 @@ def run_cycle(tx: Tx, webhook_id: int, epoch: int, works: Sequence[QueueWork], o
         LeaseLost: Another node works the webhook.
         QueueChanged: A queue or its topic has to be looked up again; nothing is changed.
     """
-    stored = webhooks.lock_by_id(tx, webhook_id)
-    if stored is None or stored.epoch != epoch:
+    stored = webhooks.lock_by_id(tx, known.info.webhook_id)
+    if stored is None or stored.epoch != known.epoch:
         raise LeaseLost
     if outcome is not None:
+        if stored.version != known.version:
+            outcome = outcome._replace(breaker=stored.info.breaker, held_until_ms=stored.held_until_ms)
         stored = _save_outcome(tx, stored, outcome)
     idle = stored.info.status != "active"
     found: dict[int, QueueResult] = {}

@@ -165,9 +165,13 @@ class Sending:
         """Return when an attempt may begin that the time alone prevents now; None if the time does not."""
         now_ms = self._clock_ms()
         at_ms = None if self._info is None else pace.ready_at_ms(self._pace(self._info), self._bucket, now_ms)
-        if self._egress.is_down and now_ms < self.retry_at_ms:
+        if self._is_cut_off(now_ms):
             return max(self.retry_at_ms, at_ms or 0)
         return at_ms
+
+    def _is_cut_off(self, now_ms: int) -> bool:
+        """Return whether no server answers, and the last attempt is too recent."""
+        return self._egress.is_down and 0 < self.retry_at_ms - now_ms <= _CUT_OFF_MS
 
     def _next(self) -> list[OnItsWay] | None:
         """Return the next batch, and count its attempt, or None if none may begin now."""
@@ -236,7 +240,6 @@ class Sending:
             return 0
         if info.config.rate_limit_per_s is not None:
             self._bucket = pace.refill(self._bucket, info.config.rate_limit_per_s, now_ms)
-        is_cut_off = self._egress.is_down
-        if is_cut_off and now_ms < self.retry_at_ms:
+        if self._is_cut_off(now_ms):
             return 0
-        return pace.room(self._pace(info), self._bucket, self.in_flight, now_ms, is_cut_off=is_cut_off)
+        return pace.room(self._pace(info), self._bucket, self.in_flight, now_ms, is_cut_off=self._egress.is_down)

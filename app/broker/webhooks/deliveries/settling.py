@@ -11,7 +11,7 @@ from app.domain.queues.in_flight import AcknowledgeType
 from app.domain.webhooks import breaker
 from app.domain.webhooks.breaker import Breaker
 from app.domain.webhooks.event import WebhookEvent, breaker_event
-from app.domain.webhooks.retries import hold_ms, retry_delay_ms
+from app.domain.webhooks.retries import MAX_HOLD_MS, hold_ms, retry_delay_ms
 from app.domain.webhooks.webhook import WebhookInfo
 from app.storage.webhooks.retries import EXHAUSTED
 from app.storage.webhooks.webhooks import StoredWebhook
@@ -65,9 +65,8 @@ class Verdicts:
         return cls(stored.info.breaker, stored.held_until_ms, stored.last_delivered_at_ms, stored.last_failed_at_ms)
 
     def adopt(self, stored: StoredWebhook) -> None:
-        """Take over a breaker that somebody has closed, by enabling the webhook."""
-        if not self.changed:
-            self.breaker, self.held_until_ms = stored.info.breaker, stored.held_until_ms
+        """Take over the breaker of a webhook that was changed: somebody may have closed it, by enabling the webhook."""
+        self.breaker, self.held_until_ms = stored.info.breaker, stored.held_until_ms
 
     def note(self, event: WebhookEvent) -> None:
         """Add an event."""
@@ -133,6 +132,18 @@ class Verdicts:
             self.disable = self.disable or outcome.disable
             self.pause |= outcome.pause
             self.events[:0] = outcome.events
+
+
+def stepped_back(stored: StoredWebhook, step_ms: int, now_ms: int) -> StoredWebhook:
+    """Return a webhook after the clock has stepped back: its breaker and its pause last no longer than before."""
+    info = stored.info._replace(breaker=breaker.step_back(stored.info.breaker, step_ms, now_ms))
+    return stored._replace(info=info, held_until_ms=min(stored.held_until_ms - step_ms, now_ms + MAX_HOLD_MS))
+
+
+def pulled_in(stored: StoredWebhook, now_ms: int) -> StoredWebhook:
+    """Return a webhook without waits that are longer than they can be: the clock has stepped back since then."""
+    too_late_ms = max(stored.held_until_ms - MAX_HOLD_MS, stored.info.breaker.probe_at_ms - breaker.LONGEST_OPEN_MS)
+    return stored if too_late_ms <= now_ms else stepped_back(stored, too_late_ms - now_ms, now_ms)
 
 
 def settle_all(

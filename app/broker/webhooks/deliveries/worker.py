@@ -38,7 +38,7 @@ from app.broker.webhooks.deliveries.feeds import (
 from app.broker.webhooks.deliveries.parts import WorkerParts, attempt_of, open_receiver
 from app.broker.webhooks.deliveries.sender import Receiver, Sent
 from app.broker.webhooks.deliveries.sending import Sending
-from app.broker.webhooks.deliveries.settling import Verdicts, settle_all
+from app.broker.webhooks.deliveries.settling import Verdicts, pulled_in, settle_all
 from app.broker.webhooks.replays.replayer import Line, Replayer
 from app.domain.queues.delivery import Acknowledgement
 from app.domain.queues.in_flight import AcknowledgeType
@@ -71,7 +71,7 @@ class Worker:
         self._woken = asyncio.Event()
         self._feeds: dict[int, Feed] = {}
         self._gathering_since: float | None = None
-        self._verdicts = Verdicts.of(stored)
+        self._verdicts = Verdicts.of(pulled_in(stored, parts.clock_ms()))
         self._sending = Sending(
             parts.sender, parts.egress, self._verdicts, parts.clock_ms, self._note, parts.lease, parts.memory
         )
@@ -94,6 +94,11 @@ class Worker:
     def reload(self) -> None:
         """Load the webhook again, because it has changed. What is being sent goes on."""
         self._is_stale = True
+        self._woken.set()
+
+    def step_back(self, step_ms: int) -> None:
+        """Let replays wait no longer than before, because the clock has stepped back."""
+        self._replayer.step_back(step_ms)
         self._woken.set()
 
     async def run(self) -> None:
@@ -127,9 +132,8 @@ class Worker:
             if feed.settlings
         ]
         if works or self._verdicts.changed:
-            webhook_id, epoch = self._stored.info.webhook_id, self._stored.epoch
             with contextlib.suppress(BrokerError, LeaseLost, QueueChanged):
-                await self._parts.storage.write(run_cycle, webhook_id, epoch, works, self._verdicts.take())
+                await self._parts.storage.write(run_cycle, self._stored, works, self._verdicts.take())
 
     async def _step(self) -> None:
         """Run one transaction, or wait. What waits to be settled outlives an outage of the database."""
@@ -192,10 +196,11 @@ class Worker:
         """Take the configuration over. What is ready was chosen by the one before: it is acquired again."""
         self._give_back(self._sending.take_back())
         config, now_ms = stored.info.config, self._parts.clock_ms()
+        if stored.version != self._stored.version:
+            self._verdicts.adopt(stored)
         self._stored = stored
         is_overlap = stored.previous_secret is not None and now_ms < stored.previous_until_ms
         self._overlap_ends_at_ms = stored.previous_until_ms if is_overlap else None
-        self._verdicts.adopt(stored)
         self._filter = None if config.filter is None else compile_filter(config.filter)
         try:
             self._receiver = open_receiver(self._parts.box, stored, now_ms)
@@ -252,9 +257,7 @@ class Worker:
             if work.wanted:
                 feed.watch.announced = False
         try:
-            result = await self._parts.storage.write(
-                run_cycle, self._stored.info.webhook_id, self._stored.epoch, works, outcome
-            )
+            result = await self._parts.storage.write(run_cycle, self._stored, works, outcome)
         except QueueChanged:
             self._verdicts.give_back(outcome)
             self.reload()

@@ -13,6 +13,8 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from app.broker.webhooks.deliveries.parts import WorkerParts, attempt_of
 from app.broker.webhooks.deliveries.sender import Receiver, Sent
 from app.broker.webhooks.deliveries.sending import Sending
@@ -121,6 +123,14 @@ class Replayer:
         if task is not None and task.done():
             self._task = None
             task.result()
+
+    def step_back(self, step_ms: int) -> None:
+        """Attempt again no later than before, because the clock has stepped back."""
+        for replay_id, info in self._running.items():
+            retry_at_ms = info.progress.retry_at_ms - step_ms
+            progress = msgspec.structs.replace(info.progress, retry_at_ms=retry_at_ms)
+            self._running[replay_id] = info._replace(progress=progress)
+        self._woken.set()
 
     async def stop(self) -> None:
         """Break off what is being sent, and wait until its connection is closed."""
