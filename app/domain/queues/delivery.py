@@ -27,8 +27,8 @@ class Acquire(NamedTuple):
 
     Attributes:
         lock_duration_ms: Duration of the acquisition locks; None for that of the queue.
-        admit_new: Whether records may be admitted from the log; otherwise only records that were admitted before are
-            acquired: those that are available again, and delayed ones that are due.
+        admit_new: Whether new records may be acquired; otherwise only those that were delivered before and
+            are available again, and delayed ones that are due.
     """
 
     max_records: int

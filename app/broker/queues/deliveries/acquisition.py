@@ -5,7 +5,7 @@ First delayed records that are due, then in-flight records that are available ag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ def candidates(
         wanted: How many records, at least one.
         max_bytes: Bytes of the records; the first one may exceed it.
         quota: Quota of delayed records.
-        admit_new: Whether records of the log may be admitted.
+        admit_new: Whether records may be delivered that were not delivered before, and admitted from the log.
     """
     share_partition.expire_before_log_start()
     due = _due(share_partition, wanted, max_bytes, quota)
@@ -52,10 +52,14 @@ def candidates(
     by_key = share_partition.rules.by_key
     if by_key:
         left = wanted - len(found)
-        chosen = _first_of_keys(share_partition, left, quota) if admit_new else _available_by_key(share_partition, left)
+        chosen = (
+            _first_of_keys(share_partition, left, quota)
+            if admit_new
+            else _delivered_before(_available_by_key(share_partition, MAX_IN_FLIGHT), left)
+        )
     else:
         free = available(share_partition.state.entries.values(), share_partition.rules, share_partition.now_ms)
-        chosen = list(islice(free, wanted - len(found)))
+        chosen = list(islice(free, wanted - len(found))) if admit_new else _delivered_before(free, wanted - len(found))
     for each in _with_records(share_partition, chosen, left_bytes):
         if found and left_bytes <= 0:
             return found
@@ -141,6 +145,10 @@ def _available_by_key(share_partition: SharePartition, wanted: int) -> list[InFl
     )
     found = available(entries, share_partition.rules, share_partition.now_ms, first_delayed)
     return list(islice(found, max(0, wanted)))
+
+
+def _delivered_before(entries: Iterable[InFlightRecord], wanted: int) -> list[InFlightRecord]:
+    return list(islice((entry for entry in entries if entry.delivery_count), wanted))
 
 
 def _summaries(share_partition: SharePartition, limit: int) -> tuple[list[RecordSummary], int]:

@@ -46,13 +46,18 @@ class Settling(NamedTuple):
 
     Attributes:
         attempts: Charged attempts to store: more than 0, `EXHAUSTED`, or None for none.
-        had_attempts: Whether attempts are stored.
+        had_attempts: Whether attempts are stored, of a record that is retried.
     """
 
     acknowledgement: Acknowledgement
     key: RecordKey
     attempts: int | None
     had_attempts: bool
+
+    @property
+    def more_retrying(self) -> int:
+        """How many records more are retried once it is stored: -1, 0 or 1."""
+        return int((self.attempts or 0) > 0) - self.had_attempts
 
 
 class Counts(NamedTuple):

@@ -179,7 +179,8 @@ class Worker:
         except BrokerError:
             self._is_stale = True
             raise
-        self._retrying = retrying
+        pending = [each for feed in self._feeds.values() for each in feed.settlings]
+        self._retrying = retrying + sum(each.more_retrying for each in pending)
         before = self._feeds
         self._close_feeds()
         for open_queue in opened:
@@ -225,8 +226,8 @@ class Worker:
     def _works(self) -> list[QueueWork]:
         """Return what the next transaction does in each queue."""
         max_bytes = self._sending.bytes_to_acquire()
-        wanted = self._shares() if max_bytes else {}
-        admits = self._retrying + self._sending.held < self._parts.max_retrying
+        left = self._parts.max_retrying - self._retrying - self._sending.held
+        wanted = self._shares(left) if max_bytes else {}
         max_bytes = max(1, max_bytes // max(1, len(wanted)))
         works = []
         for queue_id in sorted(self._feeds):
@@ -234,15 +235,20 @@ class Worker:
             if queue_id in wanted or feed.settlings:
                 share = wanted.get(queue_id, 0)
                 settlings = tuple(feed.settlings)
-                works.append(QueueWork(feed.open_queue, settlings, share, max_bytes, admits, self._rotation))
+                works.append(QueueWork(feed.open_queue, settlings, share, max_bytes, left > 0, self._rotation))
         self._rotation += 1
         return works
 
-    def _shares(self) -> dict[int, int]:
-        """Divide what may be acquired among the queues that may have records; the remainder goes round."""
+    def _shares(self, left: int) -> dict[int, int]:
+        """Divide what may be acquired among the queues that may have records; the remainder goes round.
+
+        Args:
+            left: How many more records may be retried or in flight; without any, only retried ones are acquired.
+        """
         config = self._stored.info.config
         room = 0 if self._parts.signals.closed else self._sending.room_to_acquire()
         room *= config.max_batch_records if config.batches else 1
+        room = min(room, left) if left > 0 else room
         now_s = time.monotonic()
         ids = [queue_id for queue_id in sorted(self._feeds) if self._feeds[queue_id].may_have_records(now_s)]
         if not room or not ids:
@@ -315,7 +321,7 @@ class Worker:
     def _end_again(self, each: OnItsWay) -> None:
         """End a record whose dead letter was refused before: it is not sent again."""
         rejected = Acknowledgement(each.delivery.delivery_id, AcknowledgeType.REJECT)
-        each.feed.settlings.append(Settling(rejected, each.key, retries.EXHAUSTED, had_attempts=True))
+        each.feed.settlings.append(Settling(rejected, each.key, retries.EXHAUSTED, had_attempts=False))
         self._woken.set()
 
     def _give_back(self, held: Sequence[OnItsWay]) -> None:
