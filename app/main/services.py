@@ -203,7 +203,7 @@ def _build_dispatcher(
 
 def _outbound_client(settings: Settings) -> OutboundClient:
     from app.broker.outbound.client import OutboundClient  # noqa: PLC0415 - only servers that send anything
-    from app.broker.outbound.resolver import SystemResolver  # noqa: PLC0415
+    from app.broker.outbound.resolver import SystemResolver  # noqa: PLC0415 - as above
 
     rules = OutboundRules(
         parse_networks(settings.webhook_allowed_networks),

@@ -59,7 +59,7 @@ class BoundedStream(httpcore2.AsyncNetworkStream):
         self._is_writing = False
         self._is_closed = False
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - as httpcore has it
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read a part of an answer."""
         self._is_writing = False
         await self._send_head(timeout)
@@ -77,7 +77,7 @@ class BoundedStream(httpcore2.AsyncNetworkStream):
         self._last_part = data or self._last_part
         return data
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write a part of a request; the first part after an answer begins another one.
 
         The first part, the headers, is sent together with the next one: that saves a system call and a packet.
@@ -112,7 +112,7 @@ class BoundedStream(httpcore2.AsyncNetworkStream):
         self,
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         """Return the connection with TLS on it. If that does not succeed, also for want of time, it is closed."""
         return BoundedStream(await self._with_tls(ssl_context, server_hostname, timeout))
@@ -123,7 +123,7 @@ class BoundedStream(httpcore2.AsyncNetworkStream):
             return True
         return self._stream.get_extra_info(info)
 
-    async def _send_head(self, timeout: float | None) -> None:  # noqa: ASYNC109
+    async def _send_head(self, timeout: float | None) -> None:
         """Send the headers of a request without a body."""
         head, self._head = self._head, b""
         if head:
@@ -137,7 +137,7 @@ class BoundedStream(httpcore2.AsyncNetworkStream):
         self,
         context: ssl.SSLContext,
         name: str | None,
-        timeout: float | None,  # noqa: ASYNC109
+        timeout: float | None,
     ) -> httpcore2.AsyncNetworkStream:
         try:
             return await self._stream.start_tls(context, name, timeout)
@@ -162,7 +162,7 @@ class ProxyStream(BoundedStream):
         super().__init__(stream)
         self._is_tls = is_tls
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read a part of the answer of the proxy."""
         try:
             data = await super().read(max_bytes, timeout)
@@ -178,7 +178,7 @@ class ProxyStream(BoundedStream):
         self,
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         """Return the connection with TLS on it: with the proxy, or in the tunnel with the receiver.
 
@@ -212,7 +212,7 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - the signature of httpcore
+        timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
@@ -263,7 +263,7 @@ class ProxyBackend(httpcore2.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - the signature of httpcore
+        timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:

@@ -276,7 +276,7 @@ def _slack_challenge(config: SourceConfig, body: bytes) -> str | None:
 
 def _verify_ed25519(public_key: bytes, signature: bytes, content: bytes) -> bool:
     from cryptography.exceptions import InvalidSignature as WrongSignature  # noqa: PLC0415 - only for this scheme
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415 - only with such a key
 
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, content)

@@ -33,7 +33,7 @@ class SigningKeys(NamedTuple):
         content = signed_content(message_id, timestamp_s, body)
         if self.scheme == "hmac":
             return " ".join(sign_hmac(self.secrets, content)).encode()
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 - only with it
 
         signers = [Ed25519PrivateKey.from_private_bytes(seed).sign for seed in self.secrets]
         return " ".join(sign_ed25519(signers, content)).encode()
@@ -51,7 +51,7 @@ def format_secret(secret: bytes, scheme: SignatureScheme) -> str:
 
 def public_key(seed: bytes) -> str:
     """Return the public key of an ed25519 seed as receivers see it."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 - only with it
 
     raw = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
     return PUBLIC_KEY_PREFIX + b64encode(raw).decode()

@@ -45,7 +45,7 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
 
 def _open_postgres(database_url: str) -> Storage:
     from app.storage.db.postgres.dialect import Postgres  # noqa: PLC0415 - the import takes a tenth of an embedded start
-    from app.storage.db.postgres.url import parse_url  # noqa: PLC0415
+    from app.storage.db.postgres.url import parse_url  # noqa: PLC0415 - as above
 
     return Storage(Postgres(parse_url(database_url)))
 

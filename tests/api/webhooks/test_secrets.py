@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from base64 import b64encode
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -121,8 +123,7 @@ async def test_secrets_and_static_headers_are_in_no_answer_and_not_in_the_databa
         assert SECRET not in answer.text
         assert "tops3cret" not in answer.text
     if migrated_url.startswith("sqlite"):
-        with open(migrated_url.removeprefix("sqlite:///"), "rb") as file:  # noqa: ASYNC230, PTH123
-            stored = file.read()
+        stored = await asyncio.to_thread(Path(migrated_url.removeprefix("sqlite:///")).read_bytes)
         assert b"tops3cret" not in stored
         assert SECRET.encode() not in stored
 
