@@ -35,6 +35,7 @@ def queue_config(config: WebhookConfig) -> QueueConfig:
         max_delivery_count=NO_LIMIT,
         start=config.start,
         ordering=config.ordering,
+        run_records=config.max_batch_records if config.batches else 1,
     )
 
 

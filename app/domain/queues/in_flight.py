@@ -40,12 +40,14 @@ class DeliveryRules(NamedTuple):
     Attributes:
         by_key: Whether a record that has not ended blocks the later records of its key.
         by_partition: Whether a record that has not ended blocks the later records of its partition.
+        run_records: If so, how many new records are acquired together.
     """
 
     lock_duration_ms: int
     max_delivery_count: int
     by_key: bool = False
     by_partition: bool = False
+    run_records: int = 1
 
     @property
     def ordered(self) -> bool:
@@ -202,6 +204,24 @@ def available(
                 continue
         if is_available(entry, rules, now_ms):
             yield entry
+
+
+def next_run(entries: Iterable[InFlightRecord], rules: DeliveryRules, now_ms: int) -> Iterator[InFlightRecord]:
+    """Yield the records of a partition that may be delivered now if the queue is ordered by partition.
+
+    They are the first ones that were never delivered. A record that was delivered before comes alone.
+
+    Args:
+        entries: The in-flight records of a share partition that come before its delayed ones, in ascending order.
+        rules: Rules of the queue.
+        now_ms: Time of the acquire.
+    """
+    for number, entry in enumerate(entries):
+        if not is_available(entry, rules, now_ms) or (number and entry.delivery_count):
+            return
+        yield entry
+        if entry.delivery_count:
+            return
 
 
 def waiting_behind(

@@ -27,6 +27,8 @@ class QueueConfig(msgspec.Struct, frozen=True, kw_only=True):
         ordering: `key` delivers the records of a key in order, one at a time, within a partition; `partition` those
             of a partition.
         paused: Whether acquires return no records.
+        run_records: With order by partition, how many new records one acquire may return; webhooks set it, which send
+            them as one batch.
     """
 
     lock_duration_ms: int = 30_000
@@ -34,12 +36,13 @@ class QueueConfig(msgspec.Struct, frozen=True, kw_only=True):
     start: str = "earliest"
     ordering: Ordering = "none"
     paused: bool = False
+    run_records: int = 1
 
     @property
     def rules(self) -> DeliveryRules:
         """The rules for its records."""
         by_key, by_partition = self.ordering == "key", self.ordering == "partition"
-        return DeliveryRules(self.lock_duration_ms, self.max_delivery_count, by_key, by_partition)
+        return DeliveryRules(self.lock_duration_ms, self.max_delivery_count, by_key, by_partition, self.run_records)
 
 
 class QueueInfo(NamedTuple):

@@ -79,11 +79,11 @@ class SharePartitionState(msgspec.Struct):
     def room(self, rules: DeliveryRules) -> int:
         """Return how many further records can be admitted in flight, at least 0.
 
-        If the queue is ordered by partition, that is one record, after the one before it has ended: so the later
-        records of the partition stay in the log.
+        If the queue is ordered by partition, that is one run, after the one before it has ended: so the later records
+        of the partition stay in the log.
         """
         if rules.by_partition:
-            return 0 if self.entries or self.delayed else 1
+            return 0 if self.entries or self.delayed else rules.run_records
         return max(0, MAX_IN_FLIGHT - len(self.entries))
 
     def in_use(self, now_ms: int) -> int:

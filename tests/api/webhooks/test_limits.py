@@ -9,7 +9,19 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
-from tests.api.webhooks.calls import NEVER, URL, attempts, change, counts, create, events, produce, settled, shows
+from tests.api.webhooks.calls import (
+    NEVER,
+    URL,
+    attempts,
+    change,
+    counts,
+    create,
+    describe,
+    events,
+    produce,
+    settled,
+    shows,
+)
 from tests.api.webhooks.receiver import SETTINGS, Answer, receiving
 from tests.serving import client_of, lifespan
 from tests.waiting import until
@@ -96,11 +108,53 @@ async def test_a_batch_has_as_many_records_as_allowed_and_fails_record_by_record
         await settled(client, delivered=7)
 
     sizes = [len(post.json["records"]) for post in receiver.posts]
-    assert max(sizes) <= 5
+    assert max(sizes) == 5
     singles = [post for post in receiver.posts if len(post.json["records"]) == 1]
     assert sorted(post.json["records"][0]["record"]["value"] for post in singles) == list(range(7))
     for post in singles:
         assert post.json["records"][0]["message_id"] == post.message_id
+
+
+async def test_batches_of_a_partition_are_runs_in_its_order(client: httpx2.AsyncClient) -> None:
+    def fail_now_and_then(post: Post) -> Answer:
+        values = [each["record"]["value"] for each in post.json["records"]]
+        return Answer(500 if len(values) > 1 and 7 in values else 200)
+
+    async with receiving(fail_now_and_then) as receiver:
+        await create(
+            client,
+            receiver.url,
+            mode="envelope-batch",
+            ordering="partition",
+            max_batch_records=5,
+            max_in_flight=8,
+            retry_delays_ms=[0] * 9,
+            paused=True,
+        )
+        await produce(client, *({"value": number} for number in range(23)))
+        await change(client, paused=False)
+        await settled(client, delivered=23)
+
+    posted = [[each["record"]["value"] for each in post.json["records"]] for post, _ in receiver.answered]
+    accepted = [
+        [each["record"]["value"] for each in post.json["records"]] for post, at in receiver.answered if at == 200
+    ]
+    assert [value for values in accepted for value in values] == list(range(23))
+    assert posted[:3] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [5]]
+    assert posted[-1] == [20, 21, 22]
+
+
+async def test_a_record_with_a_delay_ends_the_run_before_it(client: httpx2.AsyncClient) -> None:
+    async with receiving() as receiver:
+        await create(client, receiver.url, mode="envelope-batch", ordering="partition", paused=True)
+        due_ms = (await describe(client))["created_at_ms"] + 1_500
+        later = {"value": 2, "headers": {"deliver_at_ms": str(due_ms)}}
+        await produce(client, {"value": 0}, {"value": 1}, later, {"value": 3}, {"value": 4})
+        await change(client, paused=False)
+        await settled(client, delivered=5)
+
+    posted = [[each["record"]["value"] for each in post.json["records"]] for post in receiver.posts]
+    assert [value for values in posted for value in values] == list(range(5))
 
 
 @pytest.mark.parametrize("ordering", ["key", "partition"])

@@ -16,6 +16,7 @@ from app.domain.queues.in_flight import (
     is_acquired,
     is_available,
     is_to_archive,
+    next_run,
     postpone,
     settle,
 )
@@ -92,3 +93,14 @@ def test_the_first_record_of_a_key_blocks_the_later_ones_in_any_state() -> None:
     found = available(entries, BY_KEY, 1_000, {44: 3, 22: 9})
     assert [entry.offset for entry in found] == [2, 4, 5]
     assert [entry.offset for entry in available(entries, RULES, 1_000)] == [1, 2, 3, 4, 5, 7, 8]
+
+
+def test_a_run_ends_before_a_record_that_is_held_or_was_delivered_before() -> None:
+    new = [InFlightRecord(offset) for offset in range(3)]
+    again = InFlightRecord(3, delivery_count=1)
+
+    assert list(next_run(new, RULES, 1_000)) == new
+    assert list(next_run([*new, again], RULES, 1_000)) == new
+    assert list(next_run([again, InFlightRecord(4)], RULES, 1_000)) == [again]
+    assert list(next_run([*new[:1], InFlightRecord(1, until_ms=1_001), *new[2:]], RULES, 1_000)) == new[:1]
+    assert list(next_run([FIRST, InFlightRecord(8)], RULES, 1_000)) == []

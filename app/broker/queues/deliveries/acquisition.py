@@ -5,6 +5,7 @@ First delayed records that are due, then in-flight records that are available ag
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from app.broker.queues.deliveries.delayed_record_cache import DelayedQuota
 from app.broker.queues.deliveries.share_partition import SharePartition
 from app.domain.log.record import StoredRecord
 from app.domain.queues.delivery import response_bytes
-from app.domain.queues.in_flight import InFlightRecord, available, first_offset_by_key
+from app.domain.queues.in_flight import InFlightRecord, available, first_offset_by_key, is_available, next_run
 from app.domain.queues.record_summary import KEYLESS, RecordSummary, deliver_at_ms, key_hash
 from app.domain.queues.share_partition_state import MAX_IN_FLIGHT
 from app.storage.log import pages, records_by_offset
@@ -44,6 +45,8 @@ def candidates(
         admit_new: Whether records may be delivered that were not delivered before, and admitted from the log.
     """
     share_partition.expire_before_log_start()
+    if share_partition.rules.by_partition:
+        return _next_run(share_partition, wanted, max_bytes, quota, admit_new=admit_new)
     due = _due(share_partition, wanted, max_bytes, quota)
     found = [Candidate(share_partition, delayed.entry, delayed.record) for delayed in due]
     left_bytes = max_bytes - sum(response_bytes(each.record) for each in found)
@@ -68,6 +71,36 @@ def candidates(
     if admit_new and not by_key and left_bytes > 0:
         found += _new(share_partition, wanted - len(found), left_bytes, quota)
     return found
+
+
+def _next_run(
+    share_partition: SharePartition, wanted: int, max_bytes: int, quota: DelayedQuota, *, admit_new: bool
+) -> list[Candidate]:
+    """Return the next records of a queue that is ordered by partition."""
+    state, rules, now_ms = share_partition.state, share_partition.rules, share_partition.now_ms
+    delayed = share_partition.delayed.first() if state.delayed else None
+    before = math.inf if delayed is None else delayed.entry.offset
+    entries = [entry for entry in state.entries.values() if entry.offset < before]
+    if delayed is not None and not entries:
+        if not is_available(delayed.entry, rules, now_ms):
+            return []
+        share_partition.delayed.load([delayed.entry.offset])
+        row = share_partition.delayed.find(delayed.entry.offset)
+        return [] if row is None else [Candidate(share_partition, row.entry, row.record)]
+    chosen = list(islice(next_run(entries, rules, now_ms), wanted))
+    if not admit_new:
+        chosen = _delivered_before(chosen, 1)
+    found: list[Candidate] = []
+    for each in _with_records(share_partition, chosen, max_bytes):
+        if found and max_bytes <= 0:
+            return found
+        found.append(each)
+        max_bytes -= response_bytes(each.record)
+    if admit_new and not found:
+        found += _new(share_partition, wanted, max_bytes, quota)
+        delayed = share_partition.delayed.first() if state.delayed else None
+        before = math.inf if delayed is None else delayed.entry.offset
+    return [each for each in found if each.entry.offset < before]
 
 
 def _due(share_partition: SharePartition, wanted: int, max_bytes: int, quota: DelayedQuota) -> list[DelayedRecord]:

@@ -107,6 +107,11 @@ class DelayedRecordCache:
         self.write()
         return delayed_records.due(self._tx, self._key, rules, now_ms, limit)
 
+    def first(self) -> DelayedSummary | None:
+        """Return the delayed record with the lowest offset."""
+        self.write()
+        return next(iter(delayed_records.list_summaries(self._tx, self._key, 0, 1)), None)
+
     def to_archive(self, rules: DeliveryRules, now_ms: int, limit: int) -> list[DelayedSummary]:
         """Return up to `limit` records that are to be archived now."""
         self.write()
