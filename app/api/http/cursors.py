@@ -21,6 +21,9 @@ class Named(Protocol):
 
 
 N = TypeVar("N", bound=Named)
+_ID_DIGITS = 18
+_LAST_ID = 10**18
+"""Above all ids."""
 
 
 class ListQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,6 +56,20 @@ def name_after(cursor: str | None) -> str:
     if not name or not name.isprintable():
         raise InvalidCursor("the cursor does not belong to this list; send next_cursor unchanged")
     return name
+
+
+def id_before(cursor: str | None) -> int:
+    """Return the id before which a page starts, of a list with the last item first.
+
+    Raises:
+        InvalidCursor: `cursor_after` did not make the cursor.
+    """
+    name = name_after(cursor)
+    if not name:
+        return _LAST_ID
+    if not name.isdecimal() or len(name) > _ID_DIGITS:
+        raise InvalidCursor("the cursor does not belong to this list; send next_cursor unchanged")
+    return int(name)
 
 
 def page_of(found: Sequence[N], limit: int) -> tuple[Sequence[N], str | None]:

@@ -106,8 +106,9 @@ async def answer_source_challenge(call: Call, source: str, query: ChallengeQuery
     Meta asks before its first delivery. The answer is 401 unless the source has this `verify_token`.
     """
     services = call.services
+    source, _, _ = source.partition(":")
     if not query.mode:
-        await services.sources.get(source)
+        await services.sources.open(source)
         return Reply(b"Post deliveries to this path.\n", 200, _TEXT)
     address = _address(call)
     text = await services.receiver.answer_meta(source, query.mode, query.verify_token, query.challenge, address)
@@ -118,7 +119,7 @@ async def answer_source_challenge(call: Call, source: str, query: ChallengeQuery
 @describe(
     Description(
         answers={200: None},
-        errors=(UnknownSource, BadRequest),
+        errors=(UnknownSource, InvalidSignature, BadRequest),
         examples={"source": "github"},
         headers={"WebHook-Request-Origin": _ORIGIN},
         media=("text/plain",),
@@ -133,7 +134,8 @@ async def answer_source_handshake(call: Call, source: str) -> Reply:
     origin = call.header(b"webhook-request-origin")
     if origin is None:
         raise BadRequest("the header WebHook-Request-Origin is missing")
-    if not await call.services.receiver.allows_origin(source, origin.decode("latin-1")):
+    name, colon, token = source.partition(":")
+    if not await call.services.receiver.allows_origin(name, token if colon else None, origin.decode("latin-1")):
         return Reply(b"", 200, _TEXT, [(b"allow", b"POST, OPTIONS")])
     granted = [(b"webhook-allowed-origin", origin), (b"allow", b"POST, OPTIONS")]
     if call.header(b"webhook-request-rate") is not None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
 from app.api.http.call import Call, Reply
-from app.api.http.cursors import ListQuery, cursor_after, name_after, page_of
+from app.api.http.cursors import ListQuery, cursor_after, id_before, name_after, page_of
 from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.sources.sources import SourceSecrets
 from app.domain.sources.source import SourceConfig, SourceInfo
@@ -36,7 +36,6 @@ _DedupeFrom = Annotated[
         description="Where the id of a delivery is, for schemes that name none: a JSON pointer or `header:` and a name."
     ),
 ]
-_LAST = 2**62
 
 
 class VerifyIn(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -66,12 +65,16 @@ class SourceSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     topic: Annotated[str, Meta(max_length=249, description="Deliveries become records of this topic.")]
     verify: VerifyIn
-    key_from: _KeyFrom = None
-    headers: Annotated[list[str], Meta(description="Request headers that become record headers.")] = []
-    dedupe_ms: Annotated[int, Meta(description="How long a repeat is recognized; 0 for never.")] = 604_800_000
-    dedupe_from: _DedupeFrom = None
-    max_body_bytes: Annotated[int, Meta(description="Longest body, up to 33,554,432.")] = 1_048_576
-    description: Annotated[str, Meta(max_length=1024)] = ""
+    key_from: _KeyFrom | UnsetType = UNSET
+    headers: Annotated[list[str] | UnsetType, Meta(description="Request headers that become record headers.")] = UNSET
+    dedupe_ms: Annotated[
+        int | UnsetType, Meta(description="How long a repeat is recognized, by default 604,800,000; 0 for never.")
+    ] = UNSET
+    dedupe_from: _DedupeFrom | UnsetType = UNSET
+    max_body_bytes: Annotated[
+        int | UnsetType, Meta(description="Longest body, by default 1,048,576, up to 33,554,432.")
+    ] = UNSET
+    description: Annotated[str, Meta(max_length=1024)] | UnsetType = UNSET
 
 
 class SourceChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -188,18 +191,12 @@ async def create_source(call: Call, source: str, body: SourceSettings) -> Reply:
     Deliveries go to `POST /v1/sources/{source}/events` and are verified by the scheme of the sender. The topic is
     created if it is missing. With the scheme `none` the answer has a `token`, once, which is part of the delivery path.
     """
-    config = SourceConfig(
-        topic=body.topic,
-        verify=_verify_of(body.verify),
-        key_from=body.key_from,
-        headers=tuple(body.headers),
-        dedupe_ms=body.dedupe_ms,
-        dedupe_from=body.dedupe_from,
-        max_body_bytes=body.max_body_bytes,
-        description=body.description,
-    )
+    given = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not UNSET}
+    given["verify"] = _verify_of(body.verify)
+    if "headers" in given:
+        given["headers"] = tuple(given["headers"])
     secrets = SourceSecrets(body.verify.secret, body.verify.verify_token)
-    info, is_new, token, created_topics = await call.services.sources.create(source, config, secrets)
+    info, is_new, token, created_topics = await call.services.sources.create(source, given, secrets)
     answer = _answer(call, info)
     if not is_new:
         return Reply.of(answer)
@@ -286,7 +283,7 @@ async def list_source_refusals(call: Call, source: str, query: ListQuery) -> Rep
 
     Each has its time, reason, address and size, and no body. The sender gets one and the same answer to all.
     """
-    before = _before(query.cursor)
+    before = id_before(query.cursor)
     found = await call.services.sources.refusals(source, before, query.limit + 1)
     page = found[: query.limit]
     items = [RefusedDelivery(each.refused_at_ms, each.reason, each.address, each.size_bytes) for each in page]
@@ -302,13 +299,6 @@ async def delete_source(call: Call, source: str) -> Reply:
     """
     await call.services.sources.delete(source)
     return Reply(b"", 204)
-
-
-def _before(cursor: str | None) -> int:
-    name = name_after(cursor)
-    if name and not name.isdecimal():
-        raise InvalidCursor("the cursor does not belong to this list; send next_cursor unchanged")
-    return int(name) if name else _LAST
 
 
 def _verify_of(given: VerifyIn) -> Verify:

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from msgspec import Meta
 
 from app.api.http.call import Call, Reply
-from app.api.http.cursors import cursor_after, name_after
+from app.api.http.cursors import cursor_after, id_before
 from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.webhooks.deliveries.sender import AttemptOutcome
 from app.errors.log import InvalidCursor
@@ -19,7 +19,7 @@ from app.storage.webhooks.attempts import Attempt, AttemptQuery
 
 router = APIRouter(prefix="/v1/webhooks/{webhook}", tags=["webhooks"], route_class=OperationRoute)
 
-_LAST = 2**62
+_MAX_INT = 2**53 - 1
 
 
 class AttemptListQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -34,10 +34,12 @@ class AttemptListQuery(msgspec.Struct, forbid_unknown_fields=True, kw_only=True)
         Meta(description="Only attempts for records of this topic.", examples=["orders"]),
     ] = None
     partition: Annotated[
-        Annotated[int, Meta(ge=0)] | None, Meta(description="Only those of this partition.", examples=[0])
+        Annotated[int, Meta(ge=0, le=_MAX_INT)] | None,
+        Meta(description="Only those of this partition.", examples=[0]),
     ] = None
     offset: Annotated[
-        Annotated[int, Meta(ge=0)] | None, Meta(description="Only those of the record at this offset.", examples=[0])
+        Annotated[int, Meta(ge=0, le=_MAX_INT)] | None,
+        Meta(description="Only those of the record at this offset.", examples=[0]),
     ] = None
     limit: Annotated[int, Meta(ge=1, le=1_000, description="Number of items on a page.")] = 100
     cursor: Annotated[
@@ -100,19 +102,12 @@ async def list_webhook_attempts(call: Call, webhook: str, query: AttemptListQuer
 
     Delivered attempts and others are kept apart, up to 10,000 of each and for 14 days.
     """
-    before = _before(query.cursor)
+    before = id_before(query.cursor)
     wanted = AttemptQuery(query.outcome, query.topic, query.partition, query.offset)
     found = await call.services.webhooks.attempts(webhook, wanted, before, query.limit + 1)
     page = found[: query.limit]
     next_cursor = cursor_after(str(page[-1].attempt_id)) if len(found) > query.limit else None
     return Reply.of(AttemptList([_answer(each) for each in page], next_cursor))
-
-
-def _before(cursor: str | None) -> int:
-    name = name_after(cursor)
-    if name and not name.isdecimal():
-        raise InvalidCursor("the cursor does not belong to this list; send next_cursor unchanged")
-    return int(name) if name else _LAST
 
 
 def _answer(attempt: Attempt) -> AttemptAnswer:

@@ -89,7 +89,7 @@ class Receiver:
     async def refuse_large(self, name: str, max_bytes: int, address: str) -> BodyTooLarge:
         """Note the refusal of a body that is too large, and return its error."""
         source = await self._sources.open(name)
-        self._refuse(source, f"the body is larger than {max_bytes} bytes", 0, address)
+        self._refuse(source, f"the body is larger than {max_bytes} bytes", 0, address, counts=False)
         return BodyTooLarge(
             f"the body is larger than {max_bytes} bytes; max_body_bytes of the source, MILLRACE_MAX_BODY_BYTES and "
             "max_message_bytes of the topic are the limits",
@@ -134,13 +134,18 @@ class Receiver:
             raise InvalidSignature(_REFUSED)
         return challenge
 
-    async def allows_origin(self, name: str, origin: str) -> bool:
+    async def allows_origin(self, name: str, token: str | None, origin: str) -> bool:
         """Return whether the CloudEvents handshake of an origin is granted.
 
         Raises:
             UnknownSource: There is no source of this name.
+            InvalidSignature: The token in the path is missing or wrong.
         """
         source = await self._sources.open(name)
+        try:
+            _check_token(source, token)
+        except Unverified:
+            raise InvalidSignature(_REFUSED) from None
         return origin in source.info.config.verify.allowed_origins
 
     async def store_refusals(self) -> bool:
@@ -159,14 +164,8 @@ class Receiver:
             return self._verify(current, token, delivery)
 
     def _verify(self, source: OpenSource, token: str | None, delivery: Delivery) -> str | None:
-        how = source.info.config.verify
-        if how.scheme == "none":
-            given = sha256((token or "").encode()).digest()
-            if source.verify_token is None or not hmac.compare_digest(given, source.verify_token):
-                raise Unverified("the token in the path is missing or wrong")
-        elif token is not None:
-            raise Unverified("the path has a token, which only the scheme none takes")
-        return verify(how, source.secrets, delivery, self._wall_ms() // 1_000, _verify_ed25519)
+        _check_token(source, token)
+        return verify(source.info.config.verify, source.secrets, delivery, self._wall_ms() // 1_000, _verify_ed25519)
 
     async def _append(self, source: OpenSource, identity: str | None, delivery: Delivery, address: str) -> Accepted:
         config = source.info.config
@@ -182,12 +181,27 @@ class Receiver:
             return await self._producer.produce(request)
         except BrokerError as error:
             if not getattr(error, "retriable", False):
-                self._refuse(source, error.detail, len(delivery.body), address)
+                self._refuse(source, error.detail, len(delivery.body), address, counts=False)
             raise
 
-    def _refuse(self, source: OpenSource, reason: str, size_bytes: int, address: str) -> None:
+    def _refuse(self, source: OpenSource, reason: str, size_bytes: int, address: str, *, counts: bool = True) -> None:
+        """Note a refused delivery; `counts` says whether it may be a guess of the secret."""
         refusal = Refusal(0, self._wall_ms(), reason[:500], address, size_bytes)
-        self._refusals.add(source.info.source_id, refusal)
+        self._refusals.add(source.info.source_id, refusal, counts=counts)
+
+
+def _check_token(source: OpenSource, token: str | None) -> None:
+    """Check the token in the path of a delivery, which the scheme `none` has.
+
+    Raises:
+        Unverified: It is wrong, missing, or too much.
+    """
+    if source.info.config.verify.scheme == "none":
+        given = sha256((token or "").encode()).digest()
+        if source.verify_token is None or not hmac.compare_digest(given, source.verify_token):
+            raise Unverified("the token in the path is missing or wrong")
+    elif token is not None:
+        raise Unverified("the path has a token, which only the scheme none takes")
 
 
 def _record(config: SourceConfig, delivery: Delivery) -> Record:

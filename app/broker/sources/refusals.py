@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from ipaddress import IPv6Network
 
 from app.errors.webhooks import TooManyRefusals
 from app.storage.db.engine import Storage
@@ -36,20 +37,22 @@ class Refusals:
         Raises:
             TooManyRefusals: With the time to wait.
         """
-        began_ms, refused = self._by_address.get(address, (0, 0))
+        began_ms, refused = self._by_address.get(_network(address), (0, 0))
         left_ms = began_ms + _MINUTE_MS - self._clock_ms()
         if refused >= _PER_MINUTE and left_ms > 0:
             raise TooManyRefusals("too many deliveries of this address were refused", retry_after_ms=left_ms)
 
-    def add(self, source_id: int, refusal: Refusal) -> None:
-        """Note a refused delivery."""
+    def add(self, source_id: int, refusal: Refusal, *, counts: bool = True) -> None:
+        """Note a refused delivery, and let it count for its address."""
         self.total += 1
         self._pending.append((source_id, refusal))
-        now_ms = self._clock_ms()
-        began_ms, refused = self._by_address.pop(refusal.address, (now_ms, 0))
+        if not counts:
+            return
+        network, now_ms = _network(refusal.address), self._clock_ms()
+        began_ms, refused = self._by_address.pop(network, (now_ms, 0))
         if now_ms - began_ms >= _MINUTE_MS:
             began_ms, refused = now_ms, 0
-        self._by_address[refusal.address] = began_ms, refused + 1
+        self._by_address[network] = began_ms, refused + 1
         if len(self._by_address) > _MAX_ADDRESSES:
             self._by_address.popitem(last=False)
 
@@ -60,3 +63,13 @@ class Refusals:
             self._pending.clear()
             await self._storage.write(sources.add_refusals, pending)
         return False
+
+
+def _network(address: str) -> str:
+    """Return what a sender has for itself: an IPv4 address, or the /64 of an IPv6 address."""
+    if ":" not in address:
+        return address
+    try:
+        return str(IPv6Network((address.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return address

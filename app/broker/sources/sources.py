@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from app.broker.encryption.secret_box import SecretBox, WrongSecretKey
 from app.broker.log.topics import TopicRequest, Topics
@@ -118,26 +118,32 @@ class Sources:
         self._cache[name] = now_ms, opened
         return opened
 
-    async def create(self, name: str, config: SourceConfig, given: SourceSecrets) -> CreatedSource:
-        """Create a source and its topic, or confirm an existing source.
+    async def create(self, name: str, fields: Mapping[str, Any], given: SourceSecrets) -> CreatedSource:
+        """Create a source and its topic, or confirm an existing source: fields that are not given keep their values.
+
+        Args:
+            name: Name of the source.
+            fields: The given fields of its configuration, `topic` and `verify` at least.
+            given: The secrets; those of an existing source may be left out.
 
         Raises:
             InvalidSourceConfig, InvalidTopicName, SecretKeyMissing
             SourceAlreadyExists: The source exists, and a field differs.
         """
         check_name(name, "source")
+        config = SourceConfig(**fields)
         check_config(config)
-        check_secret(config, given.secret)
-        _check_verify_token(config, given)
         found = await self._storage.read(sources.find, name)
         if found is not None:
-            self._confirm(found, config, given)
+            self._confirm(found, fields, given)
             return CreatedSource(found, is_new=False)
+        check_secret(config, given.secret)
+        _check_verify_token(config, given)
         _, is_new_topic = await self._topics.create(config.topic, TopicRequest(None, {}))
         token = secrets.token_urlsafe(_TOKEN_BYTES) if config.verify.scheme == "none" else None
         info = await self._storage.write(self._create, name, config, given, token)
         if info is None:
-            return await self.create(name, config, given)
+            return await self.create(name, fields, given)
         self._cache.pop(name, None)
         return CreatedSource(info, is_new=True, token=token, created_topics=(config.topic,) if is_new_topic else ())
 
@@ -258,13 +264,11 @@ class Sources:
         sources.save(tx, rotated)
         return rotated
 
-    def _confirm(self, info: SourceInfo, config: SourceConfig, given: SourceSecrets) -> None:
+    def _confirm(self, info: SourceInfo, fields: Mapping[str, Any], given: SourceSecrets) -> None:
         """Refuse a request that differs from an existing source."""
-        differing = [
-            field for field in config.__struct_fields__ if getattr(config, field) != getattr(info.config, field)
-        ]
+        differing = [field for field, value in fields.items() if value != getattr(info.config, field)]
         opened = self._opened(info, 0)
-        is_same_scheme = config.verify.scheme == info.config.verify.scheme
+        is_same_scheme = fields["verify"].scheme == info.config.verify.scheme
         if (
             is_same_scheme
             and given.secret is not None

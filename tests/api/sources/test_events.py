@@ -264,6 +264,18 @@ async def test_the_handshake_of_cloudevents_is_granted_to_allowed_origins(sqlite
     assert (await sqlite_client.options(EVENTS)).status_code == 400
 
 
+async def test_the_handshake_of_a_source_without_signatures_needs_its_token(sqlite_client: httpx2.AsyncClient) -> None:
+    url = (await create(sqlite_client, "none", verify={"allowed_origins": ["eventgrid.azure.net"]}))["delivery_url"]
+    headers = {"WebHook-Request-Origin": "eventgrid.azure.net"}
+
+    assert (await sqlite_client.options(url, headers=headers)).headers[
+        "webhook-allowed-origin"
+    ] == "eventgrid.azure.net"
+    assert (await sqlite_client.get(url)).status_code == 200
+    for wrong in (EVENTS, url.replace(":", ":x")):
+        assert (await sqlite_client.options(wrong, headers=headers)).status_code == 401
+
+
 async def test_a_source_without_signatures_has_a_token_in_its_path(sqlite_client: httpx2.AsyncClient) -> None:
     created = await create(sqlite_client, "none")
     again = await sqlite_client.put(URL, json={"topic": "events", "verify": {"scheme": "none"}})

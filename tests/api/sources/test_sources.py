@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -67,7 +68,7 @@ async def test_a_source_is_created_confirmed_changed_and_deleted(sources: httpx2
     assert (await create(sources, headers=["X-GitHub-Event"], key_from="/repository/full_name"))["name"] == "hub"
     other = await sources.put(URL, json={"topic": "events", "verify": {"scheme": "github", "secret": SECRET + "x"}})
     assert (other.status_code, other.json()["code"]) == (409, "SOURCE_ALREADY_EXISTS")
-    assert set(other.json()["differing"]) == {"headers", "key_from", "verify/secret"}
+    assert other.json()["differing"] == ["verify/secret"]
 
     moved = await sources.patch(URL, json={"topic": "moved"})
     assert moved.json()["created_topics"] == ["moved"]
@@ -273,3 +274,33 @@ async def test_a_wrong_setting_names_its_field(
 
     assert answer.status_code == 422
     assert [error["field"] for error in answer.json()["errors"]] == [field]
+
+
+async def test_a_source_is_confirmed_by_the_fields_that_are_given(sources: httpx2.AsyncClient) -> None:
+    await create(sources, key_from="/id", headers=["X-GitHub-Event"], description="the first one")
+
+    same = {"topic": "events", "verify": {"scheme": "github"}}
+    assert (await sources.put(URL, json=same)).status_code == 200
+    assert (await sources.put(URL, json=same | {"key_from": "/id"})).status_code == 200
+    differs = await sources.put(URL, json=same | {"key_from": "/other"})
+    assert (differs.status_code, differs.json()["differing"]) == (409, ["key_from"])
+    missing = await sources.put("/v1/sources/other", json=same)
+    assert missing.status_code == 422
+
+
+@pytest.mark.parametrize("cursor", ["9" * 19, "9" * 40, "-1", "x"])
+async def test_a_cursor_of_another_list_is_refused(sources: httpx2.AsyncClient, cursor: str) -> None:
+    await create(sources)
+
+    answer = await sources.get(f"{URL}/refusals", params={"cursor": b64encode(cursor.encode()).decode()})
+    assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_CURSOR")
+
+
+async def test_bodies_that_are_too_large_are_no_guesses_of_a_secret(sources: httpx2.AsyncClient) -> None:
+    verify = {"scheme": "bearer", "secret": SECRET}
+    await create(sources, verify=verify, max_body_bytes=1_024)
+    headers = {"authorization": f"Bearer {SECRET}"}
+
+    for _ in range(101):
+        assert (await sources.post(EVENTS, content=bytes(1_025), headers=headers)).status_code == 413
+    assert (await sources.post(EVENTS, content=b"{}", headers=headers)).status_code == 200
