@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -17,6 +18,7 @@ from app import __version__
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
 from app.api.services import Services
+from app.errors.broker_error import BrokerError
 from app.errors.database import ServiceUnavailable
 from app.storage.db import schema
 
@@ -90,16 +92,24 @@ async def get_metrics(call: Call) -> Reply:
 
     Counters start at 0 with the process; with several nodes, scrape each.
     """
+    lags: dict[str, int] = {}
+    with contextlib.suppress(BrokerError):  # the metrics of the node are there without the database too
+        lags = await call.services.dispatcher.lags()
     registry = CollectorRegistry()
-    registry.register(_NodeMetrics(call.services))
+    registry.register(_NodeMetrics(call.services, lags))
     return Reply(generate_latest(registry), 200, _METRICS_TYPE)
 
 
 class _NodeMetrics(Collector):
-    """Reads the counters of this node at each scrape."""
+    """Reads the counters of this node at each scrape.
 
-    def __init__(self, services: Services) -> None:
+    Args:
+        lags: Records that have not ended, by webhook.
+    """
+
+    def __init__(self, services: Services, lags: Mapping[str, int]) -> None:
         self._services = services
+        self._lags = lags
 
     def collect(self) -> Iterator[Metric]:
         """Return all metrics."""
@@ -154,7 +164,17 @@ class _NodeMetrics(Collector):
         yield CounterMetricFamily(
             "millrace_webhook_attempt_seconds", "Time that attempts took, all together.", value=log.duration_ms / 1000
         )
-        retrying = GaugeMetricFamily("millrace_webhook_retrying_records", "Records sent again.", labels=["webhook"])
+        lag = GaugeMetricFamily(
+            "millrace_webhook_lag_records",
+            "Records that have not ended: waiting, retried, in flight.",
+            labels=["webhook"],
+        )
+        for webhook, number in self._lags.items():
+            lag.add_metric([webhook], number)
+        yield lag
+        retrying = GaugeMetricFamily(
+            "millrace_webhook_retrying_records", "Records that failed and are attempted again.", labels=["webhook"]
+        )
         in_flight = GaugeMetricFamily("millrace_webhook_attempts_in_flight", "Attempts now.", labels=["webhook"])
         breakers = GaugeMetricFamily(
             "millrace_webhook_breaker_open", "1 while most attempts fail and are held back.", labels=["webhook"]

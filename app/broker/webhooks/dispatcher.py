@@ -28,7 +28,7 @@ from app.domain.log.topic import TopicInfo
 from app.errors.broker_error import BrokerError
 from app.storage.db.transaction import Tx
 from app.storage.queues import queues
-from app.storage.webhooks import attempts, leases, webhooks
+from app.storage.webhooks import attempts, lags, leases, webhooks
 from app.storage.webhooks.attempts import Attempt, AttemptQuery
 from app.storage.webhooks.leases import LeaseLost
 from app.storage.webhooks.webhooks import StoredWebhook
@@ -130,6 +130,13 @@ class Dispatcher:
     def snapshots(self) -> list[WorkerSnapshot]:
         """Return what the workers of this node do now."""
         return [worker.snapshot for worker, _ in self._workers.values()]
+
+    async def lags(self) -> dict[str, int]:
+        """Return how many records have not ended for each webhook that this node works."""
+        if not self._workers:
+            return {}
+        found = await self._parts.storage.read(lags.unfinished)
+        return {each.webhook: found[each.webhook] for each in self.snapshots()}
 
     def _listen(self, announced: int | None) -> None:
         if announced is None or announced == CHANGED:
