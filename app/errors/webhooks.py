@@ -33,6 +33,13 @@ class UnknownReplay(BrokerError):
     cure = "Start a replay with POST /v1/webhooks/{webhook}/replay."
 
 
+class ReplaysLimit(BrokerError):
+    code = "REPLAYS_LIMIT"
+    title = "Too many replays"
+    cause = "The webhook has 1,000 running replays, the maximum. Redeliveries and redrives are replays too."
+    cure = "Wait until some are done, cancel some with DELETE, or replay a range instead of single records."
+
+
 class SecretKeyMissing(BrokerError):
     code = "SECRET_KEY_MISSING"
     title = "No key for secrets"

@@ -14,7 +14,7 @@ from app.broker.webhooks.replays.replays import ReplayRequest
 from app.domain.log.offset_spec import parse_offset_spec
 from app.domain.webhooks.replay import Only, ReplayInfo, ReplayPlan, ReplayStatus
 from app.errors.log import UnknownTopicOrPartition
-from app.errors.webhooks import InvalidWebhookConfig, UnknownReplay, UnknownWebhook
+from app.errors.webhooks import InvalidWebhookConfig, ReplaysLimit, UnknownReplay, UnknownWebhook
 
 router = APIRouter(prefix="/v1/webhooks/{webhook}", tags=["webhooks"], route_class=OperationRoute)
 
@@ -81,7 +81,7 @@ class ReplayAnswer(msgspec.Struct):
 
 
 _RECEIVER = {"webhook": "billing"}
-_ERRORS = (UnknownWebhook, UnknownTopicOrPartition, InvalidWebhookConfig)
+_ERRORS = (UnknownWebhook, UnknownTopicOrPartition, InvalidWebhookConfig, ReplaysLimit)
 
 
 @router.post("/redeliver")

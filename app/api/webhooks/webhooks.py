@@ -157,12 +157,13 @@ class WebhookCounts(msgspec.Struct):
 
 
 class WebhookDescription(WebhookAnswer):
-    """A webhook, what it has delivered, and what waits."""
+    """A webhook, what it has delivered, and what waits. `dead_letter_error` says why dead letters are refused."""
 
     breaker: BreakerState
     counts: WebhookCounts
     public_key: str | None
     oldest_age_ms: int | None
+    dead_letter_error: str | None
     last_delivered_at_ms: int | None
     last_failed_at_ms: int | None
 
@@ -348,6 +349,7 @@ def _described(state: WebhookState) -> WebhookDescription:
         counts=counts,
         public_key=state.public_key,
         oldest_age_ms=state.oldest_age_ms,
+        dead_letter_error=state.dead_letter_error,
         last_delivered_at_ms=stored.last_delivered_at_ms,
         last_failed_at_ms=stored.last_failed_at_ms,
     )

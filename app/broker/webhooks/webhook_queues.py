@@ -104,4 +104,3 @@ def remove_queue(tx: Tx, queue: HiddenQueue) -> None:
     """Delete a queue of a webhook with its state."""
     queues.find_locked(tx, queue.name)
     queues.delete_(tx, queue.queue_id)
-    webhooks.delete_retries(tx, queue.queue_id)

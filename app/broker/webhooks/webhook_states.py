@@ -23,6 +23,7 @@ class WebhookState(NamedTuple):
     Attributes:
         retrying: Records that failed and have not ended.
         oldest_age_ms: Age of the oldest record that has not ended, or None.
+        dead_letter_error: Why a dead letter was refused last, or None.
         public_key: With ed25519, unless the server has not the key that decrypts its seed; else None.
     """
 
@@ -33,6 +34,7 @@ class WebhookState(NamedTuple):
     retrying: int
     expired: int
     oldest_age_ms: int | None
+    dead_letter_error: str | None
     public_key: str | None
 
 
@@ -58,6 +60,7 @@ def describe(tx: Tx, box: SecretBox, name: str) -> WebhookState | None:
         retrying,
         sum(state.expired for state in states),
         max(ages, default=None),
+        next((state.dead_letter_error for state in states if state.dead_letter_error is not None), None),
         _public_key(box, stored, now_ms),
     )
 

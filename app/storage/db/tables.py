@@ -271,6 +271,16 @@ queue_partitions = Table(
 except the records in flight (`entries`, MessagePack) and the rows of `delayed_records`. Most updates change no column
 with an index, so that PostgreSQL updates the row in place."""
 
+webhook_retries = Table(
+    "webhook_retries",
+    metadata,
+    Column("queue_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("partition_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempts", BigInteger, nullable=False),
+)
+"""Charged attempts of the records that failed and have not ended; -1 for an exhausted one that waits for its end."""
+
 delayed_records = Table(
     "delayed_records",
     metadata,

@@ -8,7 +8,15 @@ import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from app.domain.queues.queue import QueueConfig, QueueInfo
-from app.storage.db.tables import delayed_records, partitions, queue_archives, queue_partitions, queues, topics
+from app.storage.db.tables import (
+    delayed_records,
+    partitions,
+    queue_archives,
+    queue_partitions,
+    queues,
+    topics,
+    webhook_retries,
+)
 from app.storage.db.transaction import Tx
 
 EMPTY_ENTRIES = b"\x90"
@@ -97,7 +105,7 @@ _IDS_BY_PARTITION = (
 _FIND_REDRIVEN = select(queues.c.redriven).where(queues.c.queue_id == bindparam("id"))
 _LOCK_REDRIVEN = _FIND_REDRIVEN.with_for_update()
 _SAVE_REDRIVEN = update(queues).where(queues.c.queue_id == bindparam("id")).values(redriven=bindparam("new_redriven"))
-_STATE = (queue_partitions, delayed_records, queue_archives)
+_STATE = (queue_partitions, delayed_records, queue_archives, webhook_retries)
 _DELETES = [delete(table).where(table.c.queue_id == bindparam("id")) for table in (*_STATE, queues)]
 _IDS_BY_TOPIC = select(queues.c.queue_id).where(queues.c.topic_id == bindparam("id"))
 _DELETES_BY_TOPIC = [

@@ -60,15 +60,18 @@ _DELIVERED = (
     )
     .limit(1)
 )
-_FAILED = (
-    select(_columns.partition, _columns.offset)
+_LATEST = (
+    select(func.max(_columns.attempt_id))
     .where(
         _columns.webhook_id == bindparam("id"),
         _columns.topic == bindparam("topic"),
         _columns.offset.is_not(None),
     )
     .group_by(_columns.partition, _columns.offset)
-    .having(func.max(_columns.delivered) == 0)
+)
+_FAILED = (
+    select(_columns.partition, _columns.offset)
+    .where(_columns.attempt_id.in_(_LATEST), _columns.delivered == 0, _columns.next_attempt_at_ms.is_(None))
     .order_by(_columns.partition, _columns.offset)
 )
 
@@ -162,7 +165,11 @@ def is_delivered(tx: Tx, webhook_id: int, topic: str, partition: int, offset: in
 
 
 def failed(tx: Tx, webhook_id: int, topic: str) -> list[tuple[int, int]]:
-    """Return partition and offset of the records of a topic that have attempts and were never delivered, in order."""
+    """Return partition and offset, in order, of the records of a topic whose last attempt failed, without another one.
+
+    An attempt that delivered a record is kept for a shorter time than those that failed before it; so a failed attempt
+    that was to be followed by another one says nothing.
+    """
     found = tx.connection.execute(_FAILED, {"id": webhook_id, "topic": topic})
     return [(partition, offset) for partition, offset in found]
 

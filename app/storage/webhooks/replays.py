@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from app.domain.webhooks.replay import ReplayInfo, ReplayPlan, ReplayProgress, ReplayStatus
 from app.storage.db.transaction import Tx
@@ -28,6 +28,7 @@ _RUNNING = (
     .where(_columns.webhook_id == bindparam("webhook"), _columns.state == "running")
     .order_by(_columns.replay_id)
 )
+_COUNT_RUNNING = select(func.count()).where(_columns.webhook_id == bindparam("webhook"), _columns.state == "running")
 _IS_RUNNING = select(_columns.replay_id).where(_columns.replay_id == bindparam("id"), _columns.state == "running")
 _SAVE = (
     update(webhook_replays)
@@ -67,6 +68,11 @@ def find(tx: Tx, webhook_id: int, replay_id: int) -> ReplayInfo | None:
 def running(tx: Tx, webhook_id: int) -> list[int]:
     """Return the ids of the running replays of a webhook, oldest first."""
     return list(tx.connection.scalars(_RUNNING, {"webhook": webhook_id}))
+
+
+def count_running(tx: Tx, webhook_id: int) -> int:
+    """Return the number of running replays of a webhook."""
+    return int(tx.connection.execute(_COUNT_RUNNING, {"webhook": webhook_id}).scalar_one())
 
 
 def is_running(tx: Tx, replay_id: int) -> bool:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from sqlalchemy import bindparam, delete, func, select, tuple_
 
+from app.storage.db.tables import webhook_retries
 from app.storage.db.transaction import Tx
-from app.storage.webhooks.tables import webhook_retries
 
 EXHAUSTED = -1
 """`attempts` of a record that is not sent again, and waits for its end."""

@@ -43,16 +43,6 @@ webhooks = Table(
 """Secrets and headers are encrypted. `version` rises with each change, `epoch` with each new holder, the node that
 works the webhook."""
 
-webhook_retries = Table(
-    "webhook_retries",
-    metadata,
-    Column("queue_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("partition_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("offset", BigInteger, primary_key=True, autoincrement=False),
-    Column("attempts", BigInteger, nullable=False),
-)
-"""Charged attempts of the records that failed and have not ended; -1 for an exhausted one that waits for its end."""
-
 webhook_attempts = Table(
     "webhook_attempts",
     metadata,

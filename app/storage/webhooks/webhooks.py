@@ -12,7 +12,7 @@ from app.domain.webhooks.breaker import Breaker
 from app.domain.webhooks.webhook import WebhookConfig, WebhookInfo
 from app.storage.db.tables import queues, topics
 from app.storage.db.transaction import Tx
-from app.storage.webhooks.tables import webhook_attempts, webhook_replays, webhook_retries, webhooks
+from app.storage.webhooks.tables import webhook_attempts, webhook_replays, webhooks
 
 QUEUE_PREFIX = "webhook:"
 """Begins the names of the queues of webhooks. No client can name such a queue, because names have no colon."""
@@ -89,7 +89,6 @@ _QUEUES = (
 )
 _TABLES = (webhook_attempts, webhook_replays, webhooks)
 _DELETES = [delete(table).where(table.c.webhook_id == bindparam("id")) for table in _TABLES]
-_DELETE_RETRIES = delete(webhook_retries).where(webhook_retries.c.queue_id == bindparam("queue"))
 
 _configs = msgspec.json.Decoder(WebhookConfig)
 _breakers = msgspec.msgpack.Decoder(Breaker)
@@ -267,11 +266,6 @@ def hidden_queues(tx: Tx, webhook: str) -> list[HiddenQueue]:
     first = queue_name(webhook, "")
     found = tx.connection.execute(_QUEUES, {"first": first, "end": first[:-1] + ";"})
     return [HiddenQueue(*row) for row in found]
-
-
-def delete_retries(tx: Tx, queue_id: int) -> None:
-    """Delete the retries of a queue."""
-    tx.connection.execute(_DELETE_RETRIES, {"queue": queue_id})
 
 
 def delete_(tx: Tx, webhook_id: int) -> None:

@@ -86,3 +86,14 @@ async def test_retried_records_that_retention_has_deleted_make_room_for_new_ones
         await change(limited, paused=False)
         await produce(limited, {"value": 3})
         await settled(limited, delivered=1, expired=3)
+
+
+async def test_a_topic_that_is_deleted_takes_the_retries_of_its_records_along(limited: httpx2.AsyncClient) -> None:
+    async with receiving(lambda post: Answer(200 if post.body == b"3" else 500)) as receiver:
+        await create(limited, receiver.url, ordering="none", retry_delays_ms=NEVER)
+        await produce(limited, *({"value": number} for number in range(3)))
+        await attempts(limited, 3)
+        assert (await limited.delete("/v1/topics/orders")).status_code == 204
+        await settled(limited)
+        await produce(limited, {"value": 3})
+        await settled(limited, delivered=1)

@@ -16,7 +16,7 @@ from app.domain.webhooks import replay
 from app.domain.webhooks.replay import Only, ReplayInfo, ReplayPlan, ReplayRange
 from app.domain.webhooks.webhook import NOT_COVERED
 from app.errors.log import UnknownTopicOrPartition
-from app.errors.webhooks import InvalidWebhookConfig, UnknownReplay
+from app.errors.webhooks import InvalidWebhookConfig, ReplaysLimit, UnknownReplay, UnknownWebhook
 from app.storage.db import clock
 from app.storage.db.engine import Storage
 from app.storage.db.transaction import Tx
@@ -25,6 +25,8 @@ from app.storage.webhooks import attempts, replays, webhooks
 from app.storage.webhooks.webhooks import queue_name
 
 _KEPT_MS = 86_400_000
+MAX_RUNNING = 1_000
+"""Running replays of a webhook."""
 
 
 class ReplayRequest(NamedTuple):
@@ -101,7 +103,12 @@ class Replays:
         return webhook_id, msgspec.structs.replace(plan, unfiltered=True)
 
     async def begin(self, webhook_id: int, plan: ReplayPlan) -> int:
-        """Begin a replay, and return its id."""
+        """Begin a replay, and return its id.
+
+        Raises:
+            UnknownWebhook: The webhook was deleted.
+            ReplaysLimit: Too many replays are running.
+        """
         replay_id = await self._storage.write(_begin, webhook_id, plan)
         self._signals.announce([CHANGED])
         return replay_id
@@ -158,8 +165,11 @@ def _plan(
 
 def _begin(tx: Tx, webhook_id: int, plan: ReplayPlan) -> int:
     now_ms = clock.read(tx)
-    if (stored := webhooks.lock_by_id(tx, webhook_id)) is not None:
-        webhooks.save(tx, stored)  # raises the version, which the holder looks at
+    if (stored := webhooks.lock_by_id(tx, webhook_id)) is None:
+        raise UnknownWebhook("the webhook was deleted")
+    if replays.count_running(tx, webhook_id) >= MAX_RUNNING:
+        raise ReplaysLimit(f"{MAX_RUNNING:,} replays of this webhook are running")
+    webhooks.save(tx, stored)  # raises the version, which the holder looks at
     replays.delete_ended(tx, webhook_id, now_ms - _KEPT_MS)
     return replays.create(tx, webhook_id, plan, replay.start(plan), now_ms)
 
