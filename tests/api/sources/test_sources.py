@@ -27,9 +27,9 @@ EVENTS = f"{URL}/events"
 
 
 @pytest.fixture
-async def sources(serve: Serve, migrated_url: str) -> httpx2.AsyncClient:
-    """A client of an application that can store secrets, on either database."""
-    _, client = await serve(database_url=migrated_url, secret_key=SECRET_KEY)
+async def sources(serve: Serve, sqlite_url: str) -> httpx2.AsyncClient:
+    """A client of an application that can store secrets."""
+    _, client = await serve(database_url=sqlite_url, secret_key=SECRET_KEY)
     return client
 
 

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def client(serve: Serve, migrated_url: str) -> httpx2.AsyncClient:
-    _, client = await serve(database_url=migrated_url, **SETTINGS)
+async def client(serve: Serve, sqlite_url: str) -> httpx2.AsyncClient:
+    _, client = await serve(database_url=sqlite_url, **SETTINGS)
     return client
 
 

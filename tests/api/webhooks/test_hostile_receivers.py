@@ -88,13 +88,13 @@ async def only_attempt(client: httpx2.AsyncClient, name: str) -> dict[str, Any]:
 
 async def test_each_attempt_ends_as_the_table_says_and_neighbours_get_all_records(
     serve: Serve,
-    migrated_url: str,
+    sqlite_url: str,
     hostile_urls: dict[str, str],
     canaries: Canaries,
     stack: AsyncExitStack,
     tmp_path: Path,
 ) -> None:
-    client = await start(serve, tmp_path, database_url=migrated_url)
+    client = await start(serve, tmp_path, database_url=sqlite_url)
     for (name, url), each in zip(hostile_urls.items(), HOSTILE, strict=True):
         once = {"retry_delays_ms": [], "timeout_ms": each.timeout_s * 1_000}
         await create(client, name, url, "hostile", **once)

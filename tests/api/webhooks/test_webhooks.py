@@ -219,8 +219,8 @@ async def test_a_test_sends_a_signed_ping_and_is_an_attempt(client: httpx2.Async
     ]
 
 
-async def test_a_test_of_a_forbidden_address_is_blocked_with_the_setting(migrated_url: str, serve: Serve) -> None:
-    _, client = await serve(database_url=migrated_url, secret_key=SETTINGS["secret_key"])
+async def test_a_test_of_a_forbidden_address_is_blocked_with_the_setting(sqlite_url: str, serve: Serve) -> None:
+    _, client = await serve(database_url=sqlite_url, secret_key=SETTINGS["secret_key"])
     await create(client, url="http://127.0.0.1:9999/hook")
 
     attempt = (await client.post(f"{URL}/test")).json()["attempt"]
