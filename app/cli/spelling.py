@@ -28,10 +28,8 @@ _SPELLINGS = [
         (r"\bPATCH /v1/webhooks/\{webhook\} changes", "millrace webhooks change WEBHOOK changes"),
         (r"\bPOST /v1/webhooks/\{webhook\}/rotate_secret\b", "millrace webhooks rotate-secret WEBHOOK"),
         (r"\bGET /v1/webhooks/\{webhook\} shows\b", "millrace webhooks describe WEBHOOK shows"),
-        (
-            r"\bPATCH /v1/sources/\{source\} changes it, and POST /v1/sources/\{source\}/rotate_secret its secret",
-            "millrace sources rotate SOURCE changes its secret",
-        ),
+        (r"\bPATCH /v1/sources/\{source\} changes\b", "millrace sources change SOURCE changes"),
+        (r"\bPOST /v1/sources/\{source\}/rotate_secret\b", "millrace sources rotate SOURCE"),
         (r"\bmax_in_flight\b", "--max-in-flight"),
         (r"\bmax_batch_records\b", "--max-batch-records"),
         (r"\btimeout_ms\b", "--timeout-ms"),

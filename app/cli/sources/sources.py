@@ -32,6 +32,20 @@ SecretFile = Annotated[
     ),
 ]
 
+KeyFrom = Annotated[
+    str | None, typer.Option("--key-from", help="Where keys come from: a JSON pointer, or header:NAME.")
+]
+Headers = Annotated[
+    list[str] | None, typer.Option("--header", help="Request header that becomes a record header. Repeatable.")
+]
+DedupeFrom = Annotated[
+    str | None, typer.Option("--dedupe-from", help="Where the id of a delivery is: a JSON pointer, or header:NAME.")
+]
+VerifyTokenFile = Annotated[
+    str | None,
+    typer.Option("--verify-token-file", metavar="FILE", help="File with the verify_token of Meta, `-` for stdin."),
+]
+
 _COLUMNS = ("name", "topic", "scheme", "key_from", "delivery_url")
 _REFUSAL_COLUMNS = ("refused_at_ms", "reason", "address", "size_bytes")
 _VARIABLE = "MILLRACE_SOURCE_SECRET"
@@ -80,15 +94,10 @@ def create(
     url: Url,
     scheme: Annotated[Scheme, typer.Option("--scheme", help="The sender, or how its deliveries are verified.")],
     secret_file: SecretFile = None,
-    key_from: Annotated[
-        str | None, typer.Option("--key-from", help="Where keys come from: a JSON pointer, or header:NAME.")
-    ] = None,
-    header: Annotated[
-        list[str] | None, typer.Option("--header", help="Request header that becomes a record header. Repeatable.")
-    ] = None,
-    dedupe_from: Annotated[
-        str | None, typer.Option("--dedupe-from", help="Where the id of a delivery is: a JSON pointer, or header:NAME.")
-    ] = None,
+    key_from: KeyFrom = None,
+    header: Headers = None,
+    dedupe_from: DedupeFrom = None,
+    verify_token_file: VerifyTokenFile = None,
     verify: Annotated[
         str | None,
         typer.Option("--verify", metavar="JSON", help='More fields of verify, such as \'{"header":"X-Signature"}\'.'),
@@ -99,6 +108,8 @@ def create(
     fields = {"scheme": scheme.value, **_fields(verify)}
     if scheme is not Scheme.none:
         fields["secret"] = _secret(secret_file)
+    if verify_token_file is not None:
+        fields["verify_token"] = read_secret_file(verify_token_file)
     settings = {
         "topic": topic,
         "verify": fields,
@@ -117,6 +128,29 @@ def create(
     if created.get("token"):
         print_message("the delivery_url contains a token, and is shown only now")
     _show(created)
+
+
+@sources.command()
+def change(
+    source: Source,
+    url: Url,
+    topic: Annotated[str | None, typer.Option("--topic", help="Topic to which the deliveries are appended.")] = None,
+    key_from: KeyFrom = None,
+    header: Headers = None,
+    dedupe_from: DedupeFrom = None,
+    verbose: Verbose = False,
+) -> None:
+    """Change a source; what is not named stays, and '' restores a default. `rotate` changes the secret."""
+    given = {"topic": topic, "key_from": key_from, "headers": header or None, "dedupe_from": dedupe_from}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if not changes:
+        raise typer.BadParameter("name what changes: --topic, --key-from, --header or --dedupe-from")
+    body = json.dumps({name: None if value in ("", [""]) else value for name, value in changes.items()}).encode()
+    with Client(url, verbose=verbose) as client:
+        changed = client.send("PATCH", source_path(source), body=body).json()
+    for created in created_topics(changed):
+        print_message(f"created {created}")
+    _show(changed)
 
 
 @sources.command()

@@ -42,7 +42,14 @@ def test_a_source_is_created_listed_rotated_and_deleted(own_server: Serving, tmp
     assert again.err == "millrace: hub already exists\n"
     assert cli(*arguments, "--secret-file", "-", stdin=b"another secret").code == 4
     assert cli(*arguments).code == 2
+    differs = cli(*arguments[:-1], "/id", "--secret-file", "-", stdin=b"the first secret")
+    assert "millrace sources change SOURCE changes it, and millrace sources rotate SOURCE its secret" in differs.err
 
+    changed = cli.ok("sources", "change", "hub", "--header", "X-GitHub-Event", "--key-from", "", "--topic", "other")
+    assert changed.err == "millrace: created the topic other, which did not exist\n"
+    assert [json.loads(changed.out)[name] for name in ("headers", "key_from")] == [["X-GitHub-Event"], None]
+    assert cli("sources", "change", "hub").code == 2
+    cli.ok("sources", "change", "hub", "--key-from", "header:X-GitHub-Event")
     cli.ok("sources", "rotate", "hub", "--secret-file", "-", stdin=b"the second secret\n")
     assert deliver(own_server, path, b"{}", "the second secret") == 200
     assert [json.loads(line)["name"] for line in cli.ok("sources", "list").lines] == ["hub"]
