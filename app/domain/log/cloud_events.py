@@ -44,6 +44,8 @@ _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%'
 _TIME = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}):([0-5][0-9]|60)(?:\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-5][0-9])"
 )
+_STRINGS = frozenset({"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema"})
+"""Attributes of the specification; extensions may be numbers and booleans too."""
 _encoder = msgspec.json.Encoder()
 
 
@@ -311,6 +313,8 @@ def _attribute(name: str, raw: bytes) -> str:
     value = None if raw[:1] in b"{[" else msgspec.json.decode(raw)
     if isinstance(value, str):
         return value
+    if name in _STRINGS:
+        raise InvalidEvent(name, "must be a string")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int) and -(2**31) <= value < 2**31:

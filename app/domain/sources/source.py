@@ -20,6 +20,9 @@ DEFAULT_BODY_BYTES = 1_048_576
 MAX_BODY_BYTES = 33_554_432
 MAX_HEADERS = 40
 _MIN_SECRET_BYTES = 8
+_MIN_KEY_BYTES = 16
+"""Of an HMAC: Standard Webhooks asks its senders for 24."""
+_PUBLIC_KEY_BYTES = 32
 _MAX_SECRET_BYTES = 1_024
 _TOLERANCE_MS = (1_000, 3_600_000)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
@@ -115,9 +118,14 @@ def check_secret(config: SourceConfig, secret: str | None) -> None:
         raise_errors([("verify/secret", "must be user:password for the scheme basic")])
     if scheme == "standard":
         try:
-            parse_standard_secret(secret.encode())
+            kind, key = parse_standard_secret(secret.encode())
         except Unverified:
             raise_errors([("verify/secret", "must be whsec_… or whpk_… for the scheme standard")])
+            return
+        if kind == "public" and len(key) != _PUBLIC_KEY_BYTES:
+            raise_errors([("verify/secret", f"must have {_PUBLIC_KEY_BYTES} bytes in base64 after whpk_")])
+        if kind == "shared" and len(key) < _MIN_KEY_BYTES:
+            raise_errors([("verify/secret", f"must have at least {_MIN_KEY_BYTES} bytes in base64 after whsec_")])
 
 
 def raise_errors(errors: Sequence[tuple[str, str]]) -> None:

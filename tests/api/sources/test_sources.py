@@ -228,6 +228,8 @@ async def test_the_list_of_refusals_has_pages(sources: httpx2.AsyncClient) -> No
         ({"scheme": "none", "secret": SECRET}, "verify/secret"),
         ({"scheme": "basic", "secret": SECRET}, "verify/secret"),
         ({"scheme": "standard", "secret": "whsec_not base64"}, "verify/secret"),
+        ({"scheme": "standard", "secret": "whsec_AAAAAAAAAAAAAAAAAAAA"}, "verify/secret"),
+        ({"scheme": "standard", "secret": "whpk_AAAAAAAA"}, "verify/secret"),
         ({"scheme": "hmac", "secret": SECRET}, "verify/header"),
         ({"scheme": "hmac", "secret": SECRET, "header": "X-S", "template": "{body}{body}"}, "verify/template"),
         ({"scheme": "hmac", "secret": SECRET, "header": "X-S", "template": "{timestamp}{body}"}, "verify/template"),
