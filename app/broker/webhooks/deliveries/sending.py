@@ -123,6 +123,12 @@ class Sending:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def forget(self) -> None:
+        """Forget all records, so that other webhooks may use their memory. Nothing may be under way."""
+        self._ready.clear()
+        self._memory.bytes -= self._held_bytes
+        self._held_bytes = self.held = 0
+
     async def begin_other(self) -> None:
         """Wait until an attempt of a replay may begin, before records that are ready, and count it as under way.
 

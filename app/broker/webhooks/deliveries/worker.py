@@ -117,6 +117,7 @@ class Worker:
             raise
         finally:
             await self._stop_sending()
+            self._sending.forget()
             self._close_feeds()
 
     async def _stop_sending(self) -> None:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Any
 
 import pytest
 
 from app.broker.outbound.egress import Egress
+from app.broker.webhooks.deliveries.feeds import OnItsWay
 from app.broker.webhooks.deliveries.holding import HeldMemory, Lease
 from app.broker.webhooks.deliveries.sender import Receiver, Sender
 from app.broker.webhooks.deliveries.sending import Sending
 from app.broker.webhooks.deliveries.settling import Verdicts
 from app.broker.webhooks.keys import SigningKeys
+from app.domain.log.record import VALUE_TEXT, StoredRecord
+from app.domain.queues.delivery import Delivery
+from app.domain.queues.delivery_id import DeliveryId
 from app.domain.webhooks.breaker import Breaker
+from app.domain.webhooks.message import WebhookRecord
 from app.domain.webhooks.webhook import WebhookConfig, WebhookInfo
+from app.storage.webhooks.retries import RecordKey
 from tests.broker.node import Clock
 from tests.waiting import pause
 
@@ -32,9 +39,8 @@ class Idle:
         self.egress = Egress(self.clock)
         self.verdicts = Verdicts(Breaker(), 0, None, None)
         sender = Sender(lambda: pytest.fail("nothing is sent"), self.egress)
-        self.sending = Sending(
-            sender, self.egress, self.verdicts, self.clock, lambda *_: None, self.lease, HeldMemory(1)
-        )
+        self.memory = HeldMemory(1_000_000)
+        self.sending = Sending(sender, self.egress, self.verdicts, self.clock, lambda *_: None, self.lease, self.memory)
         config = WebhookConfig(
             url=RECEIVER.url, topics=("orders",), max_in_flight=max_in_flight, rate_limit_per_s=rate_limit_per_s
         )
@@ -44,6 +50,28 @@ class Idle:
     def cut_off(self) -> None:
         for host in ("a", "b", "c"):
             self.egress.failed(host)
+
+
+def on_its_way(offset: int) -> OnItsWay:
+    """Return a record whose lock lasts."""
+    stored = StoredRecord(offset, 1, VALUE_TEXT, None, b"x" * 1_000, None, 1_000)
+    delivery = Delivery(DeliveryId(1, 0, offset, 1), stored, 0)
+    feed: Any = None
+    record = WebhookRecord(1, "orders", 0, stored, f"msg_{offset}")
+    return OnItsWay(feed, delivery, RecordKey(1, 1, offset), record, 0, math.inf)
+
+
+async def test_records_hold_memory_until_they_end_or_are_forgotten() -> None:
+    given = Idle()
+    given.sending.add([[on_its_way(0)], [on_its_way(1)], [on_its_way(2)]])
+    assert (given.sending.held, given.sending.ready) == (3, 2)
+    assert given.memory.bytes >= 3_000
+    assert len(given.sending.take_back()) == 2
+    assert 1_000 <= given.memory.bytes < 2_000
+
+    await given.sending.stop()  # the attempt has not begun to run
+    given.sending.forget()
+    assert (given.sending.held, given.memory.bytes) == (0, 0)
 
 
 async def test_attempts_of_replays_are_a_part_of_max_in_flight() -> None:
