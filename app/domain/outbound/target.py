@@ -7,8 +7,6 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-import idna
-
 MAX_URL_LENGTH = 2_048
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
@@ -86,7 +84,7 @@ def _host(name: str) -> str:
             raise ValueError("has a host that is neither a name nor an address")
         return str(ip_address(name))
     try:
-        host = name if name.isascii() else idna.encode(name, uts46=True).decode()
+        host = name if name.isascii() else _encoded(name)
     except UnicodeError:
         raise ValueError("has a host that is not a valid name") from None
     host = host.lower()
@@ -95,6 +93,13 @@ def _host(name: str) -> str:
     if _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]) and not _is_address(host):
         raise ValueError("must have an IPv4 address as four decimal numbers, such as 192.0.2.1")
     return host
+
+
+def _encoded(name: str) -> str:
+    """Return a name with other letters than ASCII as DNS has it."""
+    import idna  # noqa: PLC0415 - its tables are large, and few names need them
+
+    return idna.encode(name, uts46=True).decode()
 
 
 def _is_address(host: str) -> bool:
