@@ -25,6 +25,7 @@ from tests.api.webhooks.calls import (
 from tests.api.webhooks.receiver import SETTINGS, Answer, receiving
 from tests.serving import client_of, lifespan
 from tests.waiting import until
+from tests.wall_clock import START_MS, WallClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,18 +37,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-START_MS = 1_700_000_000_000
 DAY_MS = 86_400_000
-
-
-class WallClock:
-    """A wall clock that stands still until a test advances it."""
-
-    def __init__(self) -> None:
-        self.now_ms = START_MS
-
-    def __call__(self) -> int:
-        return self.now_ms
 
 
 @pytest.fixture

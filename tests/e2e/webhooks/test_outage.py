@@ -14,6 +14,7 @@ from tests.api.webhooks.calls import change, counts, create, settled
 from tests.api.webhooks.receiver import SETTINGS, Answer, receiving
 from tests.serving import client_of, lifespan
 from tests.waiting import until
+from tests.wall_clock import WallClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,15 +29,6 @@ KEPT = 20
 MAX_RETRYING = 64
 PER_REQUEST = 500
 CATCH_UP_S = 1_800
-
-
-class WallClock:
-    """A wall clock that the test advances."""
-
-    now_ms = 1_700_000_000_000
-
-    def __call__(self) -> int:
-        return self.now_ms
 
 
 @pytest.fixture
