@@ -14,7 +14,7 @@ from app.cli.groups.partitions import format_partitions, group_path
 from app.cli.log.topics import Json, Topic, Yes
 from app.cli.server_url import Url
 from app.cli.terminal.output import emit_json, print_message, stdout_is_terminal
-from app.cli.terminal.tables import emit_rows, emit_table
+from app.cli.terminal.tables import emit_items, emit_rows, emit_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,12 +34,10 @@ _MEMBERS = ("member", "state", "member_epoch", "last_heartbeat", "partitions", "
 def list_(url: Url, as_json: Json = False, verbose: Verbose = False) -> None:
     """List the groups."""
     with Client(url, verbose=verbose) as client:
-        if not stdout_is_terminal() or as_json:
-            for group in client.list_items("/v1/groups"):
-                emit_json(group)
-            return
-        rows = [_summary(group, group["members"]) for group in client.list_items("/v1/groups")]
-    emit_rows(_SUMMARY, rows, "there are no groups yet")
+        items = client.list_items("/v1/groups")
+        emit_items(
+            items, _SUMMARY, lambda group: _summary(group, group["members"]), "there are no groups yet", as_json=as_json
+        )
 
 
 @groups.command()

@@ -13,7 +13,7 @@ from app.cli.client import Client, Verbose
 from app.cli.completion import complete_topic
 from app.cli.server_url import Url
 from app.cli.terminal.output import emit_json, print_message, print_warnings, stdout_is_terminal
-from app.cli.terminal.tables import emit_rows, emit_table
+from app.cli.terminal.tables import emit_items, emit_table
 
 topics = typer.Typer(no_args_is_help=True, help="Manage topics: list, create, describe, alter and delete them.")
 
@@ -43,12 +43,14 @@ def topic_path(topic: str) -> str:
 def list_(url: Url, as_json: Json = False, verbose: Verbose = False) -> None:
     """List the topics."""
     with Client(url, verbose=verbose) as client:
-        if not stdout_is_terminal() or as_json:
-            for topic in client.list_items("/v1/topics"):
-                emit_json(topic)
-            return
-        rows = [_row(topic) for topic in client.list_items("/v1/topics")]
-    emit_rows(("topic", "partitions", "cleanup_policy", "retention_ms"), rows, "there are no topics yet")
+        items = client.list_items("/v1/topics")
+        emit_items(
+            items,
+            ("topic", "partitions", "cleanup_policy", "retention_ms"),
+            _row,
+            "there are no topics yet",
+            as_json=as_json,
+        )
 
 
 @topics.command()

@@ -14,7 +14,7 @@ from app.cli.completion import complete_queue, complete_topic
 from app.cli.log.topics import Json, Yes, created_topics
 from app.cli.server_url import Url
 from app.cli.terminal.output import emit_json, print_message, print_warnings, stdout_is_terminal
-from app.cli.terminal.tables import emit_table
+from app.cli.terminal.tables import emit_items, emit_table
 
 queues = typer.Typer(
     no_args_is_help=True, help="Manage queues: create, list, alter, pause, purge, redrive and delete them."
@@ -47,15 +47,8 @@ def queue_path(queue: str) -> str:
 def list_(url: Url, as_json: Json = False, verbose: Verbose = False) -> None:
     """List the queues."""
     with Client(url, verbose=verbose) as client:
-        if not stdout_is_terminal() or as_json:
-            for queue in client.list_items("/v1/queues"):
-                emit_json(queue)
-            return
-        found = list(client.list_items("/v1/queues"))
-    if found:
-        emit_table(_COLUMNS, [_row(queue) for queue in found])
-    else:
-        print_message("there are no queues yet")
+        items = client.list_items("/v1/queues")
+        emit_items(items, _COLUMNS, _row, "there are no queues yet", as_json=as_json)
 
 
 @queues.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from enum import StrEnum
+from operator import itemgetter
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from app.cli.log.topics import Json, Yes, created_topics
 from app.cli.server_url import Url
 from app.cli.terminal.output import emit_json, print_message, stdout_is_terminal
 from app.cli.terminal.secret_input import read_secret_file
-from app.cli.terminal.tables import emit_table
+from app.cli.terminal.tables import emit_items, emit_table
 
 sources = typer.Typer(
     no_args_is_help=True,
@@ -76,15 +77,8 @@ def source_path(source: str) -> str:
 def list_(url: Url, as_json: Json = False, verbose: Verbose = False) -> None:
     """List the sources."""
     with Client(url, verbose=verbose) as client:
-        if not stdout_is_terminal() or as_json:
-            for source in client.list_items("/v1/sources"):
-                emit_json(source)
-            return
-        found = list(client.list_items("/v1/sources"))
-    if found:
-        emit_table(_COLUMNS, [_row(source) for source in found])
-    else:
-        print_message("there are no sources yet")
+        items = client.list_items("/v1/sources")
+        emit_items(items, _COLUMNS, _row, "there are no sources yet", as_json=as_json)
 
 
 @sources.command()
@@ -193,14 +187,10 @@ def rotate(
 def refusals(source: Source, url: Url, as_json: Json = False, verbose: Verbose = False) -> None:
     """List the last refused deliveries of a source, the last one first."""
     with Client(url, verbose=verbose) as client:
-        found = list(client.list_items(f"{source_path(source)}/refusals"))
-    if not stdout_is_terminal() or as_json:
-        for refusal in found:
-            emit_json(refusal)
-    elif found:
-        emit_table(_REFUSAL_COLUMNS, [tuple(refusal[name] for name in _REFUSAL_COLUMNS) for refusal in found])
-    else:
-        print_message(f"{source} has refused nothing")
+        items = client.list_items(f"{source_path(source)}/refusals")
+        emit_items(
+            items, _REFUSAL_COLUMNS, itemgetter(*_REFUSAL_COLUMNS), f"{source} has refused nothing", as_json=as_json
+        )
 
 
 def _secret(path: str | None) -> str:

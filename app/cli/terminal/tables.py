@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from app.cli.terminal.output import print_message, printable
+from app.cli.terminal.output import emit_json, print_message, printable, stdout_is_terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+T = TypeVar("T")
 _GAP = 2
 
 
@@ -18,6 +19,22 @@ def emit_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: s
         emit_table(columns, found)
     else:
         print_message(empty)
+
+
+def emit_items(
+    items: Iterable[T],
+    columns: Sequence[str],
+    row: Callable[[T], Sequence[object]],
+    empty: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Write the items of a list: on a terminal a table, else, or with `as_json`, a line of JSON for each."""
+    if stdout_is_terminal() and not as_json:
+        emit_rows(columns, map(row, items), empty)
+        return
+    for item in items:
+        emit_json(item)
 
 
 def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

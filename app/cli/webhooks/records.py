@@ -14,7 +14,7 @@ from app.cli.client import Client, Verbose
 from app.cli.log.topics import Json, Topic
 from app.cli.server_url import Url
 from app.cli.terminal.output import counted, emit_json, print_message, stdout_is_terminal
-from app.cli.terminal.tables import emit_rows, emit_table
+from app.cli.terminal.tables import emit_items, emit_rows, emit_table
 from app.cli.webhooks.webhooks import Webhook, webhook_path
 
 records = typer.Typer()
@@ -61,11 +61,7 @@ def attempts(
     }
     with Client(url, verbose=verbose) as client:
         found = islice(client.list_items(f"{webhook_path(webhook)}/attempts", params), number)
-        if stdout_is_terminal() and not as_json:
-            emit_rows(_ATTEMPT_COLUMNS, map(_attempt_row, found), f"{webhook} has no such attempts")
-            return
-        for attempt in found:
-            emit_json(attempt)
+        emit_items(found, _ATTEMPT_COLUMNS, _attempt_row, f"{webhook} has no such attempts", as_json=as_json)
 
 
 @records.command()

@@ -15,7 +15,7 @@ from app.cli.server_url import Url
 from app.cli.terminal.failure import CommandFailed
 from app.cli.terminal.output import emit_json, print_message, stdout_is_terminal
 from app.cli.terminal.secret_input import read_secret_file
-from app.cli.terminal.tables import emit_rows, emit_table
+from app.cli.terminal.tables import emit_items, emit_table
 from app.cli.webhooks import fields
 from app.cli.webhooks.fields import fields_of
 
@@ -43,12 +43,8 @@ def webhook_path(webhook: str) -> str:
 def list_(url: Url, as_json: Json = False, verbose: Verbose = False) -> None:
     """List the webhooks."""
     with Client(url, verbose=verbose) as client:
-        if not stdout_is_terminal() or as_json:
-            for webhook in client.list_items("/v1/webhooks"):
-                emit_json(webhook)
-            return
-        rows = [_row(webhook) for webhook in client.list_items("/v1/webhooks")]
-    emit_rows(_COLUMNS, rows, "there are no webhooks yet")
+        items = client.list_items("/v1/webhooks")
+        emit_items(items, _COLUMNS, _row, "there are no webhooks yet", as_json=as_json)
 
 
 @webhooks.command()
