@@ -148,7 +148,7 @@ def _setting(text: str) -> tuple[str, int | str | None]:
 
 def created_topics(answer: dict[str, Any]) -> list[str]:
     """Return what to print of the topics that were created with something else, and remove them from the answer."""
-    names = answer.pop("created_topics", [])
+    names = sorted(answer.pop("created_topics", []))
     if not names:
         return []
     return [f"the topic{'s' if len(names) > 1 else ''} {' and '.join(names)}, which did not exist"]
