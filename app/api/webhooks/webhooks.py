@@ -297,8 +297,13 @@ async def delete_webhook(call: Call, webhook: str) -> Reply:
 
 
 def _split(body: WebhookSettings | WebhookChange) -> tuple[dict[str, Any], dict[str, str] | None]:
-    """Return the given fields, and apart from them the static headers; None if they are not given."""
+    """Return the given fields, and apart from them the static headers; None if they are not given.
+
+    Who names a dead-letter topic wants dead letters.
+    """
     given = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not UNSET}
+    if given.get("dead_letter_topic") is not None and "on_exhausted" not in given:
+        given["on_exhausted"] = "dead_letter"
     headers = given.pop("headers", UNSET)
     return given, None if headers is UNSET else headers or {}
 

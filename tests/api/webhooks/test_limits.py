@@ -23,9 +23,9 @@ from tests.api.webhooks.calls import (
     shows,
 )
 from tests.api.webhooks.receiver import SETTINGS, Answer, receiving
+from tests.api.webhooks.wall_clock import START_MS, WallClock
 from tests.serving import client_of, lifespan
 from tests.waiting import until
-from tests.wall_clock import START_MS, WallClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -265,3 +265,13 @@ async def test_a_webhook_cannot_drive_this_service(client: httpx2.AsyncClient) -
     assert (refused.status_code, refused.json()["code"]) == (403, "WEBHOOK_REQUEST_REFUSED")
     assert (await client.delete("/v1/topics/orders", headers=sent)).status_code == 403
     assert (await client.get("/v1/topics", headers=sent)).status_code == 403
+
+
+async def test_a_dead_letter_topic_alone_asks_for_dead_letters(client: httpx2.AsyncClient) -> None:
+    settings = {"url": "https://10.1.0.7", "topics": ["orders"], "dead_letter_topic": "undelivered"}
+    created = (await client.put("/v1/webhooks/one", json=settings)).json()
+    assert (created["on_exhausted"], sorted(created["created_topics"])) == ("dead_letter", ["orders", "undelivered"])
+    other = await client.put("/v1/webhooks/other", json={"url": "https://10.1.0.7", "topics": ["orders"]})
+    assert other.json()["on_exhausted"] == "drop"
+    changed = await client.patch("/v1/webhooks/other", json={"dead_letter_topic": "undelivered"})
+    assert changed.json()["on_exhausted"] == "dead_letter"

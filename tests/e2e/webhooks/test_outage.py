@@ -12,9 +12,9 @@ from app.main import create_app
 from app.settings import Settings
 from tests.api.webhooks.calls import change, counts, create, settled
 from tests.api.webhooks.receiver import SETTINGS, Answer, receiving
+from tests.api.webhooks.wall_clock import WallClock
 from tests.serving import client_of, lifespan
 from tests.waiting import until
-from tests.wall_clock import WallClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
