@@ -142,6 +142,8 @@ def _generic(how: Verify, secrets: Sequence[bytes], delivery: Delivery, now_s: i
     signature = given.removeprefix(how.prefix.encode())
     if how.encoding == "hex":
         signature = signature.lower()
+    elif how.encoding == "base64url":
+        signature = signature.rstrip(b"=")
     check_signatures(
         [signature], [_encoded(hmac.digest(secret, content, how.algorithm), how.encoding) for secret in secrets]
     )
@@ -151,7 +153,9 @@ def _generic(how: Verify, secrets: Sequence[bytes], delivery: Delivery, now_s: i
 def _encoded(digest: bytes, encoding: Encoding) -> bytes:
     if encoding == "hex":
         return digest.hex().encode()
-    return b64encode(digest) if encoding == "base64" else urlsafe_b64encode(digest)
+    if encoding == "base64":
+        return b64encode(digest)
+    return urlsafe_b64encode(digest).rstrip(b"=")  # many senders leave the padding out (RFC 7515)
 
 
 def _basic(secrets: Sequence[bytes], delivery: Delivery, now_s: int) -> str | None:

@@ -256,6 +256,7 @@ def test_shopify_signs_in_base64() -> None:
             b"2v4LYJyUGCWC6i0RQ0HMJRx2Qp5mQNbkt3KvOeKzqtL1s0u5lBxUL4/4ZT2Op3GmO+grAHc1grCDrREzVs8Ciw==",
         ),
         ({"encoding": "base64url"}, b"Ypdtq8xqX3D-eQuyajy5SAwTzyzQ3R1YX0djgfXwn54="),
+        ({"encoding": "base64url"}, b"Ypdtq8xqX3D-eQuyajy5SAwTzyzQ3R1YX0djgfXwn54"),
         (
             {"timestamp_header": "X-Time", "template": "{timestamp}.{body}"},
             b"3035e742643551b6a127c1d5f9ef111d5c4fbe0688ca7e70fd1ab2286841b174",
