@@ -18,11 +18,12 @@ import msgspec
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from app.api.http.bodies.json_bodies import check_names, decode_json, is_deeper, without_bom
+from app.api.http.bodies.json_bodies import check_names, decode_json, without_bom
 from app.api.http.call import Call, Reply
 from app.api.http.hints.paths import MethodSummary, describe_method
 from app.api.http.media import media_type_of, require_json
 from app.api.http.validation_errors import invalid_request_of
+from app.domain.log.json_pointer import is_deeper
 from app.errors.broker_error import BrokerError
 from app.errors.http import BadRequest, InvalidRequest, MethodNotAllowed
 from app.errors.log import UnknownTopicOrPartition

@@ -15,15 +15,16 @@ from app.api.http.bodies.json_bodies import (
     check_records,
     decode_json,
     decode_lines,
-    is_deeper,
     without_bom,
 )
 from app.api.http.operations import MAX_INT64
+from app.domain.log.json_pointer import is_deeper
 from app.domain.log.record import (
     KEY_BASE64,
     MAX_HEADER_BYTES,
     MAX_HEADERS,
     MAX_KEY_BYTES,
+    MAX_VALUE_DEPTH,
     VALUE_BASE64,
     VALUE_JSON,
     VALUE_TEXT,
@@ -31,8 +32,6 @@ from app.domain.log.record import (
 )
 from app.errors.http import BadRequest, InvalidRequest
 from app.errors.log import InvalidRecord, InvalidTimestamp
-
-MAX_VALUE_DEPTH = 500
 
 
 class HeaderIn(msgspec.Struct, forbid_unknown_fields=True, gc=False):

@@ -15,10 +15,11 @@ from app.broker.sources.sources import OpenSource, Sources
 from app.domain.log import json_pointer
 from app.domain.log.append import Accepted, IdempotencyKey, fingerprint
 from app.domain.log.headers import Header, encode_headers
-from app.domain.log.json_pointer import ListTooLong
+from app.domain.log.json_pointer import ListTooLong, is_deeper
 from app.domain.log.record import (
     MAX_HEADER_BYTES,
     MAX_KEY_BYTES,
+    MAX_VALUE_DEPTH,
     VALUE_BASE64,
     VALUE_JSON,
     VALUE_TEXT,
@@ -242,7 +243,7 @@ def _is_json(body: bytes) -> bool:
         _raw.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
-    return True
+    return not is_deeper(body, MAX_VALUE_DEPTH)
 
 
 def _headers(config: SourceConfig, delivery: Delivery) -> list[Header]:

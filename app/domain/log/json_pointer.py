@@ -1,6 +1,9 @@
-"""JSON pointers (RFC 6901) into bytes of JSON; what they point at keeps its spelling. Pure."""
+"""JSON pointers (RFC 6901) into bytes of JSON, and its depth; what they point at keeps its spelling. Pure."""
 
 from __future__ import annotations
+
+import re
+from itertools import accumulate
 
 import msgspec
 from msgspec import Raw
@@ -11,6 +14,9 @@ MAX_LIST_BYTES = 1_048_576
 _object = msgspec.json.Decoder(dict[str, Raw])
 _list = msgspec.json.Decoder(list[Raw])
 _string = msgspec.json.Decoder(str)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_DEPTH_CHANGE = [1 if byte in b"[{" else -1 for byte in range(256)]
 
 
 class ListTooLong(Exception):
@@ -45,3 +51,14 @@ def text_of(json: bytes) -> str | None:
     if json.startswith(b'"'):
         return _string.decode(json)
     return None if json[:1] in b"{[" or json == b"null" else json.decode()
+
+
+def is_deeper(json: bytes, levels: int) -> bool:
+    """Return whether JSON is nested more than `levels` deep.
+
+    The JSON must be valid: the time for invalid JSON is not bounded by its length.
+    """
+    if len(json) <= levels or json.count(b"[") + json.count(b"{") <= levels:
+        return False
+    brackets = _STRING.sub(b"", json).translate(None, _NOT_BRACKETS)
+    return max(accumulate(map(_DEPTH_CHANGE.__getitem__, brackets)), default=0) > levels

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.api.http.bodies.json_bodies import is_deeper
+from app.domain.log.json_pointer import is_deeper
 from app.domain.log.record import Record
 from app.errors.broker_error import BrokerError
 

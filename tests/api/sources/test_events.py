@@ -155,6 +155,7 @@ async def test_without_dedupe_a_repeat_is_appended(serve: Serve) -> None:
         ("application/json", b"{broken", "{broken", "text"),
         ("application/json", b"\xff", "/w==", "base64"),
         ("application/json", b"null", None, None),
+        ("application/json", b"[" * 501 + b"]" * 501, "[" * 501 + "]" * 501, "text"),
         ("application/json", b"", "", "text"),
         ("text/plain", "grüezi".encode(), "grüezi", "text"),
         ("application/x-www-form-urlencoded", b"a=1&b=%20", "a=1&b=%20", "text"),

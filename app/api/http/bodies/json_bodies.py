@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import accumulate, islice
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -22,9 +22,6 @@ _MAX_SHORT_BYTES = 256
 _BOM_OF_LINE = re.compile(rb"^\xef\xbb\xbf", re.MULTILINE)
 _MEMBER_NAME = re.compile(rb'[ \t\r\n]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
 _MEMBER_END = re.compile(rb"[ \t\r\n]*[,}]")
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_DEPTH_CHANGE = [1 if byte in b"[{" else -1 for byte in range(256)]
 
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -159,14 +156,3 @@ def check_records(count: int, max_records: int) -> None:
     """
     if not 1 <= count <= max_records:
         raise InvalidRequest.at(None, "records", f"must be 1 to {max_records} records")
-
-
-def is_deeper(json: bytes, levels: int) -> bool:
-    """Return whether JSON is nested more than `levels` deep.
-
-    The JSON must be valid: the time for invalid JSON is not bounded by its length.
-    """
-    if len(json) <= levels or json.count(b"[") + json.count(b"{") <= levels:
-        return False
-    brackets = _STRING.sub(b"", json).translate(None, _NOT_BRACKETS)
-    return max(accumulate(map(_DEPTH_CHANGE.__getitem__, brackets)), default=0) > levels
