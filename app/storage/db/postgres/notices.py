@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from uuid import uuid4
 
 import psycopg
@@ -80,7 +80,7 @@ class Notices:
             ServiceUnavailable: The connection is lost, or notices do not arrive on it.
         """
         with _as_unavailable():
-            async with await self._connect() as connection:
+            async with self._connected() as connection:
                 async with asyncio.timeout(_SEND_S):
                     await connection.execute(f"LISTEN {_CHANNEL}")
                 await self._notify(connection, _STARTED)
@@ -123,12 +123,21 @@ class Notices:
         self._others = {node: last for node, last in self._others.items() if last >= oldest}
 
     async def _send_started(self) -> None:
-        async with await self._connect() as connection:
+        async with self._connected() as connection:
             await self._notify(connection, _STARTED)
 
     async def _notify(self, connection: AsyncConnection, text: str) -> None:
         async with asyncio.timeout(_SEND_S):
             await connection.execute("SELECT pg_notify(%s, %s)", (_CHANNEL, f"{self._node} {text}"))
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        """Open a connection, and close it in any case: psycopg leaves it open if the end of its block is cancelled."""
+        connection = await self._connect()
+        try:
+            yield connection
+        finally:
+            await connection.close()
 
     async def _connect(self) -> AsyncConnection:
         return await AsyncConnection.connect(**self._options, autocommit=True)
