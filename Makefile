@@ -35,7 +35,7 @@ test: install-dev ## Check format, lint, types and import rules, and run the tes
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-all: install-dev ## Run the tests on each Python and PostgreSQL that is installed (an hour)
 	$(BIN)/python -m tests.versions

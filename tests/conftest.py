@@ -25,13 +25,6 @@ if TYPE_CHECKING:
     from app.storage.db.engine import Storage
 
 ENGINES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
-_LONG = (
-    "tests/e2e/",
-    "tests/test_docs_run.py",
-    "tests/cli/",
-    "tests/test_examples.py",
-    "tests/storage/log/test_appends.py",
-)
 
 hypothesis.settings.register_profile("millrace", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("millrace")
@@ -42,11 +35,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest: one that began last would keep a worker busy alone."""
-    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from tests.postgres import find_installations
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 POSTGRES_VERSIONS = (14, 15, 16, 17, 18)
-PYTEST = ("-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+PYTEST = ("-m", "pytest", "-q", "-n", "2", "--dist", "loadfile")
 _FOLDERS = (".pyenv/versions/{}.*/bin/python", ".local/share/uv/python/cpython-{}.*/bin/python3")
 _CHECK = "import sys, venv, ensurepip; print('{}.{}'.format(*sys.version_info))"
 
