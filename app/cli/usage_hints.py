@@ -177,7 +177,12 @@ def _option_hint(option: str, path: Sequence[str], command: Any) -> str | None: 
     return _OPTIONS.get(name)
 
 
-def _command_hint(word: str, path: Sequence[str], commands: Sequence[str], program: Any) -> str | None:  # noqa: ANN401
+def _command_hint(
+    word: str,
+    path: Sequence[str],
+    commands: Sequence[str],
+    program: Any,  # noqa: ANN401 - Typer's command
+) -> str | None:
     """Return what is meant by an unknown command of a group, or None."""
     if not path:
         return f"use {_OF_PROGRAM[word.lower()]}" if word.lower() in _OF_PROGRAM else None

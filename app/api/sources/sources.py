@@ -265,7 +265,7 @@ async def change_source(call: Call, source: str, body: SourceChange) -> Reply:
     Description(
         answers={200: SourceAnswer},
         errors=(UnknownSource, InvalidSourceConfig, SecretKeyMissing),
-        examples=_SOURCE | {"body": {"secret": "another secret to nobody", "overlap_ms": 86400000}},
+        examples=_SOURCE | {"body": {"secret": "the next secret of the sender", "overlap_ms": 86400000}},
     )
 )
 async def rotate_source_secret(call: Call, source: str, body: RotateSourceSecret) -> Reply:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from app.domain.log.offset_spec import OffsetSpec, parse_offset_spec
+from app.domain.log.offset_spec import parse_offset_spec
 from app.domain.log.topic import check_topic_name
 from app.domain.outbound import via
 from app.domain.outbound.target import parse_target
@@ -77,11 +77,6 @@ class WebhookConfig(msgspec.Struct, frozen=True, kw_only=True):
     dead_letter_topic: str | None = None
     description: str = ""
     paused: bool = False
-
-    @property
-    def start_spec(self) -> OffsetSpec:
-        """Where the webhook starts in each partition."""
-        return parse_offset_spec(self.start, "start")
 
     @property
     def batches(self) -> bool:

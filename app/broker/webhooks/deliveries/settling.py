@@ -65,7 +65,7 @@ class Verdicts:
         return cls(stored.info.breaker, stored.held_until_ms, stored.last_delivered_at_ms, stored.last_failed_at_ms)
 
     def adopt(self, stored: StoredWebhook) -> None:
-        """Take over the breaker of a webhook that was changed: somebody may have closed it, by enabling the webhook."""
+        """Take over the breaker and the pause of a webhook that was changed: enabling a webhook resets both."""
         self.breaker, self.held_until_ms = stored.info.breaker, stored.held_until_ms
 
     def note(self, event: WebhookEvent) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from app.storage.db.opening import open_storage
 from app.storage.db.sqlite.ballast import Ballast
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SIZE_BYTES = 65_536
 
@@ -19,10 +23,12 @@ def allocated_bytes(path: Path) -> int:
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
-def test_a_link_at_the_path_of_the_ballast_is_replaced_and_its_file_is_kept(tmp_path: Path, link: object) -> None:
+def test_a_link_at_the_path_of_the_ballast_is_replaced_and_its_file_is_kept(
+    tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
     other = tmp_path / "letters.txt"
     other.write_bytes(b"dear reader")
-    link(other, tmp_path / "millrace.db.ballast")  # type: ignore[operator]
+    link(other, tmp_path / "millrace.db.ballast")
 
     ballast = Ballast(tmp_path / "millrace.db", SIZE_BYTES)
     ballast.exhaust()

@@ -177,10 +177,14 @@ def test_a_commit_whose_flush_fails_has_an_unknown_outcome(opened: Storage, tmp_
     assert opened.read_now(schema.version) == schema.HEAD
 
 
+def execute(tx: Tx, sql: str) -> None:
+    tx.connection.exec_driver_sql(sql)
+
+
 def test_missing_tables_and_columns_are_named(opened: Storage) -> None:
     for sql in ("SELECT * FROM no_such", "SELECT no_such FROM topics", "INSERT INTO topics (no_such) VALUES (1)"):
         with pytest.raises(ServiceUnavailable, match="run millrace migrate"):
-            opened.write_now(lambda tx, sql=sql: tx.connection.exec_driver_sql(sql))  # type: ignore[misc]
+            opened.write_now(execute, sql)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), sqlite3.OperationalError("out of memory")])
