@@ -7,7 +7,7 @@ from app.api.documents import start_page
 from app.api.groups import groups, members, offsets, poll
 from app.api.http import monitoring
 from app.api.log import fetch, produce, producers, topics
-from app.api.queues import deliveries, queues
+from app.api.queues import deliveries, queue_records, queues
 from app.api.sources import events, sources
 from app.api.webhooks import attempts, replays, skips, webhooks
 
@@ -25,7 +25,7 @@ ROUTERS = (
     groups.router,
     queues.router,
     deliveries.router,
-    queues.admin,
+    queue_records.router,
     sources.router,
     events.router,
     sources.admin,

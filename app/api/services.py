@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from app.broker.access.access_control import AccessControl
+from app.broker.access.acls import Acls
+from app.broker.access.keys import Keys
+from app.broker.access.stream_tokens import StreamTokens
 from app.broker.groups.coordinator import Coordinator
 from app.broker.groups.offsets import Offsets
 from app.broker.groups.poller import Poller
@@ -41,6 +45,10 @@ class Services:
     """
 
     storage: Storage
+    access: AccessControl
+    keys: Keys
+    acls: Acls
+    stream_tokens: StreamTokens
     signals: Signals
     topics: Topics
     appender: Appender

@@ -22,6 +22,7 @@ from app.api.log.warnings import MOST_WARNINGS, ProduceWarning, delivery_time_wa
 from app.broker.groups.offsets import Committer, OffsetCommit
 from app.broker.log.producer import ProduceRequest
 from app.broker.transactions import TransactionRequest
+from app.domain.access.permission import ANY_PRINCIPAL
 from app.domain.log.append import Appended
 from app.errors.database import DiskFull, OutcomeUnknown
 from app.errors.groups import (
@@ -128,6 +129,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
 @router.post("")
 @describe(
     Description(
+        permission=ANY_PRINCIPAL,
         answers={201: TransactionAnswer, 200: TransactionAnswer},
         errors=(
             OffsetConflict,

@@ -39,6 +39,7 @@ _SESSION_CHECK_INTERVAL_MS = 60_000
 _ARCHIVE_INTERVAL_MS = 1_000
 _REFUSAL_INTERVAL_MS = 1_000
 _ATTEMPT_INTERVAL_MS = 500
+_ACCESS_INTERVAL_MS = 1_000
 _DRAIN_TIMEOUT_S = 0.2
 
 
@@ -95,6 +96,8 @@ def _start_tasks(settings: Settings, services: Services, runner: TaskRunner, arc
     runner.every("source-refusals", _REFUSAL_INTERVAL_MS, services.receiver.store_refusals)
     runner.every("webhook-attempts", _ATTEMPT_INTERVAL_MS, services.dispatcher.store_attempts)
     runner.every("webhook-attempt-expiry", _EXPIRY_INTERVAL_MS, services.dispatcher.expire_attempts)
+    if services.access.enabled:
+        runner.every("access", _ACCESS_INTERVAL_MS, services.access.check)
     runner.forever("webhooks", services.dispatcher.run)
     runner.forever("archive", lambda on_success: archive_task.run(_ARCHIVE_INTERVAL_MS, on_success))
 

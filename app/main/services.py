@@ -7,6 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from app.api.services import Services
+from app.broker.access.access_control import AccessControl, AccessRules
+from app.broker.access.acls import Acls
+from app.broker.access.keys import Keys
+from app.broker.access.stream_tokens import StreamTokens
 from app.broker.encryption.secret_box import SecretBox, keys_of, make_key_beside
 from app.broker.groups.coordinator import Coordinator
 from app.broker.groups.group_transactions import Limits
@@ -40,6 +44,7 @@ from app.broker.webhooks.replays.replays import Replays
 from app.broker.webhooks.replays.skips import Skips
 from app.broker.webhooks.webhook_queues import forget_attempts
 from app.broker.webhooks.webhooks import Webhooks
+from app.domain.access.loopback import is_loopback
 from app.domain.log.topic import TopicConfig
 from app.domain.outbound.addresses import parse_networks
 from app.server import allocator
@@ -105,8 +110,13 @@ def build_services(
         archive_task,
         memory.ledger.shares.small_of_address,
     )
+    access = AccessControl(storage, _access_rules(settings), clock, session_clock_ms)
     services = Services(
         storage=storage,
+        access=access,
+        keys=Keys(storage, clock, settings.max_keys, access.refresh, first_is_admin=not settings.admin_key),
+        acls=Acls(storage, clock, settings.max_acls, access.refresh),
+        stream_tokens=StreamTokens(storage, clock),
         signals=signals,
         topics=topics,
         appender=appender,
@@ -148,6 +158,10 @@ def build_services(
         max_wait_ms=settings.max_wait_ms,
     )
     return archive_task, services
+
+
+def _access_rules(settings: Settings) -> AccessRules:
+    return AccessRules(settings.auth, is_loopback(settings.host), settings.admin_key, frozenset(settings.super_users))
 
 
 def _secret_box(settings: Settings, storage: Storage) -> SecretBox:

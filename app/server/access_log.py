@@ -11,7 +11,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from app.api.http.call import request_id
+from app.api.http.request_ids import request_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

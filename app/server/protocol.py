@@ -14,8 +14,8 @@ import httptools
 from typing_extensions import override
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
-from app.api.http.call import request_id
 from app.api.http.problems import STATUS
+from app.api.http.request_ids import request_id
 from app.errors.broker_error import BrokerError
 from app.errors.database import STOPPING, ServiceUnavailable
 from app.errors.http import RequestTimedOut

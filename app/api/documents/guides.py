@@ -12,7 +12,8 @@ from starlette.routing import Route
 
 import app
 from app.api.documents.pages import PAGE_HEADERS, html_page
-from app.api.http.call import Reply, request_id
+from app.api.http.call import Reply
+from app.api.http.request_ids import request_id
 from app.errors.http import NotFound
 
 if TYPE_CHECKING:

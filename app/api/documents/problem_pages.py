@@ -12,8 +12,9 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from app.api.documents.pages import PAGE_HEADERS, html_page
-from app.api.http.call import Reply, request_id
+from app.api.http.call import Reply
 from app.api.http.problems import STATUS, slug
+from app.api.http.request_ids import request_id
 from app.errors.database import DatabaseMisplaced, LockTimeout
 from app.errors.http import NotFound
 

@@ -15,6 +15,7 @@ from app.api.http.call import Call, Reply
 from app.api.http.forwarding import is_bare_root, root_path_of
 from app.api.http.media import preferred
 from app.api.http.operations import Description, OperationRoute, describe
+from app.domain.access.permission import PUBLIC
 
 router = APIRouter(tags=["operations"], route_class=OperationRoute)
 
@@ -40,7 +41,7 @@ class Links(msgspec.Struct):
 
 
 @router.get("/")
-@describe(Description(answers={200: Links}, media=("text/html",)))
+@describe(Description(permission=PUBLIC, answers={200: Links}, media=("text/html",)))
 async def get_links(call: Call) -> Reply:
     """Show the paths of the documentation, the health checks and the topics; to a browser as a page.
 

@@ -13,6 +13,7 @@ from app.api.groups.members import MemberAnswer, member_answer
 from app.api.http.call import Call, Reply
 from app.api.http.cursors import name_after, page_of
 from app.api.http.operations import Description, OperationRoute, describe
+from app.domain.access.permission import ANY_PRINCIPAL, on
 from app.domain.groups.group import GroupState
 from app.errors.groups import GroupIdNotFound, NonEmptyGroup
 from app.errors.log import InvalidCursor
@@ -81,7 +82,7 @@ class RebalanceList(msgspec.Struct):
 
 
 @router.get("")
-@describe(Description(answers={200: GroupList}, errors=(InvalidCursor,)))
+@describe(Description(permission=ANY_PRINCIPAL, answers={200: GroupList}, errors=(InvalidCursor,)))
 async def list_groups(call: Call, query: GroupListQuery) -> Reply:
     """List the groups in the order of their names.
 
@@ -93,7 +94,14 @@ async def list_groups(call: Call, query: GroupListQuery) -> Reply:
 
 
 @router.get("/{group}/rebalances")
-@describe(Description(answers={200: RebalanceList}, errors=(GroupIdNotFound,), examples={"group": "billing"}))
+@describe(
+    Description(
+        permission=on("group", "describe"),
+        answers={200: RebalanceList},
+        errors=(GroupIdNotFound,),
+        examples={"group": "billing"},
+    )
+)
 async def list_rebalances(call: Call, group: str) -> Reply:
     """List the last rebalances of a group: times, reasons, and target assignments before and after.
 
@@ -121,7 +129,14 @@ async def list_rebalances(call: Call, group: str) -> Reply:
 
 
 @router.get("/{group}")
-@describe(Description(answers={200: GroupAnswer}, errors=(GroupIdNotFound,), examples={"group": "billing"}))
+@describe(
+    Description(
+        permission=on("group", "describe"),
+        answers={200: GroupAnswer},
+        errors=(GroupIdNotFound,),
+        examples={"group": "billing"},
+    )
+)
 async def get_group(call: Call, group: str) -> Reply:
     """Describe a group: its state, epochs, and members with their partitions.
 
@@ -135,7 +150,14 @@ async def get_group(call: Call, group: str) -> Reply:
 
 
 @router.delete("/{group}")
-@describe(Description(answers={204: None}, errors=(GroupIdNotFound, NonEmptyGroup), examples={"group": "billing"}))
+@describe(
+    Description(
+        permission=on("group", "delete"),
+        answers={204: None},
+        errors=(GroupIdNotFound, NonEmptyGroup),
+        examples={"group": "billing"},
+    )
+)
 async def delete_group(call: Call, group: str) -> Reply:
     """Delete a group without members, with its committed offsets.
 

@@ -25,6 +25,7 @@ from app.api.groups.group_structs import (
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.groups.group_transactions import Heartbeat
+from app.domain.access.permission import on
 from app.domain.groups.group import find_member
 from app.domain.groups.member import Member, MemberState
 from app.errors.groups import (
@@ -83,6 +84,7 @@ class MemberAnswer(msgspec.Struct):
 @router.post("")
 @describe(
     Description(
+        permission=on("group", "read"),
         answers={201: AssignmentAnswer, 200: AssignmentAnswer},
         errors=(InvalidGroupId, InvalidTopicName, GroupMaxSizeReached),
         examples={"group": "billing", "body": {"topics": ["orders"], "member_id": "alice"}},
@@ -108,6 +110,7 @@ async def join_group(call: Call, group: str, body: JoinBody) -> Reply:
 @router.post("/{member_id}/heartbeat")
 @describe(
     Description(
+        permission=on("group", "read"),
         answers={200: AssignmentAnswer},
         errors=FENCED,
         examples={"group": "billing", "member_id": "alice", "body": {"member_epoch": 1}},
@@ -130,6 +133,7 @@ async def heartbeat(call: Call, group: str, member_id: str, body: HeartbeatBody)
 @details.get("/{member_id}")
 @describe(
     Description(
+        permission=on("group", "describe"),
         answers={200: MemberAnswer},
         errors=(GroupIdNotFound, UnknownMemberId, FencedInstanceId),
         examples={"group": "billing", "member_id": "alice"},
@@ -147,7 +151,14 @@ async def get_member(call: Call, group: str, member_id: str) -> Reply:
 
 
 @details.delete("/{member_id}")
-@describe(Description(answers={204: None}, errors=FENCED[::2], examples={"group": "billing", "member_id": "alice"}))
+@describe(
+    Description(
+        permission=on("group", "read"),
+        answers={204: None},
+        errors=FENCED[::2],
+        examples={"group": "billing", "member_id": "alice"},
+    )
+)
 async def leave_group(call: Call, group: str, member_id: str) -> Reply:
     """Leave a group; its partitions are free at once.
 

@@ -20,6 +20,7 @@ from app.api.groups.group_structs import (
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.groups.offsets import Committer
+from app.domain.access.permission import on
 from app.domain.log.offset_spec import parse_offset_spec
 from app.errors.groups import (
     CommitAboveLogEnd,
@@ -103,6 +104,7 @@ class ResetAnswer(msgspec.Struct):
 @router.post("")
 @describe(
     Description(
+        permission=on("group", "read"),
         answers={200: CommitAnswer},
         errors=(
             UnknownMemberId,
@@ -144,7 +146,14 @@ async def commit_offsets(call: Call, group: str, body: CommitBody) -> Reply:
 
 
 @router.get("")
-@describe(Description(answers={200: GroupOffsets}, errors=(GroupIdNotFound,), examples={"group": "billing"}))
+@describe(
+    Description(
+        permission=on("group", "describe"),
+        answers={200: GroupOffsets},
+        errors=(GroupIdNotFound,),
+        examples={"group": "billing"},
+    )
+)
 async def list_offsets(call: Call, group: str) -> Reply:
     """List the committed offset of a group in each partition, and its lag in records and in time.
 
@@ -157,6 +166,7 @@ async def list_offsets(call: Call, group: str) -> Reply:
 @router.post("/reset")
 @describe(
     Description(
+        permission=on("group", "read"),
         answers={200: ResetAnswer},
         errors=(UnknownTopicOrPartition, NonEmptyGroup, InvalidRequest),
         examples={"group": "billing", "body": {"topic": "orders", "to": "earliest", "dry_run": True}},

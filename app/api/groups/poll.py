@@ -33,6 +33,7 @@ from app.broker.groups.poll_page import PollResult
 from app.broker.groups.poller import PollRequest
 from app.broker.log.page_reader import PageSize
 from app.broker.log.page_reads import LARGE_PAGE_BYTES
+from app.domain.access.permission import on
 from app.domain.groups.member import MemberState
 from app.domain.log import record_json
 from app.domain.log.record_json import PolledRecord
@@ -116,6 +117,7 @@ class PollAnswer(msgspec.Struct, omit_defaults=True):
 @router.post("/{member_id}/poll")
 @describe(
     Description(
+        permission=on("group", "read"),
         answers={200: PollAnswer},
         errors=(
             *FENCED,

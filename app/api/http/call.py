@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from itertools import count
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import parse_qsl
-from uuid import uuid4
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from app.api.http import problems
+from app.api.http.authorization import Access, authorize
 from app.api.http.bodies import gzip_bodies
 from app.api.http.bodies.reading import (
     MAX_BYTES_DECODED_IN_LOOP,
@@ -23,15 +21,18 @@ from app.api.http.bodies.reading import (
     part_of,
     read_rest,
 )
+from app.api.http.request_ids import request_id
 from app.api.http.request_memory import RequestMemory
 from app.api.http.validation_errors import repeated_parameter
 from app.broker.waiting.deadline import Deadline
+from app.domain.access.principal import ANONYMOUS
 from app.domain.memory.ledger import WORK_FACTOR
 from app.errors.broker_error import BrokerError
 from app.errors.database import UnknownServerError
 from app.errors.http import BadRequest
 
 if TYPE_CHECKING:
+    from app.api.http.operations import Description
     from app.api.services import Services
 
 JSON = b"application/json"
@@ -43,9 +44,6 @@ COMMON_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 """Headers of every answer, unless the answer has another value."""
 _ENCODED_COMMON_HEADERS = b"".join(b"%b: %b\r\n" % field for field in COMMON_HEADERS)
 
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_request_numbers = count(1)
-_process_id = uuid4().hex[:20]
 _log = logging.getLogger(__name__)
 _encoder = msgspec.json.Encoder()
 
@@ -58,6 +56,7 @@ class Operation(Protocol):
     """A function of a call that returns its reply; see `app/api/http/operations.py`."""
 
     name: str
+    description: Description
 
     async def __call__(self, call: Call) -> Reply:
         """Answer the call."""
@@ -120,6 +119,8 @@ class Call:
     Attributes:
         services: The parts of the application.
         parameters: The parameters of the path, decoded.
+        principal: Who sends the request.
+        access: The rights of the principal; None if the server needs no key of the request.
     """
 
     __slots__ = (
@@ -127,7 +128,9 @@ class Call:
         "_memory",
         "_receive",
         "_send",
+        "access",
         "parameters",
+        "principal",
         "request_id",
         "scope",
         "services",
@@ -146,6 +149,8 @@ class Call:
         self.services = services
         self.parameters = parameters
         self.request_id = request_id(scope)
+        self.principal = ANONYMOUS
+        self.access: Access | None = None
         self._memory: RequestMemory | None = None
 
     @property
@@ -158,7 +163,7 @@ class Call:
         return self._headers.get(name)
 
     def idempotency_key(self) -> bytes | None:
-        """Return the Idempotency-Key, or None without the header.
+        """Return the Idempotency-Key, with the principal whose key it is; None without the header.
 
         Raises:
             BadRequest: The key is empty.
@@ -166,7 +171,7 @@ class Call:
         key = self._headers.get(b"idempotency-key")
         if key is not None and not key.strip():
             raise BadRequest("the Idempotency-Key is empty; send a unique text, such as a UUID, or no such header")
-        return key
+        return key if key is None or self.access is None else b"%b\0%b" % (self.principal.name.encode(), key)
 
     def query(self) -> dict[str, str]:
         """Return the parameters of the query.
@@ -260,7 +265,10 @@ class Call:
         Args:
             max_wait_ms: Longest wait; None for no end.
         """
-        return Deadline(max_wait_ms, asyncio.create_task(self._disconnect()))
+        disconnect = asyncio.create_task(self._disconnect())
+        if self.access is not None:
+            self.access.watch(disconnect)
+        return Deadline(max_wait_ms, disconnect)
 
     async def is_disconnected(self) -> bool:
         """Return whether the client has disconnected, after the event loop has processed closed connections."""
@@ -275,14 +283,20 @@ class Call:
     async def run(self, operation: Operation) -> None:
         """Run an operation, send its reply or its problem document, and count the answer."""
         try:
+            if self.services.access.enabled:
+                await self._authorize(operation)
             reply = await operation(self)
         except (ClientDisconnected, asyncio.CancelledError):
-            return
+            if self._refusal is None:
+                return
+            reply = Reply.problem(self._refusal, self.request_id)
         except Exception as error:  # noqa: BLE001 - the border to HTTP
             reply = Reply.problem(self._client_error(error), self.request_id)
         finally:
             if self._memory is not None:
                 self._memory.release()
+        if self._refusal is not None and self.scope["method"] == "GET":
+            reply = Reply.problem(self._refusal, self.request_id)
         counter = (operation.name, reply.status)
         answers = self.services.answers
         answers[counter] = answers.get(counter, 0) + 1
@@ -290,6 +304,17 @@ class Call:
             await send_reply(self.scope, self._send, reply)
         else:
             await self._send_stream(reply, reply.stream)
+
+    async def _authorize(self, operation: Operation) -> None:
+        """Decide whether the request may run the operation; see `app/api/http/authorization.py`."""
+        self.access = await authorize(self, operation.description.permission, self.parameters)
+        if self.access is not None:
+            self.principal = self.access.identity.principal
+
+    @property
+    def _refusal(self) -> BrokerError | None:
+        """Why the request was ended while it waited: its key was revoked, or it lost a right."""
+        return None if self.access is None else self.access.refusal
 
     async def _send_stream(self, reply: Reply, stream: StreamBody) -> None:
         """Send a stream; for HEAD only the headers."""
@@ -299,6 +324,8 @@ class Call:
         try:
             if not self.scope.get("millrace.head"):
                 await stream.write_to(self._write)
+            if self._refusal is not None:
+                final_part = stream.final_part(self._refusal)
         except asyncio.CancelledError:
             return
         except Exception as error:  # noqa: BLE001 - the border to HTTP
@@ -328,20 +355,6 @@ def _combined(headers: Iterable[Header]) -> dict[bytes, bytes]:
     for name, value in headers:
         combined[name] = value if name not in combined else combined[name] + b", " + value
     return combined
-
-
-def request_id(scope: Scope) -> str:
-    """Return the id of a request: the client's X-Request-ID if it is printable ASCII, else a new one."""
-    known: str | None = scope.get("millrace.request_id")
-    if known is None:
-        for name, value in scope["headers"]:
-            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-                known = value.decode()
-                break
-        else:
-            known = f"{_process_id}{next(_request_numbers):012x}"
-        scope["millrace.request_id"] = known
-    return known
 
 
 async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:

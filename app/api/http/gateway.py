@@ -15,10 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.http.call import COMMON_HEADERS, Call, Reply, request_id, send_reply
+from app.api.http.call import COMMON_HEADERS, Call, Reply, send_reply
 from app.api.http.forwarding import Forwarding
 from app.api.http.hints.paths import describe_path
 from app.api.http.operations import Operation, OperationRoute, operation_routes
+from app.api.http.request_ids import request_id
 from app.api.http.request_source import RequestSource
 from app.api.services import Services
 from app.errors.broker_error import BrokerError
@@ -62,7 +63,7 @@ class Gateway:
     ) -> None:
         self._app = app
         self._services = services
-        self._source = RequestSource(hosts, origins)
+        self._source = RequestSource(hosts, origins, lambda: services.access.enabled and not services.access.open)
         self._forwarding = Forwarding(root_path, proxies) if root_path or proxies else None
         self.client_of = self._forwarding.client_of if self._forwarding is not None and proxies else None
         self._cors = CORSMiddleware(self._route, allow_origins=list(origins), **_CORS) if origins else None

@@ -18,6 +18,7 @@ from app import __version__
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
 from app.api.services import Services
+from app.domain.access.permission import PUBLIC, on
 from app.errors.broker_error import BrokerError
 from app.errors.database import ServiceUnavailable
 from app.storage.db import schema
@@ -48,7 +49,7 @@ class Readiness(msgspec.Struct):
 
 
 @router.get("/healthz")
-@describe(Description(answers={200: Health}))
+@describe(Description(permission=PUBLIC, answers={200: Health}))
 async def get_health(call: Call) -> Reply:
     """Report that the process is running.
 
@@ -59,7 +60,7 @@ async def get_health(call: Call) -> Reply:
 
 
 @router.get("/readyz")
-@describe(Description(answers={200: Readiness}, errors=(ServiceUnavailable,)))
+@describe(Description(permission=PUBLIC, answers={200: Readiness}, errors=(ServiceUnavailable,)))
 async def get_readiness(call: Call) -> Reply:
     """Report whether the server is ready: the database can be written, the tables are current, the tasks succeed.
 
@@ -86,7 +87,7 @@ async def get_readiness(call: Call) -> Reply:
 
 
 @router.get("/metrics")
-@describe(Description(answers={200: None}, media=("text/plain",)))
+@describe(Description(permission=on("cluster", "describe"), answers={200: None}, media=("text/plain",)))
 async def get_metrics(call: Call) -> Reply:
     """Return this node's metrics in Prometheus' text format.
 

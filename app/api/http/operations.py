@@ -23,6 +23,7 @@ from app.api.http.call import Call, Reply
 from app.api.http.hints.paths import MethodSummary, describe_method
 from app.api.http.media import media_type_of, require_json
 from app.api.http.validation_errors import invalid_request_of
+from app.domain.access.permission import Permission
 from app.domain.log.json_pointer import is_deeper
 from app.errors.broker_error import BrokerError
 from app.errors.http import BadRequest, InvalidRequest, MethodNotAllowed
@@ -44,6 +45,7 @@ class Description:
     """What the OpenAPI document contains about an operation, besides its signature.
 
     Attributes:
+        permission: What a principal needs to run the operation.
         answers: Struct of the JSON body for each status; None for no JSON.
         errors: The errors that the document lists for this operation.
         examples: A working value for each parameter and for `body`.
@@ -56,6 +58,7 @@ class Description:
         hot: Whether the gateway runs the operation without FastAPI.
     """
 
+    permission: Permission
     answers: Mapping[int, type[msgspec.Struct] | None]
     errors: Sequence[type[BrokerError]] = ()
     examples: Mapping[str, object] = field(default_factory=dict)

@@ -7,6 +7,21 @@ import logging
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from app.errors.access import (
+    AccessLimit,
+    AuthenticationFailed,
+    ClusterAuthorizationFailed,
+    GroupAuthorizationFailed,
+    InvalidAcl,
+    InvalidKeyRequest,
+    ProducerAuthorizationFailed,
+    QueueAuthorizationFailed,
+    SourceAuthorizationFailed,
+    TopicAuthorizationFailed,
+    UnknownAcl,
+    UnknownKey,
+    WebhookAuthorizationFailed,
+)
 from app.errors.broker_error import BrokerError
 from app.errors.database import (
     DatabaseMisplaced,
@@ -96,8 +111,11 @@ RETRY_AFTER_S = 1
 RETRY_STATUSES = frozenset({429, 503, 507})
 
 STATUS: dict[type[BrokerError], int] = {
+    AccessLimit: 409,
+    AuthenticationFailed: 401,
     BadRequest: 400,
     BodyTooLarge: 413,
+    ClusterAuthorizationFailed: 403,
     CommitAboveLogEnd: 422,
     ConcurrentRequest: 409,
     CrossOriginRefused: 403,
@@ -107,12 +125,15 @@ STATUS: dict[type[BrokerError], int] = {
     DuplicateSequenceNumber: 409,
     FencedInstanceId: 409,
     FencedMemberEpoch: 409,
+    GroupAuthorizationFailed: 403,
     GroupIdNotFound: 404,
     GroupMaxSizeReached: 409,
     IdempotencyKeyReused: 422,
+    InvalidAcl: 422,
     InvalidConfig: 422,
     InvalidCursor: 400,
     InvalidGroupId: 422,
+    InvalidKeyRequest: 422,
     InvalidPartitions: 422,
     InvalidProducerEpoch: 409,
     InvalidQueueConfig: 422,
@@ -138,15 +159,22 @@ STATUS: dict[type[BrokerError], int] = {
     OffsetMismatch: 412,
     OutcomeUnknown: 504,
     OutOfOrderSequenceNumber: 409,
+    ProducerAuthorizationFailed: 403,
     QueueAlreadyExists: 409,
+    QueueAuthorizationFailed: 403,
     RequestTimedOut: 408,
     SecretKeyMissing: 422,
     SequenceReused: 422,
     ServiceUnavailable: 503,
     SourceAlreadyExists: 409,
+    SourceAuthorizationFailed: 403,
     StaleMemberEpoch: 409,
     TooManyRefusals: 429,
     TopicAlreadyExists: 409,
+    TopicAuthorizationFailed: 403,
+    UnknownAcl: 404,
+    UnknownKey: 404,
+    WebhookAuthorizationFailed: 403,
     ReplaysLimit: 409,
     TopicInUse: 409,
     UnknownMemberId: 409,
@@ -260,6 +288,8 @@ def headers(error: BrokerError) -> list[tuple[bytes, bytes]]:
         return [(b"retry-after", b"%d" % (-(-wait_ms // 1_000) if isinstance(wait_ms, int) else RETRY_AFTER_S))]
     if isinstance(error, MethodNotAllowed):
         return [(b"allow", str(error.facts["allow"]).encode())]
+    if isinstance(error, AuthenticationFailed):
+        return [(b"www-authenticate", b"Bearer")]
     if isinstance(error, InvalidSignature):
         return [(b"www-authenticate", b"Signature")]
     if isinstance(error, UnsupportedMediaType):

@@ -7,20 +7,24 @@ and from pages of other sites.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
+from app.domain.access.loopback import is_loopback
 from app.errors.http import BadRequest, CrossOriginRefused, WebhookRequestRefused, WrongHost
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _PROBES = {"/healthz", "/readyz"}
 _SOURCE_DELIVERY = re.compile(r"/v1/sources/[^/]+/events")
 """Deliveries come from other services under any public name, and are verified by themselves."""
-_CHECKED_HEADERS = {b"host", b"origin", b"sec-fetch-site", b"millrace-webhook"}
+_FORWARDED_HEADERS = frozenset(
+    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-prefix"}
+)
+_CHECKED_HEADERS = {b"host", b"origin", b"sec-fetch-site", b"millrace-webhook"} | _FORWARDED_HEADERS
 _DEFAULT_PORTS = {"http": b":80", "https": b":443"}
 _CACHED_HOSTS = 64
 _SHOWN_CHARACTERS = 100
@@ -55,9 +59,13 @@ class RequestSource:
         hosts: Names accepted in `Host` besides IP addresses and names that only a local resolver knows; `*.x` accepts
             all names under x, `*` all names.
         origins: Other origins whose web pages may call the API; `*` for all.
+        needs_keys: Whether all requests need a key now. Then any Host is accepted unless `hosts` has names.
     """
 
-    def __init__(self, hosts: Collection[str], origins: Collection[str]) -> None:
+    def __init__(
+        self, hosts: Collection[str], origins: Collection[str], needs_keys: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._needs_keys = needs_keys
         self._names = frozenset(host.lower() for host in hosts if not host.startswith("*"))
         self._suffixes = tuple(host[1:].lower() for host in hosts if host.startswith("*"))
         self._origins = frozenset(origins)
@@ -65,6 +73,8 @@ class RequestSource:
 
     def check(self, scope: Scope) -> None:
         """Refuse a request for another host, a write from another origin, and an encoded slash in the path.
+
+        A request for a name that is not a loopback one, or that a proxy has forwarded, is marked as `millrace.remote`.
 
         Raises:
             BadRequest, WrongHost, CrossOriginRefused, WebhookRequestRefused
@@ -78,7 +88,9 @@ class RequestSource:
         if b"millrace-webhook" in found:
             raise WebhookRequestRefused(_WEBHOOK)
         host, origin, site = found.get(b"host"), found.get(b"origin"), found.get(b"sec-fetch-site")
-        if host is not None and not self._accepts_host(host) and not _is_probe(scope):
+        if (host is not None and not _is_loopback(host)) or not _FORWARDED_HEADERS.isdisjoint(found):
+            scope["millrace.remote"] = True
+        if host is not None and not self._accepts_host(host) and not self._ignores_host(scope):
             raise WrongHost(f"this server does not accept the Host {_shown(host)}: {_HOST_CURE}")
         if origin is not None and scope["method"] not in _SAFE and not self._is_allowed(origin, host):
             message = f"pages of {_shown(origin)} must not write to the Host {_shown(host or b'')}: {_ORIGIN_CURE}"
@@ -100,6 +112,9 @@ class RequestSource:
             return
         page = "pages of other sites" if origin is None else f"pages of {_shown(origin)}"
         raise CrossOriginRefused(f"{page} must not call the Host {_shown(host or b'')}: {_ORIGIN_CURE}")
+
+    def _ignores_host(self, scope: Scope) -> bool:
+        return _is_probe(scope) or (not self._names and not self._suffixes and self._needs_keys())
 
     def _is_allowed(self, origin: bytes, host: bytes | None) -> bool:
         text = origin.decode("latin-1")
@@ -144,11 +159,7 @@ def _is_address(name: str) -> bool:
 @lru_cache(_CACHED_HOSTS)
 def _is_loopback(host: bytes) -> bool:
     name = _name_of(host)
-    if name is None:
-        return False
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    return _is_address(name) and ip_address(name.strip("[]")).is_loopback
+    return name is not None and is_loopback(name)
 
 
 def _is_probe(scope: Scope) -> bool:

@@ -20,6 +20,7 @@ from app.api.log.fetch_query import FetchQuery, FetchTopicQuery
 from app.broker.log.page_reader import PageSize, PartitionPage, TopicPage
 from app.broker.log.page_reads import LARGE_PAGE_BYTES
 from app.broker.waiting.deadline import Deadline
+from app.domain.access.permission import on
 from app.domain.log import cloud_events, record_json
 from app.domain.log.cursor import Cursor, PartitionCursor, decode_cursor, encode_cursor
 from app.domain.log.offset_spec import Earliest, OffsetSpec, parse_offset_spec
@@ -70,6 +71,7 @@ class FetchTopicAnswer(msgspec.Struct):
 @router.get("/records")
 @describe(
     Description(
+        permission=on("topic", "read"),
         answers={200: FetchTopicAnswer},
         errors=(
             UnknownTopicOrPartition,
@@ -115,6 +117,7 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
 @router.get("/partitions/{partition}/records")
 @describe(
     Description(
+        permission=on("topic", "read"),
         answers={200: FetchAnswer},
         errors=(
             UnknownTopicOrPartition,

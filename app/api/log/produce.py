@@ -22,6 +22,7 @@ from app.api.log.record_decoding import ProduceBody, decode_json_body, decode_ra
 from app.api.log.value_lines import decode_value_lines
 from app.api.log.warnings import MOST_WARNINGS, ProduceWarning, delivery_time_warnings, timestamp_warnings
 from app.broker.log.producer import ProduceRequest
+from app.domain.access.permission import on
 from app.domain.log.append import Accepted, Appended, IdempotencyKey, fingerprint
 from app.domain.log.producer import MAX_EPOCH, MAX_SEQUENCE, ProducerStamp
 from app.domain.log.record import Record
@@ -142,6 +143,7 @@ _PRODUCE_ERRORS = (
 @router.post("/records")
 @describe(
     Description(
+        permission=on("topic", "write"),
         answers={201: ProduceAnswer, 200: ProduceAnswer},
         errors=_PRODUCE_ERRORS,
         examples={"topic": "orders"},
@@ -168,6 +170,7 @@ async def produce(call: Call, topic: str, query: ProduceQuery) -> Reply:
 @router.post("/partitions/{partition}/records")
 @describe(
     Description(
+        permission=on("topic", "write"),
         answers={201: ProduceAnswer, 200: ProduceAnswer},
         errors=(*_PRODUCE_ERRORS, OffsetMismatch),
         examples={"topic": "orders", "partition": 0},

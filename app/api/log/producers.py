@@ -7,6 +7,8 @@ from fastapi import APIRouter
 
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
+from app.broker.log.producer import UNKNOWN_PRODUCER
+from app.domain.access.permission import on
 from app.domain.log.topic import check_name
 from app.errors.log import InvalidTopicName, UnknownProducerId
 from app.storage.log import producers
@@ -36,7 +38,14 @@ class ProducerAnswer(msgspec.Struct):
 
 
 @router.post("/{producer_id}")
-@describe(Description(answers={200: ProducerEpoch}, errors=(InvalidTopicName,), examples={"producer_id": "checkout-1"}))
+@describe(
+    Description(
+        permission=on("producer", "write", "producer_id"),
+        answers={200: ProducerEpoch},
+        errors=(InvalidTopicName,),
+        examples={"producer_id": "checkout-1"},
+    )
+)
 async def register_producer(call: Call, producer_id: str) -> Reply:
     """Increase a producer's epoch by one and fence its older instances.
 
@@ -50,6 +59,7 @@ async def register_producer(call: Call, producer_id: str) -> Reply:
 @router.get("/{producer_id}")
 @describe(
     Description(
+        permission=on("producer", "describe", "producer_id"),
         answers={200: ProducerAnswer},
         errors=(UnknownProducerId,),
         examples={"producer_id": "checkout-1"},
@@ -63,6 +73,6 @@ async def get_producer(call: Call, producer_id: str) -> Reply:
     check_name(producer_id, "producer")
     producer = await call.services.storage.read(producers.find, producer_id)
     if producer is None:
-        raise UnknownProducerId("there is no producer with this id; POST to this path registers it")
+        raise UnknownProducerId(UNKNOWN_PRODUCER)
     epoch, topics = producer
     return Reply.of(ProducerAnswer(producer_id, epoch, [TopicSequence(*topic) for topic in topics]))

@@ -13,6 +13,7 @@ from app.api.http.cursors import ListQuery, cursor_after, name_after, page_of
 from app.api.http.operations import MAX_INT64, Description, OperationRoute, describe
 from app.api.log.warnings import FieldWarning, duration_warning
 from app.broker.log.topics import TopicRequest, partition_id_of
+from app.domain.access.permission import ANY_PRINCIPAL, on
 from app.domain.log.topic import (
     MAX_MESSAGE_BYTES,
     MAX_PARTITIONS,
@@ -133,6 +134,7 @@ class DeleteRecordsQuery(msgspec.Struct, forbid_unknown_fields=True):
 @router.put("/{topic}")
 @describe(
     Description(
+        permission=on("topic", "create"),
         answers={201: TopicAnswer, 200: TopicAnswer},
         errors=(
             TopicAlreadyExists,
@@ -154,7 +156,14 @@ async def create_topic(call: Call, topic: str, body: TopicChange) -> Reply:
 
 
 @router.get("/{topic}")
-@describe(Description(answers={200: TopicAnswer}, errors=(UnknownTopicOrPartition,), examples={"topic": "orders"}))
+@describe(
+    Description(
+        permission=on("topic", "describe"),
+        answers={200: TopicAnswer},
+        errors=(UnknownTopicOrPartition,),
+        examples={"topic": "orders"},
+    )
+)
 async def get_topic(call: Call, topic: str) -> Reply:
     """Describe a topic: its number of partitions and its whole configuration.
 
@@ -166,6 +175,7 @@ async def get_topic(call: Call, topic: str) -> Reply:
 @router.patch("/{topic}")
 @describe(
     Description(
+        permission=on("topic", "alter"),
         answers={200: TopicAnswer},
         errors=(UnknownTopicOrPartition, TopicInUse, InvalidPartitions, InvalidConfig),
         examples={"topic": "orders", "body": {"partitions": 8, "config": {"retention_ms": 86400000}}},
@@ -183,6 +193,7 @@ async def alter_topic(call: Call, topic: str, body: TopicChange) -> Reply:
 @router.delete("/{topic}")
 @describe(
     Description(
+        permission=on("topic", "delete"),
         answers={204: None},
         errors=(UnknownTopicOrPartition, TopicInUse),
         examples={"topic": "orders"},
@@ -199,7 +210,7 @@ async def delete_topic(call: Call, topic: str) -> Reply:
 
 
 @router.get("")
-@describe(Description(answers={200: TopicList}, errors=(InvalidCursor,)))
+@describe(Description(permission=ANY_PRINCIPAL, answers={200: TopicList}, errors=(InvalidCursor,)))
 async def list_topics(call: Call, query: ListQuery) -> Reply:
     """List the topics in order of name.
 
@@ -251,7 +262,14 @@ partitions = APIRouter(prefix="/v1/topics/{topic}/partitions", tags=["partitions
 
 
 @partitions.get("")
-@describe(Description(answers={200: PartitionList}, errors=(UnknownTopicOrPartition,), examples={"topic": "orders"}))
+@describe(
+    Description(
+        permission=on("topic", "describe"),
+        answers={200: PartitionList},
+        errors=(UnknownTopicOrPartition,),
+        examples={"topic": "orders"},
+    )
+)
 async def list_partitions(call: Call, topic: str, query: PartitionListQuery) -> Reply:
     """List the partitions of a topic with their offsets and sizes.
 
@@ -269,6 +287,7 @@ async def list_partitions(call: Call, topic: str, query: PartitionListQuery) -> 
 @partitions.get("/{partition}")
 @describe(
     Description(
+        permission=on("topic", "describe"),
         answers={200: PartitionAnswer},
         errors=(UnknownTopicOrPartition,),
         examples={"topic": "orders", "partition": 0},
@@ -289,6 +308,7 @@ async def get_partition(call: Call, topic: str, partition: int) -> Reply:
 @partitions.delete("/{partition}/records")
 @describe(
     Description(
+        permission=on("topic", "delete"),
         answers={200: LogStart},
         errors=(UnknownTopicOrPartition, OffsetAboveLogEnd),
         examples={"topic": "orders", "partition": 0, "before_offset": 0},

@@ -16,6 +16,7 @@ from app.api.http.operations import Description, OperationRoute, check_bound, de
 from app.api.log.warnings import FieldWarning, duration_warning
 from app.broker.log.page_reads import LARGE_PAGE_BYTES
 from app.broker.queues.queues import QueueRequest
+from app.domain.access.permission import on
 from app.domain.log import record_json
 from app.domain.log.append import IdempotencyKey, fingerprint
 from app.domain.log.record_json import FetchedRecord
@@ -155,6 +156,7 @@ _ACKNOWLEDGE = {
 @router.post("/acquire")
 @describe(
     Description(
+        permission=on("queue", "read"),
         answers={200: AcquireAnswer},
         errors=(*_ERRORS, QueueAlreadyExists),
         examples=_JOBS | {"body": {"topic": "orders", "max_records": 10, "max_wait_ms": 0}},
@@ -192,6 +194,7 @@ async def acquire(call: Call, queue: str, body: AcquireRequest) -> Reply:
 @router.post("/acknowledge")
 @describe(
     Description(
+        permission=on("queue", "read"),
         answers={200: AcknowledgeAnswer},
         errors=_ERRORS,
         examples=_JOBS | {"body": _ACKNOWLEDGE},
@@ -228,6 +231,7 @@ async def acknowledge(call: Call, queue: str, body: AcknowledgeRequest) -> Reply
 @router.post("/deliveries/{delivery_id}/{outcome}")
 @describe(
     Description(
+        permission=on("queue", "read"),
         answers={200: AcknowledgementResult},
         errors=(*_ERRORS, NotFound, InvalidRecordState, DelayedRecordsLimit),
         examples=_JOBS | {"delivery_id": "1.0.0.1", "outcome": "release", "body": {"delay_ms": 0}},

@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.sources.receiver import Received
+from app.domain.access.permission import PUBLIC
 from app.domain.sources.delivery import Delivery
 from app.errors.http import BadRequest, BodyTooLarge
 from app.errors.webhooks import InvalidSignature, TooManyRefusals, UnknownSource
@@ -58,6 +59,7 @@ class ChallengeQuery(msgspec.Struct, kw_only=True):
 @router.post("")
 @describe(
     Description(
+        permission=PUBLIC,
         answers={200: DeliveredEvent},
         errors=_ERRORS,
         examples={"source": "github"},
@@ -94,6 +96,7 @@ async def deliver_to_source(call: Call, source: str) -> Reply:
 @router.get("")
 @describe(
     Description(
+        permission=PUBLIC,
         answers={200: None},
         errors=(UnknownSource, InvalidSignature),
         examples={"source": "github"},
@@ -118,6 +121,7 @@ async def answer_source_challenge(call: Call, source: str, query: ChallengeQuery
 @router.options("")
 @describe(
     Description(
+        permission=PUBLIC,
         answers={200: None},
         errors=(UnknownSource, InvalidSignature, BadRequest),
         examples={"source": "github"},

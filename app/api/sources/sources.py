@@ -12,6 +12,7 @@ from app.api.http.call import Call, Reply
 from app.api.http.cursors import ListQuery, cursor_after, id_before, name_after, page_of
 from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.sources.sources import SourceSecrets
+from app.domain.access.permission import ANY_PRINCIPAL, on
 from app.domain.sources.source import SourceConfig, SourceInfo
 from app.domain.sources.verification import Algorithm, Encoding, Scheme, Verify
 from app.errors.log import InvalidCursor, InvalidTopicName
@@ -180,6 +181,7 @@ _ERRORS = (InvalidSourceConfig, InvalidTopicName)
 @router.put("/{source}")
 @describe(
     Description(
+        permission=on("source", "create"),
         answers={201: CreatedSource, 200: SourceAnswer},
         errors=(SourceAlreadyExists, SecretKeyMissing, *_ERRORS),
         examples=_SOURCE | {"body": _BODY},
@@ -207,7 +209,7 @@ async def create_source(call: Call, source: str, body: SourceSettings) -> Reply:
 
 
 @router.get("")
-@describe(Description(answers={200: SourceList}, errors=(InvalidCursor,)))
+@describe(Description(permission=ANY_PRINCIPAL, answers={200: SourceList}, errors=(InvalidCursor,)))
 async def list_sources(call: Call, query: ListQuery) -> Reply:
     """List the sources in order of their names.
 
@@ -219,7 +221,11 @@ async def list_sources(call: Call, query: ListQuery) -> Reply:
 
 
 @router.get("/{source}")
-@describe(Description(answers={200: SourceAnswer}, errors=(UnknownSource,), examples=_SOURCE))
+@describe(
+    Description(
+        permission=on("source", "describe"), answers={200: SourceAnswer}, errors=(UnknownSource,), examples=_SOURCE
+    )
+)
 async def describe_source(call: Call, source: str) -> Reply:
     """Describe a source.
 
@@ -231,6 +237,7 @@ async def describe_source(call: Call, source: str) -> Reply:
 @router.patch("/{source}")
 @describe(
     Description(
+        permission=on("source", "alter"),
         answers={200: ChangedSource},
         errors=(UnknownSource, *_ERRORS),
         examples=_SOURCE | {"body": {"headers": ["X-GitHub-Event", "X-GitHub-Delivery"]}},
@@ -263,6 +270,7 @@ async def change_source(call: Call, source: str, body: SourceChange) -> Reply:
 @admin.post("/{source}/rotate_secret")
 @describe(
     Description(
+        permission=on("source", "alter"),
         answers={200: SourceAnswer},
         errors=(UnknownSource, InvalidSourceConfig, SecretKeyMissing),
         examples=_SOURCE | {"body": {"secret": "the next secret of the sender", "overlap_ms": 86400000}},
@@ -277,7 +285,14 @@ async def rotate_source_secret(call: Call, source: str, body: RotateSourceSecret
 
 
 @admin.get("/{source}/refusals")
-@describe(Description(answers={200: RefusalList}, errors=(UnknownSource, InvalidCursor), examples=_SOURCE))
+@describe(
+    Description(
+        permission=on("source", "describe"),
+        answers={200: RefusalList},
+        errors=(UnknownSource, InvalidCursor),
+        examples=_SOURCE,
+    )
+)
 async def list_source_refusals(call: Call, source: str, query: ListQuery) -> Reply:
     """List the last 1,000 refused deliveries of a source: when, why and from where, without their bodies.
 
@@ -291,7 +306,9 @@ async def list_source_refusals(call: Call, source: str, query: ListQuery) -> Rep
 
 
 @admin.delete("/{source}")
-@describe(Description(answers={204: None}, errors=(UnknownSource,), examples=_SOURCE))
+@describe(
+    Description(permission=on("source", "delete"), answers={204: None}, errors=(UnknownSource,), examples=_SOURCE)
+)
 async def delete_source(call: Call, source: str) -> Reply:
     """Delete a source. Its topic stays.
 

@@ -13,6 +13,7 @@ from app.api.http.call import Call, Reply
 from app.api.http.cursors import cursor_after, id_before
 from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.webhooks.deliveries.sender import AttemptOutcome
+from app.domain.access.permission import on
 from app.errors.log import InvalidCursor
 from app.errors.webhooks import UnknownWebhook
 from app.storage.webhooks.attempts import Attempt, AttemptQuery
@@ -81,7 +82,14 @@ class TestedWebhook(msgspec.Struct):
 
 
 @router.post("/test")
-@describe(Description(answers={200: TestedWebhook}, errors=(UnknownWebhook,), examples={"webhook": "billing"}))
+@describe(
+    Description(
+        permission=on("webhook", "alter"),
+        answers={200: TestedWebhook},
+        errors=(UnknownWebhook,),
+        examples={"webhook": "billing"},
+    )
+)
 async def test_webhook(call: Call, webhook: str) -> Reply:
     """Send a signed ping now, also if the webhook is paused.
 
@@ -94,7 +102,10 @@ async def test_webhook(call: Call, webhook: str) -> Reply:
 @router.get("/attempts")
 @describe(
     Description(
-        answers={200: AttemptList}, errors=(UnknownWebhook, InvalidCursor), examples={"webhook": "billing", "limit": 10}
+        permission=on("webhook", "describe"),
+        answers={200: AttemptList},
+        errors=(UnknownWebhook, InvalidCursor),
+        examples={"webhook": "billing", "limit": 10},
     )
 )
 async def list_webhook_attempts(call: Call, webhook: str, query: AttemptListQuery) -> Reply:

@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.webhooks.replays.replays import ReplayRequest
+from app.domain.access.permission import on
 from app.domain.log.offset_spec import parse_offset_spec
 from app.domain.webhooks.replay import Only, ReplayInfo, ReplayPlan, ReplayStatus
 from app.errors.log import UnknownTopicOrPartition
@@ -87,6 +88,7 @@ _ERRORS = (UnknownWebhook, UnknownTopicOrPartition, InvalidWebhookConfig, Replay
 @router.post("/redeliver")
 @describe(
     Description(
+        permission=on("webhook", "alter"),
         answers={202: ReplayPlanned},
         errors=_ERRORS,
         examples=_RECEIVER | {"body": {"topic": "orders", "partition": 0, "offset": 0}},
@@ -105,6 +107,7 @@ async def redeliver(call: Call, webhook: str, body: RedeliverRequest) -> Reply:
 @router.post("/replay")
 @describe(
     Description(
+        permission=on("webhook", "alter"),
         answers={200: ReplayPlanned, 202: ReplayPlanned},
         errors=_ERRORS,
         examples=_RECEIVER | {"body": {"topic": "orders", "from": "earliest", "dry_run": True}},
@@ -125,6 +128,7 @@ async def replay_webhook(call: Call, webhook: str, body: ReplayBody) -> Reply:
 @router.post("/redrive")
 @describe(
     Description(
+        permission=on("webhook", "alter"),
         answers={200: ReplayPlanned, 202: ReplayPlanned},
         errors=_ERRORS,
         examples=_RECEIVER | {"body": {"dry_run": True}},
@@ -142,7 +146,10 @@ async def redrive_webhook(call: Call, webhook: str, body: RedriveBody) -> Reply:
 @router.get("/replays/{replay_id}")
 @describe(
     Description(
-        answers={200: ReplayAnswer}, errors=(UnknownWebhook, UnknownReplay), examples=_RECEIVER | {"replay_id": 1}
+        permission=on("webhook", "describe"),
+        answers={200: ReplayAnswer},
+        errors=(UnknownWebhook, UnknownReplay),
+        examples=_RECEIVER | {"replay_id": 1},
     )
 )
 async def describe_replay(call: Call, webhook: str, replay_id: int) -> Reply:
@@ -155,7 +162,12 @@ async def describe_replay(call: Call, webhook: str, replay_id: int) -> Reply:
 
 @router.delete("/replays/{replay_id}")
 @describe(
-    Description(answers={204: None}, errors=(UnknownWebhook, UnknownReplay), examples=_RECEIVER | {"replay_id": 1})
+    Description(
+        permission=on("webhook", "alter"),
+        answers={204: None},
+        errors=(UnknownWebhook, UnknownReplay),
+        examples=_RECEIVER | {"replay_id": 1},
+    )
 )
 async def cancel_replay(call: Call, webhook: str, replay_id: int) -> Reply:
     """End a replay.

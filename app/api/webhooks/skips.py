@@ -11,6 +11,7 @@ from msgspec import Meta
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.webhooks.replays.skips import SkipRequest
+from app.domain.access.permission import on
 from app.domain.log.offset_spec import parse_offset_spec
 from app.errors.log import UnknownTopicOrPartition
 from app.errors.webhooks import InvalidWebhookConfig, UnknownWebhook
@@ -49,6 +50,7 @@ class SkippedRecords(msgspec.Struct):
 @router.post("/skip")
 @describe(
     Description(
+        permission=on("webhook", "alter"),
         answers={200: SkippedRecords},
         errors=(UnknownWebhook, UnknownTopicOrPartition, InvalidWebhookConfig),
         examples={"webhook": "billing", "body": {"topic": "orders", "to": "latest", "dry_run": True}},

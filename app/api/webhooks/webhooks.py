@@ -13,6 +13,7 @@ from app.api.http.cursors import ListQuery, name_after, page_of
 from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.webhooks.webhook_states import WebhookState
 from app.broker.webhooks.webhooks import WebhookSecrets
+from app.domain.access.permission import ANY_PRINCIPAL, on
 from app.domain.webhooks.breaker import BreakerState
 from app.domain.webhooks.webhook import Mode, OnExhausted, Ordering, SignatureScheme, Status, WebhookInfo
 from app.errors.log import InvalidCursor, InvalidTopicName
@@ -195,6 +196,7 @@ _ERRORS = (InvalidWebhookConfig, InvalidTopicName)
 @router.put("/{webhook}")
 @describe(
     Description(
+        permission=on("webhook", "create"),
         answers={201: CreatedWebhook, 200: WebhookAnswer},
         errors=(WebhookAlreadyExists, SecretKeyMissing, *_ERRORS),
         examples=_RECEIVER
@@ -226,7 +228,7 @@ async def create_webhook(call: Call, webhook: str, body: WebhookSettings) -> Rep
 
 
 @router.get("")
-@describe(Description(answers={200: WebhookList}, errors=(InvalidCursor,)))
+@describe(Description(permission=ANY_PRINCIPAL, answers={200: WebhookList}, errors=(InvalidCursor,)))
 async def list_webhooks(call: Call, query: ListQuery) -> Reply:
     """List the webhooks in order of their names.
 
@@ -238,7 +240,14 @@ async def list_webhooks(call: Call, query: ListQuery) -> Reply:
 
 
 @router.get("/{webhook}")
-@describe(Description(answers={200: WebhookDescription}, errors=(UnknownWebhook,), examples=_RECEIVER))
+@describe(
+    Description(
+        permission=on("webhook", "describe"),
+        answers={200: WebhookDescription},
+        errors=(UnknownWebhook,),
+        examples=_RECEIVER,
+    )
+)
 async def describe_webhook(call: Call, webhook: str) -> Reply:
     """Describe a webhook: its settings, its breaker, what it has delivered and what waits.
 
@@ -251,6 +260,7 @@ async def describe_webhook(call: Call, webhook: str) -> Reply:
 @router.patch("/{webhook}")
 @describe(
     Description(
+        permission=on("webhook", "alter"),
         answers={200: ChangedWebhook},
         errors=(UnknownWebhook, *_ERRORS),
         examples=_RECEIVER | {"body": {"max_in_flight": 8, "timeout_ms": 10000}},
@@ -271,6 +281,7 @@ async def change_webhook(call: Call, webhook: str, body: WebhookChange) -> Reply
 @router.post("/{webhook}/rotate_secret")
 @describe(
     Description(
+        permission=on("webhook", "alter"),
         answers={200: RotatedSecret},
         errors=(UnknownWebhook, InvalidWebhookConfig, SecretKeyMissing),
         examples=_RECEIVER | {"body": {"overlap_ms": 86400000}},
@@ -286,7 +297,9 @@ async def rotate_webhook_secret(call: Call, webhook: str, body: RotateWebhookSec
 
 
 @router.delete("/{webhook}")
-@describe(Description(answers={204: None}, errors=(UnknownWebhook,), examples=_RECEIVER))
+@describe(
+    Description(permission=on("webhook", "delete"), answers={204: None}, errors=(UnknownWebhook,), examples=_RECEIVER)
+)
 async def delete_webhook(call: Call, webhook: str) -> Reply:
     """Delete a webhook with its attempts.
 

@@ -28,6 +28,8 @@ from app.storage.db.engine import Storage
 from app.storage.db.transaction import Tx
 from app.storage.log import producers
 
+UNKNOWN_PRODUCER = "there is no producer with this id; POST to this path registers it"
+
 _ATTEMPTS = 5
 
 

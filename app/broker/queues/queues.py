@@ -28,7 +28,7 @@ from app.storage.queues.queues import negative_queue_id
 
 _ATTEMPTS = 5
 _FIXED = frozenset({"topic", "start", "ordering"})
-_UNKNOWN = "there is no queue of this name; GET /v1/queues lists the queues, PUT /v1/queues/{queue} creates one"
+UNKNOWN_QUEUE = "there is no queue of this name; GET /v1/queues lists the queues, PUT /v1/queues/{queue} creates one"
 
 
 class CreatedQueue(NamedTuple):
@@ -81,7 +81,7 @@ class Queues:
         found = await self._storage.read(queues.find, name)
         if found is None:
             self._cache.pop(name, None)
-            raise UnknownQueue(_UNKNOWN)
+            raise UnknownQueue(UNKNOWN_QUEUE)
         return self._keep(found)
 
     async def route(self, name: str, *, refresh: bool) -> tuple[QueueInfo, TopicInfo]:
@@ -152,7 +152,7 @@ class Queues:
         dead_letters, created_topics = await self._dead_letters(request.dead_letter_topic, before.topic)
         info = await self._storage.write(_change, name, request, dead_letters)
         if info is None:
-            raise UnknownQueue(_UNKNOWN)
+            raise UnknownQueue(UNKNOWN_QUEUE)
         self._cache[name] = info
         self._signals.announce([negative_queue_id(info.queue_id)])
         return info, created_topics
@@ -167,7 +167,7 @@ class Queues:
         queue_id = await self._storage.write_freeing(_delete, name)
         self._cache.pop(name, None)
         if queue_id is None:
-            raise UnknownQueue(_UNKNOWN)
+            raise UnknownQueue(UNKNOWN_QUEUE)
         self._signals.announce([negative_queue_id(queue_id)])
 
     async def describe(self, name: str) -> tuple[QueueInfo, QueueState]:
@@ -188,7 +188,7 @@ class Queues:
         info = await self.get(name)
         purged = await self._storage.write_freeing(purge, info)
         if purged is None:
-            raise UnknownQueue(_UNKNOWN)
+            raise UnknownQueue(UNKNOWN_QUEUE)
         return purged
 
     async def release_locks(self, name: str) -> int:
@@ -202,7 +202,7 @@ class Queues:
         info = await self.get(name)
         released = await self._storage.write(release_locks, info)
         if released is None:
-            raise UnknownQueue(_UNKNOWN)
+            raise UnknownQueue(UNKNOWN_QUEUE)
         self._signals.announce([negative_queue_id(info.queue_id)])
         return released
 
@@ -220,7 +220,7 @@ class Queues:
         info = await self.get(name)
         skipped = await self._storage.write_freeing(skip, info, partition_id, offset)
         if skipped is None:
-            raise UnknownQueue(_UNKNOWN)
+            raise UnknownQueue(UNKNOWN_QUEUE)
         self._signals.announce([negative_queue_id(info.queue_id)])
         return skipped
 

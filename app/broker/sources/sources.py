@@ -25,7 +25,7 @@ _CACHE_MS = 1_000
 """How long a node uses a source without reading it again: so long a change on another node takes."""
 _TOKEN_BYTES = 24
 _PAGE = 100
-_UNKNOWN = "there is no source of this name; PUT /v1/sources/{source} creates one"
+UNKNOWN_SOURCE = "there is no source of this name; PUT /v1/sources/{source} creates one"
 
 
 class SourceSecrets(NamedTuple):
@@ -91,7 +91,7 @@ class Sources:
         found = await self._storage.read(sources.find, name)
         if found is None:
             self._cache.pop(name, None)
-            raise UnknownSource(_UNKNOWN)
+            raise UnknownSource(UNKNOWN_SOURCE)
         return found
 
     async def list_(self, after: str, limit: int) -> list[SourceInfo]:
@@ -113,7 +113,7 @@ class Sources:
         found = await self._storage.read(_find, name)
         if found is None:
             self._cache.pop(name, None)
-            raise UnknownSource(_UNKNOWN)
+            raise UnknownSource(UNKNOWN_SOURCE)
         opened = self._opened(*found)
         self._cache[name] = now_ms, opened
         return opened
@@ -169,7 +169,7 @@ class Sources:
         info = await self._storage.write(self._change, name, change, given.verify_token)
         self._cache.pop(name, None)
         if info is None:
-            raise UnknownSource(_UNKNOWN)
+            raise UnknownSource(UNKNOWN_SOURCE)
         return info, (changed.topic,) if is_new_topic else ()
 
     async def rotate(self, name: str, secret: str, overlap_ms: int) -> SourceInfo:
@@ -185,7 +185,7 @@ class Sources:
         rotated = await self._storage.write(self._rotate, name, secret.encode(), overlap_ms)
         self._cache.pop(name, None)
         if rotated is None:
-            raise UnknownSource(_UNKNOWN)
+            raise UnknownSource(UNKNOWN_SOURCE)
         return rotated
 
     async def delete(self, name: str) -> None:
@@ -198,7 +198,7 @@ class Sources:
         deleted = await self._storage.write(_delete, name)
         self._cache.pop(name, None)
         if not deleted:
-            raise UnknownSource(_UNKNOWN)
+            raise UnknownSource(UNKNOWN_SOURCE)
 
     async def refusals(self, name: str, before: int, limit: int) -> list[Refusal]:
         """Return up to `limit` refused deliveries with ids below `before`, the last one first.

@@ -33,7 +33,7 @@ CHANGED = -(1 << 50)
 
 _ATTEMPTS = 5
 _MAX_OVERLAP_MS = 30 * 86_400_000
-_UNKNOWN = "there is no webhook of this name; PUT /v1/webhooks/{webhook} creates one"
+UNKNOWN_WEBHOOK = "there is no webhook of this name; PUT /v1/webhooks/{webhook} creates one"
 _FIXED = frozenset({"ordering", "start", "signature"})
 
 
@@ -75,7 +75,7 @@ class Webhooks:
         check_name(name, "webhook")
         found = await self._storage.read(webhooks.find, name)
         if found is None:
-            raise UnknownWebhook(_UNKNOWN)
+            raise UnknownWebhook(UNKNOWN_WEBHOOK)
         return found
 
     async def list_(self, after: str, limit: int) -> list[StoredWebhook]:
@@ -150,7 +150,7 @@ class Webhooks:
         check_name(name, "webhook")
         rotated = await self._storage.write(self._rotate, name, new, overlap_ms)
         if rotated is None:
-            raise UnknownWebhook(_UNKNOWN)
+            raise UnknownWebhook(UNKNOWN_WEBHOOK)
         self._signals.announce([CHANGED])
         return rotated, keys.format_secret(new, rotated.info.config.signature)
 
@@ -162,7 +162,7 @@ class Webhooks:
         """
         check_name(name, "webhook")
         if not await self._storage.write_freeing(_delete, name):
-            raise UnknownWebhook(_UNKNOWN)
+            raise UnknownWebhook(UNKNOWN_WEBHOOK)
         self._signals.announce([CHANGED])
 
     async def describe(self, name: str) -> WebhookState:
@@ -174,7 +174,7 @@ class Webhooks:
         check_name(name, "webhook")
         found = await self._storage.read(describe, self.box, name)
         if found is None:
-            raise UnknownWebhook(_UNKNOWN)
+            raise UnknownWebhook(UNKNOWN_WEBHOOK)
         return found
 
     async def attempts(self, name: str, query: AttemptQuery, before: int, limit: int) -> list[Attempt]:

@@ -15,6 +15,7 @@ from app import __version__
 from app.cli.server.log_output import failures_in_log, log_to_stderr
 from app.cli.server.migrate import one_line_database_errors
 from app.cli.server.settings_reader import ignored_variables, read_settings
+from app.cli.terminal.failure import CommandFailed
 
 if TYPE_CHECKING:
     from app.main import Application
@@ -63,6 +64,9 @@ def _run(settings: Settings) -> None:
     return_freed_memory()
     raise_limit()
     application = _build(settings)
+    if (refusal := application.services.access.refusal_to_start()) is not None:
+        application.services.storage.close()
+        raise CommandFailed(refusal)
 
     def announce(port: int) -> None:
         _announce(settings, port, application.services.storage.dialect.location)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, SmallInteger, Table, Text
 
 from app.storage.db.tables import ID, NAME, metadata
 
@@ -38,6 +38,8 @@ webhooks = Table(
     Column("holder", Text),
     Column("epoch", BigInteger, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    Column("owner", NAME),
+    Column("owner_is_admin", Boolean, nullable=False),
     sqlite_autoincrement=True,
 )
 """Secrets and headers are encrypted. `version` rises with each change, `epoch` with each new holder, the node that

@@ -54,7 +54,7 @@ async def test_every_link_of_a_page_stays_below_the_prefix(serve: Serve, prefix:
 
 
 async def test_the_headers_of_a_trusted_proxy_count(serve: Serve) -> None:
-    _, client = await serve(trusted_proxies=(PROXY,), allowed_hosts=("log.example.com",))
+    _, client = await serve(auth="none", trusted_proxies=(PROXY,), allowed_hosts=("log.example.com",))
     page = {"Origin": "https://log.example.com", "X-Forwarded-Proto": "https"}
     body = {"value": 1}
 

@@ -37,7 +37,7 @@ OTHER_HOSTS = [
 async def test_addresses_and_names_that_only_a_local_resolver_knows_are_accepted(
     serve: Serve, host: str, bind: str
 ) -> None:
-    application, _ = await serve(host=bind)
+    application, _ = await serve(host=bind, auth="none")
     async with client_of(application.asgi) as client:
         for path in ("/healthz", "/v1/topics", "/nothing"):
             assert (await client.get(path, headers={"Host": host})).status_code != 421
@@ -45,7 +45,7 @@ async def test_addresses_and_names_that_only_a_local_resolver_knows_are_accepted
 
 @pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0", "::", "10.0.0.1"])
 async def test_other_hosts_are_refused_whatever_the_server_listens_on(serve: Serve, bind: str) -> None:
-    _, client = await serve(host=bind)
+    _, client = await serve(host=bind, auth="none")
     for host in OTHER_HOSTS:
         for method, path in (("GET", ORDERS), ("POST", URL), ("GET", "/docs"), ("OPTIONS", URL), ("GET", "/metrics")):
             response = await client.request(method, path, headers=[(b"Host", host.encode())])
@@ -54,7 +54,7 @@ async def test_other_hosts_are_refused_whatever_the_server_listens_on(serve: Ser
 
 
 async def test_a_page_that_rebinds_its_name_to_this_server_writes_nothing(serve: Serve) -> None:
-    _, client = await serve(host="0.0.0.0")
+    _, client = await serve(host="0.0.0.0", auth="none")
     page = {"Host": "attacker.example:8400", "Origin": "http://attacker.example:8400", "Sec-Fetch-Site": "same-origin"}
 
     refused = await client.post(f"{ORDERS}/records", json={"value": 1}, headers=page)
@@ -80,8 +80,8 @@ async def test_a_refusal_names_the_received_host_and_both_settings(sqlite_client
 
 
 async def test_the_hosts_of_the_settings_are_accepted(serve: Serve, tmp_path: Path) -> None:
-    _, listed = await serve(allowed_hosts=("Log.example.com", "*.example.org"))
-    _, everything = await serve(allowed_hosts=("*",), database_url=f"sqlite:///{tmp_path}/two.db")
+    _, listed = await serve(auth="none", allowed_hosts=("Log.example.com", "*.example.org"))
+    _, everything = await serve(auth="none", allowed_hosts=("*",), database_url=f"sqlite:///{tmp_path}/two.db")
 
     async def statuses(client: httpx2.AsyncClient, *hosts: str) -> list[int]:
         return [(await client.get("/v1/topics", headers={"Host": host})).status_code for host in hosts]

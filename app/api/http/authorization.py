@@ -1,0 +1,230 @@
+"""Authentication and authorization of a request: the one place that decides whether an operation runs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from app.broker.access.access_control import AccessControl, Identity
+from app.broker.groups.group_transactions import group_not_found
+from app.broker.log.producer import UNKNOWN_PRODUCER
+from app.broker.log.topics import UNKNOWN_TOPIC
+from app.broker.queues.queues import UNKNOWN_QUEUE
+from app.broker.sources.sources import UNKNOWN_SOURCE
+from app.broker.webhooks.webhooks import UNKNOWN_WEBHOOK
+from app.domain.access.acl import CLUSTER, Operation, ResourceType
+from app.domain.access.permission import Permission
+from app.domain.access.principal import Principal
+from app.errors.access import (
+    ClusterAuthorizationFailed,
+    GroupAuthorizationFailed,
+    ProducerAuthorizationFailed,
+    QueueAuthorizationFailed,
+    SourceAuthorizationFailed,
+    TopicAuthorizationFailed,
+    WebhookAuthorizationFailed,
+)
+from app.errors.broker_error import BrokerError
+from app.errors.http import BadRequest
+from app.errors.log import UnknownProducerId, UnknownTopicOrPartition
+from app.errors.queues import UnknownQueue
+from app.errors.webhooks import UnknownSource, UnknownWebhook
+
+if TYPE_CHECKING:
+    from app.api.http.call import Call
+
+
+_FORBIDDEN: dict[ResourceType, type[BrokerError]] = {
+    "topic": TopicAuthorizationFailed,
+    "group": GroupAuthorizationFailed,
+    "queue": QueueAuthorizationFailed,
+    "webhook": WebhookAuthorizationFailed,
+    "source": SourceAuthorizationFailed,
+    "producer": ProducerAuthorizationFailed,
+    "cluster": ClusterAuthorizationFailed,
+}
+_MISSING: dict[ResourceType, Callable[[], BrokerError]] = {
+    "topic": lambda: UnknownTopicOrPartition(UNKNOWN_TOPIC),
+    "group": group_not_found,
+    "queue": lambda: UnknownQueue(UNKNOWN_QUEUE),
+    "webhook": lambda: UnknownWebhook(UNKNOWN_WEBHOOK),
+    "source": lambda: UnknownSource(UNKNOWN_SOURCE),
+    "producer": lambda: UnknownProducerId(UNKNOWN_PRODUCER),
+}
+"""What a read of a name that does not exist is answered with."""
+
+_BEARER = re.compile(rb"bearer +(\S+) *", re.IGNORECASE)
+_STREAM_TOKEN = re.compile(rb"(?:^|&)stream_token=([^&]*)")
+
+_Right = tuple[Operation, ResourceType, str]
+
+
+class Access:
+    """The rights of a request on a server that needs keys.
+
+    Attributes:
+        identity: Who sends the request.
+        refusal: Why the request was ended while it waited; None if it was not.
+    """
+
+    __slots__ = ("_control", "_host", "_used", "_waits", "identity", "refusal")
+
+    def __init__(self, control: AccessControl, identity: Identity, host: str) -> None:
+        self._control = control
+        self._host = host
+        self._used: dict[_Right, None] = {}
+        self._waits: set[asyncio.Future[None]] = set()
+        self.identity = identity
+        self.refusal: BrokerError | None = None
+
+    def allows(self, operation: Operation, resource_type: ResourceType, name: str) -> bool:
+        """Return whether the principal may run an operation on a resource."""
+        return self._control.allows(self.identity.principal, self._host, operation, resource_type, name)
+
+    def require(self, operation: Operation, resource_type: ResourceType, name: str = CLUSTER) -> None:
+        """Refuse an operation that the principal may not run.
+
+        Raises:
+            BrokerError: The `…AuthorizationFailed` of the type.
+        """
+        if not self.allows(operation, resource_type, name):
+            raise _forbidden(self.identity.principal, operation, resource_type)
+        self._used[operation, resource_type, name] = None
+
+    def require_admin(self) -> None:
+        """Refuse a principal that is no super user.
+
+        Raises:
+            ClusterAuthorizationFailed
+        """
+        if not self.identity.principal.is_admin:
+            raise ClusterAuthorizationFailed("keys and access control lists are for admins only; use an admin's key")
+
+    def watch(self, wait: asyncio.Future[None]) -> None:
+        """End a wait when the request loses a right that it has used."""
+        if not self._waits:
+            self._control.watch(self)
+        self._waits.add(wait)
+        wait.add_done_callback(self._unwatch)
+
+    def recheck(self) -> BrokerError | None:
+        """Return the error of the first right that the request no longer has, or None."""
+        for operation, resource_type, name in self._used:
+            if not self.allows(operation, resource_type, name):
+                return _forbidden(self.identity.principal, operation, resource_type)
+        return None
+
+    def end(self, error: BrokerError) -> None:
+        """End the waits of the request; its answer is the error."""
+        self.refusal = error
+        for wait in list(self._waits):
+            wait.cancel()
+
+    def _unwatch(self, wait: asyncio.Future[None]) -> None:
+        self._waits.discard(wait)
+        if not self._waits:
+            self._control.unwatch(self)
+
+
+async def authorize(call: Call, permission: Permission, parameters: Mapping[str, str]) -> Access | None:
+    """Authenticate a request and authorize its operation. Return its rights, or None if it needs no key.
+
+    Raises:
+        AuthenticationFailed: It has no valid key.
+        BrokerError: The principal may not run the operation: 403, or 404 as for a missing resource if it is a read of
+            what the principal may not describe.
+        ServiceUnavailable: Access cannot be decided without the database.
+    """
+    if permission.kind == "public":
+        return None
+    control = call.services.access
+    await control.ensure_fresh()
+    if control.open and not call.scope.get("millrace.remote"):
+        return None
+    access = Access(control, await _identify(call, control), _address(call))
+    if permission.kind == "admin":
+        access.require_admin()
+    elif permission.kind == "resource":
+        name = parameters[permission.parameter] if permission.parameter else CLUSTER
+        _require(access, permission, name, is_read=call.scope["method"] == "GET")
+    return access
+
+
+def _require(access: Access, permission: Permission, name: str, *, is_read: bool) -> None:
+    _, operation, resource_type, _ = permission
+    missing = _MISSING.get(resource_type)
+    if is_read and missing is not None and not access.allows("describe", resource_type, name):
+        raise missing()
+    access.require(operation, resource_type, name)
+
+
+def require_all(call: Call, operation: Operation, resource_type: ResourceType, names: Iterable[str]) -> None:
+    """Refuse an operation on resources that the body names.
+
+    Raises:
+        BrokerError: The `…AuthorizationFailed` of the type.
+    """
+    if call.access is not None:
+        for name in names:
+            call.access.require(operation, resource_type, name)
+
+
+async def require_created(call: Call, names: Iterable[str]) -> None:
+    """Refuse to create the topics that a request names and that do not exist.
+
+    Raises:
+        TopicAuthorizationFailed
+    """
+    if call.access is None or call.principal.is_admin:
+        return
+    for name in await call.services.topics.missing(sorted(set(names))):
+        call.access.require("create", "topic", name)
+
+
+def may_describe(call: Call, resource_type: ResourceType, name: str) -> bool:
+    """Return whether a list shows a resource."""
+    return call.access is None or call.access.allows("describe", resource_type, name)
+
+
+async def _identify(call: Call, control: AccessControl) -> Identity:
+    query = call.scope["query_string"]
+    if query and call.scope["method"] == "GET" and (match := _STREAM_TOKEN.search(query)) is not None:
+        rest = (query[: match.start()] + query[match.end() :]).lstrip(b"&")
+        call.scope = {**call.scope, "query_string": rest}
+        target = stream_target(call.scope["path"], rest.decode("latin-1"))
+        return await control.take_stream_token(match[1].decode("latin-1"), target)
+    return await control.identify(_credential(call))
+
+
+def stream_target(path: str, query: str) -> str:
+    """Return what a stream token is bound to."""
+    return f"{path}?{query}" if query else path
+
+
+def _credential(call: Call) -> bytes | None:
+    """Return the key or the token of a request.
+
+    Raises:
+        BadRequest: It has both headers.
+    """
+    bearer, key = call.header(b"authorization"), call.header(b"x-api-key")
+    if bearer is None:
+        return None if key is None else key.strip()
+    if key is not None:
+        raise BadRequest("send the key either as Authorization: Bearer or as X-API-Key, not as both")
+    match = _BEARER.fullmatch(bearer)
+    return None if match is None else match[1]
+
+
+def _address(call: Call) -> str:
+    client = call.scope.get("client")
+    return client[0] if client else ""
+
+
+def _forbidden(principal: Principal, operation: Operation, resource_type: ResourceType) -> BrokerError:
+    return _FORBIDDEN[resource_type](
+        f"the principal {principal.name} may not {operation} this {resource_type}: no access control list allows it, "
+        "or one denies it; admins change them with POST /v1/acls"
+    )

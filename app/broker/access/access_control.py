@@ -1,0 +1,326 @@
+"""Who sends a request, and what they may do: keys and access control lists, with a cache of this node.
+
+The cache is checked by the version in the database: at most every second while requests come. A change on another
+node takes effect within two seconds; without the database the cache is used for four more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from hashlib import sha256
+from typing import NamedTuple, Protocol, TypeVar
+
+from app.domain.access.acl import Acl, AclSet, Operation, ResourceType
+from app.domain.access.api_key import parse_key
+from app.domain.access.principal import Principal
+from app.errors.access import AuthenticationFailed
+from app.errors.broker_error import BrokerError
+from app.storage.access import acls, keys, stream_tokens
+from app.storage.access.keys import StoredKey
+from app.storage.db.engine import Storage
+from app.storage.db.transaction import Tx
+
+_STALE_MS = 4_000
+"""Age from which the cache is not used without a look into the database."""
+_CACHED = 4_096
+_USE_INTERVAL_MS = 60_000
+"""How often the time of a key's last use is stored."""
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+ADMIN_PRINCIPAL = "admin"
+"""The principal of `MILLRACE_ADMIN_KEY`."""
+
+_NO_CREDENTIAL = (
+    "this server needs a key: send it as `Authorization: Bearer mr_…` or `X-API-Key: mr_…`; "
+    "the command line takes it from MILLRACE_API_KEY"
+)
+_NO_KEYS = (
+    "the server needs keys, because others can reach its address or by MILLRACE_AUTH=keys, and there is no key yet: "
+    "run `millrace keys create --admin` with the same database URL, or set MILLRACE_ADMIN_KEY to at least 32 random "
+    "characters (openssl rand -hex 32); MILLRACE_AUTH=none serves everyone who can reach it, without keys"
+)
+_INVALID_KEY = "the key is unknown, expired or revoked"
+_MALFORMED = "this is no key of this server: keys are mr_…, with a checksum that finds cut and mistyped ones"
+_INVALID_STREAM_TARGET = (
+    "the stream_token is unknown, used, expired, or was made for another path or query; "
+    "POST /v1/stream_tokens makes a new one"
+)
+
+
+class AccessRules(NamedTuple):
+    """The settings of access control.
+
+    Attributes:
+        mode: `none` needs no keys, `keys` always does; `auto` needs none on a loopback address until the first key.
+        on_loopback: Whether the server listens on a loopback address.
+        admin_key: A key of an admin besides those in the database; empty without one.
+        super_users: Names of principals that no access control list restricts.
+    """
+
+    mode: str = "none"
+    on_loopback: bool = True
+    admin_key: str = ""
+    super_users: frozenset[str] = frozenset()
+
+
+class Identity(NamedTuple):
+    """A principal and when what proves it expires.
+
+    Attributes:
+        expires_at_ms: None for never.
+    """
+
+    principal: Principal
+    expires_at_ms: int | None = None
+
+
+class TokenVerifier(Protocol):
+    """Verifies tokens that another service issues."""
+
+    async def identify(self, token: str, now_ms: int) -> Identity:
+        """Return whom a token names.
+
+        Raises:
+            AuthenticationFailed: The token is not valid.
+            ServiceUnavailable: The keys of the issuer cannot be fetched.
+        """
+
+
+class WatchedAccess(Protocol):
+    """The rights of a request that waits."""
+
+    identity: Identity
+
+    def recheck(self) -> BrokerError | None:
+        """Return the error of the first right that it no longer has, or None."""
+
+    def end(self, error: BrokerError) -> None:
+        """End the request with an error."""
+
+
+class AccessControl:
+    """Authenticates requests and authorizes operations.
+
+    Args:
+        clock: Wall clock in milliseconds, which expires keys.
+        monotonic_ms: Monotonic clock in milliseconds, for the age of the cache.
+        verifier: Verifies tokens that are not keys; None without one.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        rules: AccessRules,
+        clock: Callable[[], int],
+        monotonic_ms: Callable[[], int],
+        verifier: TokenVerifier | None = None,
+    ) -> None:
+        self.enabled = rules.mode != "none"
+        self.failures = 0
+        """Requests without a valid key, for the metrics."""
+        self._storage = storage
+        self._rules = rules
+        self._clock = clock
+        self._monotonic_ms = monotonic_ms
+        self._verifier = verifier
+        self._admin_hash = sha256(rules.admin_key.encode()).digest() if rules.admin_key else None
+        self._may_be_open = rules.mode == "auto" and rules.on_loopback and self._admin_hash is None and verifier is None
+        self._version = -1
+        self._checked_at_ms: int | None = None
+        self._was_used = False
+        self._any_key = False
+        self._acls = AclSet()
+        self._keys: dict[str, StoredKey | None] = {}
+        self._identities: dict[bytes, Identity] = {}
+        self._decisions: dict[tuple[str, str, Operation, ResourceType, str], bool] = {}
+        self._watched: set[WatchedAccess] = set()
+        self._used_at_ms: dict[str, int] = {}
+        self._stored_use_at_ms: dict[str, int] = {}
+        self._lock = asyncio.Lock()
+
+    @property
+    def open(self) -> bool:
+        """Whether local requests need no key, as of the last check: no key was ever made."""
+        return self._may_be_open and not self._any_key
+
+    def refusal_to_start(self) -> str | None:
+        """Return why the server must not start, or None: it needs keys, and there are none. It blocks."""
+        if not self.enabled or self._may_be_open or self._admin_hash is not None or self._verifier is not None:
+            return None
+        return None if self._storage.read_now(keys.any_exists) else _NO_KEYS
+
+    async def ensure_fresh(self) -> None:
+        """Check the cache if it may be stale.
+
+        Raises:
+            ServiceUnavailable: The database is away, and the cache is too old to decide by it.
+        """
+        self._was_used = True
+        checked = self._checked_at_ms
+        if checked is None or self._monotonic_ms() - checked >= _STALE_MS:
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Drop the caches if keys or access control lists have changed, and end the requests that lost a right."""
+        if not self.enabled:
+            return
+        async with self._lock:
+            started = self._monotonic_ms()
+            version, any_key, loaded = await self._storage.read(_load, self._version)
+            if loaded is not None:
+                self._acls = AclSet(loaded)
+                self._any_key = any_key
+                self._version = version
+                self._keys.clear()
+                self._identities.clear()
+                self._decisions.clear()
+            self._checked_at_ms = started
+        if self._watched:
+            await self._end_refused(everything=loaded is not None)
+
+    async def check(self) -> bool:
+        """Refresh the cache if requests used it, and store the last uses of keys. Return False: no more to do now."""
+        if self._was_used or self._watched:
+            self._was_used = False
+            await self.refresh()
+        if self._used_at_ms:
+            used, self._used_at_ms = self._used_at_ms, {}
+            await self._storage.write(keys.record_uses, used)
+        return False
+
+    async def identify(self, credential: bytes | None) -> Identity:
+        """Return whom a key or a token names.
+
+        Raises:
+            AuthenticationFailed: There is none, or it is not valid.
+            ServiceUnavailable: It cannot be verified now.
+        """
+        if credential is None:
+            raise self._failed(_NO_CREDENTIAL)
+        now_ms = self._clock()
+        known = self._identities.get(credential)
+        if known is None:
+            known = await self._verify(credential, now_ms)
+            _keep(self._identities, credential, known)
+        if known.expires_at_ms is not None and known.expires_at_ms <= now_ms:
+            raise self._failed(_INVALID_KEY)
+        if (key_id := known.principal.key_id) is not None:
+            self._note_use(key_id, now_ms)
+        return known
+
+    async def take_stream_token(self, token: str, target: str) -> Identity:
+        """Use up a token for the path and query of a stream, and return whom it names.
+
+        Raises:
+            AuthenticationFailed: The token is not valid for them.
+        """
+        token_hash = sha256(token.encode()).digest()
+        principal = await self._storage.write(stream_tokens.take, token_hash, target, self._clock())
+        if principal is None:
+            raise self._failed(_INVALID_STREAM_TARGET)
+        if principal.key_id is None:
+            return Identity(principal)
+        key = await self._find_key(principal.key_id)
+        if key is None:
+            raise self._failed(_INVALID_KEY)
+        return self._identity_of(key)
+
+    def allows(
+        self, principal: Principal, host: str, operation: Operation, resource_type: ResourceType, name: str
+    ) -> bool:
+        """Return whether a principal may run an operation on a resource."""
+        if principal.is_admin:
+            return True
+        question = principal.name, host, operation, resource_type, name
+        answer = self._decisions.get(question)
+        if answer is None:
+            answer = self._acls.allows(principal.name, host, operation, resource_type, name)
+            _keep(self._decisions, question, answer)
+        return answer
+
+    async def owner(self, name: str, *, was_admin: bool) -> Principal:
+        """Return the principal that owns a webhook or a source, with the rights that it has now.
+
+        An admin's rights last as long as the principal has a valid key of an admin.
+        """
+        await self.ensure_fresh()
+        is_admin = name in self._rules.super_users or (name == ADMIN_PRINCIPAL and self._admin_hash is not None)
+        if was_admin and not is_admin:
+            is_admin = await self._storage.read(keys.has_admin, name, self._clock())
+        return Principal(name, is_admin)
+
+    def watch(self, access: WatchedAccess) -> None:
+        """Check the rights of a request that waits, until `unwatch`."""
+        self._watched.add(access)
+
+    def unwatch(self, access: WatchedAccess) -> None:
+        """No longer check the rights of a request."""
+        self._watched.discard(access)
+
+    async def _verify(self, credential: bytes, now_ms: int) -> Identity:
+        if self._admin_hash is not None and hmac.compare_digest(sha256(credential).digest(), self._admin_hash):
+            return Identity(Principal(ADMIN_PRINCIPAL, is_admin=True))
+        text = credential.decode("latin-1")
+        parsed = parse_key(text)
+        if parsed is None:
+            if self._verifier is None or text.startswith("mr_"):
+                raise self._failed(_MALFORMED)
+            principal, expires_at_ms = await self._verifier.identify(text, now_ms)
+            return Identity(principal._replace(is_admin=principal.name in self._rules.super_users), expires_at_ms)
+        key = await self._find_key(parsed.key_id)
+        if key is None or not hmac.compare_digest(key.secret_hash, parsed.secret_hash):
+            raise self._failed(_INVALID_KEY)
+        return self._identity_of(key)
+
+    def _identity_of(self, key: StoredKey) -> Identity:
+        is_admin = key.is_admin or key.principal in self._rules.super_users
+        return Identity(Principal(key.principal, is_admin, key.key_id), key.expires_at_ms)
+
+    async def _find_key(self, key_id: str) -> StoredKey | None:
+        if key_id in self._keys:
+            return self._keys[key_id]
+        version = self._version
+        key = await self._storage.read(keys.find, key_id)
+        if version == self._version:
+            _keep(self._keys, key_id, key)
+        return key
+
+    def _failed(self, detail: str) -> AuthenticationFailed:
+        self.failures += 1
+        return AuthenticationFailed(detail)
+
+    def _note_use(self, key_id: str, now_ms: int) -> None:
+        if now_ms - self._stored_use_at_ms.get(key_id, 0) >= _USE_INTERVAL_MS:
+            _keep(self._stored_use_at_ms, key_id, now_ms)
+            self._used_at_ms[key_id] = now_ms
+
+    async def _end_refused(self, *, everything: bool) -> None:
+        """End the watched requests whose key has ended, and, after a change, those that lost a right."""
+        now_ms = self._clock()
+        for access in list(self._watched):
+            principal, expires_at_ms = access.identity
+            if expires_at_ms is not None and expires_at_ms <= now_ms:
+                access.end(AuthenticationFailed(_INVALID_KEY))
+            elif everything:
+                if principal.key_id is not None and await self._find_key(principal.key_id) is None:
+                    access.end(AuthenticationFailed(_INVALID_KEY))
+                elif (error := access.recheck()) is not None:
+                    access.end(error)
+
+
+def _keep(cache: dict[_Key, _Value], key: _Key, value: _Value) -> None:
+    """Store a value in a cache, instead of the oldest one if the cache is full."""
+    if len(cache) >= _CACHED:
+        del cache[next(iter(cache))]
+    cache[key] = value
+
+
+def _load(tx: Tx, known_version: int) -> tuple[int, bool, list[Acl] | None]:
+    """Return the version, and, if it is not the known one, whether there ever was a key and all entries."""
+    version = keys.version(tx)
+    if version == known_version:
+        return version, False, None
+    return version, keys.any_exists(tx), acls.load(tx)

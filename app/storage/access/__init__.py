@@ -1,0 +1,1 @@
+"""The tables of access control, and what reads and writes them."""
