@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.api import transactions
+from app.api.access import acls, keys, stream_tokens
 from app.api.documents import start_page
 from app.api.groups import groups, members, offsets, poll
 from app.api.http import monitoring
@@ -35,5 +36,8 @@ ROUTERS = (
     skips.router,
     start_page.router,
     monitoring.router,
+    acls.router,
+    stream_tokens.router,
+    keys.router,
 )
 """In the order of the OpenAPI document, whose examples work in this order on an empty server."""

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
 from app.api.groups.group_structs import MOST_OFFSETS, Epoch, Offset, PartitionNumber, check_group, check_member
+from app.api.http.authorization import require_all, require_created
 from app.api.http.bodies.json_bodies import check_names, check_records, decode_json, without_bom
 from app.api.http.call import Call, Reply
 from app.api.http.media import media_type_of, require_json
@@ -162,8 +163,10 @@ async def run_transaction(call: Call) -> Reply:
     media_type = media_type_of(call)
     require_json(media_type)
     request = await call.decode(partial(_decode, call, media_type), for_append=True)
+    _authorize(call, request)
     if (count := sum(len(each.records) for each in request.produce)) > FEW_RECORDS:
         await call.memory.admit_records(count)
+    await require_created(call, [each.topic for each in request.produce])
     result = await call.services.transactions.run(request)
     produced = [
         Produced(each.topic, record_places(appended))
@@ -171,6 +174,13 @@ async def run_transaction(call: Call) -> Reply:
     ]
     warnings = _warnings(request.produce, result.produced)
     return Reply.of(TransactionAnswer(produced, result.duplicate, warnings), 200 if result.duplicate else 201)
+
+
+def _authorize(call: Call, request: TransactionRequest) -> None:
+    require_all(call, "write", "topic", (each.topic for each in request.produce))
+    for committer, commits in request.commit:
+        require_all(call, "read", "group", [committer.group])
+        require_all(call, "read", "topic", (each.topic for each in commits))
 
 
 def _warnings(requests: Sequence[ProduceRequest], produced: Sequence[Appended]) -> list[TransactionWarning] | UnsetType:

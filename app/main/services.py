@@ -99,9 +99,11 @@ def build_services(
     refusals = Refusals(storage, session_clock_ms)
     queues = Queues(storage, topics, signals)
     webhooks = Webhooks(storage, topics, signals, box)
+    access = AccessControl(storage, _access_rules(settings), clock, session_clock_ms)
     dispatcher = _build_dispatcher(
         settings,
         storage,
+        access,
         topics,
         signals,
         box,
@@ -110,7 +112,6 @@ def build_services(
         archive_task,
         memory.ledger.shares.small_of_address,
     )
-    access = AccessControl(storage, _access_rules(settings), clock, session_clock_ms)
     services = Services(
         storage=storage,
         access=access,
@@ -182,6 +183,7 @@ def _has_secrets(tx: Tx) -> bool:
 def _build_dispatcher(
     settings: Settings,
     storage: Storage,
+    access: AccessControl,
     topics: Topics,
     signals: Signals,
     box: SecretBox,
@@ -211,6 +213,7 @@ def _build_dispatcher(
         settings.webhook_max_retrying,
         Lease(),
         HeldMemory(held_bytes),
+        access,
     )
     return Dispatcher(parts, shared=storage.dialect.shared)
 

@@ -1,4 +1,4 @@
-"""Control access: API keys, access control lists, tokens of streams, and the owners of webhooks and sources.
+"""Control access: API keys, access control lists, tokens of streams, and the owners of webhooks.
 
 Revision ID: 0010
 """
@@ -68,15 +68,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_stream_tokens")),
     )
     op.create_index("ix_stream_tokens_expires", "stream_tokens", ["expires_at_ms"])
-    for table in ("webhooks", "sources"):
-        op.add_column(table, sa.Column("owner", NAME))
-        op.add_column(table, sa.Column("owner_is_admin", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.add_column("webhooks", sa.Column("owner", NAME))
+    op.add_column("webhooks", sa.Column("owner_is_admin", sa.Boolean(), nullable=False, server_default=sa.false()))
 
 
 def downgrade() -> None:
-    for table in ("webhooks", "sources"):
-        op.drop_column(table, "owner_is_admin")
-        op.drop_column(table, "owner")
+    op.drop_column("webhooks", "owner_is_admin")
+    op.drop_column("webhooks", "owner")
     op.drop_table("stream_tokens")
     op.drop_table("access_versions")
     op.drop_table("acls")

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from app.api.http.forwarding import root_path_of
 from app.api.http.operations import Description, Operation, OperationRoute, operation_routes
 from app.api.http.problems import MEDIA_TYPE, RETRY_STATUSES, STATUS, Problem
+from app.domain.access.permission import Permission
 from app.domain.log.topic import MAX_PARTITIONS
 from app.errors.broker_error import BrokerError
 
@@ -45,7 +46,14 @@ _PATH_TEXTS = {
     "source": "Name of the source.",
     "webhook": "Name of the webhook.",
     "replay_id": "Id of the replay, from the answer that began it.",
+    "key_id": "Id of the key, the part between the underscores.",
+    "acl_id": "Id of the entry, from the list.",
     "outcome": "`release` and `renew` keep the record, `accept` and `reject` end it.",
+}
+_KEY: Schema = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key (`mr_…`) or a token of the issuer that the server trusts. `X-API-Key` works too.",
 }
 _RETRY_AFTER: Schema = {
     "Retry-After": {
@@ -86,6 +94,11 @@ TAGS = [
         "description": "Webhooks post the records of topics to URLs, signed, with retries, dead letters and replays.",
     },
     {"name": "operations", "description": "Health, readiness and metrics."},
+    {
+        "name": "access",
+        "description": "Access control lists, and API keys. Once there is a key, every request needs one: click "
+        "Authorize, and enter it.",
+    },
 ]
 
 
@@ -119,16 +132,18 @@ def document(app: FastAPI) -> Schema:
         servers=[{"url": "/", "description": "The server of this document"}],
         license_info={"name": "MIT", "identifier": "MIT"},
     )
-    result["security"] = []  # No operation needs authentication; without this, linters demand a scheme.
+    result["security"] = [{"key": []}, {}]  # the last: a server on a loopback address needs no key before the first
     routes = list(operations(app))
     order = {route.operation.name: number for number, route in enumerate(_shown(routes))}
     examples = _answer_examples()
-    result.setdefault("components", {})["schemas"] = _schemas([route.operation for route in routes])
+    result.setdefault("components", {})["securitySchemes"] = {"key": _KEY}
+    result["components"]["schemas"] = _schemas([route.operation for route in routes])
     paths: dict[str, dict[str, Schema]] = {}
     for route in routes:
         (method,) = (name.lower() for name in route.methods or ())
         entry = result["paths"][route.path][method]
         described = _describe(route.operation, examples.get(route.operation.name, {}))
+        described |= _permission(route.operation.description.permission, entry.get("description", ""))
         paths.setdefault(route.path, {})[method] = entry | described | {"x-order": order[route.operation.name]}
     result["paths"] = paths
     return result
@@ -182,6 +197,16 @@ def _describe(operation: Operation, examples: Mapping[str, Any]) -> Schema:
             media["example"] = description.examples["body"]
         entry["requestBody"] = {"required": False, "content": {"application/json": media}}
     return entry
+
+
+def _permission(permission: Permission, text: str) -> Schema:
+    """Return what an operation needs, in words for people and as members for programs."""
+    if permission.kind == "public":
+        return {"security": [], "x-permission": "none"}
+    return {
+        "description": f"{inspect.cleandoc(text)}\n\nNeeds {permission.describe()} where the server needs keys.",
+        "x-permission": permission.describe().replace("`", ""),
+    }
 
 
 def _path(operation: Operation) -> Iterator[Schema]:

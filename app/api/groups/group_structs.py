@@ -154,6 +154,26 @@ def join_request_of(member_id: str, body: Membership) -> JoinRequest:
     )
 
 
+async def readable_join_request(call: Call, join_request: JoinRequest) -> JoinRequest:
+    """Return a join request for topics that the principal may read.
+
+    A pattern becomes the topics that match it now and that the principal may read; each join and poll looks again.
+
+    Raises:
+        TopicAuthorizationFailed: The principal may not read a topic that the request names.
+    """
+    access, subscription = call.access, join_request.subscription
+    if access is None:
+        return join_request
+    for name in subscription.topics:
+        access.require("read", "topic", name)
+    if subscription.topic_pattern is None or access.identity.principal.is_admin:
+        return join_request
+    names = await call.services.topics.names()
+    readable = [name for name in names if subscription.matches(name) and access.allows("read", "topic", name)]
+    return msgspec.structs.replace(join_request, subscription=Subscription((*subscription.topics, *readable)))
+
+
 def owned_of(given: Sequence[TopicPartitions] | None) -> frozenset[tuple[str, int]] | None:
     """Return topic and partition of what a member owns, or None if that is not given."""
     return None if given is None else frozenset((one.topic, number) for one in given for number in one.partitions)

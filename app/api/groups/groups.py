@@ -11,7 +11,7 @@ from msgspec import Meta
 from app.api.groups.group_structs import TopicPartitions, check_group
 from app.api.groups.members import MemberAnswer, member_answer
 from app.api.http.call import Call, Reply
-from app.api.http.cursors import name_after, page_of
+from app.api.http.lists import visible_page
 from app.api.http.operations import Description, OperationRoute, describe
 from app.domain.access.permission import ANY_PRINCIPAL, on
 from app.domain.groups.group import GroupState
@@ -88,8 +88,7 @@ async def list_groups(call: Call, query: GroupListQuery) -> Reply:
 
     A group with its members, and their partitions, is at `GET /v1/groups/{group}`.
     """
-    found = await call.services.groups.list_(name_after(query.cursor), query.limit + 1)
-    page, cursor = page_of(found, query.limit)
+    page, cursor = await visible_page(call, "group", call.services.groups.list_, query)
     return Reply.of(GroupList([GroupSummaryAnswer(*group) for group in page], cursor))
 
 

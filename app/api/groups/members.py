@@ -20,6 +20,7 @@ from app.api.groups.group_structs import (
     join_request_of,
     new_member_id,
     owned_of,
+    readable_join_request,
     timeout_warnings,
 )
 from app.api.http.call import Call, Reply
@@ -99,6 +100,7 @@ async def join_group(call: Call, group: str, body: JoinBody) -> Reply:
     """
     check_group(group)
     join_request = join_request_of(new_member_id() if body.member_id is None else body.member_id, body)
+    join_request = await readable_join_request(call, join_request)
     missing = await call.services.topics.missing(join_request.subscription.topics)
     member, created = await call.services.groups.join(group, join_request)
     answer = await assignment_answer(call, member)

@@ -17,6 +17,7 @@ from app.api.groups.group_structs import (
     check_member,
     commits_of,
 )
+from app.api.http.authorization import may_describe, require_all
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.groups.offsets import Committer
@@ -140,6 +141,7 @@ async def commit_offsets(call: Call, group: str, body: CommitBody) -> Reply:
         raise InvalidRequest("send member_id and member_epoch together, or neither")
     if body.member_id is not None:
         check_member(body.member_id)
+    require_all(call, "read", "topic", (one.topic for one in body.offsets))
     committer = Committer(group, body.member_id, -1 if body.member_epoch is None else body.member_epoch)
     await call.services.offsets.commit(committer, commits_of(body.offsets))
     return Reply.of(CommitAnswer(len(body.offsets)))
@@ -160,7 +162,8 @@ async def list_offsets(call: Call, group: str) -> Reply:
     `committed_offset` is that of the next record to read, or null if none is committed.
     """
     check_group(group)
-    return Reply.of(GroupOffsets([GroupOffset(*one) for one in await call.services.offsets.lags(group)]))
+    offsets = [GroupOffset(*one) for one in await call.services.offsets.lags(group)]
+    return Reply.of(GroupOffsets([one for one in offsets if may_describe(call, "topic", one.topic)]))
 
 
 @router.post("/reset")
@@ -178,6 +181,7 @@ async def reset_offsets(call: Call, group: str, body: ResetBody) -> Reply:
     The group must have no members when the plan is applied.
     """
     check_group(group)
+    require_all(call, "read", "topic", [body.topic])
     to = parse_offset_spec(str(body.to), "to")
     plan = await call.services.offsets.reset(group, body.topic, body.partitions, to, dry_run=body.dry_run)
     return Reply.of(ResetAnswer([PlannedReset(body.topic, *one) for one in plan], not body.dry_run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -21,9 +22,11 @@ from app.api.groups.group_structs import (
     commits_of,
     join_request_of,
     owned_of,
+    readable_join_request,
     timeout_warnings,
 )
 from app.api.groups.members import FENCED
+from app.api.http.authorization import Access
 from app.api.http.call import JSON, Call, Reply
 from app.api.http.operations import Description, OperationRoute, check_bound, describe
 from app.api.log import compression
@@ -147,6 +150,8 @@ async def poll(call: Call, group: str, member_id: str, body: PollBody) -> Reply:
     max_wait_ms = min(_MAX_WAIT_MS, services.max_wait_ms) if body.max_wait_ms is None else body.max_wait_ms
     check_bound("max_wait_ms", max_wait_ms, services.max_wait_ms)
     request = _poll_request(group, member_id, body, services.max_records)
+    if call.access is not None:
+        request = await _authorized(call, call.access, request)
     missing = await services.topics.missing(request.join_request.subscription.topics if request.join_request else ())
     if large := body.max_bytes > LARGE_PAGE_BYTES:
         call.memory.check_room()
@@ -170,6 +175,20 @@ def _poll_request(group: str, member_id: str, body: PollBody, limit: int) -> Pol
         body.auto_commit,
         PageSize(max_records, body.max_bytes, 1),
     )
+
+
+async def _authorized(call: Call, access: Access, request: PollRequest) -> PollRequest:
+    """Return the request with a check of each topic that it reads.
+
+    Raises:
+        TopicAuthorizationFailed: The principal may not read a topic that the request names.
+    """
+    for commit in request.commits:
+        access.require("read", "topic", commit.topic)
+    join_request = request.join_request
+    if join_request is not None:
+        join_request = await readable_join_request(call, join_request)
+    return request._replace(join_request=join_request, check_topic=partial(access.require, "read", "topic"))
 
 
 def _check_combination(body: PollBody, *, joins: bool) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
+from app.api.http.authorization import Access
 from app.api.http.call import JSON, Call, Reply
 from app.api.http.media import LINE_TYPES, charset_of, media_type_of, refuse_form
 from app.api.http.operations import MAX_INT64, Description, OperationRoute, describe
@@ -196,9 +197,23 @@ async def _produce(
     media_type = media_type_of(call)
     refuse_form(media_type)
     request = await call.decode(partial(_decode_request, call, topic, partition, media_type, query), for_append=True)
+    if call.access is not None:
+        request = _authorized(call.access, request)
     if (count := len(request.records)) > FEW_RECORDS:
         await call.memory.admit_records(count)
     return _answer(call, request.records, await call.services.producer.produce(request))
+
+
+def _authorized(access: Access, request: ProduceRequest) -> ProduceRequest:
+    """Check the producer of a request, and say whether it may create the topic.
+
+    Raises:
+        ProducerAuthorizationFailed
+    """
+    if request.stamp is not None:
+        access.require("write", "producer", request.stamp.producer_id)
+    may_create = partial(access.require, "create", "topic", request.topic)
+    return request._replace(check_create=may_create)
 
 
 def _decode_request(

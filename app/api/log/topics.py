@@ -9,7 +9,8 @@ from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
 from app.api.http.call import Call, Reply
-from app.api.http.cursors import ListQuery, cursor_after, name_after, page_of
+from app.api.http.cursors import ListQuery, cursor_after, name_after
+from app.api.http.lists import visible_page
 from app.api.http.operations import MAX_INT64, Description, OperationRoute, describe
 from app.api.log.warnings import FieldWarning, duration_warning
 from app.broker.log.topics import TopicRequest, partition_id_of
@@ -216,8 +217,7 @@ async def list_topics(call: Call, query: ListQuery) -> Reply:
 
     Each has its number of partitions and its whole configuration.
     """
-    infos = await call.services.topics.list_(name_after(query.cursor), query.limit + 1)
-    page, cursor = page_of(infos, query.limit)
+    page, cursor = await visible_page(call, "topic", call.services.topics.list_, query)
     return Reply.of(TopicList([_answer(info) for info in page], cursor))
 
 

@@ -14,6 +14,7 @@ from app.api.http.call import Call, Reply
 from app.api.http.media import media_type_of
 from app.api.http.operations import Description, OperationRoute, check_bound, describe
 from app.api.log.warnings import FieldWarning, duration_warning
+from app.api.queues.queue_access import check_creation, check_source
 from app.broker.log.page_reads import LARGE_PAGE_BYTES
 from app.broker.queues.queues import QueueRequest
 from app.domain.access.permission import on
@@ -178,10 +179,13 @@ async def acquire(call: Call, queue: str, body: AcquireRequest) -> Reply:
         call.memory.check_room()
     answer = AcquireAnswer([])
     if body.topic is not None:
-        made = await services.queues.create(queue, QueueRequest(body.topic, {}))
+        creation = QueueRequest(body.topic, {})
+        await check_creation(call, queue, creation)
+        made = await services.queues.create(queue, creation)
         answer.created_topics = list(made.created_topics) or UNSET
     if body.lock_duration_ms is not None:
         answer.warnings = duration_warning("lock_duration_ms", body.lock_duration_ms, _MAX_LOCK_MS) or UNSET
+    await check_source(call, queue)
     key = _key(call, body)
     request = Acquire(body.max_records, body.max_bytes, body.lock_duration_ms, key)
     with call.waiting(body.max_wait_ms) as deadline:

@@ -11,6 +11,7 @@ from msgspec import Meta
 from app.api.http.call import Call, Reply
 from app.api.http.cursors import cursor_after, name_after
 from app.api.http.operations import Description, OperationRoute, check_bound, describe
+from app.api.queues.queue_access import check_redrive, check_source
 from app.broker.queues.browse import BrowsedRecord, browse
 from app.domain.access.permission import on
 from app.domain.log import record_json
@@ -106,6 +107,7 @@ async def list_queue_records(call: Call, queue: str, query: BrowseQuery) -> Repl
     They are in order of partition and offset. `archived` lists the last thousand of each partition that the topic still
     has.
     """
+    await check_source(call, queue)
     start = (0, 0) if query.cursor is None else _start(query.cursor)
     info = await call.services.queues.get(queue)
     page = await call.services.storage.read(browse, info, query.state, start, query.limit)
@@ -140,6 +142,7 @@ async def redrive_queue(call: Call, queue: str, body: RedriveRequest) -> Reply:
     too. The dead letters stay in their topic.
     """
     check_bound("max_records", body.max_records, call.services.max_records)
+    await check_redrive(call, queue, body.dead_letter_topic)
     done = await call.services.redriver.redrive(queue, body.dead_letter_topic, body.max_records, dry_run=body.dry_run)
     topic = (await call.services.queues.get(queue)).topic
     plan = [RedriveMove(topic, partition, number) for partition, number in done.partitions.items()]

@@ -10,9 +10,11 @@ from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
 from app.api.http.call import Call, Reply
-from app.api.http.cursors import ListQuery, name_after, page_of
+from app.api.http.cursors import ListQuery
+from app.api.http.lists import visible_page
 from app.api.http.operations import Description, OperationRoute, describe
 from app.api.log.warnings import FieldWarning, duration_warning
+from app.api.queues.queue_access import check_topics
 from app.broker.queues.counts import QueueState
 from app.broker.queues.queues import QueueRequest
 from app.domain.access.permission import ANY_PRINCIPAL, on
@@ -153,6 +155,7 @@ async def create_queue(call: Call, queue: str, body: QueueSettings) -> Reply:
     given = {name: value for name, value in msgspec.structs.asdict(body).items() if value is not UNSET}
     topic, dead_letter_topic = given.pop("topic"), given.pop("dead_letter_topic", UNSET)
     request = QueueRequest(topic, given, frozenset(), dead_letter_topic)
+    await check_topics(call, request)
     made = await call.services.queues.create(queue, request)
     return Reply.of(_changed(made.info, made.created_topics, request), 201 if made.is_new else 200)
 
@@ -192,6 +195,7 @@ async def alter_queue(call: Call, queue: str, body: QueueChange) -> Reply:
     dead_letter_topic = fields.pop("dead_letter_topic", UNSET)
     given = {name: value for name, value in fields.items() if value is not None}
     request = QueueRequest(None, given, frozenset(fields) - frozenset(given), dead_letter_topic)
+    await check_topics(call, request)
     info, created_topics = await call.services.queues.change(queue, request)
     return Reply.of(_changed(info, created_topics, request))
 
@@ -214,8 +218,7 @@ async def list_queues(call: Call, query: ListQuery) -> Reply:
 
     Each has its whole configuration; the counts of its records are at `GET /v1/queues/{queue}`.
     """
-    found = await call.services.queues.list_(name_after(query.cursor), query.limit + 1)
-    page, cursor = page_of(found, query.limit)
+    page, cursor = await visible_page(call, "queue", call.services.queues.list_, query)
     return Reply.of(QueueList([_answer(info) for info in page], cursor))
 
 

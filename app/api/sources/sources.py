@@ -8,8 +8,10 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
+from app.api.http.authorization import require_all, require_created
 from app.api.http.call import Call, Reply
-from app.api.http.cursors import ListQuery, cursor_after, id_before, name_after, page_of
+from app.api.http.cursors import ListQuery, cursor_after, id_before
+from app.api.http.lists import visible_page
 from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.sources.sources import SourceSecrets
 from app.domain.access.permission import ANY_PRINCIPAL, on
@@ -198,6 +200,8 @@ async def create_source(call: Call, source: str, body: SourceSettings) -> Reply:
     if "headers" in given:
         given["headers"] = tuple(given["headers"])
     secrets = SourceSecrets(body.verify.secret, body.verify.verify_token)
+    require_all(call, "write", "topic", [body.topic])
+    await require_created(call, [body.topic])
     info, is_new, token, created_topics = await call.services.sources.create(source, given, secrets)
     answer = _answer(call, info)
     if not is_new:
@@ -215,8 +219,7 @@ async def list_sources(call: Call, query: ListQuery) -> Reply:
 
     Secrets are never a part of an answer.
     """
-    found = await call.services.sources.list_(name_after(query.cursor), query.limit + 1)
-    page, next_cursor = page_of(found, query.limit)
+    page, next_cursor = await visible_page(call, "source", call.services.sources.list_, query)
     return Reply.of(SourceList([_answer(call, info) for info in page], next_cursor))
 
 
@@ -256,6 +259,10 @@ async def change_source(call: Call, source: str, body: SourceChange) -> Reply:
         given["verify"] = _verify_of(body.verify)
     if given.get("headers") is not None:
         given["headers"] = tuple(given["headers"])
+
+    if isinstance(topic := given.get("topic"), str):
+        require_all(call, "write", "topic", [topic])
+        await require_created(call, [topic])
 
     def change(config: SourceConfig) -> SourceConfig:
         defaults = SourceConfig(topic=config.topic, verify=config.verify)

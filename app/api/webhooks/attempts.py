@@ -96,7 +96,7 @@ async def test_webhook(call: Call, webhook: str) -> Reply:
     The status is 200 whatever the receiver answers.
     """
     attempt = await call.services.dispatcher.test(await call.services.webhooks.get(webhook))
-    return Reply.of(TestedWebhook(_answer(attempt)))
+    return Reply.of(TestedWebhook(_answer(attempt, shows_response=True)))
 
 
 @router.get("/attempts")
@@ -113,15 +113,17 @@ async def list_webhook_attempts(call: Call, webhook: str, query: AttemptListQuer
 
     Delivered attempts and others are kept apart, up to 10,000 of each and for 14 days.
     """
+    shows_response = call.access is None or call.access.allows("alter", "webhook", webhook)
     before = id_before(query.cursor)
     wanted = AttemptQuery(query.outcome, query.topic, query.partition, query.offset)
     found = await call.services.webhooks.attempts(webhook, wanted, before, query.limit + 1)
     page = found[: query.limit]
     next_cursor = cursor_after(str(page[-1].attempt_id)) if len(found) > query.limit else None
-    return Reply.of(AttemptList([_answer(each) for each in page], next_cursor))
+    return Reply.of(AttemptList([_answer(each, shows_response=shows_response) for each in page], next_cursor))
 
 
-def _answer(attempt: Attempt) -> AttemptAnswer:
+def _answer(attempt: Attempt, *, shows_response: bool) -> AttemptAnswer:
+    """Return an attempt; what the receiver answered may have secrets, and is for those who may alter the webhook."""
     outcome: AttemptOutcome = attempt.outcome  # type: ignore[assignment] # stored as text
     return AttemptAnswer(
         attempt.attempt_id,
@@ -135,8 +137,8 @@ def _answer(attempt: Attempt) -> AttemptAnswer:
         outcome,
         attempt.status,
         attempt.error,
-        list(attempt.response_headers),
-        None if attempt.response_body is None else _text(attempt.response_body),
+        list(attempt.response_headers) if shows_response else [],
+        _text(attempt.response_body) if shows_response and attempt.response_body is not None else None,
         attempt.next_attempt_at_ms,
     )
 

@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
+from app.api.http.authorization import require_all
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.webhooks.replays.replays import ReplayRequest
@@ -99,6 +100,7 @@ async def redeliver(call: Call, webhook: str, body: RedeliverRequest) -> Reply:
 
     The answer is 202 at once; `GET …/replays/{replay_id}` tells what became of it.
     """
+    require_all(call, "read", "topic", [body.topic])
     replays = call.services.replays
     webhook_id, plan = await replays.plan_record(webhook, body.topic, body.partition, body.offset)
     return Reply.of(_planned(plan, await replays.begin(webhook_id, plan)), 202)
@@ -119,6 +121,7 @@ async def replay_webhook(call: Call, webhook: str, body: ReplayBody) -> Reply:
     The range is resolved once. The filter applies. Records keep their `webhook-id` and their order within a partition,
     and go beside the new records.
     """
+    require_all(call, "read", "topic", [body.topic])
     to = None if body.to is None else parse_offset_spec(body.to, "to")
     request = ReplayRequest(body.topic, parse_offset_spec(body.start, "from"), to, body.partition, body.only)
     webhook_id, plan = await call.services.replays.plan(webhook, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -9,10 +10,12 @@ from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
 from app.api.http.call import Call, Reply
-from app.api.http.cursors import ListQuery, name_after, page_of
+from app.api.http.cursors import ListQuery
+from app.api.http.lists import visible_page
 from app.api.http.operations import Description, OperationRoute, describe
+from app.api.webhooks.webhook_access import check_topics
 from app.broker.webhooks.webhook_states import WebhookState
-from app.broker.webhooks.webhooks import WebhookSecrets
+from app.broker.webhooks.webhooks import OwnerRights, WebhookSecrets
 from app.domain.access.permission import ANY_PRINCIPAL, on
 from app.domain.webhooks.breaker import BreakerState
 from app.domain.webhooks.webhook import Mode, OnExhausted, Ordering, SignatureScheme, Status, WebhookInfo
@@ -219,7 +222,9 @@ async def create_webhook(call: Call, webhook: str, body: WebhookSettings) -> Rep
     """
     given, headers = _split(body)
     secrets = WebhookSecrets(given.pop("secret", None), headers)
-    stored, secret, created_topics = await call.services.webhooks.create(webhook, given, secrets)
+    await check_topics(call, given)
+    rights = None if call.access is None else OwnerRights(call.principal, partial(call.access.allows, "read", "topic"))
+    stored, secret, created_topics = await call.services.webhooks.create(webhook, given, secrets, rights)
     answer = _answer(stored.info)
     if secret is None:
         return Reply.of(answer)
@@ -234,8 +239,12 @@ async def list_webhooks(call: Call, query: ListQuery) -> Reply:
 
     Secrets and static headers are never a part of an answer.
     """
-    found = await call.services.webhooks.list_(name_after(query.cursor), query.limit + 1)
-    page, next_cursor = page_of([stored.info for stored in found], query.limit)
+    webhooks = call.services.webhooks
+
+    async def read(after: str, limit: int) -> list[WebhookInfo]:
+        return [stored.info for stored in await webhooks.list_(after, limit)]
+
+    page, next_cursor = await visible_page(call, "webhook", read, query)
     return Reply.of(WebhookList([_answer(info) for info in page], next_cursor))
 
 
@@ -273,7 +282,9 @@ async def change_webhook(call: Call, webhook: str, body: WebhookChange) -> Reply
     them.
     """
     given, headers = _split(body)
-    stored, created_topics = await call.services.webhooks.change(webhook, given, headers)
+    await check_topics(call, given)
+    may_read = None if call.access is None else partial(call.access.allows, "read", "topic")
+    stored, created_topics = await call.services.webhooks.change(webhook, given, headers, may_read)
     fields = msgspec.structs.asdict(_answer(stored.info))
     return Reply.of(ChangedWebhook(**fields, created_topics=list(created_topics) or UNSET))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -128,7 +128,8 @@ class AccessControl:
         self._verifier = verifier
         self._admin_hash = sha256(rules.admin_key.encode()).digest() if rules.admin_key else None
         self._may_be_open = rules.mode == "auto" and rules.on_loopback and self._admin_hash is None and verifier is None
-        self._version = -1
+        self.version = -1
+        """Rises with each change of keys and access control lists that this node has seen."""
         self._checked_at_ms: int | None = None
         self._was_used = False
         self._any_key = False
@@ -137,6 +138,7 @@ class AccessControl:
         self._identities: dict[bytes, Identity] = {}
         self._decisions: dict[tuple[str, str, Operation, ResourceType, str], bool] = {}
         self._watched: set[WatchedAccess] = set()
+        self._owners: dict[str, tuple[int, bool]] = {}
         self._used_at_ms: dict[str, int] = {}
         self._stored_use_at_ms: dict[str, int] = {}
         self._lock = asyncio.Lock()
@@ -169,14 +171,15 @@ class AccessControl:
             return
         async with self._lock:
             started = self._monotonic_ms()
-            version, any_key, loaded = await self._storage.read(_load, self._version)
+            version, any_key, loaded = await self._storage.read(_load, self.version)
             if loaded is not None:
                 self._acls = AclSet(loaded)
                 self._any_key = any_key
-                self._version = version
+                self.version = version
                 self._keys.clear()
                 self._identities.clear()
                 self._decisions.clear()
+                self._owners.clear()
             self._checked_at_ms = started
         if self._watched:
             await self._end_refused(everything=loaded is not None)
@@ -241,16 +244,32 @@ class AccessControl:
             _keep(self._decisions, question, answer)
         return answer
 
-    async def owner(self, name: str, *, was_admin: bool) -> Principal:
-        """Return the principal that owns a webhook or a source, with the rights that it has now.
+    async def unreadable(self, owner: Principal | None, topics: Iterable[str]) -> frozenset[str]:
+        """Return those of some topics that the owner of a webhook may not read now.
 
-        An admin's rights last as long as the principal has a valid key of an admin.
+        The rights of an admin last as long as the principal has a valid key of an admin. Without an owner there are no
+        limits: the webhook was made on a server that needed no keys.
+
+        Raises:
+            ServiceUnavailable: The database is away, and the cache is too old to decide by it.
         """
+        if owner is None or not self.enabled:
+            return frozenset()
         await self.ensure_fresh()
-        is_admin = name in self._rules.super_users or (name == ADMIN_PRINCIPAL and self._admin_hash is not None)
-        if was_admin and not is_admin:
-            is_admin = await self._storage.read(keys.has_admin, name, self._clock())
-        return Principal(name, is_admin)
+        principal = Principal(owner.name, await self._is_admin_now(owner))
+        return frozenset(name for name in topics if not self.allows(principal, "", "read", "topic", name))
+
+    async def _is_admin_now(self, owner: Principal) -> bool:
+        if owner.name in self._rules.super_users or (owner.name == ADMIN_PRINCIPAL and self._admin_hash is not None):
+            return True
+        if not owner.is_admin:
+            return False
+        now_ms = self._monotonic_ms()
+        known = self._owners.get(owner.name)
+        if known is None or now_ms - known[0] >= _STALE_MS:
+            known = now_ms, await self._storage.read(keys.has_admin, owner.name, self._clock())
+            self._owners[owner.name] = known
+        return known[1]
 
     def watch(self, access: WatchedAccess) -> None:
         """Check the rights of a request that waits, until `unwatch`."""
@@ -282,9 +301,9 @@ class AccessControl:
     async def _find_key(self, key_id: str) -> StoredKey | None:
         if key_id in self._keys:
             return self._keys[key_id]
-        version = self._version
+        version = self.version
         key = await self._storage.read(keys.find, key_id)
-        if version == self._version:
+        if version == self.version:
             _keep(self._keys, key_id, key)
         return key
 

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from app.domain.access.api_key import ALPHABET, ID_CHARACTERS, SECRET_CHARACTERS, format_key, hash_secret
+from app.domain.access.api_key import ALPHABET, ID_CHARACTERS, SECRET_CHARACTERS, format_key, hash_secret, is_key_id
 from app.domain.access.principal import error_of
 from app.errors.access import AccessLimit, InvalidKeyRequest, UnknownKey
 from app.storage.access import keys
@@ -39,12 +39,14 @@ class KeyRequest(NamedTuple):
         name: What people call it.
         principal: The principal for which it speaks.
         expires_at_ms: When it expires; None for never.
+        key_id: An id that was never used; None for one that the server makes.
     """
 
     name: str
     principal: str
     is_admin: bool = False
     expires_at_ms: int | None = None
+    key_id: str | None = None
 
 
 class Keys:
@@ -112,7 +114,9 @@ def create_key(tx: Tx, request: KeyRequest, now_ms: int, max_keys: int, *, first
         raise InvalidKeyRequest.at(None, "admin", "must be true for the first key", message=_FIRST_KEY)
     if keys.count(tx) >= max_keys:
         raise AccessLimit(f"there are {max_keys} keys, the maximum (MILLRACE_MAX_KEYS); revoke some")
-    key_id, secret = _random(ID_CHARACTERS), _random(SECRET_CHARACTERS)
+    key_id, secret = request.key_id or _random(ID_CHARACTERS), _random(SECRET_CHARACTERS)
+    if keys.is_used(tx, key_id):
+        raise InvalidKeyRequest.at(None, "key_id", "was used by another key, maybe a revoked one; choose another")
     stored = StoredKey(
         key_id,
         request.name,
@@ -137,6 +141,8 @@ def _check(request: KeyRequest, now_ms: int) -> None:
         raise InvalidKeyRequest.at(None, "name", f"must be 1 to {MAX_NAME_CHARACTERS} printable characters")
     if (wrong := error_of(request.principal)) is not None:
         raise InvalidKeyRequest.at(None, "principal", wrong)
+    if request.key_id is not None and not is_key_id(request.key_id):
+        raise InvalidKeyRequest.at(None, "key_id", f"must be {ID_CHARACTERS} letters and digits")
     if request.expires_at_ms is not None and request.expires_at_ms <= now_ms:
         raise InvalidKeyRequest.at(None, "expires_at_ms", f"must be in the future, above {now_ms} (epoch milliseconds)")
 

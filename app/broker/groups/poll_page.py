@@ -57,6 +57,20 @@ class PollResult(NamedTuple):
     commits: dict[Partition, int]
 
 
+def checked(find_partition: FindPartition, check_topic: Callable[[str], None] | None) -> FindPartition:
+    """Return a look-up of partitions that raises the error of `check_topic` for a topic that must not be read."""
+    if check_topic is None:
+        return find_partition
+
+    def find(topic_id: int, partition: int) -> tuple[str, int] | None:
+        found = find_partition(topic_id, partition)
+        if found is not None:
+            check_topic(found[0])
+        return found
+
+    return find
+
+
 def named_partitions(member: Member, find_partition: FindPartition) -> dict[int, NamedPartition]:
     """Return the assigned partitions by the storage's ids; those that this node does not have are left out."""
     named: dict[int, NamedPartition] = {}

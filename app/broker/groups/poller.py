@@ -22,7 +22,7 @@ from app.broker.groups.offsets import (
     commit_offsets,
     topic_changes_too_often,
 )
-from app.broker.groups.poll_page import FindPartition, PolledRange, PollResult, named_partitions
+from app.broker.groups.poll_page import FindPartition, PolledRange, PollResult, checked, named_partitions
 from app.broker.log.page_reader import PageSize
 from app.broker.log.page_reads import LARGE_PAGE_BYTES, PageReads
 from app.broker.log.topics import StaleTopic, Topics
@@ -54,6 +54,7 @@ class PollRequest(NamedTuple):
         commits: Offsets to commit first.
         auto_commit: Whether to commit first what the last poll of this membership returned.
         size: Bounds of the page.
+        check_topic: Raises an error for a topic that the client may not read; None if it may read all.
     """
 
     heartbeat: Heartbeat
@@ -61,6 +62,7 @@ class PollRequest(NamedTuple):
     commits: Sequence[OffsetCommit]
     auto_commit: bool
     size: PageSize
+    check_topic: Callable[[str], None] | None = None
 
 
 class _Begun(NamedTuple):
@@ -135,7 +137,9 @@ class Poller:
         """Join if the member is not in the group, else commit and take the heartbeat."""
         if request.commits and request.join_request is None:
             return await self._commit(request, is_disconnected)
-        found, page = await self._read(request, _find, request, self._topics.find_partition)
+        found, page = await self._read(
+            request, _find, request, checked(self._topics.find_partition, request.check_topic)
+        )
         if found is None or (request.join_request is not None and found.member.join_request != request.join_request):
             return await self._join(request, found)
         heartbeat = request.heartbeat
@@ -204,7 +208,7 @@ class Poller:
     ) -> PollResult:
         """Read a page; wait until there are records, the member has changed, or the deadline is over."""
         await self._topics.load_topics_of(known.member.assigned)
-        partitions = named_partitions(known.member, self._topics.find_partition)
+        partitions = named_partitions(known.member, checked(self._topics.find_partition, request.check_topic))
         with self._signals.watch([watch_id(known.group_id), *partitions]) as watch:
             while True:
                 watch.clear()

@@ -39,6 +39,7 @@ class ProduceRequest(NamedTuple):
     Attributes:
         partition: The partition in the path, or None.
         size_bytes: Bytes of the request body. No record is larger.
+        check_create: Raises an error if the client may not create the topic; None if it may.
     """
 
     topic: str
@@ -48,6 +49,7 @@ class ProduceRequest(NamedTuple):
     expected_offset: int | None = None
     key: IdempotencyKey | None = None
     stamp: ProducerStamp | None = None
+    check_create: Callable[[], None] | None = None
 
 
 class Producer:
@@ -134,6 +136,8 @@ class Producer:
                 raise OffsetMismatch(f"log_end_offset is 0, not {request.expected_offset}", log_end_offset=0)
             if request.stamp is not None:
                 stored_result(None, -1, request.stamp)
+            if request.check_create is not None:
+                request.check_create()
             topic, _ = await self._topics.create(request.topic, TopicRequest(None, {}))
         return topic
 

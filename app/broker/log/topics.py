@@ -128,6 +128,10 @@ class Topics:
         existing = await self._storage.read(topics.names, names)
         return [name for name in names if name not in existing]
 
+    async def names(self) -> list[str]:
+        """Return the names of all topics."""
+        return await self._storage.read(topics.all_names)
+
     async def _refresh_or_none(self, name: str) -> TopicInfo | None:
         try:
             return await self.refresh(name)

@@ -27,6 +27,7 @@ from app.broker.webhooks.webhooks import CHANGED
 from app.domain.log.topic import TopicInfo
 from app.errors.broker_error import BrokerError
 from app.storage.db.transaction import Tx
+from app.storage.log import topics
 from app.storage.queues import queues
 from app.storage.webhooks import attempts, lags, leases, webhooks
 from app.storage.webhooks.attempts import Attempt, AttemptQuery
@@ -76,7 +77,7 @@ class Dispatcher:
         self._versions: dict[int, int] = {}
         self._has_lease = False
         self._is_first = True
-        self._covered: tuple[int, int] | None = None
+        self._covered: tuple[tuple[int, int], int] | None = None
         self._is_used = False
         self._looked: tuple[int, float] | None = None
         parts.signals.add_listener(self._listen)
@@ -228,9 +229,10 @@ class Dispatcher:
                 self._workers[webhook_id][0].reload()
         changed = held != self._versions
         self._versions = held
-        if changed or topic_set != self._covered:
+        to_cover = topic_set, self._parts.access.version
+        if changed or to_cover != self._covered:
             await self._cover_new_topics(held)
-            self._covered = topic_set
+            self._covered = to_cover
 
     async def _start(self, webhook_id: int) -> None:
         from app.broker.webhooks.deliveries.worker import Worker  # noqa: PLC0415 - only servers with webhooks
@@ -264,7 +266,7 @@ class Dispatcher:
     async def _cover(self, webhook_id: int, name: str) -> None:
         parts = self._parts
         stored = await parts.storage.read(webhooks.find_by_id, webhook_id)
-        if stored is not None:
+        if stored is not None and name not in await parts.access.unreadable(stored.owner, [name]):
             topic = await parts.topics.refresh(name)
             letters = await dead_letters_of(parts.topics, stored.info.config)
             await parts.storage.write(_cover, webhook_id, topic, letters)
@@ -315,7 +317,7 @@ def _uncovered_of(tx: Tx, stored: StoredWebhook) -> list[str]:
     config = stored.info.config
     if config.topic_pattern is None and covered >= set(config.topics):
         return []
-    return [name for name in webhooks.topic_names(tx) if name not in covered and config.covers(name)]
+    return [name for name in topics.all_names(tx) if name not in covered and config.covers(name)]
 
 
 def _cover(tx: Tx, webhook_id: int, topic: TopicInfo, letters: TopicInfo | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -18,6 +18,9 @@ from app.storage.queues import queues
 from app.storage.webhooks import retries, webhooks
 from app.storage.webhooks.retries import RecordKey
 from app.storage.webhooks.webhooks import QUEUE_PREFIX, HiddenQueue, StoredWebhook, queue_name
+
+MayRead = Callable[[str], bool]
+"""Returns whether a principal may read a topic."""
 
 NO_LIMIT = 1_000_000_000
 """`max_delivery_count` of the queues of webhooks: attempts are counted apart."""
@@ -88,9 +91,10 @@ async def dead_letters_of(log: Topics, config: WebhookConfig) -> TopicInfo | Non
     return await log.refresh(info.name)
 
 
-def matching_topics(tx: Tx, config: WebhookConfig) -> list[TopicInfo]:
-    """Return the existing topics that a webhook covers."""
-    found = [topics.find(tx, name, TopicConfig()) for name in webhooks.topic_names(tx) if config.covers(name)]
+def matching_topics(tx: Tx, config: WebhookConfig, may_read: MayRead | None = None) -> list[TopicInfo]:
+    """Return the existing topics that a webhook covers, and that its owner may read."""
+    names = [name for name in topics.all_names(tx) if config.covers(name) and (may_read is None or may_read(name))]
+    found = [topics.find(tx, name, TopicConfig()) for name in names]
     return [stored.info for stored in found if stored is not None]
 
 

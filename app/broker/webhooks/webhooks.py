@@ -13,8 +13,9 @@ from app.broker.log.topics import TopicRequest, Topics
 from app.broker.waiting.signals import Signals
 from app.broker.webhooks import keys
 from app.broker.webhooks.keys import bound_to, encrypt_headers, new_secret, open_keys
-from app.broker.webhooks.webhook_queues import add_queue, change_queues, matching_topics, remove_queue
+from app.broker.webhooks.webhook_queues import MayRead, add_queue, change_queues, matching_topics, remove_queue
 from app.broker.webhooks.webhook_states import WebhookState, describe
+from app.domain.access.principal import Principal
 from app.domain.log.topic import TopicInfo, check_name
 from app.domain.webhooks.breaker import Breaker
 from app.domain.webhooks.signature import check_seed, parse_secret
@@ -42,6 +43,13 @@ class WebhookSecrets(NamedTuple):
 
     secret: str | None = None
     headers: Mapping[str, str] | None = None
+
+
+class OwnerRights(NamedTuple):
+    """Who makes a webhook, and what topics a pattern gives to it."""
+
+    owner: Principal
+    may_read: MayRead
 
 
 class CreatedWebhook(NamedTuple):
@@ -82,8 +90,16 @@ class Webhooks:
         """Return up to `limit` webhooks in order of their names, starting after the name `after`."""
         return await self._storage.read(webhooks.list_, after, limit)
 
-    async def create(self, name: str, given: Mapping[str, Any], secrets: WebhookSecrets) -> CreatedWebhook:
+    async def create(
+        self, name: str, given: Mapping[str, Any], secrets: WebhookSecrets, rights: OwnerRights | None = None
+    ) -> CreatedWebhook:
         """Create a webhook, its topics and its queues, or confirm an existing webhook.
+
+        Args:
+            name: Name of the webhook.
+            given: The given fields.
+            secrets: The given secrets.
+            rights: The owner of the webhook; None on a server that needs no keys.
 
         Raises:
             InvalidWebhookConfig, InvalidTopicName, InvalidRequest, SecretKeyMissing
@@ -104,14 +120,18 @@ class Webhooks:
             letters = await self._dead_letters(config, created)
             infos = [await self._topic(topic, created) for topic in config.topics]
             headers = dict(secrets.headers or {})
-            made = await self._storage.write(self._create, name, config, secret, headers, infos, letters)
+            made = await self._storage.write(self._create, name, config, secret, headers, infos, letters, rights)
             if made is not None:
                 self._signals.announce([CHANGED])
                 return CreatedWebhook(made, keys.format_secret(secret, config.signature), tuple(created))
         raise ServiceUnavailable("the webhook or its topics change too often; try again")
 
     async def change(
-        self, name: str, given: Mapping[str, Any], headers: Mapping[str, str] | None
+        self,
+        name: str,
+        given: Mapping[str, Any],
+        headers: Mapping[str, str] | None,
+        may_read: MayRead | None = None,
     ) -> tuple[StoredWebhook, tuple[str, ...]]:
         """Change a webhook. `paused` false also enables a disabled one.
 
@@ -131,7 +151,7 @@ class Webhooks:
         for _ in range(_ATTEMPTS):
             letters = await self._dead_letters(config, created)
             infos = [await self._topic(topic, created) for topic in given.get("topics") or ()]
-            changed = await self._storage.write(self._change, name, given, headers, infos, letters)
+            changed = await self._storage.write(self._change, name, given, headers, infos, letters, may_read)
             if changed is not None:
                 self._signals.announce([CHANGED])
                 return changed, tuple(created)
@@ -210,8 +230,9 @@ class Webhooks:
         headers: dict[str, str],
         infos: Sequence[TopicInfo],
         letters: TopicInfo | None,
+        rights: OwnerRights | None,
     ) -> StoredWebhook | None:
-        made = webhooks.create(tx, name, config, clock.read(tx))
+        made = webhooks.create(tx, name, config, clock.read(tx), None if rights is None else rights.owner)
         if made is None:
             return None
         webhook_id = made.info.webhook_id
@@ -220,7 +241,7 @@ class Webhooks:
             headers=encrypt_headers(self.box, webhook_id, headers),
         )
         webhooks.save(tx, stored)
-        for info in infos or matching_topics(tx, config):
+        for info in infos or matching_topics(tx, config, None if rights is None else rights.may_read):
             add_queue(tx, stored, info, letters, config.start)
         return webhooks.find(tx, name)
 
@@ -232,6 +253,7 @@ class Webhooks:
         headers: Mapping[str, str] | None,
         infos: Sequence[TopicInfo],
         letters: TopicInfo | None,
+        may_read: MayRead | None,
     ) -> StoredWebhook | None:
         """Change a webhook, or return None if it was deleted or has another dead-letter topic than was looked up."""
         stored = webhooks.find_locked(tx, name)
@@ -249,7 +271,7 @@ class Webhooks:
         if headers is not None:
             stored = stored._replace(headers=encrypt_headers(self.box, info.webhook_id, dict(headers)))
         webhooks.save(tx, stored)
-        change_queues(tx, stored, before, infos or matching_topics(tx, config), letters)
+        change_queues(tx, stored, before, infos or matching_topics(tx, config, may_read), letters)
         return webhooks.find(tx, name)
 
     def _rotate(self, tx: Tx, name: str, secret: bytes, overlap_ms: int) -> StoredWebhook | None:

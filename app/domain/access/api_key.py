@@ -43,6 +43,11 @@ def parse_key(text: str) -> ApiKey | None:
     return ApiKey(match[1], hash_secret(match[2]))
 
 
+def is_key_id(text: str) -> bool:
+    """Return whether a text can be the id of a key."""
+    return len(text) == ID_CHARACTERS and text.isascii() and text.isalnum()
+
+
 def hash_secret(secret: str) -> bytes:
     """Return what the database stores of a secret.
 

@@ -41,6 +41,7 @@ _USED = (
     .where(api_keys.c.key_id == bindparam("id"), func.coalesce(api_keys.c.last_used_at_ms, 0) < bindparam("at_ms"))
     .values(last_used_at_ms=bindparam("at_ms"))
 )
+_USED_ID = select(api_keys.c.key_id).where(api_keys.c.key_id == bindparam("id"))
 _VERSION = select(access_versions.c.version)
 _RAISE_VERSION = update(access_versions).values(version=access_versions.c.version + 1)
 
@@ -78,6 +79,11 @@ def raise_version(tx: Tx) -> None:
 def any_exists(tx: Tx) -> bool:
     """Return whether a key was ever made, also if it was revoked."""
     return bool(tx.connection.execute(_EXISTS).scalar_one())
+
+
+def is_used(tx: Tx, key_id: str) -> bool:
+    """Return whether a key has or had this id."""
+    return tx.connection.execute(_USED_ID, {"id": key_id}).first() is not None
 
 
 def has_admin(tx: Tx, principal: str, now_ms: int) -> bool:

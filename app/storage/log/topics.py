@@ -28,6 +28,7 @@ Overrides = dict[str, object]
 _COLUMNS = (topics.c.topic_id, topics.c.name, topics.c.version, topics.c.config, topics.c.created_at_ms)
 _FIND = select(*_COLUMNS).where(topics.c.name == bindparam("name"))
 _FIND_NAME = select(topics.c.name).where(topics.c.topic_id == bindparam("id"))
+_ALL_NAMES = select(topics.c.name).order_by(topics.c.name)
 _FIND_LOCKED = _FIND.with_for_update()
 _NAMES = CompiledStatement(
     select(topics.c.name).where(topics.c.name.in_(bindparam("names", expanding=True))), expanding="names"
@@ -100,6 +101,11 @@ def find_name(tx: Tx, topic_id: int) -> str | None:
 def names(tx: Tx, wanted: Sequence[str]) -> set[str]:
     """Return those of some names that have a topic."""
     return {name for (name,) in _NAMES.rows(tx, {"names": wanted})} if wanted else set()
+
+
+def all_names(tx: Tx) -> list[str]:
+    """Return the names of all topics, in order."""
+    return list(tx.connection.scalars(_ALL_NAMES))
 
 
 def find_locked(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, LargeBinary, Table, Text
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Table, Text
 
 from app.storage.db.tables import ID, NAME, metadata
 
@@ -17,8 +17,6 @@ sources = Table(
     Column("previous_until_ms", BigInteger, nullable=False),
     Column("verify_token", LargeBinary),
     Column("created_at_ms", BigInteger, nullable=False),
-    Column("owner", NAME),
-    Column("owner_is_admin", Boolean, nullable=False),
     sqlite_autoincrement=True,
 )
 """Secrets are encrypted; `verify_token` is the encrypted token of a challenge, or the hash of the token in the path."""

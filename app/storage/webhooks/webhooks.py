@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import bindparam, delete, func, or_, select, update
 
+from app.domain.access.principal import Principal
 from app.domain.webhooks.breaker import Breaker
 from app.domain.webhooks.webhook import WebhookConfig, WebhookInfo
 from app.storage.db.tables import queues, topics
@@ -40,6 +41,8 @@ _SELECT = select(
     _columns.holder,
     _columns.epoch,
     _columns.created_at_ms,
+    _columns.owner,
+    _columns.owner_is_admin,
 )
 _FIND = _SELECT.where(_columns.name == bindparam("name"))
 _FIND_LOCKED = _FIND.with_for_update()
@@ -50,7 +53,6 @@ _VERSIONS = select(_columns.webhook_id, _columns.version, _columns.holder).order
 _HELD = _SELECT.where(_columns.holder == bindparam("node")).order_by(_columns.webhook_id)
 _SECRETS = select(_columns.webhook_id).where(or_(_columns.secret.is_not(None), _columns.headers.is_not(None))).limit(1)
 _TOPIC_SET = select(func.count(), func.coalesce(func.max(topics.c.topic_id), 0))
-_TOPIC_NAMES = select(topics.c.name).order_by(topics.c.name)
 _SAVE = (
     update(webhooks)
     .where(_columns.webhook_id == bindparam("id"))
@@ -103,6 +105,7 @@ class StoredWebhook(NamedTuple):
         secret, previous_secret, headers: Encrypted.
         held_until_ms: Nothing is sent before this time, because the receiver asked for a pause.
         holder: The node that works it; None without one.
+        owner: The principal whose rights it has, as it was when it made the webhook; None for all rights.
     """
 
     info: WebhookInfo
@@ -120,6 +123,7 @@ class StoredWebhook(NamedTuple):
     last_failed_at_ms: int | None
     holder: str | None
     epoch: int
+    owner: Principal | None = None
 
 
 class HiddenQueue(NamedTuple):
@@ -199,12 +203,9 @@ def topic_set(tx: Tx) -> tuple[int, int]:
     return number, last_id
 
 
-def topic_names(tx: Tx) -> list[str]:
-    """Return the names of all topics."""
-    return list(tx.connection.scalars(_TOPIC_NAMES))
-
-
-def create(tx: Tx, name: str, config: WebhookConfig, now_ms: int) -> StoredWebhook | None:
+def create(
+    tx: Tx, name: str, config: WebhookConfig, now_ms: int, owner: Principal | None = None
+) -> StoredWebhook | None:
     """Create a webhook without secrets, which need its id. Return None if a webhook of this name exists."""
     row = {
         "name": name,
@@ -219,6 +220,8 @@ def create(tx: Tx, name: str, config: WebhookConfig, now_ms: int) -> StoredWebho
         "dropped": 0,
         "epoch": 0,
         "created_at_ms": now_ms,
+        "owner": None if owner is None else owner.name,
+        "owner_is_admin": owner is not None and owner.is_admin,
     }
     made = tx.connection.execute(tx.dialect.insert(webhooks).values(row).on_conflict_do_nothing()).rowcount
     return find_locked(tx, name) if made else None
@@ -290,6 +293,8 @@ def _stored(row: Sequence[Any]) -> StoredWebhook:
         held_until_ms,
         *counts,
         created_at_ms,
+        owner,
+        owner_is_admin,
     ) = row
     info = WebhookInfo(
         webhook_id,
@@ -300,4 +305,5 @@ def _stored(row: Sequence[Any]) -> StoredWebhook:
         _breakers.decode(breaker),
         created_at_ms,
     )
-    return StoredWebhook(info, secret, previous_secret, previous_until_ms, headers, version, held_until_ms, *counts)
+    stored = StoredWebhook(info, secret, previous_secret, previous_until_ms, headers, version, held_until_ms, *counts)
+    return stored if owner is None else stored._replace(owner=Principal(owner, owner_is_admin))

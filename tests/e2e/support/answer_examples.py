@@ -56,6 +56,8 @@ async def run_examples(api: FastAPI, client: httpx2.AsyncClient) -> AsyncIterato
                 content = (example if isinstance(example, str) else json.dumps(example)).encode()
                 headers = headers | {"Content-Type": media_type}
             answer = await client.request(method, url, params=query, headers=headers, content=content)
+            if operation["operationId"] == "create_key":  # from now on each request needs a key: what Authorize does
+                client.headers["Authorization"] = f"Bearer {answer.json()['key']}"
             yield operation, media_type, answer
         if operation["operationId"] == "settle_delivery":
             await await_dead_letter(client)

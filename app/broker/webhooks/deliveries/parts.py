@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from app.broker.access.access_control import AccessControl
 from app.broker.encryption.secret_box import SecretBox
 from app.broker.log.topics import Topics
 from app.broker.outbound.egress import Egress
@@ -30,6 +31,7 @@ class WorkerParts(NamedTuple):
         max_retrying: Records of a webhook that may be retried or in flight; then no new one is sent.
         lease: Until when this node may send.
         memory: What the records of all webhooks hold.
+        access: Tells what the owner of a webhook may read.
     """
 
     storage: Storage
@@ -44,6 +46,7 @@ class WorkerParts(NamedTuple):
     max_retrying: int
     lease: Lease
     memory: HeldMemory
+    access: AccessControl
 
 
 def open_receiver(box: SecretBox, stored: StoredWebhook, now_ms: int) -> Receiver:

@@ -52,6 +52,8 @@ from app.storage.webhooks.webhooks import StoredWebhook
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
+_OWNER_CHECK_S = 2.0
+"""How often a worker looks whether the owner may read a topic again."""
 _GATHER_S = 0.02
 """How long an attempt that has ended waits to be settled, if others end in the meantime."""
 
@@ -82,6 +84,7 @@ class Worker:
         self._rotation = 0
         self._retrying = 0
         self._is_stale = True
+        self._denied: frozenset[str] = frozenset()
         self._pause_s = _FIRST_PAUSE_S
         self._replayer = Replayer(parts, self._sending, self._verdicts, self._line, self._woken.set)
 
@@ -147,6 +150,7 @@ class Worker:
         if self._overlap_ends_at_ms is not None and now_ms >= self._overlap_ends_at_ms:
             self._configure(self._stored)
         self._sending.begin()
+        await self._check_owner()
         self._give_back(self._sending.take_back_held())
         if (left_s := self._left_to_gather()) > 0:
             await self._wait_for(left_s)
@@ -157,6 +161,15 @@ class Worker:
             await self._cycle(works)
         else:
             await self._wait(now_ms)
+
+    async def _check_owner(self) -> None:
+        """Stop what the owner may no longer read, and go on with what it may read again."""
+        topics = [feed.open_queue.queue.topic for feed in self._feeds.values()]
+        denied = await self._parts.access.unreadable(self._stored.owner, topics)
+        if denied != self._denied:
+            self._denied = denied
+            self._give_back(self._sending.take_back())
+            self._replayer.wake()
 
     def _left_to_gather(self) -> float:
         """Return how many seconds to wait for more attempts to end, so that one transaction settles several.
@@ -251,7 +264,11 @@ class Worker:
         room *= config.max_batch_records if config.batches else 1
         room = min(room, left) if left > 0 else room
         now_s = time.monotonic()
-        ids = [queue_id for queue_id in sorted(self._feeds) if self._feeds[queue_id].may_have_records(now_s)]
+        ids = [
+            queue_id
+            for queue_id, feed in sorted(self._feeds.items())
+            if feed.may_have_records(now_s) and feed.open_queue.queue.topic not in self._denied
+        ]
         if not room or not ids:
             return {}
         return divided(room, ids, self._rotation)
@@ -368,6 +385,8 @@ class Worker:
         elif self._sending.room_to_acquire() and self._sending.bytes_to_acquire():
             times = [feed.due_at_s for feed in self._feeds.values() if feed.due_at_s is not None]
             left_s = min(times) - time.monotonic() if times else None
+        if self._denied:
+            left_s = _OWNER_CHECK_S if left_s is None else min(left_s, _OWNER_CHECK_S)
         await self._wait_for(None if left_s is None else max(0.001, left_s))
 
     async def _wait_for(self, seconds: float | None) -> None:

@@ -38,6 +38,8 @@ from app.storage.webhooks.webhooks import StoredWebhook
 
 _UNCHARGED_MS = 5_000
 _PAUSE_S = 1.0
+_OWNER_CHECK_MS = 2_000
+"""How long a replay waits whose owner may not read the topic."""
 
 
 class Line(NamedTuple):
@@ -172,11 +174,21 @@ class Replayer:
         self._last_id = found.replay_id
         step = await self._parts.storage.read(_next, found, found.progress)
         progress = step.progress
+        if step.record is not None and await self._is_denied(step.record.topic):
+            retry_at_ms = self._parts.clock_ms() + _OWNER_CHECK_MS
+            self._running[found.replay_id] = found._replace(
+                progress=msgspec.structs.replace(found.progress, retry_at_ms=retry_at_ms)
+            )
+            return
         if step.record is not None:
             progress = await self._send(found, progress, step.record, step.offset)
         self._running[found.replay_id] = found._replace(progress=progress)
         status: ReplayStatus = "done" if step.is_done else "running"
         await self._parts.storage.write(_save, found, progress, status, self._line().stored.epoch)
+
+    async def _is_denied(self, topic: str) -> bool:
+        """Return whether the owner of the webhook may not read a topic now."""
+        return bool(await self._parts.access.unreadable(self._line().stored.owner, [topic]))
 
     async def _send(
         self, found: ReplayInfo, progress: ReplayProgress, record: WebhookRecord, offset: int
