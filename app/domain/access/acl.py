@@ -35,11 +35,7 @@ _IMPLIES_DESCRIBE = frozenset({"read", "write", "delete", "alter"})
 
 
 class Resource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an access control list is about.
-
-    Attributes:
-        name: Name or prefix; the literal `*` stands for all names.
-    """
+    """What an access control list is about; the literal name `*` stands for all names."""
 
     type: ResourceType
     name: str
@@ -55,7 +51,7 @@ class Resource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Acl(msgspec.Struct, frozen=True):
-    """One access control list entry.
+    """One entry of the access control lists.
 
     Attributes:
         principal: Name of the principal; `*` stands for all.
