@@ -13,6 +13,7 @@ from app.broker.groups.coordinator import Coordinator
 from app.broker.groups.offsets import Offsets
 from app.broker.groups.poller import Poller
 from app.broker.log.appender import Appender
+from app.broker.log.audit import Audit
 from app.broker.log.broker_clock import BrokerClock
 from app.broker.log.fetcher import Fetcher
 from app.broker.log.producer import Producer
@@ -46,6 +47,7 @@ class Services:
 
     storage: Storage
     access: AccessControl
+    audit: Audit
     keys: Keys
     acls: Acls
     stream_tokens: StreamTokens

@@ -98,6 +98,7 @@ def _start_tasks(settings: Settings, services: Services, runner: TaskRunner, arc
     runner.every("webhook-attempt-expiry", _EXPIRY_INTERVAL_MS, services.dispatcher.expire_attempts)
     if services.access.enabled:
         runner.every("access", _ACCESS_INTERVAL_MS, services.access.check)
+        runner.every("audit", _ACCESS_INTERVAL_MS, services.audit.store_refusals)
     runner.forever("webhooks", services.dispatcher.run)
     runner.forever("archive", lambda on_success: archive_task.run(_ARCHIVE_INTERVAL_MS, on_success))
 

@@ -17,6 +17,7 @@ from app.broker.groups.group_transactions import Limits
 from app.broker.groups.offsets import Offsets
 from app.broker.groups.poller import Poller
 from app.broker.log.appender import Appender
+from app.broker.log.audit import Audit
 from app.broker.log.broker_clock import BrokerClock
 from app.broker.log.fetcher import Fetcher
 from app.broker.log.page_reads import PageReads
@@ -115,6 +116,7 @@ def build_services(
     services = Services(
         storage=storage,
         access=access,
+        audit=Audit(storage, signals, clock),
         keys=Keys(storage, clock, settings.max_keys, access.refresh, first_is_admin=not settings.admin_key),
         acls=Acls(storage, clock, settings.max_acls, access.refresh),
         stream_tokens=StreamTokens(storage, clock),

@@ -170,6 +170,7 @@ async def list_offsets(call: Call, group: str) -> Reply:
 @describe(
     Description(
         permission=on("group", "read"),
+        audited=True,
         answers={200: ResetAnswer},
         errors=(UnknownTopicOrPartition, NonEmptyGroup, InvalidRequest),
         examples={"group": "billing", "body": {"topic": "orders", "to": "earliest", "dry_run": True}},

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from app.broker.access.access_control import AccessControl, Identity
 from app.broker.groups.group_transactions import group_not_found
+from app.broker.log.audit import Audit
 from app.broker.log.producer import UNKNOWN_PRODUCER
 from app.broker.log.topics import UNKNOWN_TOPIC
 from app.broker.queues.queues import UNKNOWN_QUEUE
 from app.broker.sources.sources import UNKNOWN_SOURCE
 from app.broker.webhooks.webhooks import UNKNOWN_WEBHOOK
 from app.domain.access.acl import CLUSTER, Operation, ResourceType
+from app.domain.access.audit import AuditRecord, without_secrets
 from app.domain.access.permission import Permission
 from app.domain.access.principal import Principal
 from app.errors.access import (
@@ -69,11 +73,13 @@ class Access:
         refusal: Why the request was ended while it waited; None if it was not.
     """
 
-    __slots__ = ("_control", "_host", "_used", "_waits", "identity", "refusal")
+    __slots__ = ("_audit", "_control", "_host", "_operation", "_used", "_waits", "identity", "refusal")
 
-    def __init__(self, control: AccessControl, identity: Identity, host: str) -> None:
+    def __init__(self, control: AccessControl, audit: Audit, identity: Identity, host: str, operation: str) -> None:
         self._control = control
+        self._audit = audit
         self._host = host
+        self._operation = operation
         self._used: dict[_Right, None] = {}
         self._waits: set[asyncio.Future[None]] = set()
         self.identity = identity
@@ -90,7 +96,7 @@ class Access:
             BrokerError: The `…AuthorizationFailed` of the type.
         """
         if not self.allows(operation, resource_type, name):
-            raise _forbidden(self.identity.principal, operation, resource_type)
+            raise self.refused(_forbidden(self.identity.principal, operation, resource_type))
         self._used[operation, resource_type, name] = None
 
     def require_admin(self) -> None:
@@ -100,7 +106,18 @@ class Access:
             ClusterAuthorizationFailed
         """
         if not self.identity.principal.is_admin:
-            raise ClusterAuthorizationFailed("keys and access control lists are for admins only; use an admin's key")
+            message = "keys and access control lists are for admins only; use an admin's key"
+            raise self.refused(ClusterAuthorizationFailed(message))
+
+    def refused(self, error: BrokerError, reason: BrokerError | None = None) -> BrokerError:
+        """Note a refusal for the audit topic, and return its error.
+
+        Args:
+            error: The error.
+            reason: The real reason, if the error does not tell it.
+        """
+        self._audit.note_refusal(self.identity.principal, self._host, self._operation, (reason or error).code)
+        return error
 
     def watch(self, wait: asyncio.Future[None]) -> None:
         """End a wait when the request loses a right that it has used."""
@@ -128,7 +145,7 @@ class Access:
             self._control.unwatch(self)
 
 
-async def authorize(call: Call, permission: Permission, parameters: Mapping[str, str]) -> Access | None:
+async def authorize(call: Call, operation: str, permission: Permission) -> Access | None:
     """Authenticate a request and authorize its operation. Return its rights, or None if it needs no key.
 
     Raises:
@@ -143,11 +160,11 @@ async def authorize(call: Call, permission: Permission, parameters: Mapping[str,
     await control.ensure_fresh()
     if control.open and not call.scope.get("millrace.remote"):
         return None
-    access = Access(control, await _identify(call, control), _address(call))
+    access = Access(control, call.services.audit, await _identify(call, control), _address(call), operation)
     if permission.kind == "admin":
         access.require_admin()
     elif permission.kind == "resource":
-        name = parameters[permission.parameter] if permission.parameter else CLUSTER
+        name = call.parameters[permission.parameter] if permission.parameter else CLUSTER
         _require(access, permission, name, is_read=call.scope["method"] == "GET")
     return access
 
@@ -156,8 +173,25 @@ def _require(access: Access, permission: Permission, name: str, *, is_read: bool
     _, operation, resource_type, _ = permission
     missing = _MISSING.get(resource_type)
     if is_read and missing is not None and not access.allows("describe", resource_type, name):
-        raise missing()
+        raise access.refused(missing(), _forbidden(access.identity.principal, operation, resource_type))
     access.require(operation, resource_type, name)
+
+
+def audit_record(call: Call, operation: str, at_ms: int) -> AuditRecord:
+    """Return the record of a change for the audit topic."""
+    body = call.audited_body
+    fields = without_secrets(msgspec.to_builtins(body)) if isinstance(body, msgspec.Struct) else {}
+    return AuditRecord(
+        type="change",
+        at_ms=at_ms,
+        principal=call.principal.name,
+        operation=operation,
+        key_id=call.principal.key_id,
+        address=_address(call),
+        request_id=call.request_id,
+        resource=dict(call.parameters),
+        parameters=fields,
+    )
 
 
 def require_all(call: Call, operation: Operation, resource_type: ResourceType, names: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
@@ -12,7 +13,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from app.api.http import problems
-from app.api.http.authorization import Access, authorize
+from app.api.http.authorization import Access, audit_record, authorize
 from app.api.http.bodies import gzip_bodies
 from app.api.http.bodies.reading import (
     MAX_BYTES_DECODED_IN_LOOP,
@@ -57,6 +58,7 @@ class Operation(Protocol):
 
     name: str
     description: Description
+    is_audited: bool
 
     async def __call__(self, call: Call) -> Reply:
         """Answer the call."""
@@ -120,6 +122,7 @@ class Call:
         services: The parts of the application.
         parameters: The parameters of the path, decoded.
         principal: Who sends the request.
+        audited_body: The body of an operation that the audit topic records.
         access: The rights of the principal; None if the server needs no key of the request.
     """
 
@@ -129,6 +132,7 @@ class Call:
         "_receive",
         "_send",
         "access",
+        "audited_body",
         "parameters",
         "principal",
         "request_id",
@@ -151,6 +155,7 @@ class Call:
         self.request_id = request_id(scope)
         self.principal = ANONYMOUS
         self.access: Access | None = None
+        self.audited_body: object = None
         self._memory: RequestMemory | None = None
 
     @property
@@ -285,7 +290,11 @@ class Call:
         try:
             if self.services.access.enabled:
                 await self._authorize(operation)
-            reply = await operation(self)
+            if self.access is not None and operation.is_audited and self.scope["method"] != "GET":
+                with self.services.audit.recording(partial(audit_record, self, operation.name)):
+                    reply = await operation(self)
+            else:
+                reply = await operation(self)
         except (ClientDisconnected, asyncio.CancelledError):
             if self._refusal is None:
                 return
@@ -307,7 +316,7 @@ class Call:
 
     async def _authorize(self, operation: Operation) -> None:
         """Decide whether the request may run the operation; see `app/api/http/authorization.py`."""
-        self.access = await authorize(self, operation.description.permission, self.parameters)
+        self.access = await authorize(self, operation.name, operation.description.permission)
         if self.access is not None:
             self.principal = self.access.identity.principal
 

@@ -23,7 +23,7 @@ from app.api.http.call import Call, Reply
 from app.api.http.hints.paths import MethodSummary, describe_method
 from app.api.http.media import media_type_of, require_json
 from app.api.http.validation_errors import invalid_request_of
-from app.domain.access.permission import Permission
+from app.domain.access.permission import Permission, is_change
 from app.domain.log.json_pointer import is_deeper
 from app.errors.broker_error import BrokerError
 from app.errors.http import BadRequest, InvalidRequest, MethodNotAllowed
@@ -54,6 +54,7 @@ class Description:
         headers: Request headers, each with its schema.
         answer_headers: Headers of the answers, each with its schema.
         media: Other media types of the answers.
+        audited: Whether the audit topic records it, besides operations that create, alter or delete something.
         any_query: Whether the handler takes the query as it is.
         hot: Whether the gateway runs the operation without FastAPI.
     """
@@ -67,6 +68,7 @@ class Description:
     headers: Mapping[str, Schema] = field(default_factory=dict)
     answer_headers: Mapping[str, Schema] = field(default_factory=dict)
     media: Sequence[str] = ()
+    audited: bool = False
     any_query: bool = False
     hot: bool = False
 
@@ -94,6 +96,7 @@ class Operation:
         self._names = [name for name in self.parameters if name != "body"]
         self._binders = [_binder(name, self.parameters[name]) for name in self._names]
         self._body = _body_decoder(self.parameters["body"]) if "body" in self.parameters else None
+        self.is_audited = self.description.audited or is_change(self.description.permission)
         self._takes_no_query = (
             "query" not in self.parameters and path.startswith("/v1/") and not self.description.any_query
         )
@@ -106,6 +109,8 @@ class Operation:
         if self._body is None:
             return await self.handler(*arguments)
         body = await call.decode(partial(self._body, call))
+        if self.is_audited:
+            call.audited_body = body
         return await self.handler(**dict(zip(self._names, arguments, strict=True)), body=body)
 
     def _unexpected_query(self, call: Call) -> InvalidRequest:

@@ -41,6 +41,7 @@ class ProducerAnswer(msgspec.Struct):
 @describe(
     Description(
         permission=on("producer", "write", "producer_id"),
+        audited=True,
         answers={200: ProducerEpoch},
         errors=(InvalidTopicName,),
         examples={"producer_id": "checkout-1"},

@@ -82,6 +82,7 @@ class Producer:
         Raises:
             BrokerError: The request is refused; nothing is written.
         """
+        check_not_reserved(request.topic)
         for _ in range(_ATTEMPTS):
             topic = self._topics.cached(request.topic) or await self._topic(request)
             try:
@@ -128,7 +129,6 @@ class Producer:
         return await self._topics.find(topic.name) == topic
 
     async def _topic(self, request: ProduceRequest) -> TopicInfo:
-        check_not_reserved(request.topic)
         topic = await self._topics.find(request.topic)
         if topic is None:
             self._check(self._draft(request.topic), request, count())

@@ -6,14 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from app.domain.log.append import Append
+from app.broker.log.system_topics import append_to_system_topic
 from app.domain.log.record import VALUE_JSON, Record
-from app.domain.log.topic import TopicConfig
 from app.domain.webhooks.event import WebhookEvent
-from app.storage.db import clock
 from app.storage.db.transaction import Tx
-from app.storage.log import topics
-from app.storage.log.appends import append_all
 
 EVENTS_TOPIC = "__webhook_events"
 _encode = msgspec.json.Encoder().encode
@@ -24,14 +20,5 @@ def append_events(tx: Tx, events: Sequence[WebhookEvent]) -> tuple[int, ...]:
 
     By the lock order, call it last in a transaction.
     """
-    now_ms = clock.read(tx)
-    topics.create(tx, EVENTS_TOPIC, 1, {}, now_ms)
-    found = topics.find(tx, EVENTS_TOPIC, TopicConfig())
-    if found is None:
-        return ()
-    info = found.info
     records = [Record(-1, -1, event.webhook.encode(), _encode(event), None, VALUE_JSON) for event in events]
-    append_all(
-        tx, [Append(info.topic_id, info.name, info.version, info.partition_ids, records, [0] * len(records))], now_ms
-    )
-    return info.partition_ids
+    return append_to_system_topic(tx, EVENTS_TOPIC, records)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from app.cli.server.migrate import one_line_database_errors
 from app.cli.server.settings_reader import ignored_variables, read_settings
 from app.cli.terminal.failure import CommandFailed
 from app.cli.terminal.output import print_message
+
+if TYPE_CHECKING:
+    from app.broker.access.keys import KeyRequest, NewKey
+    from app.storage.db.transaction import Tx
 
 
 def create_admin_key(name: str, principal: str, database_url: str | None) -> tuple[str, str]:
@@ -16,9 +22,9 @@ def create_admin_key(name: str, principal: str, database_url: str | None) -> tup
     Raises:
         CommandFailed: The database cannot be opened, its tables are not current, or a field is not valid.
     """
-    from app.broker.access.keys import KeyRequest, create_key
+    from app.broker.access.keys import KeyRequest
     from app.errors.broker_error import BrokerError
-    from app.storage.db import clock, schema
+    from app.storage.db import schema
     from app.storage.db.opening import open_storage
 
     settings = read_settings({} if database_url is None else {"database_url": database_url})
@@ -32,11 +38,24 @@ def create_admin_key(name: str, principal: str, database_url: str | None) -> tup
                 storage.write_now(schema.upgrade)
             elif storage.read_now(schema.version) != schema.HEAD:
                 raise CommandFailed("the tables are not current; run millrace migrate first")
-            created = storage.write_now(
-                lambda tx: create_key(tx, request, clock.read(tx), settings.max_keys, first_is_admin=True)
-            )
+            created = storage.write_now(lambda tx: _create(tx, request, settings.max_keys))
         except BrokerError as error:
             raise CommandFailed(error.detail) from None
         finally:
             storage.close()
     return created.stored.key_id, created.text
+
+
+def _create(tx: Tx, request: KeyRequest, max_keys: int) -> NewKey:
+    from app.broker.access.keys import create_key
+    from app.broker.log.audit import append_audit
+    from app.domain.access.audit import AuditRecord
+    from app.storage.db import clock
+
+    now_ms = clock.read(tx)
+    created = create_key(tx, request, now_ms, max_keys, first_is_admin=True)
+    resource = {"key_id": created.stored.key_id}
+    append_audit(
+        tx, [AuditRecord(type="change", at_ms=now_ms, principal="(local)", operation="create_key", resource=resource)]
+    )
+    return created

@@ -34,6 +34,13 @@ class Permission(NamedTuple):
         return f"`{self.operation}` on the {self.resource_type}"
 
 
+def is_change(permission: Permission) -> bool:
+    """Return whether an operation changes what the installation has, besides records and offsets."""
+    if permission.kind == "resource":
+        return permission.operation in {"create", "alter", "delete"}
+    return permission.kind == "admin"
+
+
 PUBLIC = Permission("public")
 ANY_PRINCIPAL = Permission("any")
 ADMIN = Permission("admin")

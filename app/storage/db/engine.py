@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy.exc import DBAPIError
@@ -57,6 +58,10 @@ class FileWatch(Protocol):
         """Return which file was moved, deleted or replaced, and what to do. None if all files are in place."""
 
 
+after_write: ContextVar[Callable[[Tx], None] | None] = ContextVar("after_write", default=None)
+"""Runs at the end of each transaction that `Storage.write` runs in this context."""
+
+
 class Storage:
     """Runs functions `f(tx, ...)` in worker threads, one transaction each.
 
@@ -102,6 +107,8 @@ class Storage:
             DiskFull: The disk is full; nothing is written.
             OutcomeUnknown: The connection was lost during COMMIT.
         """
+        if (hook := after_write.get()) is not None:
+            function = _followed_by(function, hook)
         async with self._other_writes:
             future = self.submit(function, *args, **kwargs)
             try:
@@ -340,3 +347,14 @@ class Storage:
         if log and fault in LOGGED:
             self._outages.begin(kind, answer[1], error)
         raise answer[0](answer[1]) from error
+
+
+def _followed_by(
+    function: Callable[Concatenate[Tx, P], T], hook: Callable[[Tx], None]
+) -> Callable[Concatenate[Tx, P], T]:
+    def run(tx: Tx, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result = function(tx, *args, **kwargs)
+        hook(tx)
+        return result
+
+    return run
