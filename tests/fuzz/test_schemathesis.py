@@ -51,7 +51,7 @@ CONFORMANCE = [
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """A client of an application with a short `max_wait_ms`."""
     path = tmp_path_factory.mktemp("fuzz") / "millrace.db"
-    values = {"database_url": f"sqlite:///{path}", "max_wait_ms": 50, "ballast_bytes": 0, "host": "0.0.0.0"}
+    values = {"database_url": f"sqlite:///{path}", "max_wait_ms": 50, "ballast_bytes": 0, "auth": "none"}
     application = create_app(Settings.model_validate(values))
     with TestClient(application.asgi, base_url="http://localhost", follow_redirects=False) as each:
         each.app_state["document"] = document(application.api)

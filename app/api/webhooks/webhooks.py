@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import Annotated, Any
 
@@ -161,13 +162,19 @@ class WebhookCounts(msgspec.Struct):
 
 
 class WebhookDescription(WebhookAnswer):
-    """A webhook, what it has delivered, and what waits. `dead_letter_error` says why dead letters are refused."""
+    """A webhook, what it has delivered, and what waits. `dead_letter_error` says why dead letters are refused.
+
+    A webhook has the rights of its `owner`, who made it; null for all rights, on a server that needed no keys.
+    `authorization_error` names the topics that the owner may not read now: their records wait.
+    """
 
     breaker: BreakerState
     counts: WebhookCounts
     public_key: str | None
     oldest_age_ms: int | None
     dead_letter_error: str | None
+    owner: str | None
+    authorization_error: str | None
     last_delivered_at_ms: int | None
     last_failed_at_ms: int | None
 
@@ -263,7 +270,9 @@ async def describe_webhook(call: Call, webhook: str) -> Reply:
     `counts` has the records by state, `breaker` says whether attempts are held back, and `oldest_age_ms` is the age
     of the oldest record that has not ended.
     """
-    return Reply.of(_described(await call.services.webhooks.describe(webhook)))
+    state = await call.services.webhooks.describe(webhook)
+    denied = await call.services.access.unreadable(state.stored.owner, state.topics)
+    return Reply.of(_described(state, denied))
 
 
 @router.patch("/{webhook}")
@@ -360,8 +369,9 @@ def _answer(info: WebhookInfo) -> WebhookAnswer:
     )
 
 
-def _described(state: WebhookState) -> WebhookDescription:
-    stored = state.stored
+def _described(state: WebhookState, denied: Collection[str]) -> WebhookDescription:
+    stored, owner = state.stored, state.stored.owner
+    error = None if owner is None or not denied else f"the owner {owner.name} may not read: {', '.join(sorted(denied))}"
     counts = WebhookCounts(
         state.waiting,
         state.in_flight,
@@ -379,6 +389,8 @@ def _described(state: WebhookState) -> WebhookDescription:
         public_key=state.public_key,
         oldest_age_ms=state.oldest_age_ms,
         dead_letter_error=state.dead_letter_error,
+        owner=None if owner is None else owner.name,
+        authorization_error=error,
         last_delivered_at_ms=stored.last_delivered_at_ms,
         last_failed_at_ms=stored.last_failed_at_ms,
     )

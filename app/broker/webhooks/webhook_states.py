@@ -24,6 +24,7 @@ class WebhookState(NamedTuple):
         retrying: Records that failed and have not ended.
         oldest_age_ms: Age of the oldest record that has not ended, or None.
         dead_letter_error: Why a dead letter was refused last, or None.
+        topics: The topics that it covers.
         public_key: With ed25519, unless the server has not the key that decrypts its seed; else None.
     """
 
@@ -36,6 +37,7 @@ class WebhookState(NamedTuple):
     oldest_age_ms: int | None
     dead_letter_error: str | None
     public_key: str | None
+    topics: tuple[str, ...]
 
 
 def describe(tx: Tx, box: SecretBox, name: str) -> WebhookState | None:
@@ -62,6 +64,7 @@ def describe(tx: Tx, box: SecretBox, name: str) -> WebhookState | None:
         max(ages, default=None),
         next((state.dead_letter_error for state in states if state.dead_letter_error is not None), None),
         _public_key(box, stored, now_ms),
+        tuple(queue.topic for queue in hidden),
     )
 
 
