@@ -32,6 +32,7 @@ _VARIABLE = [
     (re.compile(r"\b179\d{10}\b"), "<now>"),
     (re.compile(r"\b1[89]\d{11}\b"), "<now>"),
     (re.compile(r'("request_id":)"[^"]+"'), r'\1"<id>"'),
+    (re.compile(r'("(?:expires|last_used)_at_ms":)\d+'), r"\1<now>"),
     (re.compile(r'("lag_ms":)\d+'), r"\1<age>"),
     (re.compile(r'("next_cursor":)"[^"]+"'), r'\1"<cursor>"'),
     (re.compile(r"cursor=[\w-]+"), "cursor=<cursor>"),

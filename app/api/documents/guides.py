@@ -26,6 +26,7 @@ GUIDES = {
     "streams": "Streams",
     "queues": "Queues",
     "webhooks": "Webhooks",
+    "access": "Access",
     "command-line": "Command line",
     "operations": "Operations",
 }

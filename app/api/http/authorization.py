@@ -177,6 +177,13 @@ def _require(access: Access, permission: Permission, name: str, *, is_read: bool
     access.require(operation, resource_type, name)
 
 
+def is_recorded(call: Call, permission: Permission) -> bool:
+    """Return whether the audit topic records a change: by a principal, or of the access to an open server."""
+    if call.scope["method"] == "GET" or not call.services.access.enabled:
+        return False
+    return call.access is not None or permission.kind == "admin"
+
+
 def audit_record(call: Call, operation: str, at_ms: int) -> AuditRecord:
     """Return the record of a change for the audit topic."""
     body = call.audited_body

@@ -13,7 +13,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from app.api.http import problems
-from app.api.http.authorization import Access, audit_record, authorize
+from app.api.http.authorization import Access, audit_record, authorize, is_recorded
 from app.api.http.bodies import gzip_bodies
 from app.api.http.bodies.reading import (
     MAX_BYTES_DECODED_IN_LOOP,
@@ -290,7 +290,7 @@ class Call:
         try:
             if self.services.access.enabled:
                 await self._authorize(operation)
-            if self.access is not None and operation.is_audited and self.scope["method"] != "GET":
+            if operation.is_audited and is_recorded(self, operation.description.permission):
                 with self.services.audit.recording(partial(audit_record, self, operation.name)):
                     reply = await operation(self)
             else:
