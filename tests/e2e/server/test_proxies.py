@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BLOCK = re.compile(r"^```(?:nginx|caddyfile)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NAME = "log.example.com"
+KEY = "key-of-an-admin-behind-a-proxy-0123456789"
 RECORDS = "/v1/topics/orders/records"
 
 needs_nginx = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
@@ -95,7 +96,7 @@ def client_of(command: list[str], port: int) -> Iterator[httpx2.Client]:
 @pytest.mark.parametrize("prefix", ["", "/millrace"])
 @pytest.mark.parametrize("proxy", [pytest.param("nginx", marks=needs_nginx), pytest.param("caddy", marks=needs_caddy)])
 def test_a_proxy_forwards_reads_writes_pages_and_streams(tmp_path: Path, proxy: str, prefix: str) -> None:
-    settings = {"allowed_hosts": NAME, "root_path": prefix, "stream_comment_interval_ms": 20}
+    settings = {"allowed_hosts": NAME, "root_path": prefix, "stream_comment_interval_ms": 20, "admin_key": KEY}
     with (
         ServerProcess(f"sqlite:///{tmp_path / 'millrace.db'}", tmp_path, settings=settings) as node,
         (
@@ -104,6 +105,7 @@ def test_a_proxy_forwards_reads_writes_pages_and_streams(tmp_path: Path, proxy: 
             else caddy(tmp_path, blocks()[2], node.url.removeprefix("http://"), prefix)
         ) as client,
     ):
+        client.headers["Authorization"] = f"Bearer {KEY}"
         page = {"Origin": f"http://{NAME}"}
         produced = client.post(f"{prefix}{RECORDS}", json={"value": 1}, headers=page)
         refused = client.post(f"{prefix}{RECORDS}", json={"value": 1}, headers={"Origin": "http://evil.example"})
