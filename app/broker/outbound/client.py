@@ -14,7 +14,6 @@ from urllib.parse import unquote, urlsplit
 import httpcore2
 
 from app.broker.outbound.connections import (
-    MAX_RESPONSE_BYTES,
     AnswerTooLong,
     BoundedStream,
     GuardedBackend,
@@ -55,7 +54,7 @@ class OutboundClient:
         self._targets: dict[str, Target] = {}
 
     async def post(self, url: str, headers: Headers, body: bytes, timeout_s: float) -> Response:
-        """Send a POST request, and read at most 16 KiB of the answer.
+        """Send a POST request, and read at most `max_response_bytes` of the answer.
 
         Args:
             url: The URL of the receiver.
@@ -69,12 +68,20 @@ class OutboundClient:
             NotSent: A fault on this side, such as a resolver or a proxy that cannot be reached.
             SendFailed: The connection failed, or the answer is no HTTP.
         """
+        return await self._send(b"POST", url, headers, body, timeout_s)
+
+    async def get(self, url: str, headers: Headers, timeout_s: float) -> Response:
+        """Send a GET request; limits and errors are those of `post`."""
+        return await self._send(b"GET", url, headers, None, timeout_s)
+
+    async def _send(self, method: bytes, url: str, headers: Headers, body: bytes | None, timeout_s: float) -> Response:
         target = self._target(url)
         origin = Origin(target.scheme, target.host, target.port)
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
             async with self._hosts.connected(origin, timeout_s) as pool, asyncio.timeout_at(deadline):
-                return await _exchange(pool, self._request(target, headers, body, timeout_s))
+                request = self._request(method, target, headers, body, timeout_s)
+                return await _exchange(pool, request, self._rules.max_response_bytes)
         except (
             OSError,
             httpcore2.TimeoutException,
@@ -110,7 +117,9 @@ class OutboundClient:
         self._targets[url] = target
         return target
 
-    def _request(self, target: Target, headers: Headers, body: bytes, timeout_s: float) -> httpcore2.Request:
+    def _request(
+        self, method: bytes, target: Target, headers: Headers, body: bytes | None, timeout_s: float
+    ) -> httpcore2.Request:
         host = f"[{target.host}]" if ":" in target.host else target.host
         url = httpcore2.URL(
             scheme=target.scheme.encode(), host=host.encode(), port=target.port, target=target.path.encode()
@@ -118,17 +127,18 @@ class OutboundClient:
         own = [
             (b"host", target.host_header.encode()),
             (b"accept-encoding", b"identity"),
-            (b"content-length", b"%d" % len(body)),
         ]
+        if body is not None:
+            own.append((b"content-length", b"%d" % len(body)))
         extensions: dict[str, object] = {"sni_hostname": target.tls_name}
         if self._rules.proxy_url:
             extensions["timeout"] = {"connect": timeout_s * _PROXY_SHARE}
-        return httpcore2.Request(b"POST", url, headers=[*own, *headers], content=body, extensions=extensions)
+        return httpcore2.Request(method, url, headers=[*own, *headers], content=body, extensions=extensions)
 
     def _new_pool(self, origin: Origin) -> httpcore2.AsyncConnectionPool:
         tls = self._tls_context()
         if self._rules.proxy_url:
-            return _proxy_pool(self._rules.proxy_url, tls, self._keepalive_s, self._resolver)
+            return _proxy_pool(self._rules, tls, self._keepalive_s, self._resolver)
         backend = GuardedBackend(self._rules, self._resolver, plain=origin.scheme == "http")
         return httpcore2.AsyncConnectionPool(
             tls, max_connections=None, keepalive_expiry=self._keepalive_s, network_backend=backend
@@ -145,36 +155,39 @@ class OutboundClient:
                 ca_file = self._rules.ca_file
                 self._tls = ssl.create_default_context(cafile=ca_file) if ca_file else httpcore2.default_ssl_context()
             except OSError:
-                raise NotSent(
-                    "the CA certificates cannot be read: set MILLRACE_WEBHOOK_CA_FILE to a PEM file"
-                ) from None
+                setting = self._rules.settings.ca_file
+                raise NotSent(f"the CA certificates cannot be read: set {setting} to a PEM file") from None
         return self._tls
 
 
-async def _exchange(pool: httpcore2.AsyncConnectionPool, request: httpcore2.Request) -> Response:
+async def _exchange(
+    pool: httpcore2.AsyncConnectionPool, request: httpcore2.Request, max_response_bytes: int
+) -> Response:
     """Send a request, and read the answer. If a kept connection was closed meanwhile, send it on another one."""
     for _ in range(_TRIES - 1):
         try:
-            return await _exchange_once(pool, request)
+            return await _exchange_once(pool, request, max_response_bytes)
         except StaleConnection:
             continue
-    return await _exchange_once(pool, request)
+    return await _exchange_once(pool, request, max_response_bytes)
 
 
-async def _exchange_once(pool: httpcore2.AsyncConnectionPool, request: httpcore2.Request) -> Response:
+async def _exchange_once(
+    pool: httpcore2.AsyncConnectionPool, request: httpcore2.Request, max_response_bytes: int
+) -> Response:
     response = await pool.handle_async_request(request)
     received = bytearray()
     try:
         async for part in response.aiter_stream():
             received += part
-            if len(received) > MAX_RESPONSE_BYTES:
+            if len(received) > max_response_bytes:
                 break
         await _close_if_ahead(response, bytes(received))
     except AnswerTooLong:
         pass
     finally:
         await response.aclose()
-    return Response(response.status, response.headers, bytes(received[:MAX_RESPONSE_BYTES]))
+    return Response(response.status, response.headers, bytes(received[:max_response_bytes]))
 
 
 async def _close_if_ahead(response: httpcore2.Response, body: bytes) -> None:
@@ -185,8 +198,10 @@ async def _close_if_ahead(response: httpcore2.Response, body: bytes) -> None:
         await stream.aclose()
 
 
-def _proxy_pool(url: str, tls: ssl.SSLContext, keepalive_s: float, resolver: Resolver) -> httpcore2.AsyncConnectionPool:
-    parts = urlsplit(url)
+def _proxy_pool(
+    rules: OutboundRules, tls: ssl.SSLContext, keepalive_s: float, resolver: Resolver
+) -> httpcore2.AsyncConnectionPool:
+    parts = urlsplit(rules.proxy_url)
     is_tls = parts.scheme == "https"
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     port = parts.port or (443 if is_tls else 80)
@@ -197,5 +212,5 @@ def _proxy_pool(url: str, tls: ssl.SSLContext, keepalive_s: float, resolver: Res
         proxy_ssl_context=tls if is_tls else None,
         max_connections=None,
         keepalive_expiry=keepalive_s,
-        network_backend=ProxyBackend(resolver, is_tls=is_tls),
+        network_backend=ProxyBackend(resolver, rules.max_response_bytes, is_tls=is_tls),
     )

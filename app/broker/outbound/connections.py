@@ -15,14 +15,12 @@ from app.broker.outbound.exchange import NotSent, OutboundRules, SendBlocked, Se
 from app.broker.outbound.resolver import Resolver, ResolverFailed, UnknownHost
 from app.domain.outbound.addresses import is_allowed, refusal_of
 
-MAX_RESPONSE_BYTES = 16 * 1024
 MAX_HEADER_BYTES = 32 * 1024
-_MAX_ANSWER_BYTES = MAX_HEADER_BYTES + MAX_RESPONSE_BYTES
 _READ_BYTES = 16 * 1024
 _NEXT_ADDRESS_S = 2.0
 """Time for a connection to one of several addresses; the last one may take all the time that is left."""
 _INTERNAL = "the host is private, loopback, link-local or reserved"
-_WAY_OUT = "the operator can allow its network with MILLRACE_WEBHOOK_ALLOWED_NETWORKS"
+_WAY_OUT = "the operator can allow its network with"
 _PROXY_S = 5.0
 """Time for the name of the egress proxy and a connection to it."""
 
@@ -48,10 +46,16 @@ class BoundedStream(httpcore2.AsyncNetworkStream):
 
     The bytes are counted after TLS and before HTTP, so that nothing in an answer escapes the limit. They are read in
     small parts: between two parts the event loop is free.
+
+    Args:
+        stream: The connection.
+        max_response_bytes: The limit of a body; headers and chunk sizes may have 32 KiB more.
     """
 
-    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+    def __init__(self, stream: httpcore2.AsyncNetworkStream, max_response_bytes: int) -> None:
         self._stream = stream
+        self._max_response_bytes = max_response_bytes
+        self._max_answer_bytes = MAX_HEADER_BYTES + max_response_bytes
         self._requests = 0
         self._received = 0
         self._last_part = b""
@@ -63,9 +67,9 @@ class BoundedStream(httpcore2.AsyncNetworkStream):
         """Read a part of an answer."""
         self._is_writing = False
         await self._send_head(timeout)
-        left = _MAX_ANSWER_BYTES - self._received
+        left = self._max_answer_bytes - self._received
         if left <= 0:
-            raise AnswerTooLong(f"the answer has more than {_MAX_ANSWER_BYTES} bytes")
+            raise AnswerTooLong(f"the answer has more than {self._max_answer_bytes} bytes")
         try:
             data = await self._stream.read(min(max_bytes, left, _READ_BYTES), timeout)
         except httpcore2.ReadError:
@@ -115,7 +119,7 @@ class BoundedStream(httpcore2.AsyncNetworkStream):
         timeout: float | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         """Return the connection with TLS on it. If that does not succeed, also for want of time, it is closed."""
-        return BoundedStream(await self._with_tls(ssl_context, server_hostname, timeout))
+        return BoundedStream(await self._with_tls(ssl_context, server_hostname, timeout), self._max_response_bytes)
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - as httpcore has it
         """Return what is known about the connection. The pool drops an idle one that can be read, or is closed."""
@@ -155,11 +159,12 @@ class ProxyStream(BoundedStream):
 
     Args:
         stream: The connection.
+        max_response_bytes: The limit of a body.
         is_tls: Whether TLS with the proxy itself is still to come.
     """
 
-    def __init__(self, stream: httpcore2.AsyncNetworkStream, *, is_tls: bool) -> None:
-        super().__init__(stream)
+    def __init__(self, stream: httpcore2.AsyncNetworkStream, max_response_bytes: int, *, is_tls: bool) -> None:
+        super().__init__(stream, max_response_bytes)
         self._is_tls = is_tls
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -190,7 +195,7 @@ class ProxyStream(BoundedStream):
             stream = await self._with_tls(ssl_context, server_hostname, timeout)
         except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
             raise NotConnected(NotSent("TLS with the egress proxy failed")) from None
-        return ProxyStream(stream, is_tls=False)
+        return ProxyStream(stream, self._max_response_bytes, is_tls=False)
 
 
 class GuardedBackend(httpcore2.AsyncNetworkBackend):
@@ -226,7 +231,7 @@ class GuardedBackend(httpcore2.AsyncNetworkBackend):
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
             else:
-                return BoundedStream(stream)
+                return BoundedStream(stream, self._rules.max_response_bytes)
         raise failure
 
     async def sleep(self, seconds: float) -> None:
@@ -251,11 +256,13 @@ class ProxyBackend(httpcore2.AsyncNetworkBackend):
 
     Args:
         resolver: Finds the addresses.
+        max_response_bytes: The limit of a body.
         is_tls: Whether the proxy itself is spoken to with TLS.
     """
 
-    def __init__(self, resolver: Resolver, *, is_tls: bool) -> None:
+    def __init__(self, resolver: Resolver, max_response_bytes: int, *, is_tls: bool) -> None:
         self._resolver = resolver
+        self._max_response_bytes = max_response_bytes
         self._is_tls = is_tls
         self._sockets = httpcore2.AnyIOBackend()
 
@@ -276,7 +283,7 @@ class ProxyBackend(httpcore2.AsyncNetworkBackend):
                     each = None if position == len(addresses) else _NEXT_ADDRESS_S
                     with contextlib.suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
                         stream = await self._sockets.connect_tcp(address, port, each, local_address, socket_options)
-                        return ProxyStream(stream, is_tls=self._is_tls)
+                        return ProxyStream(stream, self._max_response_bytes, is_tls=self._is_tls)
         raise NotConnected(NotSent("the egress proxy cannot be reached"))
 
     async def sleep(self, seconds: float) -> None:
@@ -297,17 +304,20 @@ def check_addresses(addresses: Sequence[str], rules: OutboundRules, *, plain: bo
     allowed = rules.allowed_networks
     for address in addresses:
         if (refusal := refusal_of(address, allowed)) is not None:
-            raise SendBlocked(_refused(address) if refusal.allowable else f"{_INTERNAL}, which no setting allows")
+            setting = rules.settings.allowed_networks
+            raise SendBlocked(
+                _refused(address, setting) if refusal.allowable else f"{_INTERNAL}, which no setting allows"
+            )
         if plain and not is_allowed(address, allowed):
             check_plain(rules)
 
 
-def _refused(address: str) -> str:
+def _refused(address: str, setting: str) -> str:
     """Return why an address is refused, with the kind of network to allow, but without the address itself."""
     parsed = ip_address(address)
     if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is None:
-        return f"{_INTERNAL} at its IPv6 address; {_WAY_OUT} (::1/128 for loopback)"
-    return f"{_INTERNAL}; {_WAY_OUT} (127.0.0.0/8 for loopback)"
+        return f"{_INTERNAL} at its IPv6 address; {_WAY_OUT} {setting} (::1/128 for loopback)"
+    return f"{_INTERNAL}; {_WAY_OUT} {setting} (127.0.0.0/8 for loopback)"
 
 
 def check_plain(rules: OutboundRules) -> None:
@@ -317,9 +327,9 @@ def check_plain(rules: OutboundRules) -> None:
         SendBlocked: With the setting that would allow it.
     """
     if not rules.allow_http:
-        raise SendBlocked(
-            "the URL has no TLS: use https://, or the operator allows http:// with MILLRACE_WEBHOOK_ALLOW_HTTP"
-        )
+        setting = rules.settings.allow_http
+        way_out = f", or the operator allows http:// with {setting}" if setting else ""
+        raise SendBlocked(f"the URL has no TLS: use https://{way_out}")
 
 
 def _is_address(host: str) -> bool:

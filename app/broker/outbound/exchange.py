@@ -13,11 +13,14 @@ from app.domain.outbound.addresses import Network
 Headers = Sequence[tuple[bytes, bytes]]
 
 
+MAX_RESPONSE_BYTES = 16 * 1024
+
+
 class Response(NamedTuple):
     """The answer of another server.
 
     Attributes:
-        body: At most the first 16 KiB, not decompressed.
+        body: At most the first `max_response_bytes` of the rules, not decompressed.
     """
 
     status: int
@@ -45,6 +48,18 @@ class NotSent(SendFailed):
     """A fault on this side: the resolver or the proxy cannot be reached."""
 
 
+class SettingNames(NamedTuple):
+    """The settings that the messages name.
+
+    Attributes:
+        allow_http: Empty if no setting allows public URLs without TLS.
+    """
+
+    allowed_networks: str = "MILLRACE_WEBHOOK_ALLOWED_NETWORKS"
+    allow_http: str = "MILLRACE_WEBHOOK_ALLOW_HTTP"
+    ca_file: str = "MILLRACE_WEBHOOK_CA_FILE"
+
+
 class OutboundRules(NamedTuple):
     """What the operator allows.
 
@@ -53,12 +68,16 @@ class OutboundRules(NamedTuple):
         allow_http: Whether public addresses may be used without TLS.
         ca_file: A file of CA certificates instead of the system's; empty for the system's.
         proxy_url: The proxy for all requests; empty for none.
+        max_response_bytes: How much is read of the body of an answer.
+        settings: The names of the settings that these rules come from.
     """
 
     allowed_networks: tuple[Network, ...] = ()
     allow_http: bool = False
     ca_file: str = ""
     proxy_url: str = ""
+    max_response_bytes: int = MAX_RESPONSE_BYTES
+    settings: SettingNames = SettingNames()
 
 
 class Client(Protocol):
