@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import ssl
 from ipaddress import ip_network
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from app.security_settings import SecuritySettings
 
 _HOST_NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
 
@@ -18,11 +19,10 @@ _DATABASE_URL = re.compile(r"(sqlite|postgres(?:ql)?)(\+\w+)?://.*", re.DOTALL)
 
 _PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9._\[\]:-]+(/[A-Za-z0-9._~-]+)*")
 _SECRET_KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
-_PROXY_URL = re.compile(r"https?://([^\s/?#@]+@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
 
 
-class Settings(BaseSettings):
+class Settings(SecuritySettings):
     """Read once, in `main`, and handed down in parts. Durations are in milliseconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
@@ -246,35 +246,6 @@ class Settings(BaseSettings):
                     "must be addresses such as 10.0.0.1 or networks such as 10.0.0.0/8, separated by commas"
                 ) from None
         return proxies
-
-    @field_validator("webhook_allowed_networks")
-    @classmethod
-    def _check_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
-        for network in networks:
-            try:
-                ip_network(network)
-            except ValueError:
-                raise ValueError(
-                    "must be networks such as 10.0.0.0/8 or addresses such as 10.0.0.1, separated by commas"
-                ) from None
-        return networks
-
-    @field_validator("webhook_ca_file")
-    @classmethod
-    def _check_ca_file(cls, path: str) -> str:
-        try:
-            if path:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-        except OSError:
-            raise ValueError("must be a file of CA certificates in PEM format that the server can read") from None
-        return path
-
-    @field_validator("webhook_proxy_url")
-    @classmethod
-    def _check_proxy_url(cls, url: str) -> str:
-        if url and not _PROXY_URL.fullmatch(url):
-            raise ValueError("must be a URL such as http://proxy:3128 or https://user:password@proxy:3128")
-        return url
 
     @field_validator("auth", "log_level", "log_format", mode="before")
     @classmethod

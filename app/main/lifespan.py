@@ -54,6 +54,7 @@ async def lifespan(
         stop.enter_context(_infrequent_collections())
         stop.callback(storage.close)
         stop.callback(services.memory.close)
+        stop.push_async_callback(lambda: _within_drain_timeout(services.access.close(), "the issuer of tokens"))
         notices = open_notices(settings.database_url) if storage.dialect.shared else None
         if notices is not None:
             stop.push_async_callback(notices.close)

@@ -48,6 +48,7 @@ from app.broker.webhooks.webhooks import Webhooks
 from app.domain.access.loopback import is_loopback
 from app.domain.log.topic import TopicConfig
 from app.domain.outbound.addresses import parse_networks
+from app.main.oidc import build_oidc_verifier
 from app.server import allocator
 from app.server.cgroup import default_budget_bytes
 from app.settings import Settings
@@ -100,7 +101,8 @@ def build_services(
     refusals = Refusals(storage, session_clock_ms)
     queues = Queues(storage, topics, signals)
     webhooks = Webhooks(storage, topics, signals, box)
-    access = AccessControl(storage, _access_rules(settings), clock, session_clock_ms)
+    verifier = build_oidc_verifier(settings, session_clock_ms)
+    access = AccessControl(storage, _access_rules(settings), clock, session_clock_ms, verifier)
     dispatcher = _build_dispatcher(
         settings,
         storage,

@@ -88,6 +88,9 @@ class TokenVerifier(Protocol):
             ServiceUnavailable: The keys of the issuer cannot be fetched.
         """
 
+    async def close(self) -> None:
+        """Close the connections to the issuer."""
+
 
 class WatchedAccess(Protocol):
     """The rights of a request that waits."""
@@ -270,6 +273,11 @@ class AccessControl:
             known = now_ms, await self._storage.read(keys.has_admin, owner.name, self._clock())
             self._owners[owner.name] = known
         return known[1]
+
+    async def close(self) -> None:
+        """Close the connections to the issuer of tokens."""
+        if self._verifier is not None:
+            await self._verifier.close()
 
     def watch(self, access: WatchedAccess) -> None:
         """Check the rights of a request that waits, until `unwatch`."""
