@@ -381,7 +381,8 @@ class LimitedProtocol(MeteredProtocol):
         identity = uuid4().hex if rejected is None else request_id(cast("dict[str, Any]", rejected))
         response = problem_response(error, self.server_state.default_headers, identity)
         self.transport.write(response)
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS has no half-closed connections
+            self.transport.write_eof()
         self._expect_within(self.limits.linger_ms)
         if self.logs_rejections:
             size_bytes = len(response) - response.index(b"\r\n\r\n") - 4

@@ -19,6 +19,7 @@ from app.server.access_log import AccessLog
 from app.server.limits import ProtocolLimits
 from app.server.metered_protocol import ServerMemory
 from app.server.protocol import LimitedProtocol, limited_protocol
+from app.server.tls.connections import TlsProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
     from uvicorn._types import ASGIApplication
+
+    from app.server.tls.certificate import Certificate
 
 __all__ = ["LimitedProtocol", "ProtocolLimits", "Server", "ServerMemory", "limited_protocol", "serve"]
 
@@ -51,6 +54,7 @@ class Server(uvicorn.Server):
         on_stop: Called once, in the event loop, when the stop begins; possibly before the lifespan has started.
         on_ready: Called with the port when the server accepts requests.
         grace_ms: Time for running requests after the stop begins.
+        certificate: For HTTPS; None for HTTP.
     """
 
     def __init__(
@@ -60,8 +64,10 @@ class Server(uvicorn.Server):
         on_stop: Callable[[], None],
         on_ready: Callable[[int], None],
         grace_ms: int = STOP_GRACE_MS,
+        certificate: Certificate | None = None,
     ) -> None:
         super().__init__(config)
+        self._certificate = certificate
         self._on_stop = on_stop
         self._on_ready = on_ready
         self._grace_ms = grace_ms
@@ -101,13 +107,32 @@ class Server(uvicorn.Server):
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        # uvicorn has no limits of time for TLS, and asyncio waits a minute for a handshake.
+        await super().startup(sockets if self._certificate is None else [])
+        if self._certificate is not None and not self.should_exit:
+            await self._listen_with_tls(sockets or [], self._certificate)
         if sockets and not self.should_exit:
             self._on_ready(sockets[0].getsockname()[1])
+
+    async def _listen_with_tls(self, sockets: list[socket.socket], certificate: Certificate) -> None:
+        loop = asyncio.get_running_loop()
+        protocol = cast("type[LimitedProtocol]", self.config.http_protocol_class)
+        for each in sockets:
+            server = await loop.create_server(
+                lambda: TlsProtocol(protocol(self.config, self.server_state, self.lifespan.state)),
+                sock=each,
+                ssl=certificate.context,
+                backlog=_BACKLOG,
+                ssl_handshake_timeout=protocol.limits.header_timeout_ms / 1000,
+                ssl_shutdown_timeout=protocol.limits.write_timeout_ms / 1000,
+            )
+            self.servers.append(server)
 
     @override
     async def main_loop(self) -> None:
         while not await self.on_tick(0):
+            if self._certificate is not None:
+                self._certificate.refresh()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self._stopping.wait()
@@ -182,6 +207,7 @@ def serve(
     memory: ServerMemory | None = None,
     log_config: dict[str, Any] | None = None,
     grace_ms: int = STOP_GRACE_MS,
+    certificate: Certificate | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, and return after a clean stop.
 
@@ -198,6 +224,7 @@ def serve(
         memory: What all connections may hold; the defaults if None.
         log_config: For `logging.config.dictConfig`; None does not change the logging.
         grace_ms: Time for running requests after the stop begins.
+        certificate: For HTTPS; None for HTTP.
 
     Raises:
         SystemExit: With a sentence and code 1 if the address cannot be bound; with code 3 if the lifespan fails
@@ -218,7 +245,7 @@ def serve(
         date_header=True,
         backlog=_BACKLOG,
     )
-    server = Server(config, on_stop=on_stop, on_ready=on_ready, grace_ms=grace_ms)
+    server = Server(config, on_stop=on_stop, on_ready=on_ready, grace_ms=grace_ms, certificate=certificate)
     try:
         server.run(sockets)
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """A server program for tests: a small application on `app.server.uvicorn.serve`.
 
-Arguments: a host, a port, and what differs from the defaults, as JSON: limits, `budget_bytes`, `grace_ms`. The program
-prints the port when it is ready, and `cleaned up` when its lifespan ends.
+Arguments: a host, a port, and what differs from the defaults, as JSON: limits, `budget_bytes`, `grace_ms`, and the file
+of a `certificate` for HTTPS. The program prints the port when it is ready, and `cleaned up` when its lifespan ends.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from app.domain.memory.ledger import MemoryLedger
+from app.server.tls.certificate import Certificate
 from app.server.uvicorn import ProtocolLimits, ServerMemory, serve
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
 if __name__ == "__main__":
     arguments = json.loads(sys.argv[3])
     grace_ms = arguments.pop("grace_ms", 500)
+    certificate_file = arguments.pop("certificate", "")
     budget = MemoryLedger(arguments.pop("budget_bytes", 512 * 1024 * 1024))
     serve(
         app,  # type: ignore[arg-type] # simpler types than ASGI's
@@ -152,4 +154,5 @@ if __name__ == "__main__":
         on_stop=stopping.set,
         on_ready=lambda port: print_line(str(port)),
         grace_ms=grace_ms,
+        certificate=Certificate(certificate_file, "") if certificate_file else None,
     )

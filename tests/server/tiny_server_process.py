@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -32,10 +33,12 @@ class TinyServer:
     process: subprocess.Popen[str]
     port: int
     out: IO[str]
+    tls: ssl.SSLContext | None = None
 
     def connect(self, host: str = "127.0.0.1") -> socket.socket:
-        """Open a connection."""
-        return socket.create_connection((host, self.port), timeout=DEADLINE_S)
+        """Open a connection; with `tls`, one of HTTPS."""
+        plain = socket.create_connection((host, self.port), timeout=DEADLINE_S)
+        return plain if self.tls is None else self.tls.wrap_socket(plain, server_hostname=host)
 
     def exchange(self, *parts: bytes) -> bytes:
         """Send the parts on one connection, and return what the server sends until it closes."""
@@ -109,7 +112,7 @@ def problem(received: bytes, status: int, code: str) -> str:
 
 
 @contextlib.contextmanager
-def running(host: str = "127.0.0.1", **limits: int) -> Iterator[TinyServer]:
+def running(host: str = "127.0.0.1", **limits: int | str) -> Iterator[TinyServer]:
     """Run a server with these limits; the others have their defaults."""
     command = [*PROGRAM, host, "0", json.dumps(limits)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -29,6 +29,7 @@ GUIDES = {
     "access": "Access",
     "command-line": "Command line",
     "operations": "Operations",
+    "tls": "HTTPS",
     "oidc": "Tokens of an identity provider",
 }
 """The titles of the guides, by the names of their files."""

@@ -19,6 +19,7 @@ from app.cli.terminal.failure import CommandFailed
 
 if TYPE_CHECKING:
     from app.main import Application
+    from app.server.tls.certificate import Certificate
     from app.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -37,12 +38,25 @@ def serve(
             help="sqlite:///path or postgresql://user:password@host/db (MILLRACE_DATABASE_URL; sqlite:///millrace.db).",
         ),
     ] = None,
+    tls_cert: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Certificate and chain in PEM format: HTTPS (MILLRACE_TLS_CERT).")
+    ] = None,
+    tls_key: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Its private key, if it is in another file (MILLRACE_TLS_KEY)."),
+    ] = None,
 ) -> None:
     """Run the server.
 
     Options take precedence over MILLRACE_ variables, and these over a `.env` file.
     """
-    options = {"host": host, "port": port, "database_url": database_url}
+    options = {
+        "host": host,
+        "port": port,
+        "database_url": database_url,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+    }
     log_format = os.environ.get("MILLRACE_LOG_FORMAT", "").lower()
     with failures_in_log() if log_format == "json" else nullcontext():
         settings = read_settings({name: value for name, value in options.items() if value is not None})
@@ -63,6 +77,7 @@ def _run(settings: Settings) -> None:
 
     return_freed_memory()
     raise_limit()
+    certificate = _certificate(settings)
     application = _build(settings)
     if (refusal := application.services.access.refusal_to_start()) is not None:
         application.services.storage.close()
@@ -80,6 +95,7 @@ def _run(settings: Settings) -> None:
             on_stop=lambda: _stop(application),
             on_ready=announce,
             access_log=settings.access_log,
+            certificate=certificate,
         )
     finally:
         application.services.storage.close()
@@ -105,11 +121,30 @@ def _build(settings: Settings) -> Application:
         return create_app(settings)
 
 
+def _certificate(settings: Settings) -> Certificate | None:
+    """Return the certificate for HTTPS, or None.
+
+    Raises:
+        CommandFailed: It cannot be used.
+    """
+    if not settings.tls_cert:
+        if settings.tls_key:
+            raise CommandFailed("MILLRACE_TLS_KEY needs MILLRACE_TLS_CERT, the file with the certificate")
+        return None
+    from app.server.tls.certificate import Certificate, CertificateUnusable
+
+    try:
+        return Certificate(settings.tls_cert, settings.tls_key)
+    except CertificateUnusable as error:
+        raise CommandFailed(f"no HTTPS: {error}") from None
+
+
 def _announce(settings: Settings, port: int, data: str) -> None:
     """Print where the server is, or log it as an object."""
     name = settings.host.removeprefix("[").removesuffix("]")
     name = _ALL_ADDRESSES.get(name, name)
-    url = f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+    scheme = "https" if settings.tls_cert else "http"
+    url = f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
     if settings.log_format == "json":
         fields = {"version": __version__, "url": url, "data": data}
         _log.info("millrace %s is ready at %s, data in %s", __version__, url, data, extra={"fields": fields})

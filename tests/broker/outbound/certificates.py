@@ -46,6 +46,15 @@ class Authority:
             self_signed: Whether no authority has signed it.
             asks_client: Whether the server wants a certificate of the client.
         """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate_file(*names, days=days, self_signed=self_signed))
+        if asks_client:
+            context.load_verify_locations(self.ca_file)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def certificate_file(self, *names: str, days: tuple[int, int] = (-1, 1), self_signed: bool = False) -> Path:
+        """Return a file with the key and the certificate of a server; the arguments are those of `server_context`."""
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
         certificate = _sign(
@@ -58,12 +67,7 @@ class Authority:
         )
         path = self.folder / f"{certificate.serial_number:x}.pem"
         path.write_bytes(_pem(key) + certificate.public_bytes(serialization.Encoding.PEM))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        if asks_client:
-            context.load_verify_locations(self.ca_file)
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
+        return path
 
 
 def make_authority(folder: Path) -> Authority:

@@ -123,3 +123,15 @@ def test_all_wrong_settings_are_named_at_once(alone: Cli) -> None:
             "  MILLRACE_DEFAULT_PARTITIONS must be a whole number from 1 to 1000, and is '0'",
         ],
     )
+
+
+def test_a_certificate_that_cannot_be_used_is_refused_before_the_database_is_opened(alone: Cli) -> None:
+    (alone.folder / "text.pem").write_text("no certificate")
+    done = alone("serve", "--port", "0", "--tls-cert", "text.pem")
+
+    assert done.code == 1
+    assert done.err == (
+        "millrace: no HTTPS: text.pem must have a certificate and its private key, in PEM format; "
+        "or name the key's file too\n"
+    )
+    assert not (alone.folder / "millrace.db").exists()

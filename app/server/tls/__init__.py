@@ -1,0 +1,1 @@
+"""HTTPS without a proxy."""
