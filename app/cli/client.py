@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
@@ -12,6 +13,7 @@ from urllib.parse import unquote
 import typer
 
 from app import __version__
+from app.cli.credentials import API_KEY, CA_FILE, api_key, hint_of_refused_key, tls_context
 from app.cli.server_url import check_url, describe_failure
 from app.cli.spelling import in_spelling_of_options
 from app.cli.terminal.failure import NOT_FOUND, REFUSED, UNAVAILABLE, CommandFailed
@@ -36,6 +38,7 @@ _MISSING = {
 }
 """Messages for an unknown name in a path, by resource: the error code, and the command that creates the resource."""
 
+_KEY_HEADER = f"authorization: Bearer ${API_KEY}"
 _IMPLIED_HEADERS = {"host", "accept-encoding", "connection", "user-agent", "content-length"}
 
 
@@ -99,12 +102,15 @@ class Client:
 
         self.url = url.rstrip("/")
         self._verbose = verbose
+        key = api_key()
+        context = tls_context()
         self._transport_error = httpx2.TransportError
         try:
             self._client = httpx2.Client(
                 base_url=self.url,
                 timeout=httpx2.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
-                headers={"user-agent": f"millrace/{__version__}"},
+                headers={"user-agent": f"millrace/{__version__}"} | ({"authorization": f"Bearer {key}"} if key else {}),
+                verify=True if context is None else context,
             )
         except (httpx2.InvalidURL, ValueError):
             check_url(url, None)
@@ -185,16 +191,24 @@ class Client:
 
 
 def as_curl(request: httpx2.Request) -> str:
-    """Return a request as a curl command; a long or binary body is read from standard input."""
+    """Return a request as a curl command; a long or binary body is read from standard input.
+
+    The key stands in it as a variable of the shell: what is printed is kept in logs.
+    """
     words = ["curl"]
+    if request.url.scheme == "https" and (ca_file := os.environ.get(CA_FILE)):
+        words += ["--cacert", ca_file]
     if request.method != ("POST" if request.content else "GET"):
         words += ["-X", request.method]
     for name, value in request.headers.items():
-        if name not in _IMPLIED_HEADERS:
+        if name == "authorization":
+            words += ["-H", _KEY_HEADER]
+        elif name not in _IMPLIED_HEADERS:
             words += ["-H", f"{name}: {value}"]
     if request.content:
         words += ["--data-binary", _body_argument(request.content)]
-    return shlex.join([*words, str(request.url)])
+    line = shlex.join([*words, str(request.url)])
+    return line.replace(shlex.quote(_KEY_HEADER), f'"{_KEY_HEADER}"')
 
 
 def _body_argument(body: bytes) -> str:
@@ -222,6 +236,8 @@ def _error_of(response: httpx2.Response, url: str) -> ServerRefused:
     if problem.get("code") == "NOT_FOUND" and prefix:
         scheme = url.partition("://")[0]
         detail = f"{url} has no API; without a proxy under /{prefix} the URL of the server is {scheme}://{root}"
+    if status == 401:
+        detail = f"{hint_of_refused_key()}: {detail}"
     return ServerRefused(status, problem, f"{detail} ({problem.get('code', status)}{request_id})")
 
 

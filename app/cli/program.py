@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from app import __version__
+from app.cli.access.acls import acls
+from app.cli.access.keys import keys
 from app.cli.consume import consume
+from app.cli.credentials import CA_FILE
 from app.cli.groups.groups import groups
 from app.cli.log.produce import produce
 from app.cli.log.topics import topics
@@ -54,6 +58,8 @@ program.add_typer(queue, name="queue", cls=ProgramGroup)
 program.add_typer(sources, name="sources", cls=ProgramGroup)
 webhooks.add_typer(records)
 program.add_typer(webhooks, name="webhooks", cls=ProgramGroup)
+program.add_typer(keys, name="keys", cls=ProgramGroup)
+program.add_typer(acls, name="acls", cls=ProgramGroup)
 program.add_typer(secrets, name="secrets", cls=ProgramGroup)
 
 
@@ -63,13 +69,27 @@ def _show_version(requested: bool) -> None:
         raise typer.Exit
 
 
+def _set_ca_file(path: str | None) -> None:
+    if path is not None:
+        os.environ[CA_FILE] = path  # also for the commands that `queue work` runs
+
+
 @program.callback()
 def millrace(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
+    ca_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", callback=_set_ca_file, help="CA certificates of servers with HTTPS (MILLRACE_CA_FILE)."
+        ),
+    ] = None,
 ) -> None:
-    """Kafka's event log over plain HTTP, on SQLite or PostgreSQL."""
+    """Kafka's event log over plain HTTP, on SQLite or PostgreSQL.
+
+    Client commands send the key or token in MILLRACE_API_KEY.
+    """
 
 
 def run() -> None:

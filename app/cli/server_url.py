@@ -23,6 +23,12 @@ _REST = re.compile(r"(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\])?(?P<port>:[0-9]{1,5})?
 _ERRNO = re.compile(r"\[Errno -?\d+\] ")
 _SOURCE_PLACE = re.compile(r" \(_ssl\.c:\d+\)")
 
+_OF_TLS = {
+    "illegal request line": "the answer is not HTTP",
+    "disconnected without": "the server closed the connection",
+}
+"""What a server that speaks TLS does with a request without it."""
+
 
 def default_url() -> str:
     """Return the URL of a server on this machine, at the port that `serve` listens on by default.
@@ -126,9 +132,9 @@ def describe_failure(url: str, error: Exception) -> tuple[str, str]:
         return "the server speaks HTTP without TLS", f"use http://{rest}"
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         reason = reason.rpartition("] ")[2]
-        return reason, "set SSL_CERT_FILE to a file with the certificate of its authority"
-    if "illegal request line" in reason and scheme.lower() == "http":
-        return "the answer is not HTTP", f"if the server speaks TLS, use https://{rest}"
+        return reason, "set MILLRACE_CA_FILE to a file with the certificate of its authority"
+    if scheme.lower() == "http" and (told := next((_OF_TLS[text] for text in _OF_TLS if text in reason), None)):
+        return told, f"if the server speaks TLS, use https://{rest}"
     if "not known" in reason or "name resolution" in reason or "No address" in reason:
         return f"{reason[:1].lower()}{reason[1:]}", "check the name in --url or MILLRACE_URL"
     return reason, _start_hint(kind)

@@ -61,7 +61,7 @@ class Serving:
 
     @property
     def url(self) -> str:
-        found = re.search(r"API +(http://\S+)/v1", self.banner)
+        found = re.search(r"API +(https?://\S+)/v1", self.banner)
         assert found is not None, self.banner
         return found[1]
 

@@ -99,7 +99,7 @@ def test_a_url_with_a_path_that_the_server_does_not_have_names_its_root(cli: Cli
         (
             "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate (_ssl.c:1016)",
             "certificate verify failed: self-signed certificate",
-            "set SSL_CERT_FILE to a file with the certificate of its authority",
+            "set MILLRACE_CA_FILE to a file with the certificate of its authority",
         ),
     ],
 )

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from app.domain.access import principal as principals
+from app.domain.access.principal import error_of
 
 MAX_TOKEN_BYTES = 8 * 1024
 LEEWAY_S = 30
@@ -128,7 +128,7 @@ def principal_of(fields: Fields, claim: str) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidToken(f"the token has no {claim}, which names the principal")
     name = f"oidc:{value}"
-    if (wrong := principals.error_of(name)) is not None:
+    if (wrong := error_of(name)) is not None:
         raise InvalidToken(f"the claim {claim} of the token names the principal oidc:…, which {wrong}")
     if claim == "email" and fields.get("email_verified") is not True:
         raise InvalidToken("the issuer has not verified the e-mail address of the token")
