@@ -1,4 +1,4 @@
-"""The settings of TLS and of the issuer of tokens; a part of `Settings`."""
+"""The settings of access control, of TLS and of the issuer of tokens; a part of `Settings`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import ssl
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode
@@ -18,8 +18,21 @@ _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "E
 
 
 class SecuritySettings(BaseSettings):
-    """TLS, and OpenID Connect."""
+    """Access control, TLS, and OpenID Connect."""
 
+    auth: Literal["auto", "keys", "none"] = Field(
+        "auto",
+        description="`auto` needs no key on a loopback address until the first key is made; `keys` always needs one; "
+        "`none` never does.",
+    )
+    admin_key: str = Field(
+        "", description="A key of an admin besides those in the database: any text of at least 32 characters."
+    )
+    super_users: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Comma-separated principals that no access control list restricts, such as `oidc:alice`."
+    )
+    max_keys: int = Field(1_000, ge=1, le=100_000, description="Maximum number of API keys.")
+    max_acls: int = Field(10_000, ge=1, le=100_000, description="Maximum number of access control list entries.")
     tls_cert: str = Field(
         "", description="PEM file with the certificate of the server and its chain: the server then speaks HTTPS."
     )
@@ -51,6 +64,28 @@ class SecuritySettings(BaseSettings):
     )
     oidc_ca_file: str = Field("", description="File of CA certificates for the issuer, instead of the system's.")
     oidc_proxy_url: str = Field("", description="Egress proxy for requests to the issuer, such as `http://proxy:3128`.")
+
+    @field_validator("admin_key")
+    @classmethod
+    def _check_admin_key(cls, key: str) -> str:
+        """Check the length; the message does not repeat the key."""
+        if key and (len(key) < 32 or not key.isascii() or not key.isprintable() or " " in key):
+            raise ValueError(
+                "must be at least 32 printable ASCII characters without spaces, as of: openssl rand -hex 32"
+            )
+        return key
+
+    @field_validator("super_users")
+    @classmethod
+    def _check_super_users(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(_NAME.fullmatch, names)):
+            raise ValueError("must be principals such as alice or oidc:alice, separated by commas")
+        return names
+
+    @field_validator("auth", mode="before")
+    @classmethod
+    def _to_lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("tls_cert", "tls_key")
     @classmethod
@@ -122,7 +157,7 @@ class SecuritySettings(BaseSettings):
             raise ValueError("must be a URL such as http://proxy:3128 or https://user:password@proxy:3128")
         return url
 
-    @field_validator("oidc_audience", "oidc_algorithms", "oidc_allowed_networks", mode="before")
+    @field_validator("super_users", "oidc_audience", "oidc_algorithms", "oidc_allowed_networks", mode="before")
     @classmethod
     def _split_parts(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -96,19 +96,6 @@ class Settings(SecuritySettings):
     )
     max_groups: int = Field(100_000, ge=1, le=10_000_000, description="Maximum number of consumer groups.")
     max_group_members: int = Field(1_000, ge=1, le=10_000, description="Maximum number of members in a consumer group.")
-    auth: Literal["auto", "keys", "none"] = Field(
-        "auto",
-        description="`auto` needs no key on a loopback address until the first key is made; `keys` always needs one; "
-        "`none` never does.",
-    )
-    admin_key: str = Field(
-        "", description="A key of an admin besides those in the database: any text of at least 32 characters."
-    )
-    super_users: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Comma-separated principals that no access control list restricts, such as `oidc:alice`."
-    )
-    max_keys: int = Field(1_000, ge=1, le=100_000, description="Maximum number of API keys.")
-    max_acls: int = Field(10_000, ge=1, le=100_000, description="Maximum number of access control list entries.")
     public_url: str = Field(
         "",
         description="URL under which clients reach the server, such as `https://log.example.com`: for the URLs of "
@@ -166,16 +153,6 @@ class Settings(SecuritySettings):
                 "must be an address or a name such as 127.0.0.1, or 0.0.0.0 for all interfaces; it is empty"
             )
         return host.strip()
-
-    @field_validator("admin_key")
-    @classmethod
-    def _check_admin_key(cls, key: str) -> str:
-        """Check the length; the message does not repeat the key."""
-        if key and (len(key) < 32 or not key.isascii() or not key.isprintable() or " " in key):
-            raise ValueError(
-                "must be at least 32 printable ASCII characters without spaces, as of: openssl rand -hex 32"
-            )
-        return key
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -247,14 +224,12 @@ class Settings(SecuritySettings):
                 ) from None
         return proxies
 
-    @field_validator("auth", "log_level", "log_format", mode="before")
+    @field_validator("log_level", "log_format", mode="before")
     @classmethod
     def _to_lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator(
-        "allowed_hosts", "cors_origins", "super_users", "trusted_proxies", "webhook_allowed_networks", mode="before"
-    )
+    @field_validator("allowed_hosts", "cors_origins", "trusted_proxies", "webhook_allowed_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -295,7 +295,11 @@ class AccessControl:
         if parsed is None:
             if self._verifier is None or text.startswith("mr_"):
                 raise self._failed(_MALFORMED)
-            principal, expires_at_ms = await self._verifier.identify(text, now_ms)
+            try:
+                principal, expires_at_ms = await self._verifier.identify(text, now_ms)
+            except AuthenticationFailed:
+                self.failures += 1
+                raise
             return Identity(principal._replace(is_admin=principal.name in self._rules.super_users), expires_at_ms)
         key = await self._find_key(parsed.key_id)
         if key is None or not hmac.compare_digest(key.secret_hash, parsed.secret_hash):

@@ -88,7 +88,7 @@ def test_every_setting_is_refused_in_plain_words(monkeypatch: pytest.MonkeyPatch
     first, *lines = refusal().splitlines()
     plain = re.compile(
         r"  MILLRACE_\w+ must be (a whole number( of (milliseconds|bytes))?(, \d+ or more| from \d+ to \d+)"
-        r"|true or false|debug, info, warning or error|text or json), and is '\?!'"
+        r"|true or false|debug, info, warning or error|text or json|auto, keys or none), and is '\?!'"
     )
 
     assert first == f"{len(lines)} settings are wrong:"
@@ -96,6 +96,8 @@ def test_every_setting_is_refused_in_plain_words(monkeypatch: pytest.MonkeyPatch
     assert [line.split()[0] for line in lines if not plain.fullmatch(line)] == [
         f"MILLRACE_{name}"
         for name in (
+            "ADMIN_KEY",
+            "SUPER_USERS",
             "TLS_CERT",
             "TLS_KEY",
             "OIDC_ISSUER",
