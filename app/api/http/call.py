@@ -13,7 +13,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from app.api.http import problems
-from app.api.http.authorization import Access, audit_record, authorize, is_recorded
+from app.api.http.authorization import Access, audit_record, authorize, authorize_at_once, is_recorded
 from app.api.http.bodies import gzip_bodies
 from app.api.http.bodies.reading import (
     MAX_BYTES_DECODED_IN_LOOP,
@@ -288,9 +288,10 @@ class Call:
     async def run(self, operation: Operation) -> None:
         """Run an operation, send its reply or its problem document, and count the answer."""
         try:
-            if self.services.access.enabled:
-                await self._authorize(operation)
-            if operation.is_audited and is_recorded(self, operation.description.permission):
+            permission = operation.description.permission
+            if self.services.access.enabled and not authorize_at_once(self, operation.name, permission):
+                await authorize(self, operation.name, permission)
+            if operation.is_audited and is_recorded(self, permission):
                 with self.services.audit.recording(partial(audit_record, self, operation.name)):
                     reply = await operation(self)
             else:
@@ -313,12 +314,6 @@ class Call:
             await send_reply(self.scope, self._send, reply)
         else:
             await self._send_stream(reply, reply.stream)
-
-    async def _authorize(self, operation: Operation) -> None:
-        """Decide whether the request may run the operation; see `app/api/http/authorization.py`."""
-        self.access = await authorize(self, operation.name, operation.description.permission)
-        if self.access is not None:
-            self.principal = self.access.identity.principal
 
     @property
     def _refusal(self) -> BrokerError | None:

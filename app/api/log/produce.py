@@ -198,13 +198,13 @@ async def _produce(
     refuse_form(media_type)
     request = await call.decode(partial(_decode_request, call, topic, partition, media_type, query), for_append=True)
     if call.access is not None:
-        request = _authorized(call.access, request)
+        request = _authorized(call, call.access, request)
     if (count := len(request.records)) > FEW_RECORDS:
         await call.memory.admit_records(count)
     return _answer(call, request.records, await call.services.producer.produce(request))
 
 
-def _authorized(access: Access, request: ProduceRequest) -> ProduceRequest:
+def _authorized(call: Call, access: Access, request: ProduceRequest) -> ProduceRequest:
     """Check the producer of a request, and say whether it may create the topic.
 
     Raises:
@@ -212,8 +212,9 @@ def _authorized(access: Access, request: ProduceRequest) -> ProduceRequest:
     """
     if request.stamp is not None:
         access.require("write", "producer", request.stamp.producer_id)
-    may_create = partial(access.require, "create", "topic", request.topic)
-    return request._replace(check_create=may_create)
+    if call.services.topics.cached(request.topic) is not None:
+        return request
+    return request._replace(check_create=partial(access.require, "create", "topic", request.topic))
 
 
 def _decode_request(

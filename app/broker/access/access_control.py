@@ -43,6 +43,7 @@ _NO_KEYS = (
     "characters (openssl rand -hex 32); MILLRACE_AUTH=none serves everyone who can reach it, without keys"
 )
 _INVALID_KEY = "the key is unknown, expired or revoked"
+_EXPIRED = "the key or the token has expired"
 _MALFORMED = "this is no key of this server: keys are mr_…, with a checksum that finds cut and mistyped ones"
 _INVALID_STREAM_TARGET = (
     "the stream_token is unknown, used, expired, or was made for another path or query; "
@@ -142,7 +143,7 @@ class AccessControl:
         self._decisions: dict[tuple[str, str, Operation, ResourceType, str], bool] = {}
         self._watched: set[WatchedAccess] = set()
         self._owners: dict[str, tuple[int, bool]] = {}
-        self._used_at_ms: dict[str, int] = {}
+        self._used: set[str] = set()
         self._stored_use_at_ms: dict[str, int] = {}
         self._lock = asyncio.Lock()
 
@@ -157,15 +158,19 @@ class AccessControl:
             return None
         return None if self._storage.read_now(keys.any_exists) else _NO_KEYS
 
+    def is_fresh(self) -> bool:
+        """Return whether requests can be decided by the cache. It is checked again while this is asked."""
+        self._was_used = True
+        checked = self._checked_at_ms
+        return checked is not None and self._monotonic_ms() - checked < _STALE_MS
+
     async def ensure_fresh(self) -> None:
         """Check the cache if it may be stale.
 
         Raises:
             ServiceUnavailable: The database is away, and the cache is too old to decide by it.
         """
-        self._was_used = True
-        checked = self._checked_at_ms
-        if checked is None or self._monotonic_ms() - checked >= _STALE_MS:
+        if not self.is_fresh():
             await self.refresh()
 
     async def refresh(self) -> None:
@@ -192,10 +197,18 @@ class AccessControl:
         if self._was_used or self._watched:
             self._was_used = False
             await self.refresh()
-        if self._used_at_ms:
-            used, self._used_at_ms = self._used_at_ms, {}
-            await self._storage.write(keys.record_uses, used)
+        if self._used:
+            await self._store_uses()
         return False
+
+    def known(self, credential: bytes) -> Identity | None:
+        """Return whom a key or a token names if that is in the cache and it has not expired, else None."""
+        found = self._identities.get(credential)
+        if found is None or (found.expires_at_ms is not None and found.expires_at_ms <= self._clock()):
+            return None
+        if (key_id := found.principal.key_id) is not None:
+            self._used.add(key_id)
+        return found
 
     async def identify(self, credential: bytes | None) -> Identity:
         """Return whom a key or a token names.
@@ -206,16 +219,17 @@ class AccessControl:
         """
         if credential is None:
             raise self._failed(_NO_CREDENTIAL)
-        now_ms = self._clock()
-        known = self._identities.get(credential)
-        if known is None:
-            known = await self._verify(credential, now_ms)
-            _keep(self._identities, credential, known)
-        if known.expires_at_ms is not None and known.expires_at_ms <= now_ms:
-            raise self._failed(_INVALID_KEY)
-        if (key_id := known.principal.key_id) is not None:
-            self._note_use(key_id, now_ms)
-        return known
+        if (known := self.known(credential)) is not None:
+            return known
+        version = self.version
+        found = await self._verify(credential, self._clock())
+        if found.expires_at_ms is not None and found.expires_at_ms <= self._clock():
+            raise self._failed(_EXPIRED)
+        if version == self.version:
+            _keep(self._identities, credential, found)
+        if (key_id := found.principal.key_id) is not None:
+            self._used.add(key_id)
+        return found
 
     async def take_stream_token(self, token: str, target: str) -> Identity:
         """Use up a token for the path and query of a stream, and return whom it names.
@@ -323,10 +337,15 @@ class AccessControl:
         self.failures += 1
         return AuthenticationFailed(detail)
 
-    def _note_use(self, key_id: str, now_ms: int) -> None:
-        if now_ms - self._stored_use_at_ms.get(key_id, 0) >= _USE_INTERVAL_MS:
-            _keep(self._stored_use_at_ms, key_id, now_ms)
-            self._used_at_ms[key_id] = now_ms
+    async def _store_uses(self) -> None:
+        """Store when keys were used, for each key once a minute."""
+        used, self._used = self._used, set()
+        now_ms = self._clock()
+        due = {key_id: now_ms for key_id in used if now_ms - self._stored_use_at_ms.get(key_id, 0) >= _USE_INTERVAL_MS}
+        if due:
+            await self._storage.write(keys.record_uses, due)
+            for key_id in due:
+                _keep(self._stored_use_at_ms, key_id, now_ms)
 
     async def _end_refused(self, *, everything: bool) -> None:
         """End the watched requests whose key has ended, and, after a change, those that lost a right."""
@@ -334,7 +353,7 @@ class AccessControl:
         for access in list(self._watched):
             principal, expires_at_ms = access.identity
             if expires_at_ms is not None and expires_at_ms <= now_ms:
-                access.end(AuthenticationFailed(_INVALID_KEY))
+                access.end(AuthenticationFailed(_EXPIRED))
             elif everything:
                 if principal.key_id is not None and await self._find_key(principal.key_id) is None:
                     access.end(AuthenticationFailed(_INVALID_KEY))
