@@ -48,7 +48,7 @@ SwaggerUIBundle({
   deepLinking: true,
   tryItOutEnabled: true,
   displayRequestDuration: true,
-  persistAuthorization: true,
+  persistAuthorization: false,
   filter: true,
   plugins: [showLines, showProblemsOnce],
   operationsSorter: (one, other) => order(one) - order(other),
