@@ -18,11 +18,13 @@ from app.cli.log.produce import produce
 from app.cli.log.topics import topics
 from app.cli.queues.queue_consumer import queue
 from app.cli.queues.queues import queues
+from app.cli.server.backup import backup, restore
 from app.cli.server.health import health
 from app.cli.server.migrate import migrate
 from app.cli.server.openapi import openapi
 from app.cli.server.secrets import secrets
 from app.cli.server.serve import serve
+from app.cli.server.verify import verify
 from app.cli.sources.sources import sources
 from app.cli.terminal import failure
 from app.cli.terminal.output import discard_stdout, print_message
@@ -48,6 +50,9 @@ program.command()(serve)
 program.command()(migrate)
 program.command()(openapi)
 program.command()(health)
+program.command()(verify)
+program.command()(backup)
+program.command()(restore)
 program.command()(produce)
 program.command()(consume)
 program.command()(listen)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import URL, make_url
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError
 
 from app.storage.db.engine import Storage
@@ -23,24 +28,96 @@ def open_storage(database_url: str, *, ballast_bytes: int = 0) -> Storage:
         ValueError: The URL has another form.
         DatabaseInUse: Another process has opened the SQLite file.
     """
-    scheme = database_url.partition("://")[0].partition("+")[0]
-    if scheme in {"postgresql", "postgres"}:
+    if is_postgres(database_url):
         return _open_postgres(database_url)
+    dialect = Sqlite(_sqlite_url(database_url), ballast_bytes=ballast_bytes)
+    try:
+        ballast = Ballast(dialect.path, dialect.ballast_bytes)
+    except BaseException:
+        dialect.close()
+        raise
+    return Storage(dialect, ballast, dialect.files)
+
+
+class Snapshot(NamedTuple):
+    """A database at one moment, read by one transaction that cannot write.
+
+    Attributes:
+        database: The name of the database.
+        location: Where the database is, without password and parameters.
+    """
+
+    connection: Connection
+    database: str
+    location: str
+
+
+@contextlib.contextmanager
+def open_snapshot(database_url: str) -> Iterator[Snapshot]:
+    """Open a database that other processes may use, for one long read.
+
+    It takes no lock for which a server waits, and of SQLite it changes no file. Rows of large results are fetched in
+    parts if the statement has the option `yield_per`.
+
+    Raises:
+        ValueError: The URL has another form, or leads to no file.
+        DatabaseOpened: See `open_reader`.
+    """
+    if is_postgres(database_url):
+        with _postgres_snapshot(database_url) as snapshot:
+            yield snapshot
+        return
+    from app.storage.db.sqlite.reader import open_reader  # noqa: PLC0415 - a server does not need it
+
+    path = sqlite_path(database_url)
+    with open_reader(path) as driver:
+        engine = create_engine("sqlite://", creator=lambda: driver, poolclass=NullPool)
+        with engine.connect() as connection:
+            yield Snapshot(connection, Sqlite.name, f"{path} (SQLite)")
+
+
+def is_postgres(database_url: str) -> bool:
+    """Return whether a URL leads to PostgreSQL."""
+    return database_url.partition("://")[0].partition("+")[0] in {"postgresql", "postgres"}
+
+
+def sqlite_path(database_url: str) -> Path:
+    """Return the file of an SQLite URL.
+
+    Raises:
+        ValueError: The URL has another form.
+    """
+    url = _sqlite_url(database_url)
+    if not url.database or url.database == ":memory:":
+        raise ValueError("an SQLite database needs a file: sqlite:///millrace.db")
+    return Path(url.database).resolve()
+
+
+def _sqlite_url(database_url: str) -> URL:
     try:
         url = make_url(database_url)
     except (ArgumentError, ValueError):
         raise ValueError("MILLRACE_DATABASE_URL is not a URL: use sqlite:///millrace.db or postgresql://…") from None
     backend = url.get_backend_name()
-    if backend == "sqlite":
-        _refuse_extra_parts(url, database_url)
-        dialect = Sqlite(url, ballast_bytes=ballast_bytes)
-        try:
-            ballast = Ballast(dialect.path, dialect.ballast_bytes)
-        except BaseException:
-            dialect.close()
-            raise
-        return Storage(dialect, ballast, dialect.files)
-    raise ValueError(f"the database {backend} is not supported: use sqlite:///millrace.db or postgresql://…")
+    if backend != "sqlite":
+        raise ValueError(f"the database {backend} is not supported: use sqlite:///millrace.db or postgresql://…")
+    _refuse_extra_parts(url, database_url)
+    return url
+
+
+@contextlib.contextmanager
+def _postgres_snapshot(database_url: str) -> Iterator[Snapshot]:
+    from app.storage.db.postgres.dialect import Postgres  # noqa: PLC0415 - as below
+    from app.storage.db.postgres.url import parse_url  # noqa: PLC0415 - as below
+
+    dialect = Postgres(parse_url(database_url))
+    try:
+        with dialect.read_engine.connect() as connection:
+            connection.connection.driver_connection.statement_timeout_s = None  # type: ignore[union-attr] # SQLAlchemy's type is any driver's
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            yield Snapshot(connection, dialect.name, dialect.location)
+    finally:
+        dialect.close()
 
 
 def _open_postgres(database_url: str) -> Storage:

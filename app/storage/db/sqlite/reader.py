@@ -1,0 +1,58 @@
+"""Read an SQLite database from another process than its server, without writing to any of its files.
+
+A connection with `mode=ro` cannot checkpoint or delete the write-ahead log, not even when it is the last one that is
+closed: SQLite needs an exclusive lock for that, which a file opened for reading does not give.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+_BUSY_S = 5.0
+
+
+class DatabaseOpened(Exception):
+    """A server has opened the database while it was read without locks."""
+
+
+@contextlib.contextmanager
+def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a connection that only reads, with an open read transaction.
+
+    Without a write-ahead log no process has the file open, and it is read as immutable: otherwise SQLite would create
+    the log and its index beside it, also beside a backup.
+
+    Raises:
+        ValueError: There is no such file.
+        DatabaseOpened: A server was started meanwhile on a file without a write-ahead log; read it again.
+        sqlite3.Error: The file cannot be read.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no database at {path}; give its place with --database-url sqlite:///path")
+    immutable = not any(_beside(path, suffix).exists() for suffix in ("-wal", "-journal"))
+    before = _state(path)
+    uri = f"file:{quote(os.fsencode(path))}?mode=ro" + ("&immutable=1" if immutable else "")
+    connection = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=_BUSY_S, isolation_level=None)
+    try:
+        connection.execute("PRAGMA query_only = ON").close()
+        connection.execute("BEGIN").close()
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()  # the read transaction begins here
+        yield connection
+    finally:
+        connection.close()
+    if immutable and (_beside(path, "-wal").exists() or _state(path) != before):
+        raise DatabaseOpened(f"a server has opened {path} meanwhile, so that the result is not valid; run it again")
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns

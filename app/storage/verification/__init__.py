@@ -1,0 +1,1 @@
+"""Checks of the whole database for inconsistencies, by a reader that changes nothing."""
