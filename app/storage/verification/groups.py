@@ -83,15 +83,17 @@ def _check_members(connection: Connection, found: dict[int, _Group], report: Rep
         subject = f"{group.subject}, member {member_id}"
         member = decoded(report, subject, partial(members.decode, *columns))
         if member is not None:
-            _check_member(group, member, bool(reconciled), subject, report)
+            own_name = member.join_request.member_id
+            report.require(own_name == member_id, "GROUPS", subject, f"its state is that of member {own_name}")
+            _check_member(group, member_id, member, subject, report)
+            is_reconciled = not member.revoking and member.assigned.keys() == member.target
+            detail = f"it is {'' if reconciled else 'not '}stored as reconciled"
+            report.require(bool(reconciled) == is_reconciled, "GROUPS", subject, detail)
 
 
-def _check_member(group: _Group, member: Member, reconciled: bool, subject: str, report: Report) -> None:  # noqa: FBT001 - a column
-    name = member.join_request.member_id
+def _check_member(group: _Group, name: str, member: Member, subject: str, report: Report) -> None:
     epochs = f"its epoch is {member.member_epoch}, and the group's {group.group_epoch}"
     report.require(member.member_epoch <= group.group_epoch, "GROUPS", subject, epochs)
-    is_reconciled = not member.revoking and member.assigned.keys() == member.target
-    report.require(reconciled == is_reconciled, "GROUPS", subject, f"it is stored as reconciled: {reconciled}")
     for partition in (*member.assigned, *member.revoking):
         owner = group.owners.setdefault(partition, name)
         detail = f"partition {partition[1]} of topic id {partition[0]} also belongs to member {owner}"
