@@ -67,12 +67,13 @@ def open_snapshot(database_url: str) -> Iterator[Snapshot]:
         with _postgres_snapshot(database_url) as snapshot:
             yield snapshot
         return
-    from app.storage.db.sqlite.reader import open_reader  # noqa: PLC0415 - a server does not need it
+    from app.storage.db.sqlite.reader import begin_read, open_reader  # noqa: PLC0415 - a server does not need it
 
     path = sqlite_path(database_url)
     with open_reader(path) as driver:
         engine = create_engine("sqlite://", creator=lambda: driver, poolclass=NullPool)
         with engine.connect() as connection:
+            begin_read(driver, path)  # SQLAlchemy has rolled back after its first statements
             yield Snapshot(connection, Sqlite.name, f"{path} (SQLite)")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -197,20 +198,18 @@ PLANTED = {
 @pytest.fixture(scope="module", params=ENGINES)
 def connection(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
     """A connection to the stored database, migrated to the tables of the checkout; each test rolls back."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('verified') / 'millrace.db'}"
-    else:
-        server = request.getfixturevalue("postgres")
-        url = server.create_database()
-        request.addfinalizer(lambda: server.drop_database(url))
-    load_stored(url)
-    engine = create_engine(url)
-    if request.param == "sqlite":
-        event.listen(engine, "connect", lambda driver, _: setattr(driver, "isolation_level", None))
-        event.listen(engine, "begin", lambda begun: begun.exec_driver_sql("BEGIN"))
-    with engine.connect() as opened:
-        yield opened
-    engine.dispose()
+    with contextlib.ExitStack() as stack:
+        if request.param == "sqlite":
+            url = f"sqlite:///{tmp_path_factory.mktemp('verified') / 'millrace.db'}"
+        else:
+            url = stack.enter_context(request.getfixturevalue("postgres").fresh_database())
+        load_stored(url)
+        engine = create_engine(url)
+        stack.callback(engine.dispose)
+        if request.param == "sqlite":
+            event.listen(engine, "connect", lambda driver, _: setattr(driver, "isolation_level", None))
+            event.listen(engine, "begin", lambda begun: begun.exec_driver_sql("BEGIN"))
+        yield stack.enter_context(engine.connect())
 
 
 def verified(connection: Connection) -> Report:

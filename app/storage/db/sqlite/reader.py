@@ -28,25 +28,40 @@ def open_reader(path: Path) -> Iterator[sqlite3.Connection]:
     the log and its index beside it, also beside a backup.
 
     Raises:
-        ValueError: There is no such file.
+        ValueError: There is no such file, or it cannot be read.
         DatabaseOpened: A server was started meanwhile on a file without a write-ahead log; read it again.
-        sqlite3.Error: The file cannot be read.
     """
     if not path.is_file():
         raise ValueError(f"there is no database at {path}; give its place with --database-url sqlite:///path")
     immutable = not any(_beside(path, suffix).exists() for suffix in ("-wal", "-journal"))
     before = _state(path)
     uri = f"file:{quote(os.fsencode(path))}?mode=ro" + ("&immutable=1" if immutable else "")
-    connection = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=_BUSY_S, isolation_level=None)
     try:
-        connection.execute("PRAGMA query_only = ON").close()
-        connection.execute("BEGIN").close()
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()  # the read transaction begins here
+        connection = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=_BUSY_S, isolation_level=None)
+    except sqlite3.Error as error:
+        raise ValueError(f"cannot read the database {path}: {error}") from None
+    try:
+        begin_read(connection, path)
         yield connection
     finally:
         connection.close()
     if immutable and (_beside(path, "-wal").exists() or _state(path) != before):
         raise DatabaseOpened(f"a server has opened {path} meanwhile, so that the result is not valid; run it again")
+
+
+def begin_read(connection: sqlite3.Connection, path: Path) -> None:
+    """Begin the read transaction, unless it has begun.
+
+    Raises:
+        ValueError: The file cannot be read.
+    """
+    try:
+        connection.execute("PRAGMA query_only = ON").close()
+        if not connection.in_transaction:
+            connection.execute("BEGIN").close()
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()  # the read transaction begins here
+    except sqlite3.Error as error:
+        raise ValueError(f"cannot read the database {path}: {error}") from None
 
 
 def _beside(path: Path, suffix: str) -> Path:
