@@ -31,6 +31,7 @@ GUIDES = {
     "operations": "Operations",
     "tls": "HTTPS",
     "oidc": "Tokens of an identity provider",
+    "backup": "Back up, restore and verify",
 }
 """The titles of the guides, by the names of their files."""
 

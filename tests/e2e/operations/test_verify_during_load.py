@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
-LOADS = 15
+LOADS = 8
 
 
 def verified(database_url: str) -> Report:
@@ -58,7 +58,8 @@ async def load(client: httpx2.AsyncClient, number: int) -> None:
 
 @pytest.mark.anyio
 async def test_every_moment_under_load_is_consistent(migrated_url: str, tmp_path: Path) -> None:
-    reports, copies = [], []
+    reports: list[Report] = []
+    copies: list[Report] = []
     settings = {"database_url": migrated_url, "retention_interval_ms": 20}
     async with running(settings) as (_, client):
         for name in ("prices", "orders"):
