@@ -15,9 +15,11 @@ RUN pip wheel --no-deps --wheel-dir /dist . \
     && /opt/millrace/bin/pip install --no-deps /dist/*.whl
 
 FROM python:3.13-slim-trixie
+# `make image` gives the version of app/__init__.py.
+ARG VERSION=unknown
 LABEL org.opencontainers.image.title="Millrace" \
       org.opencontainers.image.description="Kafka's event log over plain HTTP, on SQLite or PostgreSQL." \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.licenses="MIT"
 # Fixed ids, so that the owner of a volume is the same in every image.
 RUN groupadd --system --gid 10400 millrace \

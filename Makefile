@@ -18,7 +18,8 @@ ifneq ($(PYTHON),)
   endif
 endif
 
-.PHONY: help install install-dev run test test-all lint format lock openapi examples clients bench attacks torture fuzz clean
+.PHONY: help install install-dev run test test-all lint format lock openapi examples clients bench attacks torture fuzz \
+    docs dist image clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,10 +51,11 @@ format: install-dev ## Format the code, and apply the automatic fixes of ruff
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: install-dev ## Resolve both lock files again
+lock: install-dev ## Resolve the lock files again
 	$(PIP) install --quiet uv
 	$(COMPILE) --upgrade pyproject.toml --output-file requirements.lock
 	$(COMPILE) --upgrade --extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
+	$(COMPILE) --upgrade --group docs --output-file requirements-docs.lock
 
 openapi: install ## Export openapi/openapi.json
 	@mkdir -p openapi
@@ -79,8 +81,18 @@ torture: install-dev ## Run the long campaigns: kill servers and clients, check 
 fuzz: install-dev ## Fuzz the API with many random requests
 	MILLRACE_FUZZ=long $(BIN)/python -m pytest -m "slow or not slow" -k fuzz
 
+docs: .venv-docs/.installed ## Build the site of the documents in site/, and check all links
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+dist: install-dev ## Build the wheel and the source distribution in dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+image: install ## Build the image millrace with its version
+	docker build --build-arg VERSION=$$($(BIN)/python -c 'import app; print(app.__version__)') --tag millrace .
+
 clean: ## Remove .venv, caches and build output, but no data
-	rm -rf $(VENV) .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
+	rm -rf $(VENV) .venv-* build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
 	find $(PYTHON_FILES) -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # A candidate must run and create a venv: a pyenv shim may have no Python, and Debian packages venv separately.
@@ -107,4 +119,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed
 	$(PIP) install --quiet --requirement requirements-dev.lock
+	@touch $@
+
+.venv-docs/.installed: requirements-docs.lock | $(BIN)/python
+	$(BIN)/python -m venv .venv-docs
+	.venv-docs/bin/python -m pip --disable-pip-version-check install --quiet --requirement requirements-docs.lock
 	@touch $@

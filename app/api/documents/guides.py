@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 GUIDES = {
+    "tutorial": "Tutorial",
     "produce-and-fetch": "Produce and fetch",
     "consumer-groups": "Consumer groups",
     "streams": "Streams",
@@ -28,9 +29,11 @@ GUIDES = {
     "webhooks": "Webhooks",
     "access": "Access",
     "command-line": "Command line",
+    "deployment": "Deploy",
     "operations": "Operations",
     "tls": "HTTPS",
     "oidc": "Tokens of an identity provider",
+    "sizing": "Sizing",
     "backup": "Back up, restore and verify",
 }
 """The titles of the guides, by the names of their files."""

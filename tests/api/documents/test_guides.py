@@ -13,7 +13,7 @@ from tests.checkout import ROOT
 if TYPE_CHECKING:
     import httpx2
 
-NOT_FOR_USERS = {"architecture"}
+NOT_FOR_USERS = {"architecture", "index"}
 
 
 def test_every_document_for_users_is_a_guide() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from app import __version__
 from tests.checkout import ROOT, tracked_files
 from tests.e2e.support.api_calls import produce
 from tests.e2e.support.server_process import ServerProcess
@@ -31,9 +34,9 @@ def run(*command: str | Path, directory: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the checkout."""
+    """The wheel, built from the source distribution, which is built from the checkout, as `make dist` does."""
     directory = tmp_path_factory.mktemp("wheel")
-    build = ("-m", "build", "--wheel", "--no-isolation", "--outdir", str(directory), str(ROOT))
+    build = ("-m", "build", "--no-isolation", "--outdir", str(directory), str(ROOT))
     run(sys.executable, *build, directory=directory)
     (built,) = directory.glob("*.whl")
     return built
@@ -64,7 +67,7 @@ def test_the_wheel_contains_the_code_the_guides_and_the_migrations_of_the_checko
         if path.relative_to(ROOT).parts[0] in {"app", "docs", "migrations"} and path.name != ".gitkeep"
     }
     assert expected <= names
-    assert {name.split("/")[0] for name in names} == {"app", "millrace-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"app", f"millrace-{__version__}.dist-info"}
 
 
 @pytest.mark.anyio
@@ -117,3 +120,21 @@ def test_the_wheel_prints_its_version_and_has_the_migrations(installed: Path, tm
 
     assert version.split()[:1] == ["millrace"]
     assert migrated.startswith("created the tables")
+
+
+def test_the_source_distribution_has_what_a_build_needs_and_the_documents(wheel: Path) -> None:
+    (built,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(built) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+
+    assert built.name == f"millrace-{__version__}.tar.gz"
+    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "PKG-INFO"} <= names
+    assert {"app/__init__.py", "docs/operations.md", "migrations/env.py", "openapi/openapi.json"} <= names
+    assert {name.split("/")[0] for name in names if "/" in name} == {"app", "docs", "migrations", "openapi"}
+
+
+@pytest.mark.skipif(shutil.which("pipx") is None, reason="pipx is not installed")
+def test_pipx_runs_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    printed = run("pipx", "run", "--spec", wheel, "millrace", "--version", directory=tmp_path)
+
+    assert printed == f"millrace {__version__}\n"
