@@ -67,6 +67,7 @@ def restore(
     """
     from app.storage.db.opening import open_snapshot
     from app.storage.db.sqlite.copies import copy_database, refuse_existing
+    from app.storage.verification import contents
     from app.storage.verification.report import Report
 
     target = _database(database_url)
@@ -75,6 +76,7 @@ def restore(
         refuse_existing(target)
         with open_snapshot(f"sqlite:///{file.absolute()}") as snapshot:
             older = _check(snapshot, report)
+            has_secrets = contents.has_secrets(snapshot)
         end_progress()
         if not report.is_consistent:
             print_inconsistencies(report)
@@ -86,6 +88,10 @@ def restore(
     else:
         print(f"restored {target} at revision {older}")
         print_message("the backup is of an older release: start the server, which updates it, and run millrace verify")
+    if has_secrets:
+        print_message(
+            f"it has encrypted secrets: put their key back as {target.name}.secret-key, or set MILLRACE_SECRET_KEY"
+        )
 
 
 def _check(snapshot: Snapshot, report: Report) -> str | None:

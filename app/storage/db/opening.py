@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError
 
 from app.storage.db.engine import Storage
+from app.storage.db.faults import Fault
 from app.storage.db.sqlite.ballast import Ballast
 from app.storage.db.sqlite.dialect import Sqlite
 
@@ -45,11 +46,13 @@ class Snapshot(NamedTuple):
     Attributes:
         database: The name of the database.
         location: Where the database is, without password and parameters.
+        fault: Classifies an error of a statement.
     """
 
     connection: Connection
     database: str
     location: str
+    fault: Callable[[Exception], Fault]
 
 
 @contextlib.contextmanager
@@ -67,14 +70,14 @@ def open_snapshot(database_url: str) -> Iterator[Snapshot]:
         with _postgres_snapshot(database_url) as snapshot:
             yield snapshot
         return
-    from app.storage.db.sqlite.reader import begin_read, open_reader  # noqa: PLC0415 - a server does not need it
+    from app.storage.db.sqlite.reader import begin_read, fault_of_reader, open_reader  # noqa: PLC0415 - a server does not need it
 
     path = sqlite_path(database_url)
     with open_reader(path) as driver:
         engine = create_engine("sqlite://", creator=lambda: driver, poolclass=NullPool)
         with engine.connect() as connection:
             begin_read(driver, path)  # SQLAlchemy has rolled back after its first statements
-            yield Snapshot(connection, Sqlite.name, f"{path} (SQLite)")
+            yield Snapshot(connection, Sqlite.name, f"{path} (SQLite)", fault_of_reader)
 
 
 def is_postgres(database_url: str) -> bool:
@@ -116,7 +119,7 @@ def _postgres_snapshot(database_url: str) -> Iterator[Snapshot]:
         with dialect.read_engine.connect() as connection:
             connection.connection.driver_connection.statement_timeout_s = None  # type: ignore[union-attr] # SQLAlchemy's type is any driver's
             connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-            yield Snapshot(connection, dialect.name, dialect.location)
+            yield Snapshot(connection, dialect.name, dialect.location, dialect.fault)
     finally:
         dialect.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, inspect, or_, select
 
 from app.storage.db.opening import Snapshot
 from app.storage.db.tables import partitions, records
@@ -25,4 +25,10 @@ def count_records(snapshot: Snapshot) -> tuple[int, int]:
 
 def has_secrets(snapshot: Snapshot) -> bool:
     """Return whether something is encrypted with the key of secrets."""
-    return any(snapshot.connection.execute(statement).first() is not None for statement in (_SOURCES, _WEBHOOKS))
+    present = inspect(snapshot.connection).get_table_names()  # a backup of an older release has fewer tables
+    statements = [(sources, _SOURCES), (webhooks, _WEBHOOKS)]
+    return any(
+        snapshot.connection.execute(statement).first() is not None
+        for table, statement in statements
+        if table.name in present
+    )

@@ -21,6 +21,7 @@ Kind = Literal[
     "GROUPS",
     "QUEUES",
     "WEBHOOKS",
+    "ACCESS",
 ]
 
 LISTED = 20

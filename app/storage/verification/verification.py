@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import contextlib
+from collections.abc import Iterator
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import inspect, text
 from sqlalchemy.exc import DBAPIError
 
+from app.storage.db.faults import Fault
 from app.storage.db.opening import Snapshot
 from app.storage.db.schema import HEAD
+from app.storage.verification.access import check_access
 from app.storage.verification.groups import check_groups
-from app.storage.verification.log import CheckedLog, check_log
+from app.storage.verification.log import check_log
 from app.storage.verification.producers import check_idempotency_keys, check_producers
 from app.storage.verification.queues import check_queues
 from app.storage.verification.report import Report
 from app.storage.verification.webhooks import check_sources, check_webhooks
 
-T = TypeVar("T")
-
 _VERSION = text("SELECT version_num FROM alembic_version")
-_FAILED_TRANSACTION = "25P02"
 _INTEGRITY = text("PRAGMA integrity_check(20)")
 
 
@@ -35,8 +34,9 @@ def check_integrity(snapshot: Snapshot, report: Report) -> None:
     """Let the database check its own structure, where it has a command for that."""
     if snapshot.database != "sqlite":
         return
-    for (line,) in _guarded(report, lambda: snapshot.connection.execute(_INTEGRITY).all()) or ():
-        report.require(line == "ok", "DAMAGED", "PRAGMA integrity_check", str(line))
+    with damage_reported(snapshot, report):
+        for (line,) in snapshot.connection.execute(_INTEGRITY):
+            report.require(line == "ok", "DAMAGED", "PRAGMA integrity_check", str(line))
 
 
 def verify(snapshot: Snapshot, report: Report) -> None:
@@ -44,6 +44,7 @@ def verify(snapshot: Snapshot, report: Report) -> None:
 
     Raises:
         ValueError: The tables are not those of this release.
+        DBAPIError: The database cannot be read, for a reason other than damage.
     """
     revision = revision_of(snapshot)
     if revision is None:
@@ -55,29 +56,23 @@ def verify(snapshot: Snapshot, report: Report) -> None:
         )
     check_integrity(snapshot, report)
     connection = snapshot.connection
-    log = _guarded(report, lambda: check_log(connection, report))
-    if log is not None:
-        _check_state(connection, log, report)
-    _guarded(report, lambda: check_sources(connection, report))
+    with damage_reported(snapshot, report):
+        check_sources(connection, report)
+        check_access(connection, report)
+        log = check_log(connection, report)
+        check_producers(connection, log, report)
+        check_idempotency_keys(connection, log, report)
+        check_groups(connection, log, report)
+        share_partitions = check_queues(connection, log, report)
+        check_webhooks(connection, log, share_partitions, report)
 
 
-def _check_state(connection: Connection, log: CheckedLog, report: Report) -> None:
-    _guarded(report, lambda: check_producers(connection, log, report))
-    _guarded(report, lambda: check_idempotency_keys(connection, log, report))
-    _guarded(report, lambda: check_groups(connection, log, report))
-    share_partitions = _guarded(report, lambda: check_queues(connection, log, report))
-    if share_partitions is not None:
-        _guarded(report, lambda: check_webhooks(connection, log, share_partitions, report))
-
-
-def _guarded(report: Report, check: Callable[[], T]) -> T | None:
-    """Run a check; an error of the database while it reads is damage."""
+@contextlib.contextmanager
+def damage_reported(snapshot: Snapshot, report: Report) -> Iterator[None]:
+    """Report an error by which the database says that its data is damaged. The checks end there."""
     try:
-        return check()
+        yield
     except DBAPIError as error:
-        if error.connection_invalidated:
+        if snapshot.fault(error) is not Fault.CORRUPT:
             raise
-        if getattr(error.orig, "sqlstate", None) == _FAILED_TRANSACTION:
-            return None  # the error that made it fail is in the report
         report.add("DAMAGED", "the database", str(error.orig).strip().partition("\n")[0])
-        return None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from sqlalchemy import create_engine, event, text
 
+from app.storage.db.faults import Fault
 from app.storage.db.opening import Snapshot, open_snapshot
 from app.storage.db.tables import OFFSET_BITS
 from app.storage.verification import verification
@@ -191,6 +192,28 @@ PLANTED = {
     "the configuration of a source is garbage": Planted(
         "UPDATE sources SET config = '{}'", ("UNREADABLE",), "source hub"
     ),
+    "the version of access is missing": Planted("DELETE FROM access_versions", ("ACCESS",), "access_versions"),
+    "the hash of a key is cut": Planted(
+        "INSERT INTO api_keys (key_id, name, principal, is_admin, secret_hash, created_at_ms)"
+        " VALUES ('k', 'n', 'p', false, :garbage, 1)",
+        ("ACCESS",),
+        "key k",
+        b"x",
+    ),
+    "an entry neither allows nor denies": Planted(
+        "INSERT INTO acls"
+        " (principal, permission, operation, resource_type, resource_name, pattern, host, created_at_ms)"
+        " VALUES ('p', 'maybe', 'read', 'topic', 't', 'literal', '*', 1)",
+        ("ACCESS",),
+        "entry 1 of p",
+    ),
+    "a token has no key": Planted(
+        "INSERT INTO stream_tokens (token_hash, target, principal, is_admin, key_id, expires_at_ms)"
+        " VALUES (:garbage, '/', 'p', false, 'gone', 1)",
+        ("ORPHAN",),
+        "key gone",
+        b"x" * 32,
+    ),
     "a source is missing": Planted("DELETE FROM sources", ("ORPHAN",), "source id"),
 }
 
@@ -214,7 +237,7 @@ def connection(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 def verified(connection: Connection) -> Report:
     report = Report()
-    verification.verify(Snapshot(connection, connection.dialect.name, "the database"), report)
+    verification.verify(Snapshot(connection, connection.dialect.name, "the database", lambda _: Fault.OTHER), report)
     return report
 
 

@@ -13,6 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from sqlalchemy.exc import DBAPIError
+
+from app.storage.db.faults import Fault
+from app.storage.db.sqlite.result_codes import fault_of
+
 _BUSY_S = 5.0
 
 
@@ -62,6 +67,12 @@ def begin_read(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()  # the read transaction begins here
     except sqlite3.Error as error:
         raise ValueError(f"cannot read the database {path}: {error}") from None
+
+
+def fault_of_reader(error: Exception) -> Fault:
+    """Classify an error of a statement that reads."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return fault_of(cause, disk_is_full=bool, disk_is_read_only=bool)
 
 
 def _beside(path: Path, suffix: str) -> Path:
