@@ -112,7 +112,7 @@ $(BIN)/python:
 	echo "Or name a Python: make install PYTHON=/path/to/python3" >&2; \
 	exit 1
 
-$(VENV)/.installed: requirements.lock pyproject.toml | $(BIN)/python
+$(VENV)/.installed: requirements.lock pyproject.toml app/__init__.py | $(BIN)/python
 	$(PIP) install --quiet --requirement requirements.lock
 	$(PIP) install --quiet --no-deps --editable .
 	@touch $@

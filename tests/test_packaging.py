@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOCKS = ["requirements.lock", "requirements-dev.lock"]
-DEPLOYED_BY_OTHERS = {"deploy/grafana/millrace.json"}
+OPTIONAL_MOUNTS = {"deploy/grafana/millrace.json"}
 LOCK_LINE = re.compile(r"[a-z0-9][a-z0-9-]*==[A-Za-z0-9.!+]+( ; [a-z_]+ [^/@]+)?")
 # Written in parts, so that this file does not contain the names.
 REGISTRY_HOSTS = ["py" + "pi.org", "python" + "hosted.org", "npmjs" + ".org", "artifact" + "ory"]
@@ -150,7 +150,7 @@ def test_compose_mounts_only_files_that_exist() -> None:
     mounted = [volume.split(":")[0].removeprefix("./") for volume in volumes if volume.startswith("./")]
 
     assert len(mounted) >= 5
-    assert {path for path in mounted if not (ROOT / path).exists()} <= DEPLOYED_BY_OTHERS
+    assert {path for path in mounted if not (ROOT / path).exists()} <= OPTIONAL_MOUNTS
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "deploy" / "postgres").glob("*.sh")), ids=lambda path: path.name)
