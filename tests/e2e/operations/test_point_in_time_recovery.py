@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -19,7 +15,8 @@ from app.storage.verification import verification
 from app.storage.verification.report import Report
 from tests.checkout import ROOT
 from tests.e2e.operations.full_database import load_stored
-from tests.postgres import PostgresServer, _Account, _choose_installation, _free_port
+from tests.e2e.operations.postgres_machine import Machine, postgres_machine
+from tests.postgres import PostgresServer, _free_port
 from tests.storage.scribe import Scribe
 from tests.waiting import until
 
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.postgres
 
-_PROGRAMS = ("createdb", "pg_basebackup", "pg_ctl", "pg_dump", "pg_restore", "pg_verifybackup", "postgres")
 _BLOCK = re.compile(r"^ *```(\w+)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 
 
@@ -39,52 +35,10 @@ def blocks() -> list[str]:
     return ["\n".join(line.strip() for line in body.splitlines()) for _, body in _BLOCK.findall(section)]
 
 
-@dataclass
-class Machine:
-    """A folder of the account that runs PostgreSQL, and the programs of PostgreSQL."""
-
-    account: _Account
-    folder: Path
-    programs: Path
-
-    def run(self, commands: str, **variables: str | Path) -> str:
-        """Run the commands of a document, with its variables and its archive in the folder."""
-        assigned = "".join(f"{name}='{value}'\n" for name, value in variables.items())
-        placed = commands.replace("/archive/", f"{self.folder}/archive/")
-        script = f"set -e\nPATH={self.programs}:$PATH\n{assigned}{placed}"
-        return self.account.run(["sh", "-c", script], self.folder)
-
-
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
-    account = _Account.choose()
-    folder = Path(tempfile.mkdtemp(prefix="millrace-recovery-", dir=account.temporary_folder()))
-    (folder / "archive").mkdir()
-    for path in (folder, folder / "archive"):
-        account.own(path)
-    try:
-        yield Machine(account, folder, programs_for(account, folder))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def programs_for(account: _Account, folder: Path) -> Path:
-    """Return the folder of the programs, or of a copy if the account cannot run them."""
-    installation = _choose_installation(None)
-    try:
-        account.run([str(installation / "bin" / "pg_ctl"), "--version"], folder)
-    except (PermissionError, RuntimeError):
-        copy = folder / installation.parent.name / installation.name
-        for part in ("lib", "share"):
-            shutil.copytree(installation / part, copy / part)
-        (copy / "bin").mkdir()
-        for program in _PROGRAMS:
-            shutil.copy2(installation / "bin" / program, copy / "bin")
-        libraries = installation.parent.with_name(f"{installation.parent.name}.libs")
-        if libraries.is_dir():
-            shutil.copytree(libraries, folder / libraries.name)
-        return copy / "bin"
-    return installation / "bin"
+    with postgres_machine() as created:
+        yield created
 
 
 @pytest.fixture(scope="module")
