@@ -6,8 +6,8 @@ from app.api import transactions
 from app.api.access import acls, keys, stream_tokens
 from app.api.documents import start_page
 from app.api.groups import groups, members, offsets, poll
-from app.api.http import monitoring
 from app.api.log import fetch, produce, producers, topics
+from app.api.monitoring import health, metrics
 from app.api.queues import deliveries, queue_records, queues
 from app.api.sources import events, sources
 from app.api.webhooks import attempts, replays, skips, webhooks
@@ -35,7 +35,8 @@ ROUTERS = (
     replays.router,
     skips.router,
     start_page.router,
-    monitoring.router,
+    health.router,
+    metrics.router,
     acls.router,
     stream_tokens.router,
     keys.router,
