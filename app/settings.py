@@ -57,6 +57,16 @@ class Settings(SecuritySettings):
         "text", description="`text`, or `json`: each line of the log is one object."
     )
     access_log: bool = Field(default=False, description="Whether each request is logged.")
+    metrics: bool = Field(default=True, description="Whether the node counts its work, and answers `/metrics`.")
+    metrics_partition_series: int = Field(
+        1_000,
+        ge=0,
+        le=100_000,
+        description="Partitions of consumer groups that `/metrics` has series of their own for; the sums have all.",
+    )
+    metrics_kafka_names: bool = Field(
+        default=False, description="Whether the series of consumer groups are named `kafka_` instead of `millrace_`."
+    )
     auto_create_topics: bool = Field(default=True, description="Whether producing to an unknown topic creates it.")
     default_partitions: int = Field(
         4, ge=1, le=1_000, description="Partitions of a topic that is created without a number."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ from app.broker.webhooks.dispatcher import Dispatcher
 from app.broker.webhooks.replays.replays import Replays
 from app.broker.webhooks.replays.skips import Skips
 from app.broker.webhooks.webhooks import Webhooks
+from app.domain.metrics.node_metrics import NodeMetrics
 from app.storage.db.engine import Storage
 
 
@@ -41,8 +43,12 @@ class Services:
     Attributes:
         public_url: The URL under which clients reach the server, without a slash at the end; empty if it is not set.
         clock: The clock of the log.
+        metrics: What the node counts.
+        metrics_partition_series: Partitions of groups that have series of their own.
+        metrics_group_prefix: What the names of the metrics of consumer groups begin with.
+        scrape: Held while the metrics read the database.
         tasks_failing: Returns the names of the background tasks that failed several times in a row.
-        answers: Number of answers by operation and status.
+        tasks_stopped: Returns the names of the background tasks that have ended although the node runs.
     """
 
     storage: Storage
@@ -73,8 +79,12 @@ class Services:
     public_url: str
     clock: BrokerClock
     memory: MemoryBudget
+    metrics: NodeMetrics
     tasks_failing: Callable[[], list[str]]
+    tasks_stopped: Callable[[], list[str]]
     max_body_bytes: int
     max_records: int
     max_wait_ms: int
-    answers: dict[tuple[str, int], int] = field(default_factory=dict)
+    metrics_partition_series: int
+    metrics_group_prefix: str
+    scrape: asyncio.Lock = field(default_factory=asyncio.Lock)

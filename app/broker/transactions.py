@@ -25,6 +25,7 @@ from app.broker.waiting.signals import Signals
 from app.domain.groups.group import Group
 from app.domain.log.append import Append, Appended, IdempotencyKey, KeyId, StoredKey, TopicVersionChanged
 from app.domain.log.topic import TopicConfig, TopicInfo
+from app.domain.metrics.node_metrics import TopicCounts
 from app.errors.broker_error import BrokerError
 from app.errors.log import IdempotencyKeyReused, UnknownTopicOrPartition
 from app.storage.db import clock
@@ -83,6 +84,7 @@ class Transactions:
     Args:
         clock_ms: Wall clock in milliseconds, for the timestamps of records.
         max_groups: Most groups that may exist.
+        counts: Counts what is appended, by topic; None counts nothing.
     """
 
     def __init__(
@@ -95,8 +97,10 @@ class Transactions:
         *,
         clock_ms: Callable[[], int],
         max_groups: int,
+        counts: TopicCounts | None = None,
     ) -> None:
         self._storage = storage
+        self._counts = counts
         self._topics = topics
         self._signals = signals
         self._producer = producer
@@ -148,6 +152,10 @@ class Transactions:
             self._offsets.drop_topics(commits)
 
     def _announce(self, appends: Sequence[Append]) -> None:
+        if self._counts is not None:
+            for append in appends:
+                size_bytes = sum(record.size_bytes for record in append.records)
+                self._counts.add(append.topic, len(append.records), size_bytes)
         existing = [append for append in appends if append.topic_id != DRAFT]
         self._signals.announce({partition_id for append in existing for partition_id in append.partition_ids_written})
 

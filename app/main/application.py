@@ -21,6 +21,7 @@ from app.api.services import Services
 from app.broker.log.broker_clock import BrokerClock
 from app.broker.queues import bulk_changes
 from app.broker.waiting.deadline import monotonic_ms
+from app.domain.metrics.node_metrics import NodeMetrics
 from app.errors.http import MethodNotAllowed
 from app.main.lifespan import lifespan
 from app.main.services import build_services
@@ -96,7 +97,8 @@ def create_app(
 def _build_application(
     settings: Settings, storage: Storage, session_clock_ms: Callable[[], int], wall_ms: Callable[[], int]
 ) -> Application:
-    runner = TaskRunner(in_outage=lambda: storage.in_outage)
+    metrics = NodeMetrics(enabled=settings.metrics)
+    runner = TaskRunner(in_outage=lambda: storage.in_outage, counts=metrics.tasks)
     outbox = Outbox()
     clock = BrokerClock(
         storage,
@@ -105,7 +107,7 @@ def _build_application(
         grace_ms=settings.clock_grace_ms,
         on_step_back=bulk_changes.step_back,
     )
-    archive_task, services = build_services(settings, storage, runner, outbox, clock, session_clock_ms)
+    archive_task, services = build_services(settings, storage, runner, outbox, clock, session_clock_ms, metrics)
     api = _build_api(services)
     api.router.lifespan_context = lambda _: lifespan(settings, services, runner, outbox, archive_task)
     gateway = Gateway(

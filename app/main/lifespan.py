@@ -84,7 +84,9 @@ async def _within_drain_timeout(work: Awaitable[object], name: str) -> None:
 
 def _start_tasks(settings: Settings, services: Services, runner: TaskRunner, archive_task: ArchiveTask) -> None:
     """Start the background tasks of both databases."""
-    retention = Retention(services.storage, topic_defaults_of(settings), services.clock, (TopicQueues(),))
+    retention = Retention(
+        services.storage, topic_defaults_of(settings), services.clock, (TopicQueues(),), services.metrics.retention
+    )
     runner.every("clock", _CLOCK_INTERVAL_MS, services.clock.check)
     runner.every("retention", settings.retention_interval_ms, retention.raise_log_starts)
     runner.every("compaction", settings.retention_interval_ms, retention.compact)

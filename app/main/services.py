@@ -47,6 +47,7 @@ from app.broker.webhooks.webhook_queues import forget_attempts
 from app.broker.webhooks.webhooks import Webhooks
 from app.domain.access.loopback import is_loopback
 from app.domain.log.topic import TopicConfig
+from app.domain.metrics.node_metrics import NodeMetrics
 from app.domain.outbound.addresses import parse_networks
 from app.main.oidc import build_oidc_verifier
 from app.server import allocator
@@ -75,6 +76,7 @@ def build_services(
     outbox: Outbox,
     clock: BrokerClock,
     session_clock_ms: Callable[[], int],
+    metrics: NodeMetrics,
 ) -> tuple[ArchiveTask, Services]:
     """Return the parts that the operations use, and the task that archives the records of queues."""
     topic_defaults = topic_defaults_of(settings)
@@ -88,7 +90,14 @@ def build_services(
         clock=clock,
         dependents=(TopicQueues(),),
     )
-    appender = Appender(storage, signals, clock=clock, max_pending_bytes=settings.max_pending_bytes)
+    appender = Appender(
+        storage,
+        signals,
+        clock=clock,
+        max_pending_bytes=settings.max_pending_bytes,
+        topics=metrics.topics,
+        counts=metrics.appends,
+    )
     producer = Producer(storage, topics, appender, auto_create_topics=settings.auto_create_topics, clock=clock)
     page_reads = PageReads(storage, memory.work)
     fetcher = Fetcher(page_reads, topics, signals)
@@ -137,7 +146,14 @@ def build_services(
         offsets=offsets,
         poller=Poller(storage, topics, signals, groups, offsets, page_reads),
         transactions=Transactions(
-            storage, topics, signals, producer, offsets, clock_ms=clock, max_groups=settings.max_groups
+            storage,
+            topics,
+            signals,
+            producer,
+            offsets,
+            clock_ms=clock,
+            max_groups=settings.max_groups,
+            counts=metrics.topics,
         ),
         queues=queues,
         deliveries=DeliveryBatcher(
@@ -146,6 +162,7 @@ def build_services(
             signals,
             recheck_ms=settings.poll_interval_ms * _POLLS_PER_RECHECK,
             to_archive=archive_task.wake,
+            counts=metrics.deliveries,
         ),
         redriver=Redriver(storage, topics, queues, signals),
         sources=sources,
@@ -157,10 +174,14 @@ def build_services(
         public_url=settings.public_url,
         clock=clock,
         memory=memory,
+        metrics=metrics,
         tasks_failing=runner.failing,
+        tasks_stopped=runner.stopped,
         max_body_bytes=min(settings.max_body_bytes, memory.ledger.shares.body),
         max_records=settings.max_records,
         max_wait_ms=settings.max_wait_ms,
+        metrics_partition_series=settings.metrics_partition_series,
+        metrics_group_prefix="kafka" if settings.metrics_kafka_names else "millrace",
     )
     return archive_task, services
 

@@ -13,6 +13,7 @@ from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.domain.memory.ledger import TINY_BYTES, Holding, MemoryLedger, full
+from app.domain.metrics.node_metrics import DoorCounts
 from app.server.limits import ProtocolLimits
 
 if TYPE_CHECKING:
@@ -38,10 +39,12 @@ class ServerMemory:
     Attributes:
         ledger: Counts the bytes of all requests.
         client_of: Returns the address of a request's client behind a proxy; None without proxies.
+        door: Counts connections, and the requests that they refuse by themselves.
     """
 
     ledger: MemoryLedger = field(default_factory=lambda: MemoryLedger(_BUDGET_BYTES))
     client_of: Callable[[dict[str, Any]], str] | None = None
+    door: DoorCounts = field(default_factory=DoorCounts)
 
 
 class MeteredProtocol(HttpToolsProtocol):
@@ -65,6 +68,17 @@ class MeteredProtocol(HttpToolsProtocol):
         self._unsent_before = 0
         self._checked_once = False
         self._progress_timer: asyncio.TimerHandle | None = None
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # narrowed, as in uvicorn
+        super().connection_made(transport)
+        self.memory.door.connections += 1
+        self.memory.door.accepted += 1
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.memory.door.connections -= 1
+        super().connection_lost(exc)
 
     def _hold_body(self, cycle: RequestResponseCycle, size_bytes: int) -> None:
         """Count bytes of a body. A tiny one is only added to the sum: it needs no holding of its own.

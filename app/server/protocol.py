@@ -379,6 +379,7 @@ class LimitedProtocol(MeteredProtocol):
         self._running = None
         rejected = self._rejected
         identity = uuid4().hex if rejected is None else request_id(cast("dict[str, Any]", rejected))
+        self.memory.door.refuse(error.code)
         response = problem_response(error, self.server_state.default_headers, identity)
         self.transport.write(response)
         if self.transport.can_write_eof():  # TLS has no half-closed connections

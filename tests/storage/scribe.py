@@ -121,7 +121,7 @@ class Scribe:
         return passes
 
     def purge_once(self, limit: int) -> bool:
-        return self.storage.write_now(record_deletion.purge, limit, 0, ())
+        return self.storage.write_now(record_deletion.purge, limit, 0, ()).more
 
     def count(self, table: str) -> int:
         def count(tx: Tx) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
@@ -35,6 +36,7 @@ from app.errors.http import BadRequest
 if TYPE_CHECKING:
     from app.api.http.operations import Description
     from app.api.services import Services
+    from app.domain.metrics.node_metrics import OperationCounts
 
 JSON = b"application/json"
 COMMON_HEADERS: tuple[tuple[bytes, bytes], ...] = (
@@ -127,10 +129,13 @@ class Call:
     """
 
     __slots__ = (
+        "_counts",
         "_headers",
         "_memory",
         "_receive",
+        "_received_bytes",
         "_send",
+        "_waits",
         "access",
         "audited_body",
         "parameters",
@@ -157,6 +162,9 @@ class Call:
         self.access: Access | None = None
         self.audited_body: object = None
         self._memory: RequestMemory | None = None
+        self._received_bytes = 0
+        self._counts: OperationCounts | None = None
+        self._waits = False
 
     @property
     def headers(self) -> Mapping[bytes, bytes]:
@@ -226,6 +234,7 @@ class Call:
         if message.get("more_body") or len(body) > limit:
             del message  # not kept during the wait
             body = await read_rest(body, self._receive, limit)
+        self._received_bytes = len(body)
         encoding = self.header(b"content-encoding")
         if encoding is None or encoding.strip().lower() == b"identity":
             if is_decoded_fast(body):
@@ -270,6 +279,7 @@ class Call:
         Args:
             max_wait_ms: Longest wait; None for no end.
         """
+        self._waits = self._waits or max_wait_ms != 0
         disconnect = asyncio.create_task(self._disconnect())
         if self.access is not None:
             self.access.watch(disconnect)
@@ -277,7 +287,7 @@ class Call:
 
     async def is_disconnected(self) -> bool:
         """Return whether the client has disconnected, after the event loop has processed closed connections."""
-        with self.waiting(None) as deadline:
+        with Deadline(None, asyncio.create_task(self._disconnect())) as deadline:
             return await deadline.check_disconnected()
 
     async def _disconnect(self) -> None:
@@ -287,6 +297,9 @@ class Call:
 
     async def run(self, operation: Operation) -> None:
         """Run an operation, send its reply or its problem document, and count the answer."""
+        metrics = self.services.metrics
+        counts = self._counts = metrics.of(operation.name) if metrics.enabled else None
+        began = perf_counter() if counts is not None else 0.0
         try:
             permission = operation.description.permission
             if self.services.access.enabled and not authorize_at_once(self, operation.name, permission):
@@ -307,13 +320,19 @@ class Call:
                 self._memory.release()
         if self._refusal is not None and self.scope["method"] == "GET":
             reply = Reply.problem(self._refusal, self.request_id)
-        counter = (operation.name, reply.status)
-        answers = self.services.answers
-        answers[counter] = answers.get(counter, 0) + 1
         if reply.stream is None:
+            if counts is not None:
+                seconds = perf_counter() - began
+                counts.add(reply.status, seconds, self._received_bytes, len(reply.body), waits=self._waits)
             await send_reply(self.scope, self._send, reply)
-        else:
+            return
+        if counts is not None:
+            counts.begin_stream(reply.status, self._received_bytes)
+        try:
             await self._send_stream(reply, reply.stream)
+        finally:
+            if counts is not None:
+                counts.streams.observe(perf_counter() - began)
 
     @property
     def _refusal(self) -> BrokerError | None:
@@ -337,6 +356,8 @@ class Call:
         await self._send({"type": "http.response.body", "body": final_part})
 
     async def _write(self, data: bytes) -> None:
+        if self._counts is not None:
+            self._counts.sent_bytes += len(data)
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     def _client_error(self, error: Exception) -> BrokerError:

@@ -83,6 +83,7 @@ class Gateway:
         try:
             self._source.check(scope)
         except BrokerError as error:
+            self._services.metrics.door.refuse(error.code)
             await send_reply(scope, send, Reply.problem(error, request_id(scope)))
             return
         if self._cors is None:
@@ -140,6 +141,7 @@ async def answer_unmatched(request: Request, error: Exception) -> Response:
         client_error = MethodNotAllowed(f"this path allows {allow}", allow=allow)
     else:
         client_error = NotFound(f"there is nothing at this path; {_path_hint(request)}")
+    request.app.state.services.metrics.door.refuse(client_error.code)
     reply = Reply.problem(client_error, request_id(request.scope))
     headers = {name.decode(): value.decode() for name, value in reply.headers}
     return Response(reply.body, reply.status, headers, reply.content_type.decode())

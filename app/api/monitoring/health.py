@@ -29,7 +29,7 @@ class Health(msgspec.Struct):
 
 
 class Readiness(msgspec.Struct):
-    """The database answers, its tables are current, and the background tasks succeed.
+    """The database answers, its tables are current, and the background tasks run and succeed.
 
     `deletion_by_time` is there only after the clock has jumped ahead: nothing is deleted by age for a while.
     """
@@ -72,6 +72,8 @@ async def get_readiness(call: Call) -> Reply:
         raise ServiceUnavailable(f"the database did not answer within {_PROBE_S} s") from None
     if revision != schema.HEAD:
         raise ServiceUnavailable("the database's tables are not current; run millrace migrate")
+    if stopped := services.tasks_stopped():
+        raise ServiceUnavailable(f"background tasks have stopped: {', '.join(stopped)}; restart the server")
     if failing := services.tasks_failing():
         raise ServiceUnavailable(f"background tasks fail: {', '.join(failing)}; see the server's log")
     paused: Literal["paused"] | UnsetType = "paused" if services.clock.paused else UNSET

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from fastapi import APIRouter
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
+from app.api.monitoring import readings
+from app.api.monitoring.database_metrics import database_metrics
+from app.api.monitoring.node_metrics import node_metrics
+from app.api.monitoring.readings import Readings
 from app.api.services import Services
 from app.domain.access.permission import on
-from app.errors.broker_error import BrokerError
+from app.errors.http import NotFound
 
 router = APIRouter(tags=["operations"], route_class=OperationRoute)
 
@@ -22,101 +25,44 @@ _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 @router.get("/metrics")
-@describe(Description(permission=on("cluster", "describe"), answers={200: None}, media=("text/plain",)))
+@describe(
+    Description(
+        permission=on("cluster", "describe"), answers={200: None}, errors=(NotFound,), media=("text/plain",)
+    )
+)
 async def get_metrics(call: Call) -> Reply:
     """Return this node's metrics in Prometheus' text format.
 
-    Counters start at 0 with the process; with several nodes, scrape each.
+    Counters start at 0 with the process; with several nodes, scrape each. The lag of groups and the depth of queues
+    are read from the database, within two seconds; while it does not answer, the node's own metrics are returned.
     """
-    lags: dict[str, int] = {}
-    with contextlib.suppress(BrokerError):  # the metrics of the node are there without the database too
-        lags = await call.services.dispatcher.lags()
+    if not call.services.metrics.enabled:
+        raise NotFound("the metrics are turned off; start the server without MILLRACE_METRICS=false")
+    found = await readings.read(call.services)
     registry = CollectorRegistry()
-    registry.register(_NodeMetrics(call.services, lags))
+    registry.register(_AllMetrics(call.services, found))
+    ProcessCollector(registry=registry)
     return Reply(generate_latest(registry), 200, _METRICS_TYPE)
 
 
-class _NodeMetrics(Collector):
-    """Reads the counters of this node at each scrape.
+class _AllMetrics(Collector):
+    """The metrics of one scrape.
 
     Args:
-        lags: Records that have not ended, by webhook.
+        services: The parts of the node.
+        found: What was read from the database, or None.
     """
 
-    def __init__(self, services: Services, lags: Mapping[str, int]) -> None:
+    def __init__(self, services: Services, found: Readings | None) -> None:
         self._services = services
-        self._lags = lags
+        self._found = found
 
     def collect(self) -> Iterator[Metric]:
         """Return all metrics."""
-        answers = CounterMetricFamily(
-            "millrace_http_answers", "Answers by operation and status.", labels=["operation", "status"]
-        )
-        for (operation, status), number in self._services.answers.items():
-            answers.add_metric([operation, str(status)], number)
-        yield answers
-        appender = self._services.appender
-        yield CounterMetricFamily("millrace_appended_records", "Records appended.", value=appender.records)
-        yield CounterMetricFamily("millrace_append_requests", "Append requests answered.", value=appender.requests)
-        yield CounterMetricFamily(
-            "millrace_append_transactions", "Transactions that committed append requests.", value=appender.transactions
-        )
-        yield CounterMetricFamily(
-            "millrace_queue_requests",
-            "Acquire and acknowledge requests answered.",
-            value=self._services.deliveries.requests,
-        )
-        yield CounterMetricFamily(
-            "millrace_queue_transactions",
-            "Transactions of acquire and acknowledge requests.",
-            value=self._services.deliveries.transactions,
-        )
-        yield GaugeMetricFamily(
-            "millrace_pending_append_bytes",
-            "Bytes of appends that wait for a commit.",
-            value=appender.pending_bytes,
-        )
-        yield GaugeMetricFamily(
-            "millrace_waiting_reads", "Reads that wait for records.", value=self._services.signals.waiting
-        )
-        yield GaugeMetricFamily("millrace_open_streams", "Open streams.", value=self._services.streams.open)
-        yield GaugeMetricFamily(
-            "millrace_disk_full",
-            "1 while appends are refused for lack of space.",
-            value=float(self._services.storage.full),
-        )
-        yield CounterMetricFamily(
-            "millrace_source_refusals", "Refused deliveries to sources.", value=self._services.receiver.refused
-        )
-        yield from self._webhooks()
+        services = self._services
+        yield from node_metrics(services)
+        yield from database_metrics(self._found, services.metrics_group_prefix, services.metrics_partition_series)
 
-    def _webhooks(self) -> Iterator[Metric]:
-        """Return the metrics of the webhooks that this node works."""
-        log = self._services.dispatcher.log
-        attempts = CounterMetricFamily("millrace_webhook_attempts", "Attempts by outcome.", labels=["outcome"])
-        for outcome, number in log.totals.items():
-            attempts.add_metric([outcome], number)
-        yield attempts
-        yield CounterMetricFamily(
-            "millrace_webhook_attempt_seconds", "Time that attempts took, all together.", value=log.duration_ms / 1000
-        )
-        lag = GaugeMetricFamily(
-            "millrace_webhook_lag_records",
-            "Records that have not ended: waiting, retried, in flight.",
-            labels=["webhook"],
-        )
-        for webhook, number in self._lags.items():
-            lag.add_metric([webhook], number)
-        yield lag
-        retrying = GaugeMetricFamily(
-            "millrace_webhook_retrying_records", "Records that failed and are attempted again.", labels=["webhook"]
-        )
-        in_flight = GaugeMetricFamily("millrace_webhook_attempts_in_flight", "Attempts now.", labels=["webhook"])
-        breakers = GaugeMetricFamily(
-            "millrace_webhook_breaker_open", "1 while most attempts fail and are held back.", labels=["webhook"]
-        )
-        for each in self._services.dispatcher.snapshots():
-            retrying.add_metric([each.webhook], each.retrying)
-            in_flight.add_metric([each.webhook], each.in_flight)
-            breakers.add_metric([each.webhook], float(each.is_breaker_open))
-        yield from (retrying, in_flight, breakers)
+    def describe(self) -> Iterator[Metric]:
+        """Return nothing: the names are not checked against those of other collectors."""
+        return iter(())

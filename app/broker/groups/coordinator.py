@@ -41,7 +41,11 @@ IsDisconnected = Callable[[], Awaitable[bool]]
 
 
 class Coordinator:
-    """The consumer groups."""
+    """The consumer groups.
+
+    Attributes:
+        assignments: Assignments that this node has computed.
+    """
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class Coordinator:
         self._topics_fingerprint: tuple[int, ...] | None = None
         self._runs = count()
         self._has_recorded_run = False
+        self.assignments = 0
 
     async def join(self, name: str, join_request: JoinRequest, *, by_poll: bool = False) -> tuple[MemberSnapshot, bool]:
         """Join, or join again with a new epoch. Return the member and whether it is new.
@@ -215,6 +220,7 @@ class Coordinator:
     def announce(self, changed: GroupChange, actor: str | None = None) -> None:
         """Wake the polls of a group if something changed for members other than the actor."""
         before, after = changed.before, changed.after
+        self.assignments += after.assigned_at_ms != before.assigned_at_ms
         others = (before.members.keys() | after.members.keys()) - {actor}
         if after.assignment_epoch != before.assignment_epoch or any(
             before.members.get(name) is not after.members.get(name) for name in others

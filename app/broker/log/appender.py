@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from app.broker.waiting.batch_committer import BatchCommitter, Lane
 from app.broker.waiting.signals import Signals
 from app.domain.log.append import Accepted, Append, AppendOutcome
+from app.domain.metrics.node_metrics import CommitCounts, TopicCounts
 from app.errors.broker_error import BrokerError
 from app.errors.database import LockTimeout, ServiceUnavailable
 from app.errors.log import ConcurrentRequest
@@ -38,12 +39,24 @@ class Appender(BatchCommitter[_Waiting, list[AppendOutcome]]):
     Args:
         clock: Wall clock in milliseconds.
         max_pending_bytes: Bytes of records that may wait; further requests are refused.
+        topics: Counts what is appended, by topic; None counts nothing.
+        counts: Counts the transactions; None counts nothing.
     """
 
     operation = "append"
 
-    def __init__(self, storage: Storage, signals: Signals, *, clock: Callable[[], int], max_pending_bytes: int) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        storage: Storage,
+        signals: Signals,
+        *,
+        clock: Callable[[], int],
+        max_pending_bytes: int,
+        topics: TopicCounts | None = None,
+        counts: CommitCounts | None = None,
+    ) -> None:
+        super().__init__(counts)
+        self._topics = topics
         self._storage = storage
         self._signals = signals
         self._clock = clock
@@ -113,6 +126,8 @@ class Appender(BatchCommitter[_Waiting, list[AppendOutcome]]):
             if isinstance(outcome, Accepted) and not outcome.duplicate:
                 partition_ids_written.update(request.append.partition_ids_written)
                 self.records += len(request.append.records)
+                if self._topics is not None:
+                    self._topics.add(request.append.topic, len(request.append.records), request.size_bytes)
             if not request.outcome.done():
                 request.outcome.set_result(outcome)
         self.requests += len(batch)

@@ -12,7 +12,7 @@ from app.domain.log.topic import TopicInfo
 from app.storage.db import clock
 from app.storage.db.transaction import Tx
 from app.storage.log import compaction, retention
-from app.storage.log.retention import Purge
+from app.storage.log.retention import Deletion, Purge
 
 
 class HeldRecords(Protocol):
@@ -32,7 +32,7 @@ class RecordHolder(Protocol):
         """Lock what is needed of a partition, before the partition is locked."""
 
 
-def purge(tx: Tx, limit: int, skipped: int, holders: Sequence[RecordHolder]) -> bool:
+def purge(tx: Tx, limit: int, skipped: int, holders: Sequence[RecordHolder]) -> Deletion:
     """Delete up to `limit` rows that are no longer in the log.
 
     Args:
@@ -40,13 +40,10 @@ def purge(tx: Tx, limit: int, skipped: int, holders: Sequence[RecordHolder]) -> 
         limit: Rows that are deleted, and records that each holder copies, at most.
         skipped: How many partitions with such rows to pass over.
         holders: What may need the records.
-
-    Returns:
-        Whether there may be more.
     """
     found = retention.next_purge(tx, skipped)
     if found is None:
-        return False
+        return Deletion(0, more=False)
     partition_id, before_offset = found
     for holder in holders:
         held = holder.hold(tx, partition_id)
@@ -56,12 +53,17 @@ def purge(tx: Tx, limit: int, skipped: int, holders: Sequence[RecordHolder]) -> 
 
 def compact(
     tx: Tx, partition_id: int, topic: TopicInfo, now_ms: int, limit: int, holders: Sequence[RecordHolder]
-) -> bool:
-    """Clean one chunk of a partition; see `app.storage.log.compaction`. Return whether there may be more."""
+) -> Deletion:
+    """Clean one chunk of a partition; see `app.storage.log.compaction`."""
     held = [holder.hold(tx, partition_id) for holder in holders]
 
+    records = 0
+
     def copy(offsets: Sequence[int]) -> None:
+        nonlocal records
+        records = len(offsets)
         for each in held:
             each.copy(offsets, clock.read(tx))
 
-    return compaction.compact(tx, partition_id, topic, now_ms, limit, copy)
+    more = compaction.compact(tx, partition_id, topic, now_ms, limit, copy)
+    return Deletion(records, more)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
+from app.domain.metrics.node_metrics import CommitCounts
 from app.errors.broker_error import BrokerError
 from app.errors.database import STOPPING, ServiceUnavailable, UnknownServerError
 
@@ -39,6 +41,9 @@ class BatchCommitter(ABC, Generic[R, T]):
 
     A lane exists while one of its transactions runs. A subclass decides which requests share a batch and answers them.
 
+    Args:
+        counts: Counts the transactions; None counts nothing.
+
     Attributes:
         operation: The name of the operation in log lines and errors.
         answered_errors: Errors that are the answer to the requests of a batch. After any other error, each request of
@@ -48,11 +53,17 @@ class BatchCommitter(ABC, Generic[R, T]):
     operation: ClassVar[str]
     answered_errors: ClassVar[tuple[type[Exception], ...]] = (BrokerError,)
 
-    def __init__(self) -> None:
+    def __init__(self, counts: CommitCounts | None = None) -> None:
+        self._counts = counts
         self._lanes: dict[int, Lane[R]] = {}
         self._closed = False
         self._drained = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait for a transaction."""
+        return sum(len(lane.waiting) + len(lane.retries) for lane in self._lanes.values())
 
     async def drain(self) -> None:
         """Return when no request waits and no transaction runs."""
@@ -87,7 +98,8 @@ class BatchCommitter(ABC, Generic[R, T]):
             self._refuse_rest(lane)
         batch = [lane.retries.popleft()] if lane.retries else self._take(lane.waiting)
         if batch:
-            self._submitted(lane, batch).add_done_callback(partial(self._finish, lane, batch))
+            began = time.perf_counter()
+            self._submitted(lane, batch).add_done_callback(partial(self._finish, lane, batch, began))
             return
         del self._lanes[lane.key]
         if not self._lanes:
@@ -112,7 +124,9 @@ class BatchCommitter(ABC, Generic[R, T]):
         failed.set_exception(refused)
         return failed
 
-    def _finish(self, lane: Lane[R], batch: list[R], future: asyncio.Future[T]) -> None:
+    def _finish(self, lane: Lane[R], batch: list[R], began: float, future: asyncio.Future[T]) -> None:
+        if self._counts is not None:
+            self._counts.add(time.perf_counter() - began, len(batch))
         error = ServiceUnavailable(STOPPING) if future.cancelled() else future.exception()
         if error is None:
             result = future.result()

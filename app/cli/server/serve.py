@@ -91,7 +91,9 @@ def _run(settings: Settings) -> None:
             application.asgi,
             host=settings.host,
             port=settings.port,
-            memory=ServerMemory(application.services.memory.ledger, application.client_of),
+            memory=ServerMemory(
+                application.services.memory.ledger, application.client_of, application.services.metrics.door
+            ),
             on_stop=lambda: _stop(application),
             on_ready=announce,
             access_log=settings.access_log,

@@ -69,16 +69,18 @@ class MemoryLedger:
         shares: The limits.
         small_bytes: The sum of the tiny and the small holdings.
         large_bytes: The sum of the large holdings.
+        refused: How often a limit forbade something.
         peak_bytes: The highest sum of all holdings; the caller may set it back. Tiny ones do not raise it.
     """
 
-    __slots__ = ("_large_of", "_small_of", "large_bytes", "peak_bytes", "shares", "small_bytes")
+    __slots__ = ("_large_of", "_small_of", "large_bytes", "peak_bytes", "refused", "shares", "small_bytes")
 
     def __init__(self, budget_bytes: int) -> None:
         self.shares = shares_of(budget_bytes)
         self.small_bytes = 0
         self.large_bytes = 0
         self.peak_bytes = 0
+        self.refused = 0
         self._small_of: dict[str, int] = {}
         self._large_of: dict[str, int] = {}
 
@@ -92,12 +94,14 @@ class MemoryLedger:
         """
         if held + added <= TINY_BYTES:
             if self.bytes + added > self.shares.all_held:
+                self.refused += 1
                 return False
             self.small_bytes += added
             return True
         self._remove(held, address)
         if not self._admits(held + added, address):
             self._add(held, address)
+            self.refused += 1
             return False
         self._add(held + added, address)
         return True

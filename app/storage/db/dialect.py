@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, Engine, Executable, Table
 from sqlalchemy.dialects import postgresql, sqlite
@@ -14,6 +14,14 @@ from sqlalchemy.engine import Dialect as SqlDialect
 from app.domain.log.append import KeyId, KeyRow, Row
 from app.storage.db.faults import Fault
 from app.storage.db.transaction import Statement, Tx
+
+
+class Gauge(NamedTuple):
+    """A metric of the database: its name, what it means, and its value."""
+
+    name: str
+    meaning: str
+    value: float
 
 
 class Dialect(Protocol):
@@ -104,6 +112,9 @@ class Dialect(Protocol):
 
     def save_log(self, connection: Connection) -> None:
         """Save what a write-ahead log beside a moved or deleted file holds."""
+
+    def gauges(self, tx: Tx) -> Sequence[Gauge]:
+        """Return the metrics of this database besides those of both."""
 
     def sessions_shared(self) -> str | None:
         """Return what to do if a pooler gives one session to several connections, or None."""

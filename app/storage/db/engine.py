@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
@@ -246,6 +246,10 @@ class Storage:
         """Whether the database fails, which the log has said."""
         return self._outages.open
 
+    def busy(self, kind: Literal["read", "write"]) -> int:
+        """Return how many connections of a kind run a transaction now."""
+        return self._workers.busy(kind)
+
     def require_sessions(self) -> None:
         """Refuse a pooler that gives one session to several connections.
 
@@ -289,14 +293,18 @@ class Storage:
 
     def _save_log(self) -> None:
         with contextlib.suppress(*self._errors, BrokerError):
-            self.dialect.save_log(self._workers.connection(self.dialect.write_engine))
+            connection = self._workers.connection(self.dialect.write_engine)
+            self.dialect.save_log(connection)
+            self._workers.release(connection)
 
     def _check_space(self, space: SpaceMonitor) -> None:
         if not space.exhausted:
             space.keep()
             return
         with contextlib.suppress(*self._errors, BrokerError):
-            self.dialect.free_disk(self._workers.connection(self.dialect.write_engine), space.missing_bytes)
+            connection = self._workers.connection(self.dialect.write_engine)
+            self.dialect.free_disk(connection, space.missing_bytes)
+            self._workers.release(connection)
         space.restore()
 
     def close(self) -> None:

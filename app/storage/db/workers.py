@@ -28,6 +28,16 @@ class _Parked(NamedTuple):
     connection: Connection
 
 
+class _Thread:
+    """What one worker thread does; only that thread changes it."""
+
+    __slots__ = ("busy", "kind")
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.busy = False
+
+
 class Workers:
     """Worker threads for reads and for writes.
 
@@ -39,8 +49,9 @@ class Workers:
     """
 
     def __init__(self, dialect: Dialect) -> None:
-        self.readers = ThreadPoolExecutor(dialect.readers, "millrace-read", self._begin)
-        self.writers = ThreadPoolExecutor(dialect.writers, "millrace-write", self._begin)
+        self._threads: list[_Thread] = []
+        self.readers = ThreadPoolExecutor(dialect.readers, "millrace-read", self._begin, ("read",))
+        self.writers = ThreadPoolExecutor(dialect.writers, "millrace-write", self._begin, ("write",))
         self._dialect = dialect
         self._errors = (DBAPIError, dialect.driver_error)
         self._local = threading.local()
@@ -53,6 +64,10 @@ class Workers:
         self._reconnect_at = 0.0
         self._scarce_until = 0.0
         self.closing = False
+
+    def busy(self, kind: str) -> int:
+        """Return how many threads run a transaction now. `kind`: read or write."""
+        return sum(thread.busy and thread.kind == kind for thread in self._threads)
 
     def is_current(self) -> bool:
         """Return whether the calling thread is one of these."""
@@ -72,10 +87,12 @@ class Workers:
         connection = connections.get(engine)
         if connection is None or connection.invalidated:
             connection = connections[engine] = self._connect(engine)
+        self._local.thread.busy = True
         return connection
 
     def release(self, connection: Connection) -> None:
         """Roll the transaction back if it is open, and invalidate a connection whose rollback fails."""
+        self._local.thread.busy = False
         try:
             if (transaction := connection.get_transaction()) is not None:
                 transaction.rollback()
@@ -117,7 +134,9 @@ class Workers:
             connection.close()
         return True
 
-    def _begin(self) -> None:
+    def _begin(self, kind: str) -> None:
+        self._local.thread = _Thread(kind)
+        self._threads.append(self._local.thread)
         self._local.connections = {}
         self._local.server_epoch = self._server_epoch
 

@@ -40,7 +40,7 @@ _PROGRESS = CompiledStatement(
     .where(partitions.c.partition_id.in_(bindparam("ids", expanding=True))),
     expanding="ids",
 )
-_oldest_unread = (
+oldest_unread = (
     select(records.c.timestamp_ms)
     .where(
         records.c.record_id >= base_record_id + func.coalesce(_offsets.committed_offset, partitions.c.log_start_offset),
@@ -60,7 +60,7 @@ _LAGS = (
         _offsets.committed_offset,
         partitions.c.log_start_offset,
         last_record_id.label("last_id"),
-        _oldest_unread.label("oldest_ms"),
+        oldest_unread.label("oldest_ms"),
         _offsets.metadata,
         now_ms(),
     )

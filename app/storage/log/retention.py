@@ -86,6 +86,18 @@ class Purge(NamedTuple):
     before_offset: int
 
 
+class Deletion(NamedTuple):
+    """A pass of a deletion.
+
+    Attributes:
+        records: Records that it deleted.
+        more: Whether there may be more.
+    """
+
+    records: int
+    more: bool
+
+
 def new_starts(tx: Tx, retained: Sequence[RetainedPartition], now_ms: int) -> list[NewStart]:
     """Return the partitions whose start rises by their policy, each with its new `log_start_offset`.
 
@@ -154,22 +166,21 @@ def next_purge(tx: Tx, skipped: int = 0) -> Purge | None:
     return None if row is None else Purge(*row)
 
 
-def purge(tx: Tx, purged: Purge, limit: int) -> bool:
+def purge(tx: Tx, purged: Purge, limit: int) -> Deletion:
     """Delete up to `limit` rows of a partition that are no longer in the log.
 
-    Returns:
-        False if another transaction deletes rows of the partition.
+    There is no more to do now if another transaction deletes rows of the partition.
     """
     partition_id, before_offset = purged
     if tx.connection.execute(_LOCK_PURGE, {"id": partition_id}).one_or_none() is None:
-        return False
+        return Deletion(0, more=False)
     low = first_record_id(partition_id)
     high = low + before_offset
     first_kept = tx.connection.execute(_FIRST_KEPT, {"low": low, "high": high, "at_most": limit}).scalar_one_or_none()
-    tx.connection.execute(_REMOVE, {"low": low, "high": high if first_kept is None else first_kept})
+    removed = tx.connection.execute(_REMOVE, {"low": low, "high": high if first_kept is None else first_kept})
     if first_kept is None:
         keys = {"id": partition_id, "before": before_offset, "at_most": limit}
         if tx.connection.execute(_REMOVE_KEYS, keys).rowcount < limit:
             tx.connection.execute(_DONE, {"id": partition_id, "before": before_offset})
     tx.dialect.vacuum(tx.connection)
-    return True
+    return Deletion(removed.rowcount, more=True)

@@ -12,6 +12,7 @@ from app.broker.waiting.batch_committer import BatchCommitter, Lane
 from app.broker.waiting.deadline import Deadline
 from app.broker.waiting.signals import Signals
 from app.domain.log.topic import TopicInfo
+from app.domain.metrics.node_metrics import CommitCounts
 from app.domain.queues.delivery import (
     Acknowledge,
     Acknowledged,
@@ -74,6 +75,7 @@ class DeliveryBatcher(BatchCommitter[_Waiting, DeliveryResult]):
         recheck_ms: Interval at which a waiting acquire searches without an announcement if nodes share the database.
         to_archive: Called when there is a record to archive.
         time: Clock; the default is the database's.
+        counts: Counts the transactions; None counts nothing.
     """
 
     operation = "delivery"
@@ -88,8 +90,9 @@ class DeliveryBatcher(BatchCommitter[_Waiting, DeliveryResult]):
         recheck_ms: int,
         to_archive: Callable[[], None],
         time: Callable[[Tx], int] = clock.read,
+        counts: CommitCounts | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(counts)
         self._storage = storage
         self._queues = queues
         self._signals = signals

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.domain.log.append import KeyId, KeyRow, Row
+from app.storage.db.dialect import Gauge
 from app.storage.db.faults import Fault
 from app.storage.db.postgres.pipeline import (
     STATEMENT_TIMEOUT_S,
@@ -94,6 +95,14 @@ _SESSIONS = "SELECT pg_backend_pid(), pg_postmaster_start_time()::text"
 _SESSION_ROUNDS = 3
 _NOTIFICATIONS = 4
 _NOTIFICATION_S = 1.0
+
+
+_GAUGES = """
+SELECT pg_database_size(current_database()), greatest(
+    coalesce((SELECT extract(epoch FROM max(clock_timestamp() - xact_start)) FROM pg_stat_activity
+              WHERE (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL) AND pid <> pg_backend_pid()), 0),
+    coalesce((SELECT extract(epoch FROM max(clock_timestamp() - prepared)) FROM pg_prepared_xacts), 0))
+"""
 
 
 class Postgres:
@@ -201,6 +210,18 @@ class Postgres:
 
     def free_disk(self, connection: Connection, missing_bytes: int) -> None:
         """Do nothing: the server manages its disk."""
+
+    def gauges(self, tx: Tx) -> Sequence[Gauge]:
+        """Return the size of the database, and the age of its oldest snapshot, which keeps dead rows from removal."""
+        ((size_bytes, oldest_s),) = self.fetch(tx, _GAUGES, ())
+        return (
+            Gauge("postgres_database_bytes", "Size of the database.", float(size_bytes)),
+            Gauge(
+                "postgres_oldest_snapshot_seconds",
+                "Age of the oldest transaction of the server with a snapshot or an id, prepared ones included.",
+                float(oldest_s),
+            ),
+        )
 
     def save_log(self, connection: Connection) -> None:
         """Do nothing: the server has the files."""

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from app.domain.log.append import KeyId, KeyRow, Row
+from app.storage.db.dialect import Gauge
 from app.storage.db.faults import Fault
 from app.storage.db.sqlite.ballast import ballast_size
 from app.storage.db.sqlite.files import DatabaseFiles
@@ -189,6 +190,13 @@ class Sqlite:
         mode = "TRUNCATE" if self._log_bytes() >= missing_bytes else "RESTART"
         driver.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
 
+    def gauges(self, tx: Tx) -> Sequence[Gauge]:  # noqa: ARG002 - PostgreSQL's
+        """Return the sizes of the file and of the write-ahead log."""
+        return (
+            Gauge("sqlite_file_bytes", "Size of the database file.", _size_of(str(self.path))),
+            Gauge("sqlite_wal_bytes", "Size of the write-ahead log.", _size_of(f"{self.path}-wal")),
+        )
+
     def save_log(self, connection: Connection) -> None:
         """Write the log back into the file that is open, if that is of use after the file was moved."""
         if self.files.set_log_aside():
@@ -288,6 +296,14 @@ class Sqlite:
             return bool(os.statvfs(self.path.parent).f_flag & os.ST_RDONLY)
         except OSError:
             return False
+
+
+def _size_of(path: str) -> int:
+    """Return the size of a file, 0 if it does not exist."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - the path is a string with a suffix
+    except OSError:
+        return 0
 
 
 def _append(rows: Sequence[Row]) -> Statement:
