@@ -13,7 +13,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from app.api.http import problems
-from app.api.http.call import COMMON_HEADERS
+from app.api.http.header_fields import COMMON_HEADERS
 from app.errors.broker_error import BrokerError
 from app.errors.http import BadRequest
 

@@ -35,6 +35,7 @@ GUIDES = {
     "oidc": "Tokens of an identity provider",
     "sizing": "Sizing",
     "backup": "Back up, restore and verify",
+    "metrics": "Metrics",
 }
 """The titles of the guides, by the names of their files."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -23,6 +23,7 @@ from app.api.http.bodies.reading import (
     part_of,
     read_rest,
 )
+from app.api.http.header_fields import Header, combined, encoded_fields, fields_of
 from app.api.http.request_ids import request_id
 from app.api.http.request_memory import RequestMemory
 from app.api.http.validation_errors import repeated_parameter
@@ -39,19 +40,10 @@ if TYPE_CHECKING:
     from app.domain.metrics.node_metrics import OperationCounts
 
 JSON = b"application/json"
-COMMON_HEADERS: tuple[tuple[bytes, bytes], ...] = (
-    (b"cache-control", b"no-store"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-)
-"""Headers of every answer, unless the answer has another value."""
-_ENCODED_COMMON_HEADERS = b"".join(b"%b: %b\r\n" % field for field in COMMON_HEADERS)
-
 _log = logging.getLogger(__name__)
 _encoder = msgspec.json.Encoder()
 
 T = TypeVar("T")
-Header = tuple[bytes, bytes]
 Write = Callable[[bytes], Awaitable[None]]
 
 
@@ -152,7 +144,7 @@ class Call:
         headers = scope["headers"]
         self._headers: dict[bytes, bytes] = dict(headers)
         if len(self._headers) < len(headers):
-            self._headers = _combined(headers)
+            self._headers = combined(headers)
         self._receive = receive
         self._send = send
         self.services = services
@@ -341,7 +333,7 @@ class Call:
 
     async def _send_stream(self, reply: Reply, stream: StreamBody) -> None:
         """Send a stream; for HEAD only the headers."""
-        fields = _fields(self.scope, reply)
+        fields = fields_of(request_id(self.scope).encode(), reply)
         await self._send({"type": "http.response.start", "status": reply.status, "headers": fields})
         final_part = b""
         try:
@@ -355,9 +347,13 @@ class Call:
             final_part = stream.final_part(self._client_error(error))
         await self._send({"type": "http.response.body", "body": final_part})
 
-    async def _write(self, data: bytes) -> None:
+    def count_sent(self, size_bytes: int) -> None:
+        """Count bytes of a stream."""
         if self._counts is not None:
-            self._counts.sent_bytes += len(data)
+            self._counts.sent_bytes += size_bytes
+
+    async def _write(self, data: bytes) -> None:
+        self.count_sent(len(data))
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     def _client_error(self, error: Exception) -> BrokerError:
@@ -374,41 +370,14 @@ class Call:
         return {"fields": {"request_id": self.request_id, "status": 500}}
 
 
-def _combined(headers: Iterable[Header]) -> dict[bytes, bytes]:
-    """Return the headers with the values of repeated ones joined by commas (RFC 9110 §5.3)."""
-    combined: dict[bytes, bytes] = {}
-    for name, value in headers:
-        combined[name] = value if name not in combined else combined[name] + b", " + value
-    return combined
-
-
 async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:
     """Send a whole answer with the headers of every answer, in one write if the server supports it."""
     answer = scope.get("millrace.answer")
-    if answer is not None and answer(reply.status, _encoded_fields(reply, request_id(scope).encode()), reply.body):
+    if answer is not None and answer(reply.status, encoded_fields(reply, request_id(scope).encode()), reply.body):
         return
-    fields = _fields(scope, reply)
+    fields = fields_of(request_id(scope).encode(), reply)
     await send({"type": "http.response.start", "status": reply.status, "headers": fields})
     await send({"type": "http.response.body", "body": reply.body})
-
-
-def _encoded_fields(reply: Reply, identity: bytes) -> bytes:
-    """Return the header fields of an answer, encoded."""
-    head = b"%bx-request-id: %b\r\n" % (_ENCODED_COMMON_HEADERS, identity)
-    if reply.status != 204:
-        head += b"content-type: %b\r\ncontent-length: %d\r\n" % (reply.content_type, len(reply.body))
-    for field in reply.headers:
-        head += b"%b: %b\r\n" % field
-    return head
-
-
-def _fields(scope: Scope, reply: Reply) -> list[Header]:
-    fields: list[Header] = [*COMMON_HEADERS, (b"x-request-id", request_id(scope).encode())]
-    if reply.status != 204:
-        fields.append((b"content-type", reply.content_type))
-        if reply.stream is None:
-            fields.append((b"content-length", b"%d" % len(reply.body)))
-    return fields + reply.headers
 
 
 def _decode_large(decode: Callable[[bytes], T], body: bytes | bytearray, inflated: int | None, limit: int) -> T:

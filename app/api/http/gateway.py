@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.http.call import COMMON_HEADERS, Call, Reply, send_reply
+from app.api.http.call import Call, Reply, send_reply
 from app.api.http.forwarding import Forwarding
+from app.api.http.header_fields import COMMON_HEADERS
 from app.api.http.hints.paths import describe_path
 from app.api.http.operations import Operation, OperationRoute, operation_routes
 from app.api.http.request_ids import request_id

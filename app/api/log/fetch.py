@@ -11,8 +11,9 @@ from urllib.parse import quote, urlencode
 import msgspec
 from fastapi import APIRouter
 
-from app.api.http.call import JSON, Call, Header, Reply
+from app.api.http.call import JSON, Call, Reply
 from app.api.http.forwarding import root_path_of
+from app.api.http.header_fields import Header
 from app.api.http.media import LINE_TYPES, preferred
 from app.api.http.operations import Description, OperationRoute, check_bound, describe
 from app.api.log import compression, streams

@@ -273,7 +273,10 @@ class Stream:
         if (chunk := page.encoded.get(name)) is None:
             data = self._encode(page)
             chunk = page.encoded[name] = b"%x\r\n%b\r\n" % (len(data), data)
-        return len(chunk) <= _SMALL_BYTES and bool(send_chunk(chunk))
+        if len(chunk) > _SMALL_BYTES or not send_chunk(chunk):
+            return False
+        self._call.count_sent(len(chunk))
+        return True
 
     def _encode(self, page: SharedPage) -> bytes:
         """Return the bytes of a page, shared by all streams of this format, or its records up to `max_events`."""

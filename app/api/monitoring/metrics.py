@@ -26,9 +26,7 @@ _METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 @router.get("/metrics")
 @describe(
-    Description(
-        permission=on("cluster", "describe"), answers={200: None}, errors=(NotFound,), media=("text/plain",)
-    )
+    Description(permission=on("cluster", "describe"), answers={200: None}, errors=(NotFound,), media=("text/plain",))
 )
 async def get_metrics(call: Call) -> Reply:
     """Return this node's metrics in Prometheus' text format.

@@ -13,7 +13,7 @@ from app.storage.db.transaction import Tx
 from app.storage.groups.offsets import oldest_unread
 from app.storage.log.appends import last_record_id
 
-CHUNK = 500
+CHUNK_ROWS = 500
 
 _offsets = group_offsets.c
 _key = (_offsets.group_id, _offsets.topic_id, _offsets.partition)
@@ -33,7 +33,7 @@ _CHUNK = (
     .join(partitions, and_(partitions.c.topic_id == _offsets.topic_id, partitions.c.partition == _offsets.partition))
     .where(tuple_(*_key) > tuple_(bindparam("group_id"), bindparam("topic_id"), bindparam("partition")))
     .order_by(*_key)
-    .limit(CHUNK)
+    .limit(bindparam("at_most"))
 )
 _MEMBERS = (
     select(consumer_groups.c.name, func.count(group_members.c.member_id))
@@ -65,14 +65,15 @@ def chunk_after(tx: Tx, key: tuple[int, int, int]) -> tuple[list[PartitionLag], 
 
     Partitions in which a group has committed nothing are left out, as are those of deleted topics.
     """
-    rows = tx.connection.execute(_CHUNK, dict(zip(("group_id", "topic_id", "partition"), key, strict=True))).all()
+    parameters = dict(zip(("group_id", "topic_id", "partition"), key, strict=True))
+    rows = tx.connection.execute(_CHUNK, parameters | {"at_most": CHUNK_ROWS}).all()
     found = []
     for group_id, topic_id, partition, group, topic, committed, start, last_id, oldest_ms, at_ms in rows:
         key = (group_id, topic_id, partition)
         lag = max(0, log_end_of(start, last_id) - max(committed, start))
         lag_ms = max(0, at_ms - oldest_ms) if lag and oldest_ms is not None else 0
         found.append(PartitionLag(group, topic, partition, committed, lag, lag_ms))
-    return found, key if len(rows) == CHUNK else None
+    return found, key if len(rows) == CHUNK_ROWS else None
 
 
 def read_lags(tx: Tx, at_most: int, in_time: Callable[[], bool]) -> tuple[list[PartitionLag], bool]:
