@@ -291,7 +291,7 @@ class Call:
         """Run an operation, send its reply or its problem document, and count the answer."""
         metrics = self.services.metrics
         counts = self._counts = metrics.of(operation.name) if metrics.enabled else None
-        began = perf_counter() if counts is not None else 0.0
+        began = perf_counter()
         try:
             permission = operation.description.permission
             if self.services.access.enabled and not authorize_at_once(self, operation.name, permission):
@@ -312,28 +312,24 @@ class Call:
                 self._memory.release()
         if self._refusal is not None and self.scope["method"] == "GET":
             reply = Reply.problem(self._refusal, self.request_id)
-        if reply.stream is None:
-            if counts is not None:
-                seconds = perf_counter() - began
-                counts.add(reply.status, seconds, self._received_bytes, len(reply.body), waits=self._waits)
-            await send_reply(self.scope, self._send, reply)
+        if reply.stream is not None:
+            await self._send_stream(reply, reply.stream, began)
             return
         if counts is not None:
-            counts.begin_stream(reply.status, self._received_bytes)
-        try:
-            await self._send_stream(reply, reply.stream)
-        finally:
-            if counts is not None:
-                counts.streams.observe(perf_counter() - began)
+            seconds = perf_counter() - began
+            counts.add(reply.status, seconds, self._received_bytes, len(reply.body), waits=self._waits)
+        await send_reply(self.scope, self._send, reply)
 
     @property
     def _refusal(self) -> BrokerError | None:
         """Why the request was ended while it waited: its key was revoked, or it lost a right."""
         return None if self.access is None else self.access.refusal
 
-    async def _send_stream(self, reply: Reply, stream: StreamBody) -> None:
+    async def _send_stream(self, reply: Reply, stream: StreamBody, began: float) -> None:
         """Send a stream; for HEAD only the headers."""
         fields = fields_of(request_id(self.scope).encode(), reply)
+        if self._counts is not None:
+            self._counts.begin_stream(reply.status, self._received_bytes)
         await self._send({"type": "http.response.start", "status": reply.status, "headers": fields})
         final_part = b""
         try:
@@ -345,6 +341,9 @@ class Call:
             return
         except Exception as error:  # noqa: BLE001 - the border to HTTP
             final_part = stream.final_part(self._client_error(error))
+        finally:
+            if self._counts is not None:
+                self._counts.streams.observe(perf_counter() - began)
         await self._send({"type": "http.response.body", "body": final_part})
 
     def count_sent(self, size_bytes: int) -> None:
