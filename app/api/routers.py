@@ -10,7 +10,7 @@ from app.api.log import fetch, produce, producers, topics
 from app.api.monitoring import health, metrics
 from app.api.queues import deliveries, queue_records, queues
 from app.api.sources import events, sources
-from app.api.webhooks import attempts, replays, skips, webhooks
+from app.api.webhooks import attempts, nodes, replays, skips, webhooks
 
 ROUTERS = (
     topics.router,
@@ -37,6 +37,7 @@ ROUTERS = (
     start_page.router,
     health.router,
     metrics.router,
+    nodes.router,
     acls.router,
     stream_tokens.router,
     keys.router,

@@ -29,6 +29,7 @@ from app.broker.transactions import Transactions
 from app.broker.waiting.memory_budget import MemoryBudget
 from app.broker.waiting.signals import Signals
 from app.broker.webhooks.dispatcher import Dispatcher
+from app.broker.webhooks.nodes import Nodes
 from app.broker.webhooks.replays.replays import Replays
 from app.broker.webhooks.replays.skips import Skips
 from app.broker.webhooks.webhooks import Webhooks
@@ -76,6 +77,7 @@ class Services:
     replays: Replays
     skips: Skips
     dispatcher: Dispatcher
+    nodes: Nodes
     public_url: str
     clock: BrokerClock
     memory: MemoryBudget

@@ -21,6 +21,7 @@ from app.cli.queues.queues import queues
 from app.cli.server.backup import backup, restore
 from app.cli.server.health import health
 from app.cli.server.migrate import migrate
+from app.cli.server.nodes import nodes
 from app.cli.server.openapi import openapi
 from app.cli.server.secrets import secrets
 from app.cli.server.serve import serve
@@ -53,6 +54,7 @@ program.command()(health)
 program.command()(verify)
 program.command()(backup)
 program.command()(restore)
+program.command()(nodes)
 program.command()(produce)
 program.command()(consume)
 program.command()(listen)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from app.api.services import Services
 from app.broker.queues.topic_queues import TopicQueues
+from app.broker.webhooks.nodes import BEAT_MS
 from app.main.services import topic_defaults_of
 from app.settings import Settings
 from app.tasks.archiving import ArchiveTask
@@ -58,6 +59,7 @@ async def lifespan(
         notices = open_notices(settings.database_url) if storage.dialect.shared else None
         if notices is not None:
             stop.push_async_callback(notices.close)
+        stop.push_async_callback(lambda: _within_drain_timeout(services.nodes.leave(), "the note of the stop"))
         stop.push_async_callback(lambda: _within_drain_timeout(runner.stop(), "the end of background tasks"))
         stop.push_async_callback(lambda: _within_drain_timeout(_drain(services), "the end of transactions"))
         stop.callback(services.signals.close)
@@ -116,6 +118,7 @@ def _start_notice_tasks(
     )
     runner.forever("notices-in", lambda on_success: receive_notices(signals, notices, on_success))
     runner.every("session-check", _SESSION_CHECK_INTERVAL_MS, storage.check_sessions)
+    runner.every("nodes", BEAT_MS, services.nodes.beat)
     runner.every("poll", settings.poll_interval_ms, lambda: poll_watched(storage, signals))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from app import __version__
 from app.api.services import Services
 from app.broker.access.access_control import AccessControl, AccessRules
 from app.broker.access.acls import Acls
@@ -41,6 +43,7 @@ from app.broker.webhooks.deliveries.holding import HeldMemory, Lease
 from app.broker.webhooks.deliveries.parts import WorkerParts
 from app.broker.webhooks.deliveries.sender import Sender
 from app.broker.webhooks.dispatcher import Dispatcher
+from app.broker.webhooks.nodes import Nodes
 from app.broker.webhooks.replays.replays import Replays
 from app.broker.webhooks.replays.skips import Skips
 from app.broker.webhooks.webhook_queues import forget_attempts
@@ -48,6 +51,7 @@ from app.broker.webhooks.webhooks import Webhooks
 from app.domain.access.loopback import is_loopback
 from app.domain.log.topic import TopicConfig
 from app.domain.metrics.node_metrics import NodeMetrics
+from app.domain.node import NodeDetails
 from app.domain.outbound.addresses import parse_networks
 from app.main.oidc import build_oidc_verifier
 from app.server import allocator
@@ -170,6 +174,7 @@ def build_services(
         replays=Replays(storage, topics, signals, webhooks),
         skips=Skips(storage, topics, signals, webhooks),
         dispatcher=dispatcher,
+        nodes=Nodes(storage, dispatcher, _details_of(settings), lambda: _tasks_of(runner, metrics), clock),
         receiver=Receiver(sources, producer, refusals, clock),
         public_url=settings.public_url,
         clock=clock,
@@ -188,6 +193,16 @@ def build_services(
 
 def _access_rules(settings: Settings) -> AccessRules:
     return AccessRules(settings.auth, is_loopback(settings.host), settings.admin_key, frozenset(settings.super_users))
+
+
+def _details_of(settings: Settings) -> NodeDetails:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return NodeDetails(platform.node(), f"{host}:{settings.port}", __version__)
+
+
+def _tasks_of(runner: TaskRunner, metrics: NodeMetrics) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of all background tasks, and of those that fail or have stopped."""
+    return tuple(metrics.tasks), tuple(dict.fromkeys([*runner.stopped(), *runner.failing()]))
 
 
 def _secret_box(settings: Settings, storage: Storage) -> SecretBox:

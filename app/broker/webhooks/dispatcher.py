@@ -66,12 +66,15 @@ class Dispatcher:
     Args:
         parts: What the workers share.
         shared: Whether other nodes use the database.
+
+    Attributes:
+        node_id: The id of this node, also in its lease.
     """
 
     def __init__(self, parts: WorkerParts, *, shared: bool) -> None:
         self._parts = parts
         self._shared = shared
-        self._node_id = uuid4().hex if shared else "local"
+        self.node_id = uuid4().hex if shared else "local"
         self._woken = asyncio.Event()
         self._workers: dict[int, tuple[Worker, asyncio.Task[None]]] = {}
         self._versions: dict[int, int] = {}
@@ -152,7 +155,7 @@ class Dispatcher:
             live = await self._renew()
             if await self._share(present, live):
                 present, topic_set = await storage.read(_present)
-        elif self._is_first or any(each.holder != self._node_id for each in present):
+        elif self._is_first or any(each.holder != self.node_id for each in present):
             await self._take_all()
             present, topic_set = await storage.read(_present)
         self._is_first = False
@@ -165,7 +168,7 @@ class Dispatcher:
             before_ms, before_s = self._looked
             step_ms = before_ms + round((now_s - before_s) * 1_000) - now_ms
             if step_ms > _SMALLEST_STEP_MS:
-                await self._parts.storage.write(_step_back, self._node_id, step_ms, now_ms)
+                await self._parts.storage.write(_step_back, self.node_id, step_ms, now_ms)
                 for worker, _ in self._workers.values():
                     worker.step_back(step_ms)
         self._looked = now_ms, now_s
@@ -174,7 +177,7 @@ class Dispatcher:
         """Extend the lease of this node. Workers that could not send without it go on."""
         lease, began_s = self._parts.lease, time.monotonic()
         had_ended = not lease.lasts
-        live = await self._parts.storage.write(leases.renew, self._node_id, LEASE_MS)
+        live = await self._parts.storage.write(leases.renew, self.node_id, LEASE_MS)
         lease.until_s = began_s + LEASE_MS / 1_000
         self._has_lease = True
         if had_ended:
@@ -189,32 +192,32 @@ class Dispatcher:
             Whether a holder has changed.
         """
         share = math.ceil(len(present) / max(1, len(live)))
-        held = [each.webhook_id for each in present if each.holder == self._node_id]
+        held = [each.webhook_id for each in present if each.holder == self.node_id]
         if len(held) > share:
             left = held[share:]
             for webhook_id in left:
                 await self._end(webhook_id)
-            await self._parts.storage.write(leases.release, self._node_id, left)
+            await self._parts.storage.write(leases.release, self.node_id, left)
             return True
         if len(held) < share and any(each.holder not in live for each in present):
-            taken = await self._parts.storage.write(leases.take_free, self._node_id, live, share - len(held))
+            taken = await self._parts.storage.write(leases.take_free, self.node_id, live, share - len(held))
             await self._free_locks(taken)
             return True
         return False
 
     async def _take_all(self) -> None:
         """Take all webhooks of an embedded database. At the start, locks of the process before it are freed."""
-        live = () if self._is_first else (self._node_id,)
-        while taken := await self._parts.storage.write(leases.take_free, self._node_id, live, _TAKEN_AT_ONCE):
+        live = () if self._is_first else (self.node_id,)
+        while taken := await self._parts.storage.write(leases.take_free, self.node_id, live, _TAKEN_AT_ONCE):
             await self._free_locks(taken)
-            live = (self._node_id,)
+            live = (self.node_id,)
 
     async def _free_locks(self, webhook_ids: Sequence[int]) -> None:
         for webhook_id in webhook_ids:
             await self._parts.storage.write(_free_locks, webhook_id)
 
     async def _run_workers(self, present: Sequence[_Present], topic_set: tuple[int, int]) -> None:
-        held = {each.webhook_id: each.version for each in present if each.holder == self._node_id}
+        held = {each.webhook_id: each.version for each in present if each.holder == self.node_id}
         for webhook_id in [*self._workers]:
             _, task = self._workers[webhook_id]
             if webhook_id not in held:
@@ -238,7 +241,7 @@ class Dispatcher:
         from app.broker.webhooks.deliveries.worker import Worker  # noqa: PLC0415 - only servers with webhooks
 
         stored = await self._parts.storage.read(webhooks.find_by_id, webhook_id)
-        if stored is not None and stored.holder == self._node_id:
+        if stored is not None and stored.holder == self.node_id:
             worker = Worker(self._parts, stored)
             self._workers[webhook_id] = worker, asyncio.create_task(worker.run(), name=f"webhook-{stored.info.name}")
 
@@ -256,7 +259,7 @@ class Dispatcher:
 
     async def _cover_new_topics(self, held: dict[int, int]) -> None:
         """Add queues for topics that have appeared, to webhooks with a pattern or with a topic that was deleted."""
-        if not held or not await self._parts.storage.read(_any_uncovered, self._node_id):
+        if not held or not await self._parts.storage.read(_any_uncovered, self.node_id):
             return
         for webhook_id in held:
             for name in await self._parts.storage.read(_uncovered, webhook_id):
@@ -279,7 +282,7 @@ class Dispatcher:
         if self._has_lease:
             with contextlib.suppress(BrokerError, TimeoutError):
                 async with asyncio.timeout(_PAUSE_S):
-                    await self._parts.storage.write(leases.release, self._node_id)
+                    await self._parts.storage.write(leases.release, self.node_id)
 
 
 def _present(tx: Tx) -> tuple[list[_Present], tuple[int, int]]:

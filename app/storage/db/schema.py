@@ -8,7 +8,7 @@ from sqlalchemy import Connection, inspect, text
 
 from app.storage.db.transaction import Tx
 
-HEAD = "0010"
+HEAD = "0011"
 """The newest revision of the migrations; a test compares them."""
 
 _NO_TIMEOUT = text("SET LOCAL lock_timeout = 0")

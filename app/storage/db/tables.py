@@ -317,3 +317,13 @@ queue_archives = Table(
     Index("ix_queue_archives_at", "queue_id", "partition_id", "archived_at_ms"),
 )
 """The records archived last, for browsing."""
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("node_id", Text, primary_key=True),
+    Column("details", Text, nullable=False),
+    Column("started_at_ms", BigInteger, nullable=False),
+    Column("seen_at_ms", BigInteger, nullable=False),
+)
+"""The nodes of a PostgreSQL database, each with the time at which it was last seen. `details`: JSON."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NOW_MS = 1_795_867_200_000
 _ANY_TIME_MS = 1_600_000_000_000
-_STEADY = {"version": "0.1.0", "lag_ms": 0, "oldest_age_ms": 0}
+_STEADY = {"version": "0.1.0", "host": "node-1", "lag_ms": 0, "oldest_age_ms": 0}
 
 
 def shown_operations(described: Any) -> Iterator[tuple[str, str, Any]]:
