@@ -67,6 +67,10 @@ class Settings(SecuritySettings):
     metrics_kafka_names: bool = Field(
         default=False, description="Whether the series of consumer groups are named `kafka_` instead of `millrace_`."
     )
+    otel: bool = Field(
+        default=False,
+        description="Whether traces are sent by OpenTelemetry (extra `otel`); its variables `OTEL_…` apply.",
+    )
     auto_create_topics: bool = Field(default=True, description="Whether producing to an unknown topic creates it.")
     default_partitions: int = Field(
         4, ge=1, le=1_000, description="Partitions of a topic that is created without a number."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from app.broker.access.access_control import AccessControl
 from app.broker.access.acls import Acls
@@ -36,6 +37,9 @@ from app.broker.webhooks.webhooks import Webhooks
 from app.domain.metrics.node_metrics import NodeMetrics
 from app.storage.db.engine import Storage
 
+if TYPE_CHECKING:
+    from app.broker.tracing.tracer import Tracer
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -45,6 +49,7 @@ class Services:
         public_url: The URL under which clients reach the server, without a slash at the end; empty if it is not set.
         clock: The clock of the log.
         metrics: What the node counts.
+        tracer: Begins spans; None without traces.
         metrics_partition_series: Partitions of groups that have series of their own.
         metrics_group_prefix: What the names of the metrics of consumer groups begin with.
         scrape: Held while the metrics read the database.
@@ -82,6 +87,7 @@ class Services:
     clock: BrokerClock
     memory: MemoryBudget
     metrics: NodeMetrics
+    tracer: Tracer | None
     tasks_failing: Callable[[], list[str]]
     tasks_stopped: Callable[[], list[str]]
     max_body_bytes: int

@@ -20,11 +20,13 @@ from app.api.http.request_memory import FEW_RECORDS
 from app.api.log.produce import RecordPlace, idempotency_key, record_places
 from app.api.log.record_decoding import RecordIn, records_of
 from app.api.log.warnings import MOST_WARNINGS, ProduceWarning, delivery_time_warnings, timestamp_warnings
+from app.api.monitoring.traced_operations import trace_of
 from app.broker.groups.offsets import Committer, OffsetCommit
 from app.broker.log.producer import ProduceRequest
 from app.broker.transactions import TransactionRequest
 from app.domain.access.permission import ANY_PRINCIPAL
 from app.domain.log.append import Appended
+from app.domain.log.trace_context import TraceContext
 from app.errors.database import DiskFull, OutcomeUnknown
 from app.errors.groups import (
     CommitAboveLogEnd,
@@ -196,13 +198,15 @@ def _decode(call: Call, media_type: bytes, content: bytes) -> TransactionRequest
     body: TransactionBody = decode_json(_body, content)
     check_names(without_bom(content))
     return TransactionRequest(
-        _produce_requests(body, len(content), call.services.max_records),
+        _produce_requests(body, len(content), call.services.max_records, trace_of(call)),
         [_commit(group) for group in body.commit],
         idempotency_key(call, media_type, content),
     )
 
 
-def _produce_requests(body: TransactionBody, size_bytes: int, max_records: int) -> list[ProduceRequest]:
+def _produce_requests(
+    body: TransactionBody, size_bytes: int, max_records: int, trace: TraceContext | None
+) -> list[ProduceRequest]:
     if not body.produce and not body.commit:
         raise InvalidRequest("a transaction needs records to produce or offsets to commit")
     if body.produce:
@@ -211,7 +215,7 @@ def _produce_requests(body: TransactionBody, size_bytes: int, max_records: int) 
         if not topic_records.records:
             raise InvalidRequest.at(index, None, "must have records", item="produce")
     return [
-        ProduceRequest(topic_records.topic, None, records_of(topic_records.records), size_bytes)
+        ProduceRequest(topic_records.topic, None, records_of(topic_records.records), size_bytes, trace=trace)
         for topic_records in body.produce
     ]
 

@@ -25,6 +25,7 @@ from app.domain.metrics.node_metrics import NodeMetrics
 from app.errors.http import MethodNotAllowed
 from app.main.lifespan import lifespan
 from app.main.services import build_services
+from app.main.tracing import Traces
 from app.settings import Settings
 from app.storage.db import schema
 from app.storage.db.engine import Storage
@@ -107,9 +108,13 @@ def _build_application(
         grace_ms=settings.clock_grace_ms,
         on_step_back=bulk_changes.step_back,
     )
-    archive_task, services = build_services(settings, storage, runner, outbox, clock, session_clock_ms, metrics)
+    traces = Traces(settings) if settings.otel else None
+    tracer = None if traces is None else traces.tracer
+    archive_task, services = build_services(settings, storage, runner, outbox, clock, session_clock_ms, metrics, tracer)
     api = _build_api(services)
-    api.router.lifespan_context = lambda _: lifespan(settings, services, runner, outbox, archive_task)
+    if traces is not None:
+        api.state.traced = traces.operations(openapi.operations(api))
+    api.router.lifespan_context = lambda _: lifespan(settings, services, runner, outbox, archive_task, traces)
     gateway = Gateway(
         api,
         services,
@@ -118,6 +123,7 @@ def _build_application(
         origins=settings.cors_origins,
         root_path=settings.root_path,
         proxies=settings.trusted_proxies,
+        traced=api.state.traced,
     )
     return Application(gateway, api, services, gateway.client_of)
 
@@ -142,6 +148,7 @@ def _build_api(services: Services) -> FastAPI:
         title="Millrace", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )
     api.state.services = services
+    api.state.traced = {}
     for router in ROUTERS:
         api.include_router(router)
     api.router.routes.extend(

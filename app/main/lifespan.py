@@ -14,6 +14,7 @@ from app.api.services import Services
 from app.broker.queues.topic_queues import TopicQueues
 from app.broker.webhooks.nodes import BEAT_MS
 from app.main.services import topic_defaults_of
+from app.main.tracing import Traces
 from app.settings import Settings
 from app.tasks.archiving import ArchiveTask
 from app.tasks.notices import Outbox, open_notices, poll_watched, receive_notices, send_notices
@@ -46,7 +47,12 @@ _DRAIN_TIMEOUT_S = 0.2
 
 @asynccontextmanager
 async def lifespan(
-    settings: Settings, services: Services, runner: TaskRunner, outbox: Outbox, archive_task: ArchiveTask
+    settings: Settings,
+    services: Services,
+    runner: TaskRunner,
+    outbox: Outbox,
+    archive_task: ArchiveTask,
+    traces: Traces | None,
 ) -> AsyncIterator[None]:
     """Run the background tasks while the application serves; then commit what is pending and close everything."""
     sys.setswitchinterval(_THREAD_SWITCH_INTERVAL_S)
@@ -56,6 +62,8 @@ async def lifespan(
         stop.callback(storage.close)
         stop.callback(services.memory.close)
         stop.push_async_callback(lambda: _within_drain_timeout(services.access.close(), "the issuer of tokens"))
+        if traces is not None:
+            stop.push_async_callback(lambda: _within_drain_timeout(traces.close(), "the last traces"))
         notices = open_notices(settings.database_url) if storage.dialect.shared else None
         if notices is not None:
             stop.push_async_callback(notices.close)

@@ -67,6 +67,7 @@ from app.tasks.runner import TaskRunner
 
 if TYPE_CHECKING:
     from app.broker.outbound.client import OutboundClient
+    from app.broker.tracing.tracer import Tracer
 
 _POLLS_PER_RECHECK = 10
 """A waiting acquire checks the database without a notice once in so many poll intervals: each check locks share
@@ -81,6 +82,7 @@ def build_services(
     clock: BrokerClock,
     session_clock_ms: Callable[[], int],
     metrics: NodeMetrics,
+    tracer: Tracer | None,
 ) -> tuple[ArchiveTask, Services]:
     """Return the parts that the operations use, and the task that archives the records of queues."""
     topic_defaults = topic_defaults_of(settings)
@@ -102,7 +104,14 @@ def build_services(
         topics=metrics.topics,
         counts=metrics.appends,
     )
-    producer = Producer(storage, topics, appender, auto_create_topics=settings.auto_create_topics, clock=clock)
+    producer = Producer(
+        storage,
+        topics,
+        appender,
+        auto_create_topics=settings.auto_create_topics,
+        clock=clock,
+        tracer=tracer,
+    )
     page_reads = PageReads(storage, memory.work)
     fetcher = Fetcher(page_reads, topics, signals)
     limits = Limits(settings.max_groups, settings.max_group_members)
@@ -127,6 +136,7 @@ def build_services(
         session_clock_ms,
         archive_task,
         memory.ledger.shares.small_of_address,
+        tracer,
     )
     services = Services(
         storage=storage,
@@ -180,6 +190,7 @@ def build_services(
         clock=clock,
         memory=memory,
         metrics=metrics,
+        tracer=tracer,
         tasks_failing=runner.failing,
         tasks_stopped=runner.stopped,
         max_body_bytes=min(settings.max_body_bytes, memory.ledger.shares.body),
@@ -231,6 +242,7 @@ def _build_dispatcher(
     session_clock_ms: Callable[[], int],
     archive_task: ArchiveTask,
     held_bytes: int,
+    tracer: Tracer | None,
 ) -> Dispatcher:
     egress = Egress(session_clock_ms)
     log = AttemptLog(
@@ -239,7 +251,7 @@ def _build_dispatcher(
         retention_ms=settings.webhook_attempt_retention_ms,
         wall_ms=clock,
     )
-    sender = Sender(lambda: _outbound_client(settings), egress)
+    sender = Sender(lambda: _outbound_client(settings), egress, tracer)
     parts = WorkerParts(
         storage,
         topics,

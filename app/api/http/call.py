@@ -115,6 +115,7 @@ class Call:
     Attributes:
         services: The parts of the application.
         parameters: The parameters of the path, decoded.
+        waits: Whether the request may wait for records.
         principal: Who sends the request.
         audited_body: The body of an operation that the audit topic records.
         access: The rights of the principal; None if the server needs no key of the request.
@@ -127,7 +128,6 @@ class Call:
         "_receive",
         "_received_bytes",
         "_send",
-        "_waits",
         "access",
         "audited_body",
         "parameters",
@@ -135,6 +135,7 @@ class Call:
         "request_id",
         "scope",
         "services",
+        "waits",
     )
 
     def __init__(
@@ -156,7 +157,7 @@ class Call:
         self._memory: RequestMemory | None = None
         self._received_bytes = 0
         self._counts: OperationCounts | None = None
-        self._waits = False
+        self.waits = False
 
     @property
     def headers(self) -> Mapping[bytes, bytes]:
@@ -271,7 +272,7 @@ class Call:
         Args:
             max_wait_ms: Longest wait; None for no end.
         """
-        self._waits = self._waits or max_wait_ms != 0
+        self.waits = self.waits or max_wait_ms != 0
         disconnect = asyncio.create_task(self._disconnect())
         if self.access is not None:
             self.access.watch(disconnect)
@@ -317,7 +318,7 @@ class Call:
             return
         if counts is not None:
             seconds = perf_counter() - began
-            counts.add(reply.status, seconds, self._received_bytes, len(reply.body), waits=self._waits)
+            counts.add(reply.status, seconds, self._received_bytes, len(reply.body), waits=self.waits)
         await send_reply(self.scope, self._send, reply)
 
     @property

@@ -49,6 +49,7 @@ class Gateway:
         origins: Other origins whose web pages may write.
         root_path: The path prefix under which proxies publish the server; see `Forwarding`.
         proxies: Addresses and networks of the proxies whose X-Forwarded headers count.
+        traced: The operations with a span around them, by name.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Gateway:
         origins: Collection[str],
         root_path: str = "",
         proxies: Collection[str] = (),
+        traced: Mapping[str, Operation] | None = None,
     ) -> None:
         self._app = app
+        self._traced = traced or {}
         self._services = services
         self._source = RequestSource(hosts, origins, lambda: services.access.enabled and not services.access.open)
         self._forwarding = Forwarding(root_path, proxies) if root_path or proxies else None
@@ -107,8 +110,9 @@ class Gateway:
         parts = route.path.split("/")
         fixed = tuple((i, part) for i, part in enumerate(parts) if not part.startswith("{"))
         named = tuple((i, part[1:-1]) for i, part in enumerate(parts) if part.startswith("{"))
+        operation = self._traced.get(route.operation.name, route.operation)
         for method in route.methods or ():
-            self._hot.setdefault((method, len(parts)), []).append((fixed, named, route.operation))
+            self._hot.setdefault((method, len(parts)), []).append((fixed, named, operation))
 
     def _find(self, method: str, path: str) -> tuple[Operation, Mapping[str, str]] | None:
         parts = path.split("/")

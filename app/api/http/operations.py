@@ -163,8 +163,9 @@ class OperationRoute(APIRoute):
             hint = describe_method(self.path, scope["method"], allowed)
             raise MethodNotAllowed(f"this path allows {allow}{hint}", allow=allow)
         parameters = {name: str(value) for name, value in scope["path_params"].items()}
-        call = Call(scope, receive, send, scope["app"].state.services, parameters)
-        await call.run(self.operation)
+        state = scope["app"].state
+        operation = state.traced.get(self.operation.name, self.operation)
+        await Call(scope, receive, send, state.services, parameters).run(operation)
 
 
 def operation_routes(routes: Iterable[Any]) -> Iterator[OperationRoute]:

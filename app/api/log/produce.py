@@ -22,6 +22,7 @@ from app.api.log.event_decoding import Target
 from app.api.log.record_decoding import ProduceBody, decode_json_body, decode_raw, decode_record_lines
 from app.api.log.value_lines import decode_value_lines
 from app.api.log.warnings import MOST_WARNINGS, ProduceWarning, delivery_time_warnings, timestamp_warnings
+from app.api.monitoring.traced_operations import trace_of
 from app.broker.log.producer import ProduceRequest
 from app.domain.access.permission import on
 from app.domain.log.append import Accepted, Appended, IdempotencyKey, fingerprint
@@ -229,16 +230,10 @@ def _decode_request(
         records = _decode_events(call, media_type, body, query)
     else:
         records = _decode(call, media_type, body, query)
+    size_bytes = len(body) if query.key is None else len(body) + len(query.key.encode())
+    expected_offset = query.expected_offset if isinstance(query, ProducePartitionQuery) else None
     key, stamp = _idempotence(call, media_type, body)
-    return ProduceRequest(
-        topic,
-        partition,
-        records,
-        len(body) if query.key is None else len(body) + len(query.key.encode()),
-        query.expected_offset if isinstance(query, ProducePartitionQuery) else None,
-        key,
-        stamp,
-    )
+    return ProduceRequest(topic, partition, records, size_bytes, expected_offset, key, stamp, trace_of(call))
 
 
 def _decode_events(

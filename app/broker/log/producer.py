@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import count
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from app.broker.log.appender import Appender
 from app.broker.log.topics import UNKNOWN_TOPIC, TopicRequest, Topics, partition_id_of
-from app.domain.log.append import Accepted, Append, IdempotencyKey, TopicVersionChanged
+from app.domain.log.append import Accepted, Append, AppendOutcome, IdempotencyKey, TopicVersionChanged
 from app.domain.log.partitioner import partition_for_key
 from app.domain.log.producer import MAX_EPOCH, ProducerStamp, stored_result
 from app.domain.log.record import MAX_TIMESTAMP_AHEAD_MS, Record
 from app.domain.log.topic import TopicInfo, check_not_reserved
+from app.domain.log.trace_context import TraceContext, carry
 from app.errors.broker_error import BrokerError
 from app.errors.database import ServiceUnavailable
 from app.errors.log import (
@@ -30,6 +31,9 @@ from app.storage.log import producers
 
 UNKNOWN_PRODUCER = "there is no producer with this id; POST to this path registers it"
 
+if TYPE_CHECKING:
+    from app.broker.tracing.tracer import Tracer
+
 _ATTEMPTS = 5
 
 
@@ -39,6 +43,7 @@ class ProduceRequest(NamedTuple):
     Attributes:
         partition: The partition in the path, or None.
         size_bytes: Bytes of the request body. No record is larger.
+        trace: The trace context of the request, for the headers of its records.
         check_create: Raises an error if the client may not create the topic; None if it may.
     """
 
@@ -49,6 +54,7 @@ class ProduceRequest(NamedTuple):
     expected_offset: int | None = None
     key: IdempotencyKey | None = None
     stamp: ProducerStamp | None = None
+    trace: TraceContext | None = None
     check_create: Callable[[], None] | None = None
 
 
@@ -58,6 +64,7 @@ class Producer:
     Args:
         auto_create_topics: Whether an unknown topic is created.
         clock: Wall clock in milliseconds.
+        tracer: Begins the spans of appends; None without traces.
     """
 
     def __init__(
@@ -68,6 +75,7 @@ class Producer:
         *,
         auto_create_topics: bool,
         clock: Callable[[], int],
+        tracer: Tracer | None = None,
     ) -> None:
         self._storage = storage
         self._topics = topics
@@ -75,6 +83,7 @@ class Producer:
         self._auto_create_topics = auto_create_topics
         self._clock = clock
         self._round_robin = count()
+        self._tracer = tracer
 
     async def produce(self, request: ProduceRequest) -> Accepted:
         """Append all records of a request or none.
@@ -91,13 +100,23 @@ class Producer:
                 if await self._is_current(topic):
                     raise
                 continue
-            outcome = await self._appender.append(append, request.size_bytes)
+            outcome = await self._append(append, request.size_bytes)
             if isinstance(outcome, Accepted):
                 return outcome
             if outcome is append.error or not isinstance(outcome, TopicVersionChanged | UnknownTopicOrPartition):
                 raise outcome
             self._topics.evict(topic)
         raise ServiceUnavailable("the topic changes too often; try again")
+
+    def _append(self, append: Append, size_bytes: int) -> Awaitable[AppendOutcome]:
+        """Return the append under way; without traces no coroutine is added to it."""
+        if self._tracer is None:
+            return self._appender.append(append, size_bytes)
+        return self._append_traced(self._tracer, append, size_bytes)
+
+    async def _append_traced(self, tracer: Tracer, append: Append, size_bytes: int) -> AppendOutcome:
+        with tracer.append(append.topic, len(append.records)):
+            return await self._appender.append(append, size_bytes)
 
     async def prepare(self, request: ProduceRequest) -> Append:
         """Check a request and return the append.
@@ -156,12 +175,15 @@ class Producer:
             if request.key is None and request.stamp is None:
                 raise
             partitions, error = [0] * len(request.records), raised
+        records = request.records
+        if request.trace is not None and error is None:
+            records = carry(records, request.trace, topic.config.max_message_bytes)
         return Append(
             topic.topic_id,
             topic.name,
             topic.version,
             topic.partition_ids,
-            request.records,
+            records,
             partitions,
             topic.config.message_timestamp_type == "LogAppendTime",
             request.expected_offset,

@@ -13,11 +13,13 @@ from app import __version__
 from app.broker.outbound.egress import Egress
 from app.broker.outbound.exchange import Client, NotSent, SendBlocked, SendFailed, SendTimedOut, SendUnresolved
 from app.broker.webhooks.keys import SigningKeys
+from app.domain.log.trace_context import context_of
 from app.domain.outbound import via
 from app.domain.outbound.target import parse_target
 from app.domain.webhooks.retries import retry_after_ms
 
 if TYPE_CHECKING:
+    from app.broker.tracing.tracer import Tracer
     from app.domain.webhooks.message import Content, WebhookRecord
     from app.domain.webhooks.webhook import Mode
 
@@ -82,12 +84,14 @@ class Sender:
     Args:
         make_client: Makes the HTTP client, at the first attempt.
         egress: Notes whether any server answers.
+        tracer: Begins the spans of attempts; None without traces.
     """
 
-    def __init__(self, make_client: Callable[[], Client], egress: Egress) -> None:
+    def __init__(self, make_client: Callable[[], Client], egress: Egress, tracer: Tracer | None = None) -> None:
         self._make_client = make_client
         self._client: Client | None = None
         self._egress = egress
+        self._tracer = tracer
 
     async def close(self) -> None:
         """Close all connections."""
@@ -107,6 +111,17 @@ class Sender:
             number: Number of the attempt.
             now_ms: The wall clock.
         """
+        if self._tracer is None:
+            return await self._send_records(receiver, mode, records, number, now_ms)
+        contexts = [context_of(each.record.headers) for each in records]
+        with self._tracer.delivery(receiver.name, records[0].topic, number, contexts) as span:
+            sent = await self._send_records(receiver, mode, records, number, now_ms)
+            span.ended(sent.outcome, sent.status)
+        return sent
+
+    async def _send_records(
+        self, receiver: Receiver, mode: Mode, records: Sequence[WebhookRecord], number: int, now_ms: int
+    ) -> Sent:
         from app.domain.webhooks.message import content  # noqa: PLC0415 - only servers that send anything
 
         try:

@@ -1,0 +1,1 @@
+"""Traces by OpenTelemetry. Only servers that send traces import `tracer`."""
