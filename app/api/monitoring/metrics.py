@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Sequence
 
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -15,7 +16,6 @@ from app.api.monitoring import readings
 from app.api.monitoring.database_metrics import database_metrics
 from app.api.monitoring.node_metrics import node_metrics
 from app.api.monitoring.readings import Readings
-from app.api.services import Services
 from app.domain.access.permission import on
 from app.errors.http import NotFound
 
@@ -36,30 +36,31 @@ async def get_metrics(call: Call) -> Reply:
     """
     if not call.services.metrics.enabled:
         raise NotFound("the metrics are turned off; start the server without MILLRACE_METRICS=false")
-    found = await readings.read(call.services)
+    services = call.services
+    found = await readings.read(services)
+    counted = list(node_metrics(services))  # on the event loop, which changes what they read
+    text = await asyncio.to_thread(
+        _text, counted, found, services.metrics_group_prefix, services.metrics_partition_series
+    )
+    return Reply(text, 200, _METRICS_TYPE)
+
+
+def _text(counted: Sequence[Metric], found: Readings | None, prefix: str, most_partitions: int) -> bytes:
     registry = CollectorRegistry()
-    registry.register(_AllMetrics(call.services, found))
+    registry.register(_Collected([*counted, *database_metrics(found, prefix, most_partitions)]))
     ProcessCollector(registry=registry)
-    return Reply(generate_latest(registry), 200, _METRICS_TYPE)
+    return generate_latest(registry)
 
 
-class _AllMetrics(Collector):
-    """The metrics of one scrape.
+class _Collected(Collector):
+    """The metrics of one scrape."""
 
-    Args:
-        services: The parts of the node.
-        found: What was read from the database, or None.
-    """
-
-    def __init__(self, services: Services, found: Readings | None) -> None:
-        self._services = services
-        self._found = found
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
         """Return all metrics."""
-        services = self._services
-        yield from node_metrics(services)
-        yield from database_metrics(self._found, services.metrics_group_prefix, services.metrics_partition_series)
+        return iter(self._metrics)
 
     def describe(self) -> Iterator[Metric]:
         """Return nothing: the names are not checked against those of other collectors."""

@@ -26,7 +26,11 @@ _LIST = (
     .order_by(nodes.c.started_at_ms, nodes.c.node_id)
     .limit(bindparam("at_most"))
 )
-_FORGET = delete(nodes).where(nodes.c.seen_at_ms < bindparam("before_ms"))
+_FORGET = delete(nodes).where(
+    nodes.c.node_id.in_(
+        select(nodes.c.node_id).where(nodes.c.seen_at_ms < bindparam("before_ms")).with_for_update(skip_locked=True)
+    )
+)
 _LEAVE = delete(nodes).where(nodes.c.node_id == bindparam("id"))
 
 
