@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from app import __version__
+from app.api.monitoring.traced_operations import traced_operations
 from app.settings import Settings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.util.types import AttributeValue
 
     from app.api.http.operations import Operation, OperationRoute
     from app.broker.tracing.tracer import Tracer
@@ -51,22 +54,20 @@ class Traces:
             processor = span_processor()
         except ModuleNotFoundError as error:
             raise ValueError(_EXTRA) from error
-        service: dict[str, str | int] = {
+        service: dict[str, AttributeValue] = {
             "service.name": "millrace",
             "service.version": __version__,
             "service.instance.id": uuid4().hex,
+            "server.address": settings.host,
+            "server.port": settings.port,
         }
-        service |= {"service.instance.id": uuid4().hex}
-        service |= {"server.address": settings.host, "server.port": settings.port}
-        resource = Resource.create(dict(service)).merge(OTELResourceDetector().detect())
+        resource = Resource.create(service).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(processor)
         self.tracer: Tracer = Tracer(self._provider)
 
     def operations(self, routes: Iterable[OperationRoute]) -> dict[str, Operation]:
         """Return the operations that have spans, by name, with their spans around them."""
-        from app.api.monitoring.traced_operations import traced_operations  # noqa: PLC0415 - only servers that send traces
-
         return traced_operations(routes, self.tracer)
 
     async def close(self) -> None:
@@ -75,7 +76,8 @@ class Traces:
 
         def shut_down() -> None:
             self._provider.shutdown()
-            loop.call_soon_threadsafe(done.set)
+            with contextlib.suppress(RuntimeError):  # the event loop has ended meanwhile
+                loop.call_soon_threadsafe(done.set)
 
         threading.Thread(target=shut_down, name="millrace-traces", daemon=True).start()
         await done.wait()

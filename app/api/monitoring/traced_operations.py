@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from app.broker.tracing.tracer import Tracer
 
 _PROBES = {"get_health", "get_readiness", "get_metrics"}
+_PATHS_WITH_SECRETS = "/v1/sources/{source}/events"
+"""The path of a delivery has the token of a source without signatures."""
 
 
 class TracedOperation(Operation):
@@ -32,7 +34,8 @@ class TracedOperation(Operation):
         """Run the operation within a span."""
         context = trace_context.parse(call.header(b"traceparent"), call.header(b"tracestate"))
         scope = call.scope
-        with self._tracer.request(scope["method"], self.path, scope["path"], context) as span:
+        path = self.path if self.path == _PATHS_WITH_SECRETS else scope["path"]
+        with self._tracer.request(scope["method"], self.path, path, context) as span:
             try:
                 reply = await super().__call__(call)
             except BrokerError as error:

@@ -15,6 +15,8 @@ from tests.api.monitoring.scraping import names
 from tests.checkout import ROOT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import httpx2
 
 PAGE = ROOT / "docs" / "metrics.md"
@@ -89,8 +91,26 @@ def test_the_dashboard_shows_every_metric_of_the_page_but_details() -> None:
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (apt install prometheus)")
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (apt install prometheus)")
+
+
+def promtool(*arguments: str) -> None:
+    ran = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@needs_promtool
 def test_promtool_accepts_the_alert_rules_and_their_tests() -> None:
-    for command in (["check", "rules", str(RULES)], ["test", "rules", str(RULE_TESTS)]):
-        ran = subprocess.run(["promtool", *command], capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+    promtool("check", "rules", str(RULES))
+    promtool("test", "rules", str(RULE_TESTS))
+
+
+@needs_promtool
+def test_the_expressions_of_the_dashboard_are_promql(tmp_path: Path) -> None:
+    text = DASHBOARD.read_text().replace("$__rate_interval", "5m").replace("$instance", ".*")
+    expressions = [target["expr"] for panel in json.loads(text)["panels"] for target in panel.get("targets", [])]
+    rules = [{"record": f"a:{number}", "expr": each} for number, each in enumerate(expressions)]
+    path = tmp_path / "rules.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+
+    promtool("check", "rules", str(path))

@@ -122,6 +122,16 @@ async def test_refusals_are_spans_with_their_code_and_only_faults_of_the_server_
     assert span.status.status_code is StatusCode.UNSET
 
 
+async def test_the_token_of_a_source_is_in_no_span(serve: Serve, spans: InMemorySpanExporter) -> None:
+    _, client = await serve(otel=True)
+
+    await client.post("/v1/sources/shop:sesame/events", content=b"{}")
+
+    span = named(spans, "POST /v1/sources/{source}/events")
+    assert attributes(span)["url.path"] == "/v1/sources/{source}/events"
+    assert "sesame" not in span.to_json()
+
+
 async def test_probes_streams_and_long_polls_have_no_span(serve: Serve, spans: InMemorySpanExporter) -> None:
     _, client = await serve(otel=True)
     await client.post(ORDERS, json={"value": 1})
