@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.broker.access.access_control import AccessControl
@@ -21,6 +20,7 @@ from app.broker.log.fetcher import Fetcher
 from app.broker.log.producer import Producer
 from app.broker.log.streams import Streams
 from app.broker.log.topics import Topics
+from app.broker.observation.readings import DatabaseReader
 from app.broker.queues.deliveries.delivery_batcher import DeliveryBatcher
 from app.broker.queues.queues import Queues
 from app.broker.queues.redriver import Redriver
@@ -49,10 +49,10 @@ class Services:
         public_url: The URL under which clients reach the server, without a slash at the end; empty if it is not set.
         clock: The clock of the log.
         metrics: What the node counts.
+        database_reader: Reads the database for the metrics.
         tracer: Begins spans; None without traces.
         metrics_partition_series: Partitions of groups that have series of their own.
         metrics_group_prefix: What the names of the metrics of consumer groups begin with.
-        scrape: Held while the metrics read the database.
         tasks_failing: Returns the names of the background tasks that failed several times in a row.
         tasks_stopped: Returns the names of the background tasks that have ended although the node runs.
     """
@@ -87,6 +87,7 @@ class Services:
     clock: BrokerClock
     memory: MemoryBudget
     metrics: NodeMetrics
+    database_reader: DatabaseReader
     tracer: Tracer | None
     tasks_failing: Callable[[], list[str]]
     tasks_stopped: Callable[[], list[str]]
@@ -95,4 +96,3 @@ class Services:
     max_wait_ms: int
     metrics_partition_series: int
     metrics_group_prefix: str
-    scrape: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -26,6 +26,7 @@ from app.broker.log.page_reads import PageReads
 from app.broker.log.producer import Producer
 from app.broker.log.streams import Streams
 from app.broker.log.topics import Topics
+from app.broker.observation.readings import DatabaseReader
 from app.broker.outbound.egress import Egress
 from app.broker.outbound.exchange import OutboundRules
 from app.broker.queues.deliveries.delivery_batcher import DeliveryBatcher
@@ -190,6 +191,7 @@ def build_services(
         clock=clock,
         memory=memory,
         metrics=metrics,
+        database_reader=DatabaseReader(storage, dispatcher),
         tracer=tracer,
         tasks_failing=runner.failing,
         tasks_stopped=runner.stopped,

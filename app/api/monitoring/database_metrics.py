@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from prometheus_client.core import Metric
 
 from app.api.monitoring.families import gauge, gauges
-from app.api.monitoring.readings import Readings
+from app.broker.observation.readings import Readings
 
 
 def database_metrics(found: Readings | None, prefix: str, most_partitions: int) -> Iterator[Metric]:

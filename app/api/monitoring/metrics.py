@@ -12,10 +12,9 @@ from prometheus_client.registry import Collector
 
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
-from app.api.monitoring import readings
 from app.api.monitoring.database_metrics import database_metrics
 from app.api.monitoring.node_metrics import node_metrics
-from app.api.monitoring.readings import Readings
+from app.broker.observation.readings import Readings
 from app.domain.access.permission import on
 from app.errors.http import NotFound
 
@@ -37,7 +36,7 @@ async def get_metrics(call: Call) -> Reply:
     if not call.services.metrics.enabled:
         raise NotFound("the metrics are turned off; start the server without MILLRACE_METRICS=false")
     services = call.services
-    found = await readings.read(services)
+    found = await services.database_reader.read()
     counted = list(node_metrics(services))  # on the event loop, which changes what they read
     text = await asyncio.to_thread(
         _text, counted, found, services.metrics_group_prefix, services.metrics_partition_series

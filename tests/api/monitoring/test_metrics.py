@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.api.monitoring import readings
+from app.broker.observation import readings
 from app.errors.database import ServiceUnavailable
 from tests.api.monitoring.scraping import names, scrape
 from tests.waiting import until, until_true
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import httpx2
 
     from tests.serving import Serve
@@ -177,15 +179,34 @@ async def test_without_the_database_the_metrics_of_the_node_are_there(
     assert "millrace_sqlite_wal_bytes" not in found
 
 
+async def test_scrapes_at_the_same_time_share_one_reading(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    application, _ = await serve()
+    reader = application.services.database_reader
+    storage = application.services.storage
+    reads = []
+
+    async def counted(function: Callable[..., Any], *arguments: object) -> Any:
+        reads.append(function)
+        return await type(storage).read(storage, function, *arguments)
+
+    monkeypatch.setattr(storage, "read", counted)
+    found = await asyncio.gather(*(reader.read() for _ in range(5)))
+
+    assert None not in found
+    assert reads.count(readings._read) == 1
+
+
 async def test_requests_without_an_operation_are_counted_by_the_code_of_their_problem(
     sqlite_client: httpx2.AsyncClient,
 ) -> None:
     await sqlite_client.get("/nothing")
+    await sqlite_client.delete("/healthz")
     await sqlite_client.get("/v1/topics", headers={"Host": "evil.example.com"})
 
     found = await scrape(sqlite_client)
 
     assert found['millrace_refusals_total{code="NOT_FOUND"}'] == 1
+    assert found['millrace_refusals_total{code="METHOD_NOT_ALLOWED"}'] == 1
     assert found['millrace_refusals_total{code="MISDIRECTED_REQUEST"}'] == 1
 
 

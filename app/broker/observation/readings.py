@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from app.broker.webhooks.dispatcher import Dispatcher
 from app.errors.broker_error import BrokerError
 from app.storage.db.dialect import Gauge
+from app.storage.db.engine import Storage
 from app.storage.db.transaction import Tx
 from app.storage.groups import group_lags
 from app.storage.groups.group_lags import PartitionLag
 from app.storage.queues import depths
 from app.storage.queues.depths import QueueDepth
 from app.storage.webhooks.lags import HIDDEN_QUEUES
-
-if TYPE_CHECKING:
-    from app.api.services import Services
 
 MOST_ROWS = 10_000
 """Committed offsets, and share partitions of queues, that one scrape reads."""
@@ -47,14 +46,38 @@ class Readings(NamedTuple):
     webhooks: dict[str, int]
 
 
-async def read(services: Services) -> Readings | None:
-    """Read the database, or return None if it does not answer in time. Scrapes read one after the other."""
-    try:
-        async with asyncio.timeout(_ALL_S), services.scrape:
-            gauges, lags, members, found, complete = await services.storage.read(_read)
-            return Readings(gauges, lags, members, found, complete, await services.dispatcher.lags())
-    except (BrokerError, TimeoutError):
-        return None
+class DatabaseReader:
+    """Reads the database for scrapes. Those that come while one reads share its result.
+
+    Args:
+        storage: The database.
+        dispatcher: Knows the webhooks of this node.
+    """
+
+    def __init__(self, storage: Storage, dispatcher: Dispatcher) -> None:
+        self._storage = storage
+        self._dispatcher = dispatcher
+        self._reading: asyncio.Task[Readings] | None = None
+
+    async def read(self) -> Readings | None:
+        """Read the database, or return None if it does not answer in time."""
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read(), name="metrics")
+            self._reading.add_done_callback(self._end)
+        try:
+            async with asyncio.timeout(_ALL_S):
+                return await asyncio.shield(self._reading)
+        except (BrokerError, TimeoutError):
+            return None
+
+    async def _read(self) -> Readings:
+        gauges, lags, members, found, complete = await self._storage.read(_read)
+        return Readings(gauges, lags, members, found, complete, await self._dispatcher.lags())
+
+    def _end(self, reading: asyncio.Task[Readings]) -> None:
+        self._reading = None
+        if not reading.cancelled():
+            reading.exception()  # else asyncio would log it if no scrape waits any more
 
 
 def _read(

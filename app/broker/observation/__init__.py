@@ -1,0 +1,1 @@
+"""What the metrics read from the database."""
