@@ -290,8 +290,7 @@ class Call:
 
     async def run(self, operation: Operation) -> None:
         """Run an operation, send its reply or its problem document, and count the answer."""
-        metrics = self.services.metrics
-        counts = self._counts = metrics.of(operation.name) if metrics.enabled else None
+        counts = self._counts = self.services.metrics.of(operation.name)
         began = perf_counter()
         try:
             permission = operation.description.permission
@@ -317,8 +316,7 @@ class Call:
             await self._send_stream(reply, reply.stream, began)
             return
         if counts is not None:
-            seconds = perf_counter() - began
-            counts.add(reply.status, seconds, self._received_bytes, len(reply.body), waits=self.waits)
+            counts.add(reply.status, perf_counter() - began, self._received_bytes, len(reply.body), waits=self.waits)
         await send_reply(self.scope, self._send, reply)
 
     @property

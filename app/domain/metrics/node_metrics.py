@@ -169,9 +169,9 @@ class NodeMetrics:
         self.door = DoorCounts()
         self.tasks: dict[str, TaskCounts] = {}
 
-    def of(self, operation: str) -> OperationCounts:
-        """Return the counts of an operation."""
+    def of(self, operation: str) -> OperationCounts | None:
+        """Return the counts of an operation; None if requests are not counted."""
         counts = self.operations.get(operation)
-        if counts is None:
+        if counts is None and self.enabled:
             counts = self.operations[operation] = OperationCounts()
         return counts
