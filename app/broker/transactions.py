@@ -25,7 +25,7 @@ from app.broker.waiting.signals import Signals
 from app.domain.groups.group import Group
 from app.domain.log.append import Append, Appended, IdempotencyKey, KeyId, StoredKey, TopicVersionChanged
 from app.domain.log.topic import TopicConfig, TopicInfo
-from app.domain.metrics.node_metrics import TopicCounts
+from app.domain.metrics.node_metrics import TopicTable
 from app.errors.broker_error import BrokerError
 from app.errors.log import IdempotencyKeyReused, UnknownTopicOrPartition
 from app.storage.db import clock
@@ -97,7 +97,7 @@ class Transactions:
         *,
         clock_ms: Callable[[], int],
         max_groups: int,
-        counts: TopicCounts | None = None,
+        counts: TopicTable | None = None,
     ) -> None:
         self._storage = storage
         self._counts = counts

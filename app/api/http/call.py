@@ -290,7 +290,8 @@ class Call:
 
     async def run(self, operation: Operation) -> None:
         """Run an operation, send its reply or its problem document, and count the answer."""
-        counts = self._counts = self.services.metrics.of(operation.name)
+        operations = self.services.metrics.operations
+        counts = self._counts = None if operations is None else operations[operation.name]
         began = perf_counter()
         try:
             permission = operation.description.permission
@@ -316,7 +317,13 @@ class Call:
             await self._send_stream(reply, reply.stream, began)
             return
         if counts is not None:
-            counts.add(reply.status, perf_counter() - began, self._received_bytes, len(reply.body), waits=self.waits)
+            counts.add(
+                reply.status,
+                perf_counter() - began,
+                self._received_bytes,
+                len(reply.body),
+                counts.long_polls if self.waits else counts.durations,
+            )
         await send_reply(self.scope, self._send, reply)
 
     @property

@@ -10,6 +10,7 @@ from prometheus_client.core import Metric
 from app import __version__
 from app.api.monitoring.families import counter, counters, gauge, gauges, histograms
 from app.api.services import Services
+from app.domain.metrics.node_metrics import OperationTable, TopicTable
 
 
 def node_metrics(services: Services) -> Iterator[Metric]:
@@ -28,7 +29,7 @@ def node_metrics(services: Services) -> Iterator[Metric]:
 
 
 def _requests(services: Services) -> Iterator[Metric]:
-    operations = services.metrics.operations
+    operations = services.metrics.operations or OperationTable()
     label = ("operation",)
     yield counters(
         "http_answers",
@@ -93,7 +94,7 @@ def _appends(services: Services) -> Iterator[Metric]:
     yield counter(
         "queue_transactions", "Transactions of acquire and acknowledge requests.", services.deliveries.transactions
     )
-    appended = {} if metrics.topics is None else metrics.topics.appended
+    appended = metrics.topics or TopicTable()
     yield counters(
         "topic_appended_records",
         "Records that clients appended.",

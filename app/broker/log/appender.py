@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from app.broker.waiting.batch_committer import BatchCommitter, Lane
 from app.broker.waiting.signals import Signals
 from app.domain.log.append import Accepted, Append, AppendOutcome
-from app.domain.metrics.node_metrics import CommitCounts, TopicCounts
+from app.domain.metrics.node_metrics import CommitCounts, TopicTable
 from app.errors.broker_error import BrokerError
 from app.errors.database import LockTimeout, ServiceUnavailable
 from app.errors.log import ConcurrentRequest
@@ -52,7 +52,7 @@ class Appender(BatchCommitter[_Waiting, list[AppendOutcome]]):
         *,
         clock: Callable[[], int],
         max_pending_bytes: int,
-        topics: TopicCounts | None = None,
+        topics: TopicTable | None = None,
         counts: CommitCounts | None = None,
     ) -> None:
         super().__init__(counts)
@@ -127,7 +127,9 @@ class Appender(BatchCommitter[_Waiting, list[AppendOutcome]]):
                 partition_ids_written.update(request.append.partition_ids_written)
                 self.records += len(request.append.records)
                 if self._topics is not None:
-                    self._topics.add(request.append.topic, len(request.append.records), request.size_bytes)
+                    counts = self._topics[request.append.topic]
+                    counts[0] += len(request.append.records)
+                    counts[1] += request.size_bytes
             if not request.outcome.done():
                 request.outcome.set_result(outcome)
         self.requests += len(batch)

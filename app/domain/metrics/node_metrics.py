@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from app.domain.metrics.histogram import Histogram
@@ -31,53 +33,56 @@ class OperationCounts:
     __slots__ = ("answers", "durations", "long_polls", "received_bytes", "sent_bytes", "streams")
 
     def __init__(self) -> None:
-        self.answers: dict[int, int] = {}
+        self.answers: defaultdict[int, int] = defaultdict(int)
         self.durations = Histogram(REQUEST_S)
         self.long_polls = Histogram(LONG_POLL_S)
         self.streams = Histogram(STREAM_S)
         self.received_bytes = 0
         self.sent_bytes = 0
 
-    def add(self, status: int, seconds: float, received_bytes: int, sent_bytes: int, *, waits: bool) -> None:
-        """Count an answer that is no stream.
+    def add(self, status: int, seconds: float, received_bytes: int, sent_bytes: int, histogram: Histogram) -> None:
+        """Count an answer that is no stream. It is called once a request: what it calls would cost as much again.
 
         Args:
             status: Its status.
             seconds: From the head of the request to the answer.
             received_bytes: Of the body of the request.
             sent_bytes: Of the body of the answer.
-            waits: Whether the request may wait for records.
+            histogram: That of these requests: `durations` or `long_polls`.
         """
-        answers = self.answers
-        answers[status] = answers.get(status, 0) + 1
-        (self.long_polls if waits else self.durations).observe(seconds)
+        self.answers[status] += 1
+        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
+        histogram.sum += seconds
         self.received_bytes += received_bytes
         self.sent_bytes += sent_bytes
 
     def begin_stream(self, status: int, received_bytes: int) -> None:
         """Count the answer of a stream, which begins."""
-        self.answers[status] = self.answers.get(status, 0) + 1
+        self.answers[status] += 1
         self.received_bytes += received_bytes
 
 
-class TopicCounts:
-    """Records and bytes that clients appended, by topic. Only the first `most` topics are counted by name.
+class OperationTable(dict[str, OperationCounts]):
+    """The counts of each operation by its name."""
 
-    Attributes:
-        appended: Records and bytes of each topic.
-    """
+    def __missing__(self, operation: str) -> OperationCounts:
+        counts = self[operation] = OperationCounts()
+        return counts
+
+
+class TopicTable(dict[str, list[int]]):
+    """Records and bytes that clients appended, by topic. Only the first `most` topics have their own."""
 
     def __init__(self, most: int = MOST_TOPICS) -> None:
+        super().__init__()
         self._most = most
-        self.appended: dict[str, list[int]] = {}
+
+    def __missing__(self, topic: str) -> list[int]:
+        return self.setdefault(topic if len(self) < self._most else OTHER_TOPICS, [0, 0])
 
     def add(self, topic: str, records: int, size_bytes: int) -> None:
         """Count the records of a request."""
-        counts = self.appended.get(topic)
-        if counts is None:
-            if len(self.appended) >= self._most:
-                topic = OTHER_TOPICS
-            counts = self.appended.setdefault(topic, [0, 0])
+        counts = self[topic]
         counts[0] += records
         counts[1] += size_bytes
 
@@ -151,7 +156,7 @@ class NodeMetrics:
         enabled: Whether requests, topics and group commits are counted.
 
     Attributes:
-        operations: The answers by operation.
+        operations: The answers by operation; None if they are not counted.
         topics: What clients appended; None if it is not counted.
         appends, deliveries: The group commits; None if they are not counted.
         retention: What retention and compaction did.
@@ -161,17 +166,10 @@ class NodeMetrics:
 
     def __init__(self, *, enabled: bool = True) -> None:
         self.enabled = enabled
-        self.operations: dict[str, OperationCounts] = {}
-        self.topics = TopicCounts() if enabled else None
+        self.operations = OperationTable() if enabled else None
+        self.topics = TopicTable() if enabled else None
         self.appends = CommitCounts() if enabled else None
         self.deliveries = CommitCounts() if enabled else None
         self.retention = RetentionCounts()
         self.door = DoorCounts()
         self.tasks: dict[str, TaskCounts] = {}
-
-    def of(self, operation: str) -> OperationCounts | None:
-        """Return the counts of an operation; None if requests are not counted."""
-        counts = self.operations.get(operation)
-        if counts is None and self.enabled:
-            counts = self.operations[operation] = OperationCounts()
-        return counts

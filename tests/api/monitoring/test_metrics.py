@@ -246,7 +246,7 @@ async def test_metrics_that_are_turned_off_are_404_and_count_nothing(serve: Serv
     answer = await client.get("/metrics")
 
     assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND")
-    assert application.services.metrics.operations == {}
+    assert application.services.metrics.operations is None
 
 
 async def test_readiness_fails_when_a_background_task_has_stopped(serve: Serve) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.domain.metrics.histogram import Histogram
-from app.domain.metrics.node_metrics import TopicCounts
+from app.domain.metrics.node_metrics import TopicTable
 
 
 def test_a_value_counts_for_every_bound_that_is_not_below_it() -> None:
@@ -17,9 +17,9 @@ def test_a_value_counts_for_every_bound_that_is_not_below_it() -> None:
 
 
 def test_topics_beyond_the_bound_are_counted_together() -> None:
-    counts = TopicCounts(most=2)
+    counts = TopicTable(most=2)
 
     for topic in ("a", "b", "c", "d", "a"):
         counts.add(topic, 1, 10)
 
-    assert counts.appended == {"a": [2, 20], "b": [1, 10], "other": [2, 20]}
+    assert counts == {"a": [2, 20], "b": [1, 10], "other": [2, 20]}
