@@ -12,6 +12,7 @@ import pytest
 
 from app.storage.db import schema
 from app.storage.db.opening import open_storage
+from tests.databases import ReusedDatabases
 from tests.postgres import PostgresServer, start_postgres
 from tests.serving import Serve, running
 
@@ -90,10 +91,18 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'millrace.db'}"
 
 
+@pytest.fixture(scope="session")
+def postgres_databases(postgres: PostgresServer, postgres_template: str) -> Iterator[ReusedDatabases]:
+    """PostgreSQL databases with current tables that tests use one after the other."""
+    databases = ReusedDatabases(postgres, postgres_template)
+    yield databases
+    databases.close()
+
+
 @pytest.fixture
-def migrated_postgres_url(postgres: PostgresServer, postgres_template: str) -> Iterator[str]:
-    """A PostgreSQL database with current tables, dropped afterwards."""
-    with postgres.fresh_database(template=postgres_template) as url:
+def migrated_postgres_url(postgres_databases: ReusedDatabases) -> Iterator[str]:
+    """A PostgreSQL database with current tables and no records, emptied afterwards."""
+    with postgres_databases.borrow() as url:
         yield url
 
 
