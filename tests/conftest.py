@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from contextlib import AsyncExitStack
@@ -29,6 +30,9 @@ ENGINES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
 
 hypothesis.settings.register_profile("millrace", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("millrace")
+
+# Programs under test start a quarter faster from the byte code of the program before them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A shell without job control starts background jobs with SIGINT ignored, and nohup ignores SIGHUP. Programs under test
 # would inherit that.
