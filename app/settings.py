@@ -22,6 +22,9 @@ _SECRET_KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
 
 
+QuotaName = Literal["produce_requests", "produce_bytes", "fetch_requests", "fetch_bytes"]
+
+
 class Settings(SecuritySettings):
     """Read once, in `main`, and handed down in parts. Durations are in milliseconds, sizes in bytes."""
 
@@ -94,6 +97,36 @@ class Settings(SecuritySettings):
         le=1_000,
         description="Interval at which groups with expired members or changed topics are rebalanced.",
     )
+    max_connections: int = Field(10_000, ge=0, description="Maximum number of open connections; 0 for no limit.")
+    max_connections_per_address: int = Field(
+        5_000, ge=0, description="Maximum of one address that is not a trusted proxy; 0 for no limit."
+    )
+    max_waiting_requests: int = Field(
+        5_000,
+        ge=0,
+        description="Long polls, acquires and streams of one principal that may wait, or of one address without a key; "
+        "0 for no limit.",
+    )
+    quota_produce_requests_per_s: int = Field(
+        0, ge=0, description="Produce requests a second of one principal on one node; 0 for no limit."
+    )
+    quota_produce_bytes_per_s: int = Field(
+        0, ge=0, description="Bytes a second that one principal may produce on one node; 0 for no limit."
+    )
+    quota_fetch_requests_per_s: int = Field(
+        0, ge=0, description="Fetch requests a second of one principal on one node; 0 for no limit."
+    )
+    quota_fetch_bytes_per_s: int = Field(
+        0, ge=0, description="Bytes a second that one principal may fetch on one node; 0 for no limit."
+    )
+    principal_quotas: dict[str, dict[QuotaName, Annotated[int, Field(ge=0)]]] = Field(
+        {}, description='Other quotas of some principals, as JSON: `{"app": {"produce_bytes": 1048576}}`.'
+    )
+    max_topics: int = Field(50_000, ge=1, description="Maximum number of topics.")
+    max_partitions: int = Field(200_000, ge=1, description="Maximum number of partitions of all topics.")
+    max_queues: int = Field(10_000, ge=1, description="Maximum number of queues.")
+    max_sources: int = Field(10_000, ge=1, description="Maximum number of sources.")
+    max_webhooks: int = Field(1_000, ge=1, description="Maximum number of webhooks.")
     max_groups: int = Field(100_000, ge=1, le=10_000_000, description="Maximum number of consumer groups.")
     max_group_members: int = Field(1_000, ge=1, le=10_000, description="Maximum number of members in a consumer group.")
     public_url: str = Field(

@@ -13,9 +13,9 @@ import pytest
 
 from app.storage.db import schema
 from app.storage.db.opening import open_storage
-from tests.databases import ReusedDatabases
 from tests.postgres import PostgresServer, start_postgres
 from tests.serving import Serve, running
+from tests.storage.reused_databases import ReusedDatabases
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from tests.databases import ReusedDatabases
 from tests.postgres import PostgresServer, find_installations
+from tests.storage.reused_databases import ReusedDatabases
 
 if TYPE_CHECKING:
     from pathlib import Path

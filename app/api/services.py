@@ -26,6 +26,7 @@ from app.broker.sources.receiver import Receiver
 from app.broker.sources.sources import Sources
 from app.broker.transactions import Transactions
 from app.broker.waiting.memory_budget import MemoryBudget
+from app.broker.waiting.request_limits import RequestLimits
 from app.broker.waiting.signals import Signals
 from app.broker.webhooks.dispatcher import Dispatcher
 from app.broker.webhooks.replays.replays import Replays
@@ -73,6 +74,7 @@ class Services:
     public_url: str
     clock: BrokerClock
     memory: MemoryBudget
+    limits: RequestLimits
     tasks_failing: Callable[[], list[str]]
     max_body_bytes: int
     max_records: int

@@ -77,7 +77,10 @@ class LimitedProtocol(MeteredProtocol):
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # narrowed, as in uvicorn
         super().connection_made(transport)
-        self._expect_within(self.limits.header_timeout_ms)
+        if (error := self._count_connection()) is not None:
+            self._reject(error)
+        else:
+            self._expect_within(self.limits.header_timeout_ms)
 
     @override
     def data_received(self, data: bytes) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
-import msgspec
 from starlette.types import Receive, Scope, Send
 
 from app.api.http import problems
@@ -22,11 +21,14 @@ from app.api.http.bodies.reading import (
     part_of,
     read_rest,
 )
+from app.api.http.bodies.reply import JSON, Header, Reply, StreamBody, Write
 from app.api.http.request_ids import request_id
 from app.api.http.request_memory import RequestMemory
 from app.api.http.validation_errors import repeated_parameter
+from app.api.limits.throttle import Throttle
 from app.broker.waiting.deadline import Deadline
 from app.domain.access.principal import ANONYMOUS
+from app.domain.limits.quotas import client_key
 from app.domain.memory.ledger import WORK_FACTOR
 from app.errors.broker_error import BrokerError
 from app.errors.database import UnknownServerError
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from app.api.http.operations import Description
     from app.api.services import Services
 
-JSON = b"application/json"
+__all__ = ["COMMON_HEADERS", "JSON", "Call", "Header", "Reply", "StreamBody", "Write", "send_reply"]
+
 COMMON_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
@@ -46,11 +49,8 @@ COMMON_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 _ENCODED_COMMON_HEADERS = b"".join(b"%b: %b\r\n" % field for field in COMMON_HEADERS)
 
 _log = logging.getLogger(__name__)
-_encoder = msgspec.json.Encoder()
 
 T = TypeVar("T")
-Header = tuple[bytes, bytes]
-Write = Callable[[bytes], Awaitable[None]]
 
 
 class Operation(Protocol):
@@ -62,57 +62,6 @@ class Operation(Protocol):
 
     async def __call__(self, call: Call) -> Reply:
         """Answer the call."""
-
-
-class StreamBody(Protocol):
-    """The body of a stream, written in parts; see `app/api/log/streams.py`."""
-
-    async def write_to(self, write: Write) -> None:
-        """Write the body. Each write waits while the client's buffer is full."""
-
-    def final_part(self, error: BrokerError) -> bytes:
-        """Return the last part of a stream that ends with an error."""
-
-
-class Reply:
-    """An answer: either a whole body or a stream.
-
-    Attributes:
-        body: The whole body; JSON ends with a newline.
-        stream: Writes the body of a stream; None for a whole body.
-    """
-
-    __slots__ = ("body", "content_type", "headers", "status", "stream")
-
-    def __init__(
-        self,
-        body: bytes,
-        status: int = 200,
-        content_type: bytes = JSON,
-        headers: list[Header] | None = None,
-        stream: StreamBody | None = None,
-    ) -> None:
-        self.body = body
-        self.stream = stream
-        self.status = status
-        self.content_type = content_type
-        self.headers = headers or []
-
-    @classmethod
-    def of(cls, answer: object, status: int = 200, headers: list[Header] | None = None) -> Reply:
-        """Return a reply with the JSON of a struct."""
-        return cls(_encoder.encode(answer) + b"\n", status, JSON, headers)
-
-    @classmethod
-    def problem(cls, error: BrokerError, request_id: str) -> Reply:
-        """Return a reply with the problem document of an error."""
-        document = problems.document(error, request_id)
-        return cls(
-            _encoder.encode(document) + b"\n",
-            problems.STATUS[type(error)],
-            problems.MEDIA_TYPE.encode(),
-            problems.headers(error),
-        )
 
 
 class Call:
@@ -130,7 +79,9 @@ class Call:
         "_headers",
         "_memory",
         "_receive",
+        "_received_bytes",
         "_send",
+        "_throttle",
         "access",
         "audited_body",
         "parameters",
@@ -156,7 +107,9 @@ class Call:
         self.principal = ANONYMOUS
         self.access: Access | None = None
         self.audited_body: object = None
+        self._received_bytes = 0
         self._memory: RequestMemory | None = None
+        self._throttle: Throttle | None = None
 
     @property
     def headers(self) -> Mapping[bytes, bytes]:
@@ -226,6 +179,7 @@ class Call:
         if message.get("more_body") or len(body) > limit:
             del message  # not kept during the wait
             body = await read_rest(body, self._receive, limit)
+        self._received_bytes = len(body)
         encoding = self.header(b"content-encoding")
         if encoding is None or encoding.strip().lower() == b"identity":
             if is_decoded_fast(body):
@@ -249,9 +203,16 @@ class Call:
     def memory(self) -> RequestMemory:
         """What this request takes besides its body."""
         if self._memory is None:
-            client = self.scope.get("client")
-            self._memory = RequestMemory(self.services.memory, client[0] if client else "")
+            self._memory = RequestMemory(self.services.memory, self.limited_as)
         return self._memory
+
+    @property
+    def limited_as(self) -> str:
+        """Whose limits count for the request: the name of its principal, or its address if it has no key."""
+        if self.access is not None:
+            return self.principal.name
+        client = self.scope.get("client")
+        return client_key(client[0]) if client else ""
 
     async def check_page(self) -> None:
         """Refuse to read a large page for a client that has left, or that has not read its other answers.
@@ -269,15 +230,21 @@ class Call:
 
         Args:
             max_wait_ms: Longest wait; None for no end.
+
+        Raises:
+            ThrottlingQuotaExceeded: Too many requests of the principal wait.
+            ServiceUnavailable: The memory budget has no room for a further one.
         """
         disconnect = asyncio.create_task(self._disconnect())
         if self.access is not None:
             self.access.watch(disconnect)
+        if max_wait_ms != 0:
+            self.services.limits.enter_wait(self.limited_as, disconnect)
         return Deadline(max_wait_ms, disconnect)
 
     async def is_disconnected(self) -> bool:
         """Return whether the client has disconnected, after the event loop has processed closed connections."""
-        with self.waiting(None) as deadline:
+        with Deadline(None, asyncio.create_task(self._disconnect())) as deadline:
             return await deadline.check_disconnected()
 
     async def _disconnect(self) -> None:
@@ -291,6 +258,11 @@ class Call:
             permission = operation.description.permission
             if self.services.access.enabled and not authorize_at_once(self, operation.name, permission):
                 await authorize(self, operation.name, permission)
+            if self.access is not None:
+                self._count_for_principal(self.principal.name)
+            if (quotas := self.services.limits.quotas) is not None and (kind := operation.description.quota):
+                self._throttle = Throttle(quotas, kind, self.limited_as)
+                self._throttle.admit()
             if operation.is_audited and is_recorded(self, permission):
                 with self.services.audit.recording(partial(audit_record, self, operation.name)):
                     reply = await operation(self)
@@ -307,6 +279,8 @@ class Call:
                 self._memory.release()
         if self._refusal is not None and self.scope["method"] == "GET":
             reply = Reply.problem(self._refusal, self.request_id)
+        if self._throttle is not None:
+            reply.headers += self._throttle.settle(self._received_bytes, len(reply.body))
         counter = (operation.name, reply.status)
         answers = self.services.answers
         answers[counter] = answers.get(counter, 0) + 1
@@ -314,6 +288,12 @@ class Call:
             await send_reply(self.scope, self._send, reply)
         else:
             await self._send_stream(reply, reply.stream)
+
+    def _count_for_principal(self, name: str) -> None:
+        """Count the memory of the request, and of its connection while it lasts, for its principal."""
+        self.scope["millrace.principal"] = name
+        if (holding := self.scope.get("millrace.holding")) is not None:
+            holding.assign(name)
 
     @property
     def _refusal(self) -> BrokerError | None:
@@ -325,6 +305,8 @@ class Call:
         fields = _fields(self.scope, reply)
         await self._send({"type": "http.response.start", "status": reply.status, "headers": fields})
         final_part = b""
+        if self._throttle is not None:
+            self.scope.pop("millrace.chunk", None)  # each chunk is counted in the quota
         try:
             if not self.scope.get("millrace.head"):
                 await stream.write_to(self._write)
@@ -338,6 +320,8 @@ class Call:
 
     async def _write(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        if self._throttle is not None:
+            await self._throttle.pace(len(data), lambda: self.services.signals.closed)
 
     def _client_error(self, error: Exception) -> BrokerError:
         """Return the error for the client. Log an internal exception; its text is not sent to the client."""

@@ -83,6 +83,7 @@ class FetchTopicAnswer(msgspec.Struct):
         headers=_STREAM_HEADERS,
         answer_headers=_PAGE_HEADERS,
         media=_MEDIA,
+        quota="fetch",
         hot=True,
     )
 )
@@ -130,6 +131,7 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
         headers=_STREAM_HEADERS,
         answer_headers=_PAGE_HEADERS,
         media=_MEDIA,
+        quota="fetch",
         hot=True,
     )
 )

@@ -152,6 +152,7 @@ _PRODUCE_ERRORS = (
         body_types=(ProduceBody,),
         headers=examples.PRODUCE_HEADERS,
         answer_headers=examples.PRODUCE_ANSWER_HEADERS,
+        quota="produce",
         hot=True,
     )
 )
@@ -179,6 +180,7 @@ async def produce(call: Call, topic: str, query: ProduceQuery) -> Reply:
         body_types=(ProduceBody,),
         headers=examples.PRODUCE_HEADERS,
         answer_headers=examples.PRODUCE_ANSWER_HEADERS,
+        quota="produce",
         hot=True,
     )
 )
