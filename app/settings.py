@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from ipaddress import ip_network
 from typing import Annotated, Literal
@@ -22,7 +24,7 @@ _SECRET_KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
 
 
-QuotaName = Literal["produce_requests", "produce_bytes", "fetch_requests", "fetch_bytes"]
+_QUOTAS = {"produce_requests", "produce_bytes", "fetch_requests", "fetch_bytes"}
 
 
 class Settings(SecuritySettings):
@@ -119,7 +121,7 @@ class Settings(SecuritySettings):
     quota_fetch_bytes_per_s: int = Field(
         0, ge=0, description="Bytes a second that one principal may fetch on one node; 0 for no limit."
     )
-    principal_quotas: dict[str, dict[QuotaName, Annotated[int, Field(ge=0)]]] = Field(
+    principal_quotas: Annotated[dict[str, dict[str, int]], NoDecode] = Field(
         {}, description='Other quotas of some principals, as JSON: `{"app": {"produce_bytes": 1048576}}`.'
     )
     max_topics: int = Field(50_000, ge=1, description="Maximum number of topics.")
@@ -186,6 +188,19 @@ class Settings(SecuritySettings):
                 "must be an address or a name such as 127.0.0.1, or 0.0.0.0 for all interfaces; it is empty"
             )
         return host.strip()
+
+    @field_validator("principal_quotas", mode="before")
+    @classmethod
+    def _check_quotas(cls, given: object) -> object:
+        quotas = given
+        with contextlib.suppress(ValueError):
+            quotas = json.loads(given) if isinstance(given, str) else given
+        if not isinstance(quotas, dict) or not all(_is_quota(each) for each in quotas.values()):
+            raise ValueError(
+                'must be JSON such as {"app": {"produce_bytes": 1048576}}, with numbers from 0 for '
+                f"{', '.join(sorted(_QUOTAS))}"
+            )
+        return quotas
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -266,3 +281,9 @@ class Settings(SecuritySettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _is_quota(quota: object) -> bool:
+    return isinstance(quota, dict) and all(
+        name in _QUOTAS and isinstance(rate, int) and rate >= 0 for name, rate in quota.items()
+    )
