@@ -29,47 +29,72 @@ class Quota(NamedTuple):
         return self.fetch_requests_per_s, self.fetch_bytes_per_s
 
 
-class QuotaState(NamedTuple):
+class Limit(NamedTuple):
     """One limit of a principal as its client sees it.
 
     Attributes:
         name: Such as `produce-bytes`.
         unit: The unit of the draft of the RateLimit fields: `requests` or `content-bytes`.
-        limit: What the window allows.
-        left: What is left of it.
-        reset_s: Time until it is whole again.
+        most: What the window allows.
     """
 
     name: str
     unit: str
-    limit: int
-    left: int
-    reset_s: int
+    most: int
 
 
-class _Account:
-    """The buckets of a principal for one kind of request."""
+class Account:
+    """The buckets of a principal for one kind of request.
 
-    __slots__ = ("bytes", "bytes_per_s", "requests", "requests_per_s")
+    Attributes:
+        fields: What is the same in all answers, kept here by the caller.
+    """
 
-    def __init__(self, requests_per_s: int, bytes_per_s: int, now_ms: int) -> None:
-        self.requests_per_s = requests_per_s
-        self.bytes_per_s = bytes_per_s
-        self.requests = token_bucket.full(requests_per_s, now_ms)
-        self.bytes = token_bucket.full(bytes_per_s, now_ms)
+    __slots__ = ("_bytes", "_bytes_per_s", "_kind", "_requests", "_requests_per_s", "fields")
 
-    def refill(self, now_ms: int) -> None:
-        if self.requests_per_s:
-            self.requests = token_bucket.refill(self.requests, self.requests_per_s, now_ms)
-        if self.bytes_per_s:
-            self.bytes = token_bucket.refill(self.bytes, self.bytes_per_s, now_ms)
+    def __init__(self, kind: QuotaKind, requests_per_s: int, bytes_per_s: int, now_ms: int) -> None:
+        self._kind = kind
+        self._requests_per_s = requests_per_s
+        self._bytes_per_s = bytes_per_s
+        self._requests = token_bucket.full(requests_per_s, now_ms)
+        self._bytes = token_bucket.full(bytes_per_s, now_ms)
+        self.fields: tuple[bytes, bytes] | None = None
 
-    def requests_wait_ms(self) -> int:
-        return token_bucket.wait_ms(self.requests, self.requests_per_s, 1) if self.requests_per_s else 0
+    def admit(self, now_ms: int) -> tuple[str, int] | None:
+        """Count a request. Return the limit that forbids it and the wait in ms, or None if it may run."""
+        if wait_ms := self.charge(0, now_ms):
+            return f"{self._kind}-bytes", wait_ms
+        if self._requests_per_s:
+            requests = token_bucket.refill(self._requests, self._requests_per_s, now_ms)
+            if wait_ms := token_bucket.wait_ms(requests, self._requests_per_s, 1):
+                return f"{self._kind}-requests", wait_ms
+            self._requests = token_bucket.take(requests, 1)
+        return None
 
-    def bytes_wait_ms(self) -> int:
-        # A request of any size begins with a full second of bytes or less, so that none waits forever.
-        return token_bucket.wait_ms(self.bytes, self.bytes_per_s, 1) if self.bytes_per_s else 0
+    def charge(self, size_bytes: int, now_ms: int) -> int:
+        """Count bytes. Return how long the principal has to wait in ms before it sends or reads more."""
+        if not self._bytes_per_s:
+            return 0
+        self._bytes = token_bucket.take(token_bucket.refill(self._bytes, self._bytes_per_s, now_ms), size_bytes)
+        return token_bucket.wait_ms(self._bytes, self._bytes_per_s, 1)
+
+    @property
+    def limits(self) -> list[Limit]:
+        """The limits that are set."""
+        found = [
+            Limit(f"{self._kind}-requests", "requests", self._requests_per_s * WINDOW_S),
+            Limit(f"{self._kind}-bytes", "content-bytes", self._bytes_per_s * WINDOW_S),
+        ]
+        return [limit for limit in found if limit.most]
+
+    def left(self, now_ms: int) -> tuple[int, ...]:
+        """Return for each of the limits what is left, and the seconds until it is whole again."""
+        left: tuple[int, ...] = ()
+        if per_s := self._requests_per_s:
+            left = _left(token_bucket.refill(self._requests, per_s, now_ms), per_s)
+        if per_s := self._bytes_per_s:
+            left += _left(token_bucket.refill(self._bytes, per_s, now_ms), per_s)
+        return left
 
 
 class Quotas:
@@ -86,45 +111,23 @@ class Quotas:
     def __init__(self, default: Quota, of_principals: Mapping[str, Quota]) -> None:
         self._default = default
         self._of_principals = of_principals
-        self._accounts: dict[tuple[str, QuotaKind], _Account] = {}
+        self._accounts: dict[tuple[str, QuotaKind], Account] = {}
         self.refused: dict[str, int] = {}
 
-    def admit(self, principal: str, kind: QuotaKind, now_ms: int) -> tuple[str, int] | None:
-        """Count a request. Return the limit that forbids it and the wait in ms, or None if it may run."""
-        account = self._account(principal, kind, now_ms)
-        for name, wait_ms in (("requests", account.requests_wait_ms()), ("bytes", account.bytes_wait_ms())):
-            if wait_ms:
-                limit = f"{kind}-{name}"
-                self.refused[limit] = self.refused.get(limit, 0) + 1
-                return limit, wait_ms
-        account.requests = token_bucket.take(account.requests, 1)
-        return None
-
-    def charge(self, principal: str, kind: QuotaKind, size_bytes: int, now_ms: int) -> int:
-        """Count bytes. Return how long the principal has to wait in ms before it sends or reads more."""
-        account = self._account(principal, kind, now_ms)
-        account.bytes = token_bucket.take(account.bytes, size_bytes)
-        return account.bytes_wait_ms()
-
-    def states(self, principal: str, kind: QuotaKind, now_ms: int) -> list[QuotaState]:
-        """Return the limits of a principal for a kind of request."""
-        account = self._account(principal, kind, now_ms)
-        return [
-            *_state(f"{kind}-requests", "requests", account.requests, account.requests_per_s),
-            *_state(f"{kind}-bytes", "content-bytes", account.bytes, account.bytes_per_s),
-        ]
-
-    def _account(self, principal: str, kind: QuotaKind, now_ms: int) -> _Account:
-        """Return an account as of now, and make it the last of the table."""
+    def account(self, principal: str, kind: QuotaKind, now_ms: int) -> Account:
+        """Return the account of a principal, and make it the last of the table."""
         account = self._accounts.pop((principal, kind), None)
         if account is None:
             quota = self._of_principals.get(principal, self._default)
-            account = _Account(*quota.rates(kind), now_ms)
+            account = Account(kind, *quota.rates(kind), now_ms)
             if len(self._accounts) >= MOST_ACCOUNTS:
                 del self._accounts[next(iter(self._accounts))]
         self._accounts[principal, kind] = account
-        account.refill(now_ms)
         return account
+
+    def count_refusal(self, limit: str) -> None:
+        """Count a refused request."""
+        self.refused[limit] = self.refused.get(limit, 0) + 1
 
 
 def quotas_of(default: Quota, of_principals: Mapping[str, Quota]) -> Quotas | None:
@@ -147,9 +150,5 @@ def client_key(address: str) -> str:
     return f"{IPv6Address(int(parsed) >> 64 << 64)}/64"
 
 
-def _state(name: str, unit: str, bucket: Bucket, per_s: int) -> list[QuotaState]:
-    if not per_s:
-        return []
-    limit = per_s * WINDOW_S
-    reset_s = -(-token_bucket.wait_ms(bucket, per_s, limit) // 1_000)
-    return [QuotaState(name, unit, limit, bucket.tokens, reset_s)]
+def _left(bucket: Bucket, per_s: int) -> tuple[int, int]:
+    return bucket.tokens, -(-token_bucket.wait_ms(bucket, per_s, per_s * WINDOW_S) // 1_000)

@@ -33,8 +33,10 @@ def full(per_s: int, now_ms: int) -> Bucket:
 
 def refill(bucket: Bucket, per_s: int, now_ms: int) -> Bucket:
     """Return the bucket at a later time. A clock that went back adds nothing."""
-    added = per_s * max(now_ms - bucket.at_ms, 0)
-    return Bucket(min(bucket.parts + added, per_s * WINDOW_S * _PARTS), now_ms)
+    parts, at_ms = bucket
+    if now_ms > at_ms:
+        parts = min(parts + per_s * (now_ms - at_ms), per_s * WINDOW_S * _PARTS)
+    return Bucket(parts, now_ms)
 
 
 def take(bucket: Bucket, tokens: int) -> Bucket:
