@@ -28,20 +28,27 @@ class Connections:
         most: The maximum in all; 0 for no limit.
         most_of_address: The maximum of one address, or of one IPv6 network of 64 bits; 0 for no limit.
         is_proxy: Whether an address is a reverse proxy, whose connections are those of many clients.
+        refused: Where refused connections are counted.
 
     Attributes:
         open: The number of open connections.
         refused: Number of refused connections by limit: `connections`, `connections-of-address`, `connection-memory`.
     """
 
-    def __init__(self, most: int = 0, most_of_address: int = 0, is_proxy: Callable[[str], bool] | None = None) -> None:
+    def __init__(
+        self,
+        most: int = 0,
+        most_of_address: int = 0,
+        is_proxy: Callable[[str], bool] | None = None,
+        refused: dict[str, int] | None = None,
+    ) -> None:
         self._most = most
         self._most_of_address = most_of_address
         self._is_proxy = is_proxy
         self._of_address: dict[str, int] = {}
         self._answered = 0
         self.open = 0
-        self.refused: dict[str, int] = {}
+        self.refused = {} if refused is None else refused
 
     def enter(self, address: str, ledger: MemoryLedger) -> None:
         """Count a connection; `leave` gives its room back.

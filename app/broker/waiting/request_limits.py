@@ -20,7 +20,8 @@ class RequestLimits:
         ledger: Counts the memory of requests that wait.
 
     Attributes:
-        refused: Number of refused requests by limit: `waiting`, `waiting-memory` and those of the quotas.
+        refused: Number of refused requests by limit: `waiting`, `waiting-memory`, those of the quotas, and those of
+            connections, see `app/server/connections.py`.
     """
 
     def __init__(self, quotas: Quotas | None, most_waiting: int, ledger: MemoryLedger) -> None:

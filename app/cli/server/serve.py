@@ -83,7 +83,12 @@ def _run(settings: Settings) -> None:
         application.services.storage.close()
         raise CommandFailed(refusal)
 
-    connections = Connections(settings.max_connections, settings.max_connections_per_address, application.is_proxy)
+    connections = Connections(
+        settings.max_connections,
+        settings.max_connections_per_address,
+        application.is_proxy,
+        application.services.limits.refused,
+    )
 
     def announce(port: int) -> None:
         _announce(settings, port, application.services.storage.dialect.location)
