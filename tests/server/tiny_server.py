@@ -1,7 +1,8 @@
 """A server program for tests: a small application on `app.server.uvicorn.serve`.
 
 Arguments: a host, a port, and what differs from the defaults, as JSON: limits, `budget_bytes`, `connections`,
-`grace_ms`, and the file of a `certificate` for HTTPS. The program prints the port when it is ready, and `cleaned up` when its lifespan ends.
+`grace_ms`, and the file of a `certificate` for HTTPS. The program prints the port when it is ready, and `cleaned up`
+when its lifespan ends.
 """
 
 from __future__ import annotations

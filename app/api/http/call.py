@@ -258,11 +258,8 @@ class Call:
             permission = operation.description.permission
             if self.services.access.enabled and not authorize_at_once(self, operation.name, permission):
                 await authorize(self, operation.name, permission)
-            if self.access is not None:
-                self._count_for_principal(self.principal.name)
-            if (quotas := self.services.limits.quotas) is not None and (kind := operation.description.quota):
-                self._throttle = Throttle(quotas, kind, self.limited_as)
-                self._throttle.admit()
+            if self.access is not None or self.services.limits.quotas is not None:
+                self._begin_limits(operation)
             if operation.is_audited and is_recorded(self, permission):
                 with self.services.audit.recording(partial(audit_record, self, operation.name)):
                     reply = await operation(self)
@@ -279,21 +276,33 @@ class Call:
                 self._memory.release()
         if self._refusal is not None and self.scope["method"] == "GET":
             reply = Reply.problem(self._refusal, self.request_id)
-        if self._throttle is not None:
-            reply.headers += self._throttle.settle(self._received_bytes, len(reply.body))
-        counter = (operation.name, reply.status)
-        answers = self.services.answers
-        answers[counter] = answers.get(counter, 0) + 1
+        self._count(operation.name, reply)
         if reply.stream is None:
             await send_reply(self.scope, self._send, reply)
         else:
             await self._send_stream(reply, reply.stream)
 
-    def _count_for_principal(self, name: str) -> None:
-        """Count the memory of the request, and of its connection while it lasts, for its principal."""
-        self.scope["millrace.principal"] = name
-        if (holding := self.scope.get("millrace.holding")) is not None:
-            holding.assign(name)
+    def _begin_limits(self, operation: Operation) -> None:
+        """Count the memory of the request for its principal, and the request in its quota.
+
+        Raises:
+            ThrottlingQuotaExceeded: The quota is used up.
+        """
+        if self.access is not None:
+            self.scope["millrace.principal"] = self.principal.name
+            if (holding := self.scope.get("millrace.holding")) is not None:
+                holding.assign(self.principal.name)
+        if (quotas := self.services.limits.quotas) is not None and (kind := operation.description.quota):
+            self._throttle = Throttle(quotas, kind, self.limited_as)
+            self._throttle.admit()
+
+    def _count(self, name: str, reply: Reply) -> None:
+        """Count the answer, and its bytes in the quota."""
+        if self._throttle is not None:
+            reply.headers += self._throttle.settle(self._received_bytes, len(reply.body))
+        counter = (name, reply.status)
+        answers = self.services.answers
+        answers[counter] = answers.get(counter, 0) + 1
 
     @property
     def _refusal(self) -> BrokerError | None:
