@@ -102,6 +102,14 @@ def client_of(scope: dict[str, Any]) -> str:
     return str(scope["client"][0]) if given is None else given.decode()
 
 
+def authenticate(scope: dict[str, Any]) -> None:
+    """Take the principal that a header names, as the application does after it has checked a key."""
+    if (principal := dict(scope["headers"]).get(b"x-principal")) is not None:
+        scope["millrace.principal"] = principal.decode()
+        if (holding := scope.get("millrace.holding")) is not None:
+            holding.assign(principal.decode())
+
+
 async def list_refused(_: dict[str, Any], __: Receive, send: Send) -> None:
     await answer(send, 200, json.dumps([connections.open, connections.refused]).encode())
 
@@ -143,6 +151,7 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
     else:
+        authenticate(scope)
         await ROUTES.get(scope["path"], echo)(scope, receive, send)
 
 
