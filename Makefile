@@ -72,7 +72,7 @@ clients: install-dev ## Generate clients in Go, TypeScript and Python, and run t
 bench: install-dev ## Run the benchmarks (15 minutes)
 	$(BIN)/python -m bench
 
-attacks: install-dev ## Run the attacks on the server's memory, beside a client that behaves (5 minutes)
+attacks: install-dev ## Run the attacks on the server's memory, beside a client that behaves (6 minutes)
 	$(BIN)/python -m bench.attacks
 
 torture: install-dev ## Run the long campaigns: kill servers and clients, check for lost records

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from ipaddress import ip_network
 from typing import Annotated, Literal
@@ -20,6 +22,9 @@ _DATABASE_URL = re.compile(r"(sqlite|postgres(?:ql)?)(\+\w+)?://.*", re.DOTALL)
 _PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9._\[\]:-]+(/[A-Za-z0-9._~-]+)*")
 _SECRET_KEY = re.compile(r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
+
+
+_QUOTAS = {"produce_requests", "produce_bytes", "fetch_requests", "fetch_bytes"}
 
 
 class Settings(SecuritySettings):
@@ -108,6 +113,36 @@ class Settings(SecuritySettings):
         le=1_000,
         description="Interval at which groups with expired members or changed topics are rebalanced.",
     )
+    max_connections: int = Field(10_000, ge=0, description="Maximum number of open connections; 0 for no limit.")
+    max_connections_per_address: int = Field(
+        5_000, ge=0, description="Maximum of one address that is not a trusted proxy; 0 for no limit."
+    )
+    max_waiting_requests: int = Field(
+        5_000,
+        ge=0,
+        description="Long polls, acquires and streams of one principal that may wait, or of one address without a key; "
+        "0 for no limit.",
+    )
+    quota_produce_requests_per_s: int = Field(
+        0, ge=0, description="Produce requests a second of one principal on one node; 0 for no limit."
+    )
+    quota_produce_bytes_per_s: int = Field(
+        0, ge=0, description="Bytes a second that one principal may produce on one node; 0 for no limit."
+    )
+    quota_fetch_requests_per_s: int = Field(
+        0, ge=0, description="Fetch requests a second of one principal on one node; 0 for no limit."
+    )
+    quota_fetch_bytes_per_s: int = Field(
+        0, ge=0, description="Bytes a second that one principal may fetch on one node; 0 for no limit."
+    )
+    principal_quotas: Annotated[dict[str, dict[str, int]], NoDecode] = Field(
+        {}, description='Other quotas of some principals, as JSON: `{"app": {"produce_bytes": 1048576}}`.'
+    )
+    max_topics: int = Field(50_000, ge=1, description="Maximum number of topics.")
+    max_partitions: int = Field(200_000, ge=1, description="Maximum number of partitions of all topics.")
+    max_queues: int = Field(10_000, ge=1, description="Maximum number of queues.")
+    max_sources: int = Field(10_000, ge=1, description="Maximum number of sources.")
+    max_webhooks: int = Field(1_000, ge=1, description="Maximum number of webhooks.")
     max_groups: int = Field(100_000, ge=1, le=10_000_000, description="Maximum number of consumer groups.")
     max_group_members: int = Field(1_000, ge=1, le=10_000, description="Maximum number of members in a consumer group.")
     public_url: str = Field(
@@ -167,6 +202,19 @@ class Settings(SecuritySettings):
                 "must be an address or a name such as 127.0.0.1, or 0.0.0.0 for all interfaces; it is empty"
             )
         return host.strip()
+
+    @field_validator("principal_quotas", mode="before")
+    @classmethod
+    def _check_quotas(cls, given: object) -> object:
+        quotas = given
+        with contextlib.suppress(ValueError):
+            quotas = json.loads(given) if isinstance(given, str) else given
+        if not isinstance(quotas, dict) or not all(_is_quota(each) for each in quotas.values()):
+            raise ValueError(
+                'must be JSON such as {"app": {"produce_bytes": 1048576}}, with numbers from 0 for '
+                f"{', '.join(sorted(_QUOTAS))}"
+            )
+        return quotas
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -247,3 +295,9 @@ class Settings(SecuritySettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _is_quota(quota: object) -> bool:
+    return isinstance(quota, dict) and all(
+        name in _QUOTAS and isinstance(rate, int) and rate >= 0 for name, rate in quota.items()
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from contextlib import AsyncExitStack
@@ -14,6 +15,7 @@ from app.storage.db import schema
 from app.storage.db.opening import open_storage
 from tests.postgres import PostgresServer, start_postgres
 from tests.serving import Serve, running
+from tests.storage.reused_databases import ReusedDatabases
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -28,6 +30,9 @@ ENGINES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
 
 hypothesis.settings.register_profile("millrace", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("millrace")
+
+# Programs under test start a quarter faster from the byte code of the program before them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A shell without job control starts background jobs with SIGINT ignored, and nohup ignores SIGHUP. Programs under test
 # would inherit that.
@@ -90,10 +95,18 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'millrace.db'}"
 
 
+@pytest.fixture(scope="session")
+def postgres_databases(postgres: PostgresServer, postgres_template: str) -> Iterator[ReusedDatabases]:
+    """PostgreSQL databases with current tables that tests use one after the other."""
+    databases = ReusedDatabases(postgres, postgres_template)
+    yield databases
+    databases.close()
+
+
 @pytest.fixture
-def migrated_postgres_url(postgres: PostgresServer, postgres_template: str) -> Iterator[str]:
-    """A PostgreSQL database with current tables, dropped afterwards."""
-    with postgres.fresh_database(template=postgres_template) as url:
+def migrated_postgres_url(postgres_databases: ReusedDatabases) -> Iterator[str]:
+    """A PostgreSQL database with current tables and no records, emptied afterwards."""
+    with postgres_databases.borrow() as url:
         yield url
 
 

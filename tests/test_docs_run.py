@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import httpx2
 import pytest
 
 from app.settings import Settings
@@ -115,25 +117,29 @@ def run(line: str, port: int, listener: int) -> subprocess.Popen[str]:
     )
 
 
+def has_ended(process: subprocess.Popen[str]) -> bool:
+    """Give the process 20 ms, and return whether it has ended."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.02)
+    return process.returncode is not None
+
+
 def until_listening(listener: int, process: subprocess.Popen[str]) -> None:
     """Return once a receiver listens, or the process has ended."""
     deadline = time.monotonic() + DEADLINE_S
-    while process.poll() is None:
+    while not has_ended(process):
         assert time.monotonic() < deadline, "the command does not listen"
         with socket.socket() as tried:
             if tried.connect_ex(("127.0.0.1", listener)) == 0:
                 return
-        os.sched_yield()
 
 
 def until_waiting(port: int, process: subprocess.Popen[str]) -> None:
     """Return once the server has a waiting read, or the process has ended."""
     deadline = time.monotonic() + DEADLINE_S
-    while process.poll() is None:
+    while not has_ended(process):
         assert time.monotonic() < deadline, "the command does not wait"
-        metrics = subprocess.run(
-            ["curl", "-s", f"http://127.0.0.1:{port}/metrics"], capture_output=True, text=True, check=True
-        ).stdout
+        metrics = httpx2.get(f"http://127.0.0.1:{port}/metrics").text
         if re.search(r"^millrace_waiting_reads [1-9]", metrics, re.MULTILINE):
             return
 

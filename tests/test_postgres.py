@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.postgres import PostgresServer, find_installations
+from tests.storage.reused_databases import ReusedDatabases
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +46,42 @@ def test_a_database_can_be_copied_from_a_template(postgres: PostgresServer, post
 
     with postgres.fresh_database(template=postgres_url.rpartition("/")[2]) as copy:
         assert query(copy, "SELECT id FROM seen") == 7
+
+
+def test_a_database_that_a_test_has_written_to_is_empty_for_the_next(postgres_databases: ReusedDatabases) -> None:
+    topic = "INSERT INTO topics (name, version, config, created_at_ms) VALUES ('t', 1, '{}', 0) RETURNING topic_id"
+    with postgres_databases.borrow() as first:
+        ticks = query(first, "SELECT row_to_json(clock_ticks)::text FROM clock_ticks")
+        assert query(first, topic) == 1
+        query(first, "UPDATE clock_ticks SET checked_at_ms = 7")
+        left_open = psycopg.connect(first)
+        left_open.execute("LOCK topics")
+
+    with postgres_databases.borrow() as second:
+        assert second == first
+        assert query(second, "SELECT count(*) FROM topics") == 0
+        assert query(second, topic) == 1
+        assert query(second, "SELECT row_to_json(clock_ticks)::text FROM clock_ticks") == ticks
+    with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+        left_open.execute("SELECT 1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE topics ADD more int",
+        "DROP INDEX ix_producers_updated",
+        "CREATE TABLE seen (id int)",
+        "ALTER DATABASE {} SET default_transaction_read_only = on",
+        "ALTER TABLE topics DROP CONSTRAINT uq_topics_name",
+    ],
+)
+def test_a_database_that_a_test_has_changed_is_not_used_again(postgres_databases: ReusedDatabases, change: str) -> None:
+    with postgres_databases.borrow() as first:
+        query(first, change.format(first.rpartition("/")[2]))
+
+    with postgres_databases.borrow() as second:
+        assert second != first
 
 
 def test_a_database_is_dropped_even_with_an_open_connection(postgres: PostgresServer) -> None:

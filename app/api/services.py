@@ -28,6 +28,7 @@ from app.broker.sources.receiver import Receiver
 from app.broker.sources.sources import Sources
 from app.broker.transactions import Transactions
 from app.broker.waiting.memory_budget import MemoryBudget
+from app.broker.waiting.request_limits import RequestLimits
 from app.broker.waiting.signals import Signals
 from app.broker.webhooks.dispatcher import Dispatcher
 from app.broker.webhooks.nodes import Nodes
@@ -89,6 +90,7 @@ class Services:
     metrics: NodeMetrics
     database_reader: DatabaseReader
     tracer: Tracer | None
+    limits: RequestLimits
     tasks_failing: Callable[[], list[str]]
     tasks_stopped: Callable[[], list[str]]
     max_body_bytes: int

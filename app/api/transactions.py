@@ -153,6 +153,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
         bodies=_BODIES,
         body_types=(TransactionBody,),
         headers=_HEADERS,
+        quota="produce",
     )
 )
 async def run_transaction(call: Call) -> Reply:

@@ -23,6 +23,7 @@ from app.broker.log.producer import Producer, ProduceRequest
 from app.broker.log.topics import DRAFT, StaleTopic, Topics
 from app.broker.waiting.signals import Signals
 from app.domain.groups.group import Group
+from app.domain.limits.installation import InstallationLimits
 from app.domain.log.append import Append, Appended, IdempotencyKey, KeyId, StoredKey, TopicVersionChanged
 from app.domain.log.topic import TopicConfig, TopicInfo
 from app.domain.metrics.node_metrics import TopicTable
@@ -123,7 +124,9 @@ class Transactions:
             appends = await self._prepare_appends(request)
             commits = await self._resolve_commits(request)
             try:
-                result = await self._storage.write(_run, appends, commits, key, self._clock_ms(), self._max_groups)
+                result = await self._storage.write(
+                    _run, appends, commits, key, self._clock_ms(), self._max_groups, self._topics.limits
+                )
             except StaleTopic:
                 self._drop_topics(request)
                 continue
@@ -178,6 +181,7 @@ def _run(
     key: IdempotencyKey | None,
     now_ms: int,
     max_groups: int,
+    limits: InstallationLimits,
 ) -> TransactionResult:
     """Run a transaction. Locks: groups and members, then the Idempotency-Key, then partitions."""
     ordered = sorted(commits, key=lambda commit: commit.lock_order)
@@ -187,7 +191,7 @@ def _run(
     for commit, found in locked:
         with _adding_index("commit", commit.request_index):
             _commit(tx, commit, found)
-    produced = _append(tx, _create_topics(tx, appends, now_ms), now_ms)
+    produced = _append(tx, _create_topics(tx, appends, now_ms, limits), now_ms)
     if key is not None:
         key_id = (_TRANSACTIONS_SCOPE, key.key_hash)
         idempotency.save_results(tx, [key_id], {key_id: StoredKey(key.fingerprint, _encode(produced))}, now_ms)
@@ -239,7 +243,7 @@ def _result(key: IdempotencyKey, used: Mapping[KeyId, StoredKey]) -> Transaction
     return TransactionResult(_decode(stored.result), duplicate=True)
 
 
-def _create_topics(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Append]:
+def _create_topics(tx: Tx, appends: Sequence[Append], now_ms: int, limits: InstallationLimits) -> list[Append]:
     """Create the topics that are missing in the order of their names, and return the appends with their ids."""
     missing = {append.topic: len(append.partition_ids) for append in appends if append.topic_id == DRAFT}
     created: dict[str, TopicInfo] = {}
@@ -248,6 +252,8 @@ def _create_topics(tx: Tx, appends: Sequence[Append], now_ms: int) -> list[Appen
             raise StaleTopic
         if (found := topics.find(tx, name, TopicConfig())) is not None:
             created[name] = found.info
+    if created:
+        topics.check_limits(tx, limits)
     return [_with_ids(append, created[append.topic]) if append.topic_id == DRAFT else append for append in appends]
 
 

@@ -50,13 +50,15 @@ def wall_clock_ms() -> int:
 class Application:
     """The application: `asgi` is what a server runs, `api` the FastAPI inside it.
 
-    `client_of` returns the address of a request's client behind a proxy; None without proxies.
+    `client_of` returns the address of a request's client behind a proxy, `is_proxy` whether an address is that of one;
+    None without proxies.
     """
 
     asgi: ASGIApp
     api: FastAPI
     services: Services
     client_of: Callable[[Scope], str] | None = None
+    is_proxy: Callable[[str], bool] | None = None
 
     def stop(self) -> None:
         """End all waits, so that waiting requests are answered and the server can stop.
@@ -125,7 +127,7 @@ def _build_application(
         proxies=settings.trusted_proxies,
         traced=api.state.traced,
     )
-    return Application(gateway, api, services, gateway.client_of)
+    return Application(gateway, api, services, gateway.client_of, gateway.is_proxy)
 
 
 def _open_database(settings: Settings) -> Storage:

@@ -38,6 +38,7 @@ from app.broker.sources.refusals import Refusals
 from app.broker.sources.sources import Sources
 from app.broker.transactions import Transactions
 from app.broker.waiting.memory_budget import MemoryBudget
+from app.broker.waiting.request_limits import RequestLimits
 from app.broker.waiting.signals import Signals
 from app.broker.webhooks.attempt_log import AttemptLog
 from app.broker.webhooks.deliveries.holding import HeldMemory, Lease
@@ -50,7 +51,10 @@ from app.broker.webhooks.replays.skips import Skips
 from app.broker.webhooks.webhook_queues import forget_attempts
 from app.broker.webhooks.webhooks import Webhooks
 from app.domain.access.loopback import is_loopback
+from app.domain.limits.installation import InstallationLimits
+from app.domain.limits.quotas import Quota, quotas_of
 from app.domain.log.topic import TopicConfig
+from app.domain.memory.ledger import MemoryLedger
 from app.domain.metrics.node_metrics import NodeMetrics
 from app.domain.node import NodeDetails
 from app.domain.outbound.addresses import parse_networks
@@ -96,6 +100,13 @@ def build_services(
         default_partitions=settings.default_partitions,
         clock=clock,
         dependents=(TopicQueues(),),
+        limits=InstallationLimits(
+            settings.max_topics,
+            settings.max_partitions,
+            settings.max_queues,
+            settings.max_sources,
+            settings.max_webhooks,
+        ),
     )
     appender = Appender(
         storage,
@@ -193,6 +204,7 @@ def build_services(
         metrics=metrics,
         database_reader=DatabaseReader(storage, dispatcher),
         tracer=tracer,
+        limits=_request_limits(settings, memory.ledger),
         tasks_failing=runner.failing,
         tasks_stopped=runner.stopped,
         max_body_bytes=min(settings.max_body_bytes, memory.ledger.shares.body),
@@ -202,6 +214,20 @@ def build_services(
         metrics_group_prefix="kafka" if settings.metrics_kafka_names else "millrace",
     )
     return archive_task, services
+
+
+def _request_limits(settings: Settings, ledger: MemoryLedger) -> RequestLimits:
+    default = Quota(
+        settings.quota_produce_requests_per_s,
+        settings.quota_produce_bytes_per_s,
+        settings.quota_fetch_requests_per_s,
+        settings.quota_fetch_bytes_per_s,
+    )
+    of_principals = {
+        name: default._replace(**{f"{kind}_per_s": rate for kind, rate in quota.items()})
+        for name, quota in settings.principal_quotas.items()
+    }
+    return RequestLimits(quotas_of(default, of_principals), settings.max_waiting_requests, ledger)
 
 
 def _access_rules(settings: Settings) -> AccessRules:

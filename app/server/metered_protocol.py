@@ -14,6 +14,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.domain.memory.ledger import TINY_BYTES, Holding, MemoryLedger, full
 from app.domain.metrics.node_metrics import DoorCounts
+from app.errors.broker_error import BrokerError
+from app.server.connections import ConnectionRefused, Connections
 from app.server.limits import ProtocolLimits
 
 if TYPE_CHECKING:
@@ -39,11 +41,13 @@ class ServerMemory:
     Attributes:
         ledger: Counts the bytes of all requests.
         client_of: Returns the address of a request's client behind a proxy; None without proxies.
+        connections: Counts the open connections.
         door: Counts connections, and the requests that they refuse by themselves.
     """
 
     ledger: MemoryLedger = field(default_factory=lambda: MemoryLedger(_BUDGET_BYTES))
     client_of: Callable[[dict[str, Any]], str] | None = None
+    connections: Connections = field(default_factory=Connections)
     door: DoorCounts = field(default_factory=DoorCounts)
 
 
@@ -63,6 +67,8 @@ class MeteredProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._task: asyncio.Task[None] | None = None
         self._tiny_bytes = 0
+        self._is_counted = False
+        self._is_refused = False
         self._head: Holding | None = None
         self._unsent: Holding | None = None
         self._unsent_before = 0
@@ -79,6 +85,19 @@ class MeteredProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.memory.door.connections -= 1
         super().connection_lost(exc)
+
+    def _count_connection(self) -> BrokerError | None:
+        """Count the connection. Return the error of a limit that forbids it; abort it if it gets no answer."""
+        try:
+            self.memory.connections.enter(self._peer(), self.memory.ledger)
+        except ConnectionRefused:
+            self.transport.abort()
+        except BrokerError as error:
+            self._is_refused = True
+            return error
+        else:
+            self._is_counted = True
+        return None
 
     def _hold_body(self, cycle: RequestResponseCycle, size_bytes: int) -> None:
         """Count bytes of a body. A tiny one is only added to the sum: it needs no holding of its own.
@@ -166,6 +185,11 @@ class MeteredProtocol(HttpToolsProtocol):
 
     def _release_all(self) -> None:
         """Give back what the connection holds, except for the request that still runs."""
+        if self._is_counted:
+            self.memory.connections.leave(self._peer(), self.memory.ledger)
+        elif self._is_refused:
+            self.memory.connections.end_answer()
+        self._is_counted = self._is_refused = False
         for cycle, _ in self.pipeline:
             self._release_holding(cycle)
         self._release_head()
@@ -211,6 +235,8 @@ class MeteredProtocol(HttpToolsProtocol):
         self._progress_timer = self.loop.call_later(self.limits.write_timeout_ms / 1000, self._check_progress)
 
     def _client_of(self, scope: HTTPScope) -> str:
+        if (principal := cast("dict[str, str]", scope).get("millrace.principal")) is not None:
+            return principal
         client_of = self.memory.client_of
         return self._peer() if client_of is None else client_of(cast("dict[str, Any]", scope))
 

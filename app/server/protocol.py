@@ -77,7 +77,10 @@ class LimitedProtocol(MeteredProtocol):
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # narrowed, as in uvicorn
         super().connection_made(transport)
-        self._expect_within(self.limits.header_timeout_ms)
+        if (error := self._count_connection()) is not None:
+            self._reject(error)
+        else:
+            self._expect_within(self.limits.header_timeout_ms)
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -376,8 +379,7 @@ class LimitedProtocol(MeteredProtocol):
     def _answer(self, error: BrokerError) -> None:
         if self.transport.is_closing():
             return
-        self._running = None
-        rejected = self._rejected
+        self._running, rejected = None, self._rejected
         identity = uuid4().hex if rejected is None else request_id(cast("dict[str, Any]", rejected))
         self.memory.door.refuse(error.code)
         response = problem_response(error, self.server_state.default_headers, identity)

@@ -16,6 +16,7 @@ import uvicorn
 from typing_extensions import override
 
 from app.server.access_log import AccessLog
+from app.server.connections import Connections
 from app.server.limits import ProtocolLimits
 from app.server.metered_protocol import ServerMemory
 from app.server.protocol import LimitedProtocol, limited_protocol
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from app.server.tls.certificate import Certificate
 
-__all__ = ["LimitedProtocol", "ProtocolLimits", "Server", "ServerMemory", "limited_protocol", "serve"]
+__all__ = ["Connections", "LimitedProtocol", "ProtocolLimits", "Server", "ServerMemory", "limited_protocol", "serve"]
 
 STOP_GRACE_MS = 600
 """Time for running requests after the stop begins, so that the process ends within a second."""

@@ -22,6 +22,8 @@ MIB = 1024 * 1024
 BUDGET_BYTES = 512 * MIB
 SETTLED_BYTES = 96 * MIB
 """What may stay above the memory before an attack once the memory is given back."""
+FULL = {"mix"}
+"""Attacks from so many addresses that they fill the budget together: others may get 503, the memory stays bounded."""
 _ALONE_S = 3.0
 _LONGEST_P99_MS = 250
 _RECORD = json.dumps({"value": {"name": "healthy", "number": 1}}).encode()
@@ -143,7 +145,7 @@ def attack(name: str, connections: int, seconds: float, alone_s: float = _ALONE_
             command = [sys.executable, "-m", "bench.attacks.floods", name, str(server.port), str(connections)]
             flood = subprocess.run([*command, str(seconds)], stdout=subprocess.PIPE, check=True, timeout=seconds + 90)
             p99_ms = beside.stop()
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 30
             while server.memory_bytes > before + SETTLED_BYTES and time.monotonic() < deadline:
                 time.sleep(0.1)
             statuses = json.loads(flood.stdout)
@@ -161,15 +163,15 @@ def attack(name: str, connections: int, seconds: float, alone_s: float = _ALONE_
             server.stop()
 
 
-def faults_of(result: Result) -> list[str]:
+def faults_of(name: str, result: Result) -> list[str]:
     """Return what the attack broke."""
     faults = []
     if result.peak_bytes > result.before_bytes + BUDGET_BYTES:
         faults.append("memory above the budget")
     if result.after_bytes > result.before_bytes + SETTLED_BYTES:
         faults.append("memory not given back")
-    if result.refused:
-        faults.append(f"healthy client refused: {', '.join(result.refused[:3])}")
+    if refused := [each for each in result.refused if each != "503" or name not in FULL]:
+        faults.append(f"healthy client refused: {', '.join(refused[:3])}")
     return faults
 
 
@@ -179,8 +181,8 @@ def main(names: Sequence[str]) -> int:
     print(f"{'attack':20}{'before':>8}{'peak':>8}{'after':>8} MiB {'alone':>8}{'beside':>9} ms p99  answers")
     for name in names or ATTACKS:
         result = attack(name, ATTACKS[name][1], 8.0)
-        faults = faults_of(result)
-        if result.p99_ms > max(5 * result.alone_ms, _LONGEST_P99_MS):
+        faults = faults_of(name, result)
+        if name not in FULL and result.p99_ms > max(5 * result.alone_ms, _LONGEST_P99_MS):
             faults.append("healthy client slow")
         broken += bool(faults)
         sizes = "".join(f"{size // MIB:8}" for size in result[:3])

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import resource
 import struct
 import sys
 from collections.abc import Awaitable, Callable
@@ -16,22 +17,31 @@ from functools import cache
 
 MIB = 1024 * 1024
 TOPIC = "/v1/topics/attacked/records"
+_ADDRESSES = 16
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Flood:
-    """The connections of an attack to one server."""
+    """The connections of an attack to one server, from one address of this machine."""
 
-    def __init__(self, port: int, seconds: float) -> None:
+    def __init__(self, port: int, seconds: float, source: str = "127.0.0.1") -> None:
         self.port = port
         self.seconds = seconds
         self.statuses: dict[str, int] = {}
+        self._source = source
+
+    def from_address(self, source: str) -> Flood:
+        """Return the part of this attack that comes from another address."""
+        part = Flood(self.port, self.seconds, source)
+        part.statuses = self.statuses
+        return part
 
     async def connect(self, *, small_window: bool = False) -> Connection:
         """Open a connection; with a small window, the kernel buffers little of what is not read."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=4096 if small_window else 65536)
-        return reader, writer
+        return await asyncio.open_connection(
+            "127.0.0.1", self.port, local_addr=(self._source, 0), limit=4096 if small_window else 65536
+        )
 
     async def send(self, head: str, body: bytes = b"", *, read: bool = True) -> None:
         """Send one request on a connection of its own, and read the answer."""
@@ -254,6 +264,60 @@ async def joins(flood: Flood, number: int) -> None:
     await flood.send(post(f"/v1/groups/j{number}/members", "Content-Type: application/json"), body)
 
 
+async def idle_connections(flood: Flood, _: int) -> None:
+    """Connect, and send nothing."""
+    reader, writer = await flood.connect()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(flood.seconds):
+            await flood.read_status(reader)
+    writer.close()
+
+
+async def parked_reads(flood: Flood, _: int) -> None:
+    """Wait for a record that does not come."""
+    path = "/v1/topics/attacked/partitions/0/records?offset=latest&max_wait_ms=60000"
+    await parked(flood, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+
+async def parked_acquires(flood: Flood, number: int) -> None:
+    """Wait for a record of an empty queue."""
+    body = '{"topic":"empty","max_wait_ms":60000}'
+    fields = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    await parked(flood, f"POST /v1/queues/e{number % 10}/acquire HTTP/1.1\r\n{fields}\r\n\r\n{body}")
+
+
+async def parked(flood: Flood, request: str) -> None:
+    """Send a request that waits, until the attack ends."""
+    reader, writer = await flood.connect()
+    writer.write(request.encode())
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(flood.seconds):
+            await flood.read_status(reader)
+    writer.close()
+
+
+async def mix(flood: Flood, number: int) -> None:
+    """Do one of the attacks that hold memory, from one of 16 addresses: no limit of one address protects."""
+    parts = (
+        gzip_records,
+        unfinished_uploads,
+        unread_pages,
+        parked_reads,
+        small_uploads,
+        unread_streams,
+        polls,
+        half_heads,
+        parked_acquires,
+        idle_connections,
+        pipelined_heads,
+        large_minimum,
+    )
+    part = parts[number // _ADDRESSES % len(parts)]
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(flood.seconds):
+            await part(flood.from_address(f"127.0.1.{number % _ADDRESSES}"), number)
+
+
 Attack = Callable[[Flood, int], Awaitable[None]]
 
 ATTACKS: dict[str, tuple[Attack, int]] = {
@@ -280,6 +344,10 @@ ATTACKS: dict[str, tuple[Attack, int]] = {
         (polls, 50),
         (acquires, 50),
         (joins, 2_000),
+        (idle_connections, 11_000),
+        (parked_reads, 5_500),
+        (parked_acquires, 3_000),
+        (mix, 3_000),
     )
 }
 """Each attack, and its connections at once."""
@@ -296,6 +364,8 @@ async def run(name: str, port: int, connections: int, seconds: float) -> dict[st
 
 def main() -> None:
     """Run the attack that the command line names, and print the statuses."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     name, port, connections, seconds = sys.argv[1:]
     print(json.dumps(asyncio.run(run(name, int(port), int(connections), float(seconds)))))
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LONG = os.environ.get("MILLRACE_FUZZ") == "long"
-EXAMPLES = 2_000 if LONG else 60
+EXAMPLES = 2_000 if LONG else 25
 EXPORTED = Path(__file__).resolve().parents[2] / "openapi" / "openapi.json"
 ORDERS = "/v1/topics/orders"
 STREAM_MS = 20

@@ -119,3 +119,24 @@ async def test_unread_answers_behind_a_proxy_are_counted_under_the_client_that_a
         of_client, of_proxy = await until(held, any)
         assert (of_client > MIB, of_proxy) == (True, 0)
     await until(held, lambda found: not any(found))
+
+
+@pytest.mark.anyio
+async def test_with_a_key_the_bytes_of_a_body_and_of_unread_answers_are_those_of_its_principal(
+    small_budget: TinyServer,
+) -> None:
+    def held_by(client: bytes) -> int:
+        request = b"GET /held HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: %b\r\nConnection: close\r\n\r\n" % client
+        return int(parse(small_budget.exchange(request)).body)
+
+    async def held() -> tuple[int, int]:
+        return held_by(b"app"), held_by(b"127.0.0.1")
+
+    with small_budget.connect() as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nX-Principal: app\r\nContent-Length: %d\r\n\r\n" % (2 * MIB))
+        client.sendall(b" " * MIB)
+        await until(held, lambda found: found == (MIB, 0))
+    with small_budget.connect() as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\nX-Principal: app\r\n\r\n")
+        await until(held, lambda found: found[0] > MIB and found[1] == 0)
+    await until(held, lambda found: not any(found))

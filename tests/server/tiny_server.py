@@ -1,7 +1,8 @@
 """A server program for tests: a small application on `app.server.uvicorn.serve`.
 
-Arguments: a host, a port, and what differs from the defaults, as JSON: limits, `budget_bytes`, `grace_ms`, and the file
-of a `certificate` for HTTPS. The program prints the port when it is ready, and `cleaned up` when its lifespan ends.
+Arguments: a host, a port, and what differs from the defaults, as JSON: limits, `budget_bytes`, `connections`,
+`grace_ms`, and the file of a `certificate` for HTTPS. The program prints the port when it is ready, and `cleaned up`
+when its lifespan ends.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.domain.memory.ledger import MemoryLedger
 from app.server.tls.certificate import Certificate
-from app.server.uvicorn import ProtocolLimits, ServerMemory, serve
+from app.server.uvicorn import Connections, ProtocolLimits, ServerMemory, serve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -101,6 +102,18 @@ def client_of(scope: dict[str, Any]) -> str:
     return str(scope["client"][0]) if given is None else given.decode()
 
 
+def authenticate(scope: dict[str, Any]) -> None:
+    """Take the principal that a header names, as the application does after it has checked a key."""
+    if (principal := dict(scope["headers"]).get(b"x-principal")) is not None:
+        scope["millrace.principal"] = principal.decode()
+        if (holding := scope.get("millrace.holding")) is not None:
+            holding.assign(principal.decode())
+
+
+async def list_refused(_: dict[str, Any], __: Receive, send: Send) -> None:
+    await answer(send, 200, json.dumps([connections.open, connections.refused]).encode())
+
+
 async def list_events(_: dict[str, Any], __: Receive, send: Send) -> None:
     await answer(send, 200, json.dumps(events).encode())
 
@@ -121,6 +134,7 @@ ROUTES = {
     "/events": list_events,
     "/large": large,
     "/held": list_held,
+    "/refused": list_refused,
     "/disconnect": wait_for_disconnect,
 }
 
@@ -137,6 +151,7 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
     else:
+        authenticate(scope)
         await ROUTES.get(scope["path"], echo)(scope, receive, send)
 
 
@@ -145,12 +160,14 @@ if __name__ == "__main__":
     grace_ms = arguments.pop("grace_ms", 500)
     certificate_file = arguments.pop("certificate", "")
     budget = MemoryLedger(arguments.pop("budget_bytes", 512 * 1024 * 1024))
+    most, most_of_address = arguments.pop("connections", (0, 0))
+    connections = Connections(most, most_of_address, lambda address: address == "127.0.0.9")
     serve(
         app,  # type: ignore[arg-type] # simpler types than ASGI's
         host=sys.argv[1],
         port=int(sys.argv[2]),
         limits=ProtocolLimits(**arguments),
-        memory=ServerMemory(budget, client_of),
+        memory=ServerMemory(budget, client_of, connections),
         on_stop=stopping.set,
         on_ready=lambda port: print_line(str(port)),
         grace_ms=grace_ms,

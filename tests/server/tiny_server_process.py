@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = [sys.executable, "-W", "error", "-m", "tests.server.tiny_server"]
@@ -35,9 +35,9 @@ class TinyServer:
     out: IO[str]
     tls: ssl.SSLContext | None = None
 
-    def connect(self, host: str = "127.0.0.1") -> socket.socket:
-        """Open a connection; with `tls`, one of HTTPS."""
-        plain = socket.create_connection((host, self.port), timeout=DEADLINE_S)
+    def connect(self, host: str = "127.0.0.1", *, source: str = "") -> socket.socket:
+        """Open a connection, from another address of this machine if one is given; with `tls`, one of HTTPS."""
+        plain = socket.create_connection((host, self.port), DEADLINE_S, (source, 0) if source else None)
         return plain if self.tls is None else self.tls.wrap_socket(plain, server_hostname=host)
 
     def exchange(self, *parts: bytes) -> bytes:
@@ -112,7 +112,7 @@ def problem(received: bytes, status: int, code: str) -> str:
 
 
 @contextlib.contextmanager
-def running(host: str = "127.0.0.1", **limits: int | str) -> Iterator[TinyServer]:
+def running(host: str = "127.0.0.1", **limits: int | str | Sequence[int]) -> Iterator[TinyServer]:
     """Run a server with these limits; the others have their defaults."""
     command = [*PROGRAM, host, "0", json.dumps(limits)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -30,6 +30,7 @@ GUIDES = {
     "access": "Access",
     "command-line": "Command line",
     "deployment": "Deploy",
+    "limits": "Limits",
     "operations": "Operations",
     "tls": "HTTPS",
     "oidc": "Tokens of an identity provider",

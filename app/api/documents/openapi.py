@@ -22,6 +22,7 @@ from app.api.http.problems import MEDIA_TYPE, RETRY_STATUSES, STATUS, Problem
 from app.domain.access.permission import Permission
 from app.domain.log.topic import MAX_PARTITIONS
 from app.errors.broker_error import BrokerError
+from app.errors.limits import ThrottlingQuotaExceeded
 
 Schema = dict[str, Any]
 
@@ -269,7 +270,8 @@ def _responses(description: Description, examples: Mapping[str, Any]) -> Iterato
             response["headers"] = dict(description.answer_headers)
         yield str(status), response
     by_status: dict[int, list[type[BrokerError]]] = {}
-    for error in description.errors:
+    throttled = () if description.quota is None else (ThrottlingQuotaExceeded,)
+    for error in (*description.errors, *throttled):
         by_status.setdefault(STATUS[error], []).append(error)
     for status, errors in sorted(by_status.items()):
         problem = _problem("; ".join(f"`{error.code}`: {error.title}" for error in errors))

@@ -135,6 +135,7 @@ class PollAnswer(msgspec.Struct, omit_defaults=True):
             "member_id": "alice",
             "body": {"topics": ["orders"], "auto_commit": True, "max_wait_ms": 1000},
         },
+        quota="fetch",
         hot=True,
     )
 )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
-import msgspec
 from starlette.types import Receive, Scope, Send
 
 from app.api.http import problems
@@ -23,12 +22,15 @@ from app.api.http.bodies.reading import (
     part_of,
     read_rest,
 )
-from app.api.http.header_fields import Header, combined, encoded_fields, fields_of
+from app.api.http.bodies.reply import JSON, Header, Reply, StreamBody, Write
+from app.api.http.header_fields import COMMON_HEADERS, combined, encoded_fields, fields_of
 from app.api.http.request_ids import request_id
 from app.api.http.request_memory import RequestMemory
 from app.api.http.validation_errors import repeated_parameter
+from app.api.limits.throttle import Throttle
 from app.broker.waiting.deadline import Deadline
 from app.domain.access.principal import ANONYMOUS
+from app.domain.limits.quotas import client_key
 from app.domain.memory.ledger import WORK_FACTOR
 from app.errors.broker_error import BrokerError
 from app.errors.database import UnknownServerError
@@ -39,12 +41,11 @@ if TYPE_CHECKING:
     from app.api.services import Services
     from app.domain.metrics.node_metrics import OperationCounts
 
-JSON = b"application/json"
+__all__ = ["COMMON_HEADERS", "JSON", "Call", "Header", "Reply", "StreamBody", "Write", "send_reply"]
+
 _log = logging.getLogger(__name__)
-_encoder = msgspec.json.Encoder()
 
 T = TypeVar("T")
-Write = Callable[[bytes], Awaitable[None]]
 
 
 class Operation(Protocol):
@@ -56,57 +57,6 @@ class Operation(Protocol):
 
     async def __call__(self, call: Call) -> Reply:
         """Answer the call."""
-
-
-class StreamBody(Protocol):
-    """The body of a stream, written in parts; see `app/api/log/streams.py`."""
-
-    async def write_to(self, write: Write) -> None:
-        """Write the body. Each write waits while the client's buffer is full."""
-
-    def final_part(self, error: BrokerError) -> bytes:
-        """Return the last part of a stream that ends with an error."""
-
-
-class Reply:
-    """An answer: either a whole body or a stream.
-
-    Attributes:
-        body: The whole body; JSON ends with a newline.
-        stream: Writes the body of a stream; None for a whole body.
-    """
-
-    __slots__ = ("body", "content_type", "headers", "status", "stream")
-
-    def __init__(
-        self,
-        body: bytes,
-        status: int = 200,
-        content_type: bytes = JSON,
-        headers: list[Header] | None = None,
-        stream: StreamBody | None = None,
-    ) -> None:
-        self.body = body
-        self.stream = stream
-        self.status = status
-        self.content_type = content_type
-        self.headers = headers or []
-
-    @classmethod
-    def of(cls, answer: object, status: int = 200, headers: list[Header] | None = None) -> Reply:
-        """Return a reply with the JSON of a struct."""
-        return cls(_encoder.encode(answer) + b"\n", status, JSON, headers)
-
-    @classmethod
-    def problem(cls, error: BrokerError, request_id: str) -> Reply:
-        """Return a reply with the problem document of an error."""
-        document = problems.document(error, request_id)
-        return cls(
-            _encoder.encode(document) + b"\n",
-            problems.STATUS[type(error)],
-            problems.MEDIA_TYPE.encode(),
-            problems.headers(error),
-        )
 
 
 class Call:
@@ -128,6 +78,7 @@ class Call:
         "_receive",
         "_received_bytes",
         "_send",
+        "_throttle",
         "access",
         "audited_body",
         "parameters",
@@ -154,10 +105,11 @@ class Call:
         self.principal = ANONYMOUS
         self.access: Access | None = None
         self.audited_body: object = None
-        self._memory: RequestMemory | None = None
         self._received_bytes = 0
+        self._memory: RequestMemory | None = None
         self._counts: OperationCounts | None = None
         self.waits = False
+        self._throttle: Throttle | None = None
 
     @property
     def headers(self) -> Mapping[bytes, bytes]:
@@ -251,9 +203,16 @@ class Call:
     def memory(self) -> RequestMemory:
         """What this request takes besides its body."""
         if self._memory is None:
-            client = self.scope.get("client")
-            self._memory = RequestMemory(self.services.memory, client[0] if client else "")
+            self._memory = RequestMemory(self.services.memory, self.limited_as)
         return self._memory
+
+    @property
+    def limited_as(self) -> str:
+        """Whose limits count for the request: the name of its principal, or its address if it has no key."""
+        if self.access is not None:
+            return self.principal.name
+        client = self.scope.get("client")
+        return client_key(client[0]) if client else ""
 
     async def check_page(self) -> None:
         """Refuse to read a large page for a client that has left, or that has not read its other answers.
@@ -271,11 +230,17 @@ class Call:
 
         Args:
             max_wait_ms: Longest wait; None for no end.
+
+        Raises:
+            ThrottlingQuotaExceeded: Too many requests of the principal wait.
+            ServiceUnavailable: The memory budget has no room for a further one.
         """
         self.waits = self.waits or max_wait_ms != 0
         disconnect = asyncio.create_task(self._disconnect())
         if self.access is not None:
             self.access.watch(disconnect)
+        if max_wait_ms != 0:
+            self.services.limits.enter_wait(self.limited_as, disconnect)
         return Deadline(max_wait_ms, disconnect)
 
     async def is_disconnected(self) -> bool:
@@ -290,13 +255,13 @@ class Call:
 
     async def run(self, operation: Operation) -> None:
         """Run an operation, send its reply or its problem document, and count the answer."""
-        operations = self.services.metrics.operations
-        counts = self._counts = None if operations is None else operations[operation.name]
-        began = perf_counter()
+        began = self._begin_count(operation.name)
         try:
             permission = operation.description.permission
             if self.services.access.enabled and not authorize_at_once(self, operation.name, permission):
                 await authorize(self, operation.name, permission)
+            if self.access is not None or self.services.limits.quotas is not None:
+                self._begin_limits(operation)
             if operation.is_audited and is_recorded(self, permission):
                 with self.services.audit.recording(partial(audit_record, self, operation.name)):
                     reply = await operation(self)
@@ -313,10 +278,38 @@ class Call:
                 self._memory.release()
         if self._refusal is not None and self.scope["method"] == "GET":
             reply = Reply.problem(self._refusal, self.request_id)
-        if reply.stream is not None:
+        self._count(reply, began)
+        if reply.stream is None:
+            await send_reply(self.scope, self._send, reply)
+        else:
             await self._send_stream(reply, reply.stream, began)
-            return
-        if counts is not None:
+
+    def _begin_count(self, operation: str) -> float:
+        """Return the time at which the request begins."""
+        if (operations := self.services.metrics.operations) is not None:
+            self._counts = operations[operation]
+        return perf_counter()
+
+    def _begin_limits(self, operation: Operation) -> None:
+        """Count the memory of the request for its principal, and the request in its quota.
+
+        Raises:
+            ThrottlingQuotaExceeded: The quota is used up.
+        """
+        if self.access is not None:
+            self.scope["millrace.principal"] = self.principal.name
+            if (holding := self.scope.get("millrace.holding")) is not None:
+                holding.assign(self.principal.name)
+        if (quotas := self.services.limits.quotas) is not None and (kind := operation.description.quota):
+            self._throttle = Throttle(quotas, kind, self.limited_as)
+            self._throttle.admit()
+
+    def _count(self, reply: Reply, began: float) -> None:
+        """Count the answer, and its bytes in the quota; a stream is counted while it is sent."""
+        if self._throttle is not None:
+            reply.headers += self._throttle.settle(self._received_bytes, len(reply.body))
+        counts = self._counts
+        if counts is not None and reply.stream is None:
             counts.add(
                 reply.status,
                 perf_counter() - began,
@@ -324,7 +317,6 @@ class Call:
                 len(reply.body),
                 counts.long_polls if self.waits else counts.durations,
             )
-        await send_reply(self.scope, self._send, reply)
 
     @property
     def _refusal(self) -> BrokerError | None:
@@ -338,6 +330,8 @@ class Call:
             self._counts.begin_stream(reply.status, self._received_bytes)
         await self._send({"type": "http.response.start", "status": reply.status, "headers": fields})
         final_part = b""
+        if self._throttle is not None:
+            self.scope.pop("millrace.chunk", None)  # each chunk is counted in the quota
         try:
             if not self.scope.get("millrace.head"):
                 await stream.write_to(self._write)
@@ -360,6 +354,8 @@ class Call:
     async def _write(self, data: bytes) -> None:
         self.count_sent(len(data))
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        if self._throttle is not None:
+            await self._throttle.pace(len(data), lambda: self.services.signals.closed)
 
     def _client_error(self, error: Exception) -> BrokerError:
         """Return the error for the client. Log an internal exception; its text is not sent to the client."""

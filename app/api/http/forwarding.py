@@ -20,13 +20,16 @@ class Forwarding:
     Args:
         root_path: The path prefix under which the proxies publish this server, such as `/millrace`; empty without one.
         proxies: Addresses and networks of the proxies whose X-Forwarded headers count.
+
+    Attributes:
+        is_proxy: Returns whether an address is one of them.
     """
 
     def __init__(self, root_path: str, proxies: Collection[str]) -> None:
         self._root_path = root_path
         self._prefix = root_path.encode()
         self._networks = [ip_network(proxy) for proxy in proxies]
-        self._is_proxy = lru_cache(_CACHED_PEERS)(self._is_in_networks)
+        self.is_proxy = lru_cache(_CACHED_PEERS)(self._is_in_networks)
 
     def apply(self, scope: Scope) -> Scope:
         """Return the request as its client sent it: host, scheme, address, and the path without the prefix.
@@ -35,7 +38,7 @@ class Forwarding:
         """
         changes: dict[str, Any] = {"millrace.root_path": self._root_path}
         client = scope.get("client")
-        if self._networks and client is not None and self._is_proxy(client[0]):
+        if self._networks and client is not None and self.is_proxy(client[0]):
             changes |= self._forwarded(scope)
             scope["millrace.client"] = changes.get("client")  # for the access log, which has the scope of the server
         path, root_path = scope["path"], self._root_path
@@ -50,7 +53,7 @@ class Forwarding:
         client = scope.get("client")
         if client is None:
             return ""
-        if self._networks and self._is_proxy(client[0]):
+        if self._networks and self.is_proxy(client[0]):
             client = self._forwarded(scope).get("client") or client
         address, _ = client
         return str(address)
@@ -70,7 +73,7 @@ class Forwarding:
         for address in reversed(given.get(b"x-forwarded-for", b"").split(b",")):
             if text := address.strip().decode("latin-1"):
                 changes["client"] = (text, 0)
-                if not self._is_proxy(text):
+                if not self.is_proxy(text):
                     break
         return changes
 

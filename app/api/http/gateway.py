@@ -29,7 +29,7 @@ from app.errors.http import MethodNotAllowed, NotFound
 _CORS: dict[str, Any] = {
     "allow_methods": ["*"],
     "allow_headers": ["*"],
-    "expose_headers": ["Link", "Retry-After", "X-Request-ID"],
+    "expose_headers": ["Link", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"],
 }
 
 _CACHED_PATHS = 1_024
@@ -70,6 +70,7 @@ class Gateway:
         self._source = RequestSource(hosts, origins, lambda: services.access.enabled and not services.access.open)
         self._forwarding = Forwarding(root_path, proxies) if root_path or proxies else None
         self.client_of = self._forwarding.client_of if self._forwarding is not None and proxies else None
+        self.is_proxy = None if self._forwarding is None else self._forwarding.is_proxy
         self._cors = CORSMiddleware(self._route, allow_origins=list(origins), **_CORS) if origins else None
         self._hot: dict[tuple[str, int], list[_HotRoute]] = {}
         self._match = lru_cache(_CACHED_PATHS)(self._find)

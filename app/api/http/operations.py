@@ -24,6 +24,7 @@ from app.api.http.hints.paths import MethodSummary, describe_method
 from app.api.http.media import media_type_of, require_json
 from app.api.http.validation_errors import invalid_request_of
 from app.domain.access.permission import Permission, is_change
+from app.domain.limits.quotas import QuotaKind
 from app.domain.log.json_pointer import is_deeper
 from app.errors.broker_error import BrokerError
 from app.errors.http import BadRequest, InvalidRequest, MethodNotAllowed
@@ -56,6 +57,7 @@ class Description:
         media: Other media types of the answers.
         audited: Whether the audit topic records it, besides operations that create, alter or delete something.
         any_query: Whether the handler takes the query as it is.
+        quota: The quota in which the operation is counted; None for none.
         hot: Whether the gateway runs the operation without FastAPI.
     """
 
@@ -70,6 +72,7 @@ class Description:
     media: Sequence[str] = ()
     audited: bool = False
     any_query: bool = False
+    quota: QuotaKind | None = None
     hot: bool = False
 
 

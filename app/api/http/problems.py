@@ -59,6 +59,7 @@ from app.errors.http import (
     WebhookRequestRefused,
     WrongHost,
 )
+from app.errors.limits import PolicyViolation, ThrottlingQuotaExceeded
 from app.errors.log import (
     ConcurrentRequest,
     CursorExpired,
@@ -160,6 +161,7 @@ STATUS: dict[type[BrokerError], int] = {
     OutcomeUnknown: 504,
     OutOfOrderSequenceNumber: 409,
     ProducerAuthorizationFailed: 403,
+    PolicyViolation: 409,
     QueueAlreadyExists: 409,
     QueueAuthorizationFailed: 403,
     RequestTimedOut: 408,
@@ -169,6 +171,7 @@ STATUS: dict[type[BrokerError], int] = {
     SourceAlreadyExists: 409,
     SourceAuthorizationFailed: 403,
     StaleMemberEpoch: 409,
+    ThrottlingQuotaExceeded: 429,
     TooManyRefusals: 429,
     TopicAlreadyExists: 409,
     TopicAuthorizationFailed: 403,

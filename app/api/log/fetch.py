@@ -84,6 +84,7 @@ class FetchTopicAnswer(msgspec.Struct):
         headers=_STREAM_HEADERS,
         answer_headers=_PAGE_HEADERS,
         media=_MEDIA,
+        quota="fetch",
         hot=True,
     )
 )
@@ -131,6 +132,7 @@ async def fetch_topic(call: Call, topic: str, query: FetchTopicQuery) -> Reply:
         headers=_STREAM_HEADERS,
         answer_headers=_PAGE_HEADERS,
         media=_MEDIA,
+        quota="fetch",
         hot=True,
     )
 )

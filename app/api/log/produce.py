@@ -153,6 +153,7 @@ _PRODUCE_ERRORS = (
         body_types=(ProduceBody,),
         headers=examples.PRODUCE_HEADERS,
         answer_headers=examples.PRODUCE_ANSWER_HEADERS,
+        quota="produce",
         hot=True,
     )
 )
@@ -180,6 +181,7 @@ async def produce(call: Call, topic: str, query: ProduceQuery) -> Reply:
         body_types=(ProduceBody,),
         headers=examples.PRODUCE_HEADERS,
         answer_headers=examples.PRODUCE_ANSWER_HEADERS,
+        quota="produce",
         hot=True,
     )
 )

@@ -152,6 +152,7 @@ async def open_stream(
 
     The first page is read before the answer starts, so that an invalid start is answered by a problem.
     """
+    call.services.limits.check_wait(call.limited_as)
     start, rest = _start(call, query, cursor)
     page = await call.services.streams.start(topic, partition, start, rest, query.offset_reset)
     stream = Stream(call, stream_format, page, max_events=query.max_events, max_wait_ms=query.max_wait_ms)

@@ -24,6 +24,7 @@ from app.domain.log.topic import (
     TopicInfo,
 )
 from app.errors.http import InvalidRequest
+from app.errors.limits import PolicyViolation
 from app.errors.log import (
     InvalidConfig,
     InvalidCursor,
@@ -139,6 +140,7 @@ class DeleteRecordsQuery(msgspec.Struct, forbid_unknown_fields=True):
         answers={201: TopicAnswer, 200: TopicAnswer},
         errors=(
             TopicAlreadyExists,
+            PolicyViolation,
             InvalidTopicName,
             InvalidPartitions,
             InvalidConfig,

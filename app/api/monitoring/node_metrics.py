@@ -79,6 +79,12 @@ def _door(services: Services) -> Iterator[Metric]:
         ("code",),
         (((code,), number) for code, number in door.refusals.items()),
     )
+    yield counters(
+        "limit_refusals",
+        "Requests and connections that a limit refused.",
+        ("limit",),
+        (((limit,), number) for limit, number in services.limits.refused.items()),
+    )
     yield counter("source_refusals", "Refused deliveries to sources.", services.receiver.refused)
     yield gauge("memory_budget_bytes", "Limit of the bytes that requests hold.", ledger.shares.all_held)
     yield gauge("memory_held_bytes", "Bytes that requests hold.", ledger.bytes)

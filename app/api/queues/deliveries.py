@@ -34,6 +34,7 @@ from app.domain.queues.delivery_id import parse_delivery_id
 from app.domain.queues.in_flight import AcknowledgeType
 from app.domain.queues.queue import BOUNDS
 from app.errors.http import InvalidRequest, NotFound
+from app.errors.limits import PolicyViolation
 from app.errors.log import IdempotencyKeyReused
 from app.errors.queues import DelayedRecordsLimit, InvalidRecordState, QueueAlreadyExists, UnknownQueue
 
@@ -159,9 +160,10 @@ _ACKNOWLEDGE = {
     Description(
         permission=on("queue", "read"),
         answers={200: AcquireAnswer},
-        errors=(*_ERRORS, QueueAlreadyExists),
+        errors=(*_ERRORS, PolicyViolation, QueueAlreadyExists),
         examples=_JOBS | {"body": {"topic": "orders", "max_records": 10, "max_wait_ms": 0}},
         headers=_HEADERS,
+        quota="fetch",
         hot=True,
     )
 )

@@ -19,6 +19,7 @@ from app.broker.queues.counts import QueueState
 from app.broker.queues.queues import QueueRequest
 from app.domain.access.permission import ANY_PRINCIPAL, on
 from app.domain.queues.queue import BOUNDS, Ordering, QueueInfo
+from app.errors.limits import PolicyViolation
 from app.errors.log import InvalidCursor, InvalidTopicName
 from app.errors.queues import InvalidQueueConfig, QueueAlreadyExists, UnknownQueue
 
@@ -131,7 +132,7 @@ _ERRORS = (InvalidQueueConfig, InvalidTopicName)
     Description(
         permission=on("queue", "create"),
         answers={201: ChangedQueueAnswer, 200: ChangedQueueAnswer},
-        errors=(QueueAlreadyExists, *_ERRORS),
+        errors=(QueueAlreadyExists, PolicyViolation, *_ERRORS),
         examples=_JOBS
         | {
             "body": {

@@ -67,6 +67,7 @@ class ChallengeQuery(msgspec.Struct, kw_only=True):
         headers={"X-Hub-Signature-256": _SIGNATURE},
         media=("text/plain",),
         any_query=True,
+        quota="produce",
         hot=True,
     )
 )

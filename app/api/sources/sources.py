@@ -17,6 +17,7 @@ from app.broker.sources.sources import SourceSecrets
 from app.domain.access.permission import ANY_PRINCIPAL, on
 from app.domain.sources.source import SourceConfig, SourceInfo
 from app.domain.sources.verification import Algorithm, Encoding, Scheme, Verify
+from app.errors.limits import PolicyViolation
 from app.errors.log import InvalidCursor, InvalidTopicName
 from app.errors.webhooks import InvalidSourceConfig, SecretKeyMissing, SourceAlreadyExists, UnknownSource
 
@@ -185,7 +186,7 @@ _ERRORS = (InvalidSourceConfig, InvalidTopicName)
     Description(
         permission=on("source", "create"),
         answers={201: CreatedSource, 200: SourceAnswer},
-        errors=(SourceAlreadyExists, SecretKeyMissing, *_ERRORS),
+        errors=(SourceAlreadyExists, SecretKeyMissing, PolicyViolation, *_ERRORS),
         examples=_SOURCE | {"body": _BODY},
     )
 )

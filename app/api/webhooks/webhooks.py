@@ -20,6 +20,7 @@ from app.broker.webhooks.webhooks import OwnerRights, WebhookSecrets
 from app.domain.access.permission import ANY_PRINCIPAL, on
 from app.domain.webhooks.breaker import BreakerState
 from app.domain.webhooks.webhook import Mode, OnExhausted, Ordering, SignatureScheme, Status, WebhookInfo
+from app.errors.limits import PolicyViolation
 from app.errors.log import InvalidCursor, InvalidTopicName
 from app.errors.webhooks import InvalidWebhookConfig, SecretKeyMissing, UnknownWebhook, WebhookAlreadyExists
 
@@ -208,7 +209,7 @@ _ERRORS = (InvalidWebhookConfig, InvalidTopicName)
     Description(
         permission=on("webhook", "create"),
         answers={201: CreatedWebhook, 200: WebhookAnswer},
-        errors=(WebhookAlreadyExists, SecretKeyMissing, *_ERRORS),
+        errors=(WebhookAlreadyExists, SecretKeyMissing, PolicyViolation, *_ERRORS),
         examples=_RECEIVER
         | {
             "body": {

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from app.broker.waiting.signals import Signals
+from app.domain.limits.installation import InstallationLimits
 from app.domain.log.topic import (
     TopicConfig,
     TopicInfo,
@@ -84,6 +85,7 @@ class Topics:
         default_partitions: The number of partitions of a topic that is created without one.
         clock: Wall clock in milliseconds.
         dependents: What depends on topics, in the order of locks.
+        limits: How many topics and other things there may be. Also an attribute.
     """
 
     def __init__(
@@ -95,7 +97,9 @@ class Topics:
         default_partitions: int,
         clock: Callable[[], int],
         dependents: Sequence[TopicDependent] = (),
+        limits: InstallationLimits | None = None,
     ) -> None:
+        self.limits = limits or InstallationLimits()
         self._storage = storage
         self._dependents = dependents
         self._signals = signals
@@ -198,12 +202,15 @@ class Topics:
         Raises:
             InvalidTopicName, InvalidPartitions, InvalidConfig: A value is out of bounds.
             TopicAlreadyExists: The topic exists and a given field differs.
+            PolicyViolation: There are too many topics or partitions.
         """
         check_topic_name(name)
         check_overrides(request.given)
         count = self._default_partitions if request.partitions is None else request.partitions
         check_partitions(count)
-        found, created = await self._storage.write(_create, name, count, request.given, self._clock(), self._defaults)
+        found, created = await self._storage.write(
+            _create, name, count, request.given, self._clock(), self._defaults, self.limits
+        )
         info = self._keep(found.info)
         if not created:
             _confirm(info, request)
@@ -215,10 +222,11 @@ class Topics:
         Raises:
             UnknownTopicOrPartition, InvalidPartitions, InvalidConfig
             TopicInUse: It would be compacted, and is the dead-letter topic of a queue.
+            PolicyViolation: There would be too many partitions.
         """
         check_not_reserved(name)
         check_overrides(request.given)
-        before = await self._storage.write(_change, name, request, self._defaults, self._dependents)
+        before = await self._storage.write(_change, name, request, self._defaults, self._dependents, self.limits)
         info = await self.refresh(name)
         self._signals.announce(before.partition_ids)
         return info
@@ -277,7 +285,13 @@ def _confirm(info: TopicInfo, request: TopicRequest) -> None:
 
 
 def _create(
-    tx: Tx, name: str, count: int, given: Overrides, now_ms: int, defaults: TopicConfig
+    tx: Tx,
+    name: str,
+    count: int,
+    given: Overrides,
+    now_ms: int,
+    defaults: TopicConfig,
+    limits: InstallationLimits,
 ) -> tuple[StoredTopic, bool]:
     """Create a topic or find the existing one, and return it and whether it is new.
 
@@ -285,7 +299,8 @@ def _create(
         ServiceUnavailable: Other transactions delete the topic between the two statements each time.
     """
     for _ in range(_ATTEMPTS):
-        created = topics.create(tx, name, count, given, now_ms)
+        if created := topics.create(tx, name, count, given, now_ms):
+            topics.check_limits(tx, limits)
         if (found := topics.find(tx, name, defaults)) is not None:
             return found, created
     raise ServiceUnavailable("the topic changes too often; try again")
@@ -299,7 +314,12 @@ def _lock(tx: Tx, name: str, defaults: TopicConfig) -> StoredTopic:
 
 
 def _change(
-    tx: Tx, name: str, request: TopicRequest, defaults: TopicConfig, dependents: Sequence[TopicDependent]
+    tx: Tx,
+    name: str,
+    request: TopicRequest,
+    defaults: TopicConfig,
+    dependents: Sequence[TopicDependent],
+    limits: InstallationLimits,
 ) -> TopicInfo:
     found = _lock(tx, name, defaults)
     count = found.info.partitions if request.partitions is None else request.partitions
@@ -310,6 +330,8 @@ def _change(
         for dependent in dependents:
             dependent.check_compact(tx, found.info.topic_id)
     topics.change(tx, found.info, count, overrides)
+    if count > found.info.partitions:
+        topics.check_limits(tx, limits)
     for dependent in dependents:
         dependent.grow(tx, found.info.topic_id, found.info.partitions)
     return found.info

@@ -115,6 +115,7 @@ class Queues:
         Raises:
             InvalidTopicName, InvalidQueueConfig, InvalidRequest: The request is invalid.
             QueueAlreadyExists: The queue exists, and a given field differs.
+            PolicyViolation: There are too many queues.
         """
         check_name(name, "queue")
         check_config(request.given)
@@ -132,7 +133,9 @@ class Queues:
             dead_letters, created = await self._dead_letters(request.dead_letter_topic, request.topic)
             topic, is_new = await self._topics.create(request.topic, TopicRequest(None, {}))
             created_topics |= dict.fromkeys([*([topic.name] if is_new else ()), *created])
-            made = await self._storage.write(create_queue, name, topic, dead_letters, config)
+            made = await self._storage.write(
+                create_queue, name, topic, dead_letters, config, self._topics.limits.max_queues
+            )
             if made is not None:
                 self._cache[name] = made
                 return CreatedQueue(made, is_new=True, created_topics=tuple(created_topics))
@@ -278,7 +281,12 @@ def _confirm(info: QueueInfo, request: QueueRequest) -> None:
 
 
 def create_queue(
-    tx: Tx, name: str, topic: TopicInfo, dead_letters: TopicInfo | None, config: QueueConfig
+    tx: Tx,
+    name: str,
+    topic: TopicInfo,
+    dead_letters: TopicInfo | None,
+    config: QueueConfig,
+    max_queues: int | None = None,
 ) -> QueueInfo | None:
     """Create a queue, or return None if it exists by now or one of its topics has changed."""
     wanted = {topic.topic_id} | ({dead_letters.topic_id} if dead_letters is not None else set())
@@ -290,7 +298,11 @@ def create_queue(
     start_offsets = {each: _start_offset(tx, bounds, start_of(config)) for each, bounds in found.items()}
     dead_letter_topic_id = None if dead_letters is None else dead_letters.topic_id
     created = queues.create(tx, name, topic.topic_id, dead_letter_topic_id, config, start_offsets, clock.read(tx))
-    return queues.find(tx, name) if created else None
+    if not created:
+        return None
+    if max_queues is not None:
+        queues.check_limit(tx, max_queues)
+    return queues.find(tx, name)
 
 
 def _start_offset(tx: Tx, bounds: Bounds, spec: OffsetSpec) -> int:

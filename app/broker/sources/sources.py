@@ -129,6 +129,7 @@ class Sources:
         Raises:
             InvalidSourceConfig, InvalidTopicName, SecretKeyMissing
             SourceAlreadyExists: The source exists, and a field differs.
+            PolicyViolation: There are too many sources.
         """
         check_name(name, "source")
         config = SourceConfig(**fields)
@@ -227,6 +228,7 @@ class Sources:
         info = sources.create(tx, name, config, clock.read(tx))
         if info is None:
             return None
+        sources.check_limit(tx, self._topics.limits.max_sources)
         if given.secret is not None:
             info = info._replace(secret=self._box.encrypt(given.secret.encode(), _bound(info, "secret")))
         if token is not None:

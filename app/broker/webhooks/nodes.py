@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,19 +38,23 @@ class Nodes:
     tasks: Callable[[], tuple[tuple[str, ...], tuple[str, ...]]]
     clock_ms: Callable[[], int]
     _started_at_ms: int = field(init=False)
+    _beat: asyncio.Future[None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._started_at_ms = self.clock_ms()
 
     async def beat(self) -> bool:
         """Note in the database that this node runs. Return False: there is no more to do now."""
-        await self.storage.write(nodes.note, self.dispatcher.node_id, self._details(), _KEPT_MS)
+        self._beat = self.storage.submit(nodes.note, self.dispatcher.node_id, self._details(), _KEPT_MS)
+        await asyncio.shield(self._beat)
         return False
 
     async def leave(self) -> None:
         """Forget this node, which stops."""
         if self.storage.dialect.shared:
             with contextlib.suppress(BrokerError):
+                if self._beat is not None:  # else it could note the node again
+                    await asyncio.wait([self._beat])
                 await self.storage.write(nodes.leave, self.dispatcher.node_id)
 
     async def list_(self) -> list[Node]:

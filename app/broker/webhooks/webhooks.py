@@ -104,6 +104,7 @@ class Webhooks:
         Raises:
             InvalidWebhookConfig, InvalidTopicName, InvalidRequest, SecretKeyMissing
             WebhookAlreadyExists: The webhook exists, and a given field differs.
+            PolicyViolation: There are too many webhooks.
         """
         check_name(name, "webhook")
         check_headers(secrets.headers or {})
@@ -235,6 +236,7 @@ class Webhooks:
         made = webhooks.create(tx, name, config, clock.read(tx), None if rights is None else rights.owner)
         if made is None:
             return None
+        webhooks.check_limit(tx, self._topics.limits.max_webhooks)
         webhook_id = made.info.webhook_id
         stored = made._replace(
             secret=self.box.encrypt(secret, bound_to(webhook_id, "secret")),

@@ -72,7 +72,7 @@ def _run(settings: Settings) -> None:
     """Serve until the process is told to stop."""
     from app.server.allocator import return_freed_memory
     from app.server.open_files import raise_limit
-    from app.server.uvicorn import ServerMemory
+    from app.server.uvicorn import Connections, ServerMemory
     from app.server.uvicorn import serve as run_server
 
     return_freed_memory()
@@ -83,6 +83,13 @@ def _run(settings: Settings) -> None:
         application.services.storage.close()
         raise CommandFailed(refusal)
 
+    connections = Connections(
+        settings.max_connections,
+        settings.max_connections_per_address,
+        application.is_proxy,
+        application.services.limits.refused,
+    )
+
     def announce(port: int) -> None:
         _announce(settings, port, application.services.storage.dialect.location)
 
@@ -92,7 +99,10 @@ def _run(settings: Settings) -> None:
             host=settings.host,
             port=settings.port,
             memory=ServerMemory(
-                application.services.memory.ledger, application.client_of, application.services.metrics.door
+                application.services.memory.ledger,
+                application.client_of,
+                connections,
+                application.services.metrics.door,
             ),
             on_stop=lambda: _stop(application),
             on_ready=announce,

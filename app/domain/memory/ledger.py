@@ -7,7 +7,8 @@ The budget has three parts:
 - A quarter is for work: decoding a body and reading a page take several times their bytes. Work waits for its turn,
   see `app/broker/waiting/work_gate.py`, and is not counted here.
 
-One address holds at most a quarter of the budget.
+Connections and waiting requests are counted with a fixed size each, and take at most three sixteenths of the budget.
+One principal, or one address without a key, holds at most a quarter of the budget.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ TINY_BYTES = 4 * 1024
 """Up to this size, holdings are not counted by address."""
 SMALL_BYTES = 64 * 1024
 """The largest holding that may use the reserve."""
+CONNECTION_BYTES = 8 * 1024
+"""The memory of an open connection."""
+WAITING_BYTES = 16 * 1024
+"""The memory of a long poll, an acquire or a stream that waits, besides its connection."""
 WORK_FACTOR = 4
 """How many times its bytes a body takes while it is decoded and appended, and a page while it is read and encoded."""
 
@@ -35,6 +40,7 @@ class Shares(NamedTuple):
         small_of_address: Small holdings of one address.
         large_of_address: Large holdings of one address.
         work: Work under way.
+        connections: Connections and requests that wait, which are part of `all_held`.
         body: The largest body: its work fits, and an address can send it.
     """
 
@@ -43,6 +49,7 @@ class Shares(NamedTuple):
     small_of_address: int
     large_of_address: int
     work: int
+    connections: int
     body: int
 
 
@@ -55,6 +62,7 @@ def shares_of(budget_bytes: int) -> Shares:
         small_of_address=unit,
         large_of_address=3 * unit,
         work=4 * unit,
+        connections=3 * unit,
         body=4 * unit // WORK_FACTOR,
     )
 
@@ -69,16 +77,27 @@ class MemoryLedger:
         shares: The limits.
         small_bytes: The sum of the tiny and the small holdings.
         large_bytes: The sum of the large holdings.
+        reserved_bytes: The sum of connections and of requests that wait.
         refused: How often a limit forbade something.
         peak_bytes: The highest sum of all holdings; the caller may set it back. Tiny ones do not raise it.
     """
 
-    __slots__ = ("_large_of", "_small_of", "large_bytes", "peak_bytes", "refused", "shares", "small_bytes")
+    __slots__ = (
+        "_large_of",
+        "_small_of",
+        "large_bytes",
+        "peak_bytes",
+        "refused",
+        "reserved_bytes",
+        "shares",
+        "small_bytes",
+    )
 
     def __init__(self, budget_bytes: int) -> None:
         self.shares = shares_of(budget_bytes)
         self.small_bytes = 0
         self.large_bytes = 0
+        self.reserved_bytes = 0
         self.peak_bytes = 0
         self.refused = 0
         self._small_of: dict[str, int] = {}
@@ -90,10 +109,10 @@ class MemoryLedger:
         Args:
             held: What the request holds already.
             added: The bytes to add.
-            address: The address of the client.
+            address: The principal of the client, or its address.
         """
         if held + added <= TINY_BYTES:
-            if self.bytes + added > self.shares.all_held:
+            if self.small_bytes + self.large_bytes + self.reserved_bytes + added > self.shares.all_held:
                 self.refused += 1
                 return False
             self.small_bytes += added
@@ -115,6 +134,18 @@ class MemoryLedger:
         """Remove a holding."""
         self._remove(held, address)
 
+    def reserve(self, size_bytes: int) -> bool:
+        """Count a connection or a request that waits. Return False, and change nothing, without room for it."""
+        reserved = self.reserved_bytes + size_bytes
+        if reserved > self.shares.connections or self.bytes + reserved > self.shares.all_held:
+            return False
+        self.reserved_bytes = reserved
+        return True
+
+    def unreserve(self, size_bytes: int) -> None:
+        """Give back what `reserve` counted."""
+        self.reserved_bytes -= size_bytes
+
     def has_room(self, address: str) -> bool:
         """Return whether an address may have a further large holding."""
         shares = self.shares
@@ -123,7 +154,7 @@ class MemoryLedger:
     @property
     def is_full(self) -> bool:
         """Whether even a small holding is refused."""
-        return self.bytes + SMALL_BYTES > self.shares.all_held
+        return self.bytes + self.reserved_bytes + SMALL_BYTES > self.shares.all_held
 
     def held_by(self, address: str) -> int:
         """Return the bytes of the small and large holdings of an address."""
@@ -131,7 +162,7 @@ class MemoryLedger:
 
     def _admits(self, total: int, address: str) -> bool:
         shares = self.shares
-        if self.bytes + total > shares.all_held:
+        if self.bytes + self.reserved_bytes + total > shares.all_held:
             return False
         if total <= SMALL_BYTES:
             return self._small_of.get(address, 0) + total <= shares.small_of_address
@@ -198,6 +229,12 @@ class Holding:
         """Add bytes that exist already."""
         self._ledger.hold(self.bytes, added, self._address)
         self.bytes += added
+
+    def assign(self, principal: str) -> None:
+        """Count the bytes as those of a principal from now on."""
+        self._ledger.release(self.bytes, self._address)
+        self._address = principal
+        self._ledger.hold(0, self.bytes, principal)
 
     def release(self) -> None:
         """Give all bytes back; a second call does nothing."""

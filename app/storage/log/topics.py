@@ -9,8 +9,10 @@ import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from app.domain.limits.installation import InstallationLimits
 from app.domain.log.topic import TopicConfig, TopicInfo, with_overrides
 from app.errors.log import InvalidPartitions
+from app.storage.db.row_limits import check_rows
 from app.storage.db.statements import CompiledStatement
 from app.storage.db.tables import (
     OFFSET_MASK,
@@ -140,6 +142,16 @@ def create(tx: Tx, name: str, count: int, overrides: Overrides, now_ms: int) -> 
         return False
     _add_partitions(tx, topic_id, 0, count)
     return True
+
+
+def check_limits(tx: Tx, limits: InstallationLimits) -> None:
+    """Refuse the topics and partitions that this transaction has added, if there are too many now.
+
+    Raises:
+        PolicyViolation
+    """
+    check_rows(tx, topics, limits.max_topics)
+    check_rows(tx, partitions, limits.max_partitions)
 
 
 def change(tx: Tx, info: TopicInfo, count: int, overrides: Overrides) -> None:

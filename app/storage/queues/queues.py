@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from app.domain.queues.queue import QueueConfig, QueueInfo
+from app.storage.db.row_limits import check_rows
 from app.storage.db.tables import (
     delayed_records,
     partitions,
@@ -201,6 +202,15 @@ def create(
         ],
     )
     return True
+
+
+def check_limit(tx: Tx, most: int) -> None:
+    """Refuse the queue that this transaction has created, if there are too many now, those of webhooks included.
+
+    Raises:
+        PolicyViolation
+    """
+    check_rows(tx, queues, most)
 
 
 def add_partitions(tx: Tx, topic_id: int, first_new_partition: int) -> None:

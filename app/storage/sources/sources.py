@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import bindparam, delete, insert, or_, select, update
 
 from app.domain.sources.source import SourceConfig, SourceInfo
+from app.storage.db.row_limits import check_rows
 from app.storage.db.transaction import Tx
 from app.storage.sources.tables import source_refusals, sources
 
@@ -106,6 +107,15 @@ def has_source_secrets(tx: Tx) -> bool:
 def list_(tx: Tx, after: str, limit: int) -> list[SourceInfo]:
     """Return up to `limit` sources in order of their names, starting after the name `after`."""
     return [_info(*row) for row in tx.connection.execute(_LIST, {"after": after, "at_most": limit})]
+
+
+def check_limit(tx: Tx, most: int) -> None:
+    """Refuse the source that this transaction has created, if there are too many now.
+
+    Raises:
+        PolicyViolation
+    """
+    check_rows(tx, sources, most)
 
 
 def create(tx: Tx, name: str, config: SourceConfig, now_ms: int) -> SourceInfo | None:

@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, delete, func, or_, select, update
 from app.domain.access.principal import Principal
 from app.domain.webhooks.breaker import Breaker
 from app.domain.webhooks.webhook import WebhookConfig, WebhookInfo
+from app.storage.db.row_limits import check_rows
 from app.storage.db.tables import queues, topics
 from app.storage.db.transaction import Tx
 from app.storage.webhooks.tables import webhook_attempts, webhook_replays, webhooks
@@ -201,6 +202,15 @@ def topic_set(tx: Tx) -> tuple[int, int]:
     """Return two numbers that differ after a topic was created or deleted: ids are not used again."""
     number, last_id = tx.connection.execute(_TOPIC_SET).one()
     return number, last_id
+
+
+def check_limit(tx: Tx, most: int) -> None:
+    """Refuse the webhook that this transaction has created, if there are too many now.
+
+    Raises:
+        PolicyViolation
+    """
+    check_rows(tx, webhooks, most)
 
 
 def create(

@@ -76,6 +76,7 @@ def test_the_dashboard_shows_every_metric_of_the_page_but_details() -> None:
         "millrace_consumergroup_current_offset",
         "millrace_consumergroup_lag",
         "millrace_http_stream_duration_seconds",
+        "millrace_limit_refusals_total",
         "millrace_memory_budget_bytes",
         "millrace_memory_refusals_total",
         "millrace_queue_requests_total",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,10 @@ async def listed(client: httpx2.AsyncClient) -> list[dict[str, Any]]:
     return items
 
 
+async def addresses(client: httpx2.AsyncClient) -> set[str]:
+    return {node["address"] for node in await listed(client)}
+
+
 async def test_a_node_says_what_it_is_and_what_it_serves(serve: Serve, migrated_url: str) -> None:
     application, client = await serve(database_url=migrated_url, port=8401)
 
@@ -43,11 +48,10 @@ async def test_a_node_says_what_it_is_and_what_it_serves(serve: Serve, migrated_
 async def test_nodes_see_each_other_until_one_stops(serve: Serve, migrated_postgres_url: str) -> None:
     _, client = await serve(database_url=migrated_postgres_url, port=8401)
     async with running({"database_url": migrated_postgres_url, "port": 8402}) as (_, other):
-        both = await until(lambda: listed(client), lambda found: len(found) == 2)
-        assert {node["address"] for node in both} == {"127.0.0.1:8401", "127.0.0.1:8402"}
-        await until(lambda: listed(other), lambda found: len(found) == 2)
+        for each in (client, other):
+            await until(partial(addresses, each), lambda found: found == {"127.0.0.1:8401", "127.0.0.1:8402"})
 
-    assert [node["address"] for node in await listed(client)] == ["127.0.0.1:8401"]
+    assert await addresses(client) == {"127.0.0.1:8401"}
 
 
 @pytest.mark.postgres

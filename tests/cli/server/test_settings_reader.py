@@ -114,6 +114,7 @@ def test_every_setting_is_refused_in_plain_words(monkeypatch: pytest.MonkeyPatch
             "CORS_ORIGINS",
             "ROOT_PATH",
             "TRUSTED_PROXIES",
+            "PRINCIPAL_QUOTAS",
             "PUBLIC_URL",
             "SECRET_KEY",
             "WEBHOOK_ALLOWED_NETWORKS",

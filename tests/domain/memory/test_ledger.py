@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from app.domain.memory.ledger import SMALL_BYTES, TINY_BYTES, Holding, MemoryLedger
+from app.domain.memory.ledger import CONNECTION_BYTES, SMALL_BYTES, TINY_BYTES, Holding, MemoryLedger
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -36,6 +36,7 @@ def test_the_parts_of_the_default_budget(ledger: MemoryLedger) -> None:
         "small_of_address": 32 * MIB,
         "large_of_address": 96 * MIB,
         "work": 128 * MIB,
+        "connections": 96 * MIB,
         "body": 32 * MIB,
     }
 
@@ -44,6 +45,30 @@ def test_one_address_holds_at_most_a_quarter(ledger: MemoryLedger) -> None:
     held = fill(ledger, "a", 32 * MIB) + fill(ledger, "a", SMALL_BYTES)
 
     assert held == ledger.held_by("a") == 128 * MIB
+
+
+def test_connections_take_their_part_and_leave_the_rest_to_requests(ledger: MemoryLedger) -> None:
+    open_connections = 0
+    while ledger.reserve(CONNECTION_BYTES):
+        open_connections += 1
+    held = sum(fill(ledger, f"10.0.0.{number}", MIB) for number in range(100))
+    held += sum(fill(ledger, f"10.0.1.{number}", SMALL_BYTES) for number in range(100))
+
+    assert open_connections == 12_288
+    assert held + open_connections * CONNECTION_BYTES == 384 * MIB
+    ledger.unreserve(CONNECTION_BYTES)
+    assert Holding(ledger, "new").grow(TINY_BYTES)
+    assert not ledger.reserve(CONNECTION_BYTES)
+
+
+def test_the_bytes_of_a_request_move_to_its_principal_when_its_key_is_checked(ledger: MemoryLedger) -> None:
+    holding = Holding(ledger, "192.0.2.1")
+    holding.grow(MIB)
+    holding.assign("app")
+
+    assert (ledger.held_by("192.0.2.1"), ledger.held_by("app")) == (0, MIB)
+    holding.release()
+    assert ledger.bytes == ledger.held_by("app") == 0
 
 
 def test_large_holdings_leave_the_reserve_to_small_ones(ledger: MemoryLedger) -> None:

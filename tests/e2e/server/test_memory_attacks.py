@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(
         ("unread_pages", 30),
         ("polls", 10),
         ("joins", 200),
+        ("mix", 192),
     ],
 )
 def test_the_memory_stays_within_the_budget_and_a_client_beside_the_attack_gets_2xx(
@@ -29,4 +30,4 @@ def test_the_memory_stays_within_the_budget_and_a_client_beside_the_attack_gets_
     result = attack(name, connections, seconds=1.0, alone_s=0.1)
 
     assert result.requests > 0
-    assert faults_of(result) == []
+    assert faults_of(name, result) == []

@@ -1,0 +1,1 @@
+"""Limits of principals and of the installation."""
