@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from app import __version__
 from app.api.services import Services
-from app.broker.access.access_control import AccessControl, AccessRules
+from app.broker.access.access_control import AccessControl
 from app.broker.access.acls import Acls
+from app.broker.access.identities import AccessRules
 from app.broker.access.keys import Keys
 from app.broker.access.stream_tokens import StreamTokens
 from app.broker.encryption.secret_box import SecretBox, keys_of, make_key_beside
@@ -154,8 +155,8 @@ def build_services(
         storage=storage,
         access=access,
         audit=Audit(storage, signals, clock),
-        keys=Keys(storage, clock, settings.max_keys, access.refresh, first_is_admin=not settings.admin_key),
-        acls=Acls(storage, clock, settings.max_acls, access.refresh),
+        keys=Keys(storage, clock, settings.max_keys, access.apply_change, first_is_admin=not settings.admin_key),
+        acls=Acls(storage, clock, settings.max_acls, access.apply_change),
         stream_tokens=StreamTokens(storage, clock),
         signals=signals,
         topics=topics,

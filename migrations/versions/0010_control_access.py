@@ -64,6 +64,7 @@ def upgrade() -> None:
         sa.Column("principal", NAME, nullable=False),
         sa.Column("is_admin", sa.Boolean(), nullable=False),
         sa.Column("key_id", sa.Text()),
+        sa.Column("principal_until_ms", sa.BigInteger()),
         sa.Column("expires_at_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_stream_tokens")),
     )

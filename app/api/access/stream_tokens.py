@@ -11,6 +11,7 @@ from msgspec import Meta
 from app.api.http.authorization import stream_target
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
+from app.broker.access.identities import Identity
 from app.domain.access.permission import ANY_PRINCIPAL
 from app.errors.http import InvalidRequest
 
@@ -52,5 +53,6 @@ async def create_stream_token(call: Call, body: StreamTokenBody) -> Reply:
         message = "path must be a path of this API with its query, such as /v1/topics/orders/records?follow=true"
         raise InvalidRequest.at(None, "path", "must begin with /v1/", message=message)
     target = stream_target(path, query)
-    token, expires_at_ms = await call.services.stream_tokens.create(target, call.principal)
+    identity = Identity(call.principal) if call.access is None else call.access.identity
+    token, expires_at_ms = await call.services.stream_tokens.create(target, identity)
     return Reply.of(StreamToken(token, f"{target}{'&' if query else '?'}stream_token={token}", expires_at_ms), 201)

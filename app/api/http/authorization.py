@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from app.broker.access.access_control import AccessControl, Identity
+from app.broker.access.access_control import NO_CREDENTIAL, AccessControl
+from app.broker.access.identities import Identity
 from app.broker.groups.group_transactions import group_not_found
 from app.broker.log.audit import Audit
 from app.broker.log.producer import UNKNOWN_PRODUCER
@@ -18,10 +20,12 @@ from app.broker.queues.queues import UNKNOWN_QUEUE
 from app.broker.sources.sources import UNKNOWN_SOURCE
 from app.broker.webhooks.webhooks import UNKNOWN_WEBHOOK
 from app.domain.access.acl import CLUSTER, Operation, ResourceType
+from app.domain.access.addresses import canonical_address
 from app.domain.access.audit import AuditRecord, without_secrets
 from app.domain.access.permission import Permission
-from app.domain.access.principal import Principal
+from app.domain.access.principal import ANONYMOUS, Principal
 from app.errors.access import (
+    AuthenticationFailed,
     ClusterAuthorizationFailed,
     GroupAuthorizationFailed,
     ProducerAuthorizationFailed,
@@ -32,9 +36,9 @@ from app.errors.access import (
 )
 from app.errors.broker_error import BrokerError
 from app.errors.http import BadRequest
-from app.errors.log import UnknownProducerId, UnknownTopicOrPartition
-from app.errors.queues import UnknownQueue
-from app.errors.webhooks import UnknownSource, UnknownWebhook
+from app.errors.log import TopicAlreadyExists, UnknownProducerId, UnknownTopicOrPartition
+from app.errors.queues import QueueAlreadyExists, UnknownQueue
+from app.errors.webhooks import SourceAlreadyExists, UnknownSource, UnknownWebhook, WebhookAlreadyExists
 
 if TYPE_CHECKING:
     from app.api.http.call import Call
@@ -59,31 +63,86 @@ _MISSING: dict[ResourceType, Callable[[], BrokerError]] = {
 }
 """What a read of a name that does not exist is answered with."""
 
+_TAKEN: dict[ResourceType, type[BrokerError]] = {
+    "topic": TopicAlreadyExists,
+    "queue": QueueAlreadyExists,
+    "source": SourceAlreadyExists,
+    "webhook": WebhookAlreadyExists,
+}
+
 _BEARER = re.compile(rb"bearer +(\S+) *", re.IGNORECASE)
 _STREAM_TOKEN = re.compile(rb"(?:^|&)stream_token=([^&]*)")
 
 _Right = tuple[Operation, ResourceType, str]
 
 
-class Access:
-    """The rights of a request on a server that needs keys.
+class WaitingRequest:
+    """A request whose waits end when it loses its rights.
 
     Attributes:
         identity: Who sends the request.
+        version: The version of keys and access control lists at which its rights were judged last.
         refusal: Why the request was ended while it waited; None if it was not.
     """
 
-    __slots__ = ("_audit", "_control", "_host", "_operation", "_used", "_waits", "identity", "refusal")
+    __slots__ = ("_control", "_waits", "identity", "refusal", "version")
 
-    def __init__(self, control: AccessControl, audit: Audit, identity: Identity, host: str, operation: str) -> None:
+    def __init__(self, control: AccessControl, identity: Identity, version: int) -> None:
         self._control = control
+        self._waits: set[asyncio.Future[None]] | None = None
+        self.identity = identity
+        self.version = version
+        self.refusal: BrokerError | None = None
+
+    def watch(self, wait: asyncio.Future[None]) -> None:
+        """End a wait when the request loses a right that it has used."""
+        if self._waits is None:
+            self._waits = set()
+        if not self._waits:
+            self._control.watch(self)
+        self._waits.add(wait)
+        wait.add_done_callback(self._unwatch)
+
+    def recheck(self) -> BrokerError | None:
+        """Return why an anonymous request must end: its server needs keys now."""
+        return None if self._control.open else AuthenticationFailed(NO_CREDENTIAL)
+
+    def end(self, error: BrokerError) -> None:
+        """End the waits of the request; its answer is the error."""
+        self.refusal = error
+        for wait in list(self._waits or ()):
+            wait.cancel()
+
+    async def confirm(self) -> None:
+        """Judge the rights of a request again whose body took a while to arrive.
+
+        Raises:
+            BrokerError: It has lost them.
+        """
+        await self._control.ensure_fresh()
+        if (error := await self._control.refusal_of(self)) is not None:
+            raise error
+
+    def _unwatch(self, wait: asyncio.Future[None]) -> None:
+        waits = self._waits or set()
+        waits.discard(wait)
+        if not waits:
+            self._control.unwatch(self)
+
+
+class Access(WaitingRequest):
+    """The rights of a request with a key."""
+
+    __slots__ = ("_audit", "_host", "_operation", "_used")
+
+    def __init__(
+        self, control: AccessControl, audit: Audit, identity: Identity, version: int, host: str, operation: str
+    ) -> None:
+        super().__init__(control, identity, version)
         self._audit = audit
         self._host = host
         self._operation = operation
         self._used: dict[_Right, None] = {}
-        self._waits: set[asyncio.Future[None]] | None = None
-        self.identity = identity
-        self.refusal: BrokerError | None = None
 
     def allows(self, operation: Operation, resource_type: ResourceType, name: str) -> bool:
         """Return whether the principal may run an operation on a resource."""
@@ -119,33 +178,12 @@ class Access:
         self._audit.note_refusal(self.identity.principal, self._host, self._operation, (reason or error).code)
         return error
 
-    def watch(self, wait: asyncio.Future[None]) -> None:
-        """End a wait when the request loses a right that it has used."""
-        if self._waits is None:
-            self._waits = set()
-        if not self._waits:
-            self._control.watch(self)
-        self._waits.add(wait)
-        wait.add_done_callback(self._unwatch)
-
     def recheck(self) -> BrokerError | None:
         """Return the error of the first right that the request no longer has, or None."""
         for operation, resource_type, name in self._used:
             if not self.allows(operation, resource_type, name):
                 return _forbidden(self.identity.principal, operation, resource_type)
         return None
-
-    def end(self, error: BrokerError) -> None:
-        """End the waits of the request; its answer is the error."""
-        self.refusal = error
-        for wait in list(self._waits or ()):
-            wait.cancel()
-
-    def _unwatch(self, wait: asyncio.Future[None]) -> None:
-        waits = self._waits or set()
-        waits.discard(wait)
-        if not waits:
-            self._control.unwatch(self)
 
 
 def authorize_at_once(call: Call, operation: str, permission: Permission) -> bool:
@@ -167,7 +205,7 @@ def authorize_at_once(call: Call, operation: str, permission: Permission) -> boo
     identity = control.known(bearer[7:])
     if identity is None or b"stream_token" in call.scope["query_string"]:
         return False
-    _admit(call, operation, permission, identity)
+    _admit(call, operation, permission, identity, control.version)
     return True
 
 
@@ -183,11 +221,12 @@ async def authorize(call: Call, operation: str, permission: Permission) -> None:
     control = call.services.access
     await control.ensure_fresh()
     if not control.open or "millrace.remote" in call.scope:
-        _admit(call, operation, permission, await _identify(call, control))
+        version = control.version
+        _admit(call, operation, permission, await _identify(call, control), version)
 
 
-def _admit(call: Call, operation: str, permission: Permission, identity: Identity) -> None:
-    access = Access(call.services.access, call.services.audit, identity, _address(call), operation)
+def _admit(call: Call, operation: str, permission: Permission, identity: Identity, version: int) -> None:
+    access = Access(call.services.access, call.services.audit, identity, version, _address(call), operation)
     call.access, call.principal = access, identity.principal
     if permission.kind == "admin":
         access.require_admin()
@@ -256,6 +295,34 @@ def may_describe(call: Call, resource_type: ResourceType, name: str) -> bool:
     return call.access is None or call.access.allows("describe", resource_type, name)
 
 
+def watched(call: Call) -> WaitingRequest | None:
+    """Return what ends the waits of a request, or None on a server without access control."""
+    control = call.services.access
+    if call.access is not None or not control.enabled:
+        return call.access
+    return WaitingRequest(control, Identity(ANONYMOUS), control.version)
+
+
+@contextmanager
+def confirming(call: Call, resource_type: ResourceType, name: str) -> Iterator[None]:
+    """Let a conflict with a resource that the principal may not describe say no more than that the name is taken."""
+    try:
+        yield
+    except _TAKEN[resource_type]:
+        refuse_hidden(call, resource_type, name)
+        raise
+
+
+def refuse_hidden(call: Call, resource_type: ResourceType, name: str) -> None:
+    """Refuse to confirm a resource that exists to a principal that may not describe it.
+
+    Raises:
+        BrokerError: The `…AlreadyExists` of the type.
+    """
+    if not may_describe(call, resource_type, name):
+        raise _TAKEN[resource_type]("the name is taken, by what this principal may not describe; choose another name")
+
+
 async def _identify(call: Call, control: AccessControl) -> Identity:
     query = call.scope["query_string"]
     if query and call.scope["method"] == "GET" and (match := _STREAM_TOKEN.search(query)) is not None:
@@ -288,7 +355,7 @@ def _credential(call: Call) -> bytes | None:
 
 def _address(call: Call) -> str:
     client = call.scope.get("client")
-    return client[0] if client else ""
+    return canonical_address(client[0]) if client else ""
 
 
 def _forbidden(principal: Principal, operation: Operation, resource_type: ResourceType) -> BrokerError:

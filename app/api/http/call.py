@@ -13,7 +13,15 @@ from urllib.parse import parse_qsl
 from starlette.types import Receive, Scope, Send
 
 from app.api.http import problems
-from app.api.http.authorization import Access, audit_record, authorize, authorize_at_once, is_recorded
+from app.api.http.authorization import (
+    Access,
+    WaitingRequest,
+    audit_record,
+    authorize,
+    authorize_at_once,
+    is_recorded,
+    watched,
+)
 from app.api.http.bodies import gzip_bodies
 from app.api.http.bodies.reading import (
     MAX_BYTES_DECODED_IN_LOOP,
@@ -79,6 +87,7 @@ class Call:
         "_received_bytes",
         "_send",
         "_throttle",
+        "_watched",
         "access",
         "audited_body",
         "parameters",
@@ -104,6 +113,7 @@ class Call:
         self.request_id = request_id(scope)
         self.principal = ANONYMOUS
         self.access: Access | None = None
+        self._watched: WaitingRequest | None = None
         self.audited_body: object = None
         self._received_bytes = 0
         self._memory: RequestMemory | None = None
@@ -179,6 +189,8 @@ class Call:
         if message.get("more_body") or len(body) > limit:
             del message  # not kept during the wait
             body = await read_rest(body, self._receive, limit)
+            if self.access is not None:
+                await self.access.confirm()
         self._received_bytes = len(body)
         encoding = self.header(b"content-encoding")
         if encoding is None or encoding.strip().lower() == b"identity":
@@ -237,8 +249,9 @@ class Call:
         """
         self.waits = self.waits or max_wait_ms != 0
         disconnect = asyncio.create_task(self._disconnect())
-        if self.access is not None:
-            self.access.watch(disconnect)
+        self._watched = self._watched or watched(self)
+        if self._watched is not None:
+            self._watched.watch(disconnect)
         if max_wait_ms != 0:
             self.services.limits.enter_wait(self.limited_as, disconnect)
         return Deadline(max_wait_ms, disconnect)
@@ -321,7 +334,7 @@ class Call:
     @property
     def _refusal(self) -> BrokerError | None:
         """Why the request was ended while it waited: its key was revoked, or it lost a right."""
-        return None if self.access is None else self.access.refusal
+        return None if self._watched is None else self._watched.refusal
 
     async def _send_stream(self, reply: Reply, stream: StreamBody, began: float) -> None:
         """Send a stream; for HEAD only the headers."""

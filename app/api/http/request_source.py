@@ -21,8 +21,9 @@ _SAFE = {"GET", "HEAD", "OPTIONS"}
 _PROBES = {"/healthz", "/readyz"}
 _SOURCE_DELIVERY = re.compile(r"/v1/sources/[^/]+/events")
 """Deliveries come from other services under any public name, and are verified by themselves."""
-_FORWARDED_HEADERS = frozenset(
-    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-prefix"}
+_FORWARDED_HEADERS = frozenset({b"forwarded", b"via", b"x-real-ip"}).union(
+    b"x-forwarded-" + part
+    for part in (b"for", b"host", b"proto", b"prefix", b"port", b"server", b"by", b"ssl", b"scheme")
 )
 _CHECKED_HEADERS = {b"host", b"origin", b"sec-fetch-site", b"millrace-webhook"} | _FORWARDED_HEADERS
 _DEFAULT_PORTS = {"http": b":80", "https": b":443"}

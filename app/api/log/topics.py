@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
+from app.api.http.authorization import confirming, refuse_hidden
 from app.api.http.call import Call, Reply
 from app.api.http.cursors import ListQuery, cursor_after, name_after
 from app.api.http.lists import visible_page
@@ -154,7 +155,10 @@ async def create_topic(call: Call, topic: str, body: TopicChange) -> Reply:
     201 if the topic is new, 200 if it exists and no field of the body differs, otherwise 409. The body is optional.
     """
     request = _request(body)
-    info, created = await call.services.topics.create(topic, request)
+    with confirming(call, "topic", topic):
+        info, created = await call.services.topics.create(topic, request)
+    if not created:
+        refuse_hidden(call, "topic", topic)
     return Reply.of(_answer(info, _warnings(request)), 201 if created else 200)
 
 

@@ -66,3 +66,15 @@ async def check_redrive(call: Call, queue: str, dead_letter_topic: str | None) -
     call.access.require("write", "topic", info.topic)
     if (letters := dead_letter_topic or info.dead_letter_topic) is not None:
         call.access.require("read", "topic", letters)
+
+
+async def check_change(call: Call, queue: str, request: QueueRequest) -> None:
+    """Refuse to send the dead letters of a queue somewhere, unless the client may read what they are copies of.
+
+    Raises:
+        UnknownQueue: There is no queue of this name.
+        TopicAuthorizationFailed
+    """
+    await check_topics(call, request)
+    if isinstance(request.dead_letter_topic, str):
+        await check_source(call, queue)

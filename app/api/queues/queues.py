@@ -9,12 +9,13 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
+from app.api.http.authorization import confirming, refuse_hidden
 from app.api.http.call import Call, Reply
 from app.api.http.cursors import ListQuery
 from app.api.http.lists import visible_page
 from app.api.http.operations import Description, OperationRoute, describe
 from app.api.log.warnings import FieldWarning, duration_warning
-from app.api.queues.queue_access import check_topics
+from app.api.queues.queue_access import check_change, check_topics
 from app.broker.queues.counts import QueueState
 from app.broker.queues.queues import QueueRequest
 from app.domain.access.permission import ANY_PRINCIPAL, on
@@ -157,7 +158,10 @@ async def create_queue(call: Call, queue: str, body: QueueSettings) -> Reply:
     topic, dead_letter_topic = given.pop("topic"), given.pop("dead_letter_topic", UNSET)
     request = QueueRequest(topic, given, frozenset(), dead_letter_topic)
     await check_topics(call, request)
-    made = await call.services.queues.create(queue, request)
+    with confirming(call, "queue", queue):
+        made = await call.services.queues.create(queue, request)
+    if not made.is_new:
+        refuse_hidden(call, "queue", queue)
     return Reply.of(_changed(made.info, made.created_topics, request), 201 if made.is_new else 200)
 
 
@@ -196,7 +200,7 @@ async def alter_queue(call: Call, queue: str, body: QueueChange) -> Reply:
     dead_letter_topic = fields.pop("dead_letter_topic", UNSET)
     given = {name: value for name, value in fields.items() if value is not None}
     request = QueueRequest(None, given, frozenset(fields) - frozenset(given), dead_letter_topic)
-    await check_topics(call, request)
+    await check_change(call, queue, request)
     info, created_topics = await call.services.queues.change(queue, request)
     return Reply.of(_changed(info, created_topics, request))
 

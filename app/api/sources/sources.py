@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import UNSET, Meta, UnsetType
 
-from app.api.http.authorization import require_all, require_created
+from app.api.http.authorization import confirming, refuse_hidden, require_all, require_created
 from app.api.http.call import Call, Reply
 from app.api.http.cursors import ListQuery, cursor_after, id_before
 from app.api.http.lists import visible_page
@@ -203,7 +203,10 @@ async def create_source(call: Call, source: str, body: SourceSettings) -> Reply:
     secrets = SourceSecrets(body.verify.secret, body.verify.verify_token)
     require_all(call, "write", "topic", [body.topic])
     await require_created(call, [body.topic])
-    info, is_new, token, created_topics = await call.services.sources.create(source, given, secrets)
+    with confirming(call, "source", source):
+        info, is_new, token, created_topics = await call.services.sources.create(source, given, secrets)
+    if not is_new:
+        refuse_hidden(call, "source", source)
     answer = _answer(call, info)
     if not is_new:
         return Reply.of(answer)

@@ -142,6 +142,9 @@ async def redrive_webhook(call: Call, webhook: str, body: RedriveBody) -> Reply:
 
     Each is sent as its original record. Those that were delivered since are passed over.
     """
+    if call.access is not None:
+        letters = (await call.services.webhooks.get(webhook)).info.config.dead_letters
+        require_all(call, "read", "topic", [] if letters is None else [letters])
     webhook_id, plan = await call.services.replays.plan_letters(webhook)
     return await _reply(call, webhook_id, plan, dry_run=body.dry_run)
 

@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Meta
 
+from app.api.http.authorization import require_all
 from app.api.http.call import Call, Reply
 from app.api.http.operations import Description, OperationRoute, describe
 from app.broker.webhooks.replays.skips import SkipRequest
@@ -61,6 +62,7 @@ async def skip_records(call: Call, webhook: str, body: SkipBody) -> Reply:
 
     With `dry_run`, which is the default, return the plan. What is being sent now still arrives.
     """
+    require_all(call, "read", "topic", [body.topic])
     skips = call.services.skips
     request = SkipRequest(body.topic, parse_offset_spec(body.to, "to"), body.partition)
     found = await (skips.plan(webhook, request) if body.dry_run else skips.skip(webhook, request))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -14,9 +13,9 @@ from app.api.http.call import Call, Reply
 from app.api.http.cursors import ListQuery
 from app.api.http.lists import visible_page
 from app.api.http.operations import Description, OperationRoute, describe
-from app.api.webhooks.webhook_access import check_topics
+from app.api.webhooks import webhook_access
 from app.broker.webhooks.webhook_states import WebhookState
-from app.broker.webhooks.webhooks import OwnerRights, WebhookSecrets
+from app.broker.webhooks.webhooks import WebhookSecrets
 from app.domain.access.permission import ANY_PRINCIPAL, on
 from app.domain.webhooks.breaker import BreakerState
 from app.domain.webhooks.webhook import Mode, OnExhausted, Ordering, SignatureScheme, Status, WebhookInfo
@@ -230,9 +229,7 @@ async def create_webhook(call: Call, webhook: str, body: WebhookSettings) -> Rep
     """
     given, headers = _split(body)
     secrets = WebhookSecrets(given.pop("secret", None), headers)
-    await check_topics(call, given)
-    rights = None if call.access is None else OwnerRights(call.principal, partial(call.access.allows, "read", "topic"))
-    stored, secret, created_topics = await call.services.webhooks.create(webhook, given, secrets, rights)
+    stored, secret, created_topics = await webhook_access.create(call, webhook, given, secrets)
     answer = _answer(stored.info)
     if secret is None:
         return Reply.of(answer)
@@ -292,9 +289,7 @@ async def change_webhook(call: Call, webhook: str, body: WebhookChange) -> Reply
     them.
     """
     given, headers = _split(body)
-    await check_topics(call, given)
-    may_read = None if call.access is None else partial(call.access.allows, "read", "topic")
-    stored, created_topics = await call.services.webhooks.change(webhook, given, headers, may_read)
+    stored, created_topics = await webhook_access.change(call, webhook, given, headers)
     fields = msgspec.structs.asdict(_answer(stored.info))
     return Reply.of(ChangedWebhook(**fields, created_topics=list(created_topics) or UNSET))
 

@@ -7,14 +7,16 @@ node takes effect within two seconds; without the database the cache is used for
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 from collections.abc import Callable, Iterable
 from hashlib import sha256
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TypeVar
 
+from app.broker.access.identities import AccessRules, Identity, TokenVerifier, WatchedAccess
 from app.domain.access.acl import Acl, AclSet, Operation, ResourceType
 from app.domain.access.api_key import parse_key
-from app.domain.access.principal import Principal
+from app.domain.access.principal import ANONYMOUS, Principal
 from app.errors.access import AuthenticationFailed
 from app.errors.broker_error import BrokerError
 from app.storage.access import acls, keys, stream_tokens
@@ -25,6 +27,7 @@ from app.storage.db.transaction import Tx
 _STALE_MS = 4_000
 """Age from which the cache is not used without a look into the database."""
 _CACHED = 4_096
+MAX_NAME_CHARACTERS = 249
 _USE_INTERVAL_MS = 60_000
 """How often the time of a key's last use is stored."""
 _Key = TypeVar("_Key")
@@ -33,7 +36,7 @@ _Value = TypeVar("_Value")
 ADMIN_PRINCIPAL = "admin"
 """The principal of `MILLRACE_ADMIN_KEY`."""
 
-_NO_CREDENTIAL = (
+NO_CREDENTIAL = (
     "this server needs a key: send it as `Authorization: Bearer mr_…` or `X-API-Key: mr_…`; "
     "the command line takes it from MILLRACE_API_KEY"
 )
@@ -49,60 +52,6 @@ _INVALID_STREAM_TARGET = (
     "the stream_token is unknown, used, expired, or was made for another path or query; "
     "POST /v1/stream_tokens makes a new one"
 )
-
-
-class AccessRules(NamedTuple):
-    """The settings of access control.
-
-    Attributes:
-        mode: `none` needs no keys, `keys` always does; `auto` needs none on a loopback address until the first key.
-        on_loopback: Whether the server listens on a loopback address.
-        admin_key: A key of an admin besides those in the database; empty without one.
-        super_users: Names of principals that no access control list restricts.
-    """
-
-    mode: str = "none"
-    on_loopback: bool = True
-    admin_key: str = ""
-    super_users: frozenset[str] = frozenset()
-
-
-class Identity(NamedTuple):
-    """A principal and when what proves it expires.
-
-    Attributes:
-        expires_at_ms: None for never.
-    """
-
-    principal: Principal
-    expires_at_ms: int | None = None
-
-
-class TokenVerifier(Protocol):
-    """Verifies tokens that another service issues."""
-
-    async def identify(self, token: str, now_ms: int) -> Identity:
-        """Return whom a token names.
-
-        Raises:
-            AuthenticationFailed: The token is not valid.
-            ServiceUnavailable: The keys of the issuer cannot be fetched.
-        """
-
-    async def close(self) -> None:
-        """Close the connections to the issuer."""
-
-
-class WatchedAccess(Protocol):
-    """The rights of a request that waits."""
-
-    identity: Identity
-
-    def recheck(self) -> BrokerError | None:
-        """Return the error of the first right that it no longer has, or None."""
-
-    def end(self, error: BrokerError) -> None:
-        """End the request with an error."""
 
 
 class AccessControl:
@@ -145,7 +94,7 @@ class AccessControl:
         self._owners: dict[str, tuple[int, bool]] = {}
         self._used: set[str] = set()
         self._stored_use_at_ms: dict[str, int] = {}
-        self._lock = asyncio.Lock()
+        self._refreshing: asyncio.Future[None] | None = None
 
     @property
     def open(self) -> bool:
@@ -177,20 +126,35 @@ class AccessControl:
         """Drop the caches if keys or access control lists have changed, and end the requests that lost a right."""
         if not self.enabled:
             return
-        async with self._lock:
-            started = self._monotonic_ms()
-            version, any_key, loaded = await self._storage.read(_load, self.version)
-            if loaded is not None:
-                self._acls = AclSet(loaded)
-                self._any_key = any_key
-                self.version = version
-                self._keys.clear()
-                self._identities.clear()
-                self._decisions.clear()
-                self._owners.clear()
-            self._checked_at_ms = started
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.ensure_future(self._refresh())
+        await asyncio.shield(self._refreshing)
+
+    async def apply_change(self) -> None:
+        """Apply a change of this node at once; without the database, requests wait until it can be applied."""
+        if not self.enabled:
+            return
+        running, self._checked_at_ms = self._refreshing, None
+        with contextlib.suppress(BrokerError):
+            if running is not None:
+                await asyncio.wait([running])  # it may have read before the change
+            self._checked_at_ms = None
+            await self.refresh()
+
+    async def _refresh(self) -> None:
+        started = self._monotonic_ms()
+        version, any_key, loaded = await self._storage.read(_load, self.version)
+        if loaded is not None:
+            self._acls = AclSet(loaded)
+            self._any_key = any_key
+            self.version = version
+            self._keys.clear()
+            self._identities.clear()
+            self._decisions.clear()
+            self._owners.clear()
+        self._checked_at_ms = started
         if self._watched:
-            await self._end_refused(everything=loaded is not None)
+            await self._end_refused()
 
     async def check(self) -> bool:
         """Refresh the cache if requests used it, and store the last uses of keys. Return False: no more to do now."""
@@ -218,15 +182,16 @@ class AccessControl:
             ServiceUnavailable: It cannot be verified now.
         """
         if credential is None:
-            raise self._failed(_NO_CREDENTIAL)
+            raise self._failed(NO_CREDENTIAL)
         if (known := self.known(credential)) is not None:
             return known
-        version = self.version
-        found = await self._verify(credential, self._clock())
+        version: int | None = None
+        while version != self.version:  # a key that is revoked meanwhile is looked up again
+            version = self.version
+            found = await self._verify(credential, self._clock())
         if found.expires_at_ms is not None and found.expires_at_ms <= self._clock():
             raise self._failed(_EXPIRED)
-        if version == self.version:
-            _keep(self._identities, credential, found)
+        _keep(self._identities, credential, found)
         if (key_id := found.principal.key_id) is not None:
             self._used.add(key_id)
         return found
@@ -238,11 +203,15 @@ class AccessControl:
             AuthenticationFailed: The token is not valid for them.
         """
         token_hash = sha256(token.encode()).digest()
-        principal = await self._storage.write(stream_tokens.take, token_hash, target, self._clock())
-        if principal is None:
+        now_ms = self._clock()
+        taken = await self._storage.read(stream_tokens.find, token_hash, target, now_ms)
+        if taken is not None:  # what is not there costs no write
+            taken = await self._storage.write(stream_tokens.take, token_hash, target, now_ms)
+        if taken is None or (taken[0].name == ANONYMOUS.name and not self.open):
             raise self._failed(_INVALID_STREAM_TARGET)
+        principal, expires_at_ms = taken
         if principal.key_id is None:
-            return Identity(principal)
+            return Identity(principal, expires_at_ms)
         key = await self._find_key(principal.key_id)
         if key is None:
             raise self._failed(_INVALID_KEY)
@@ -258,7 +227,8 @@ class AccessControl:
         answer = self._decisions.get(question)
         if answer is None:
             answer = self._acls.allows(principal.name, host, operation, resource_type, name)
-            _keep(self._decisions, question, answer)
+            if len(name) <= MAX_NAME_CHARACTERS:  # no resource has a longer one, and bodies may name anything
+                _keep(self._decisions, question, answer)
         return answer
 
     async def unreadable(self, owner: Principal | None, topics: Iterable[str]) -> frozenset[str]:
@@ -277,10 +247,12 @@ class AccessControl:
         return frozenset(name for name in topics if not self.allows(principal, "", "read", "topic", name))
 
     async def _is_admin_now(self, owner: Principal) -> bool:
-        if owner.name in self._rules.super_users or (owner.name == ADMIN_PRINCIPAL and self._admin_hash is not None):
+        if owner.name in self._rules.super_users:
             return True
         if not owner.is_admin:
             return False
+        if owner.name == ADMIN_PRINCIPAL and self._admin_hash is not None:
+            return True
         now_ms = self._monotonic_ms()
         known = self._owners.get(owner.name)
         if known is None or now_ms - known[0] >= _STALE_MS:
@@ -347,18 +319,26 @@ class AccessControl:
             for key_id in due:
                 _keep(self._stored_use_at_ms, key_id, now_ms)
 
-    async def _end_refused(self, *, everything: bool) -> None:
-        """End the watched requests whose key has ended, and, after a change, those that lost a right."""
-        now_ms = self._clock()
+    async def _end_refused(self) -> None:
+        """End the watched requests whose key has ended, and those that lost a right since they were judged."""
         for access in list(self._watched):
-            principal, expires_at_ms = access.identity
-            if expires_at_ms is not None and expires_at_ms <= now_ms:
-                access.end(AuthenticationFailed(_EXPIRED))
-            elif everything:
-                if principal.key_id is not None and await self._find_key(principal.key_id) is None:
-                    access.end(AuthenticationFailed(_INVALID_KEY))
-                elif (error := access.recheck()) is not None:
-                    access.end(error)
+            if (error := await self.refusal_of(access)) is not None:
+                access.end(error)
+
+    async def refusal_of(self, access: WatchedAccess) -> BrokerError | None:
+        """Judge the rights of a request again, and return why it must end, or None."""
+        principal, expires_at_ms = access.identity
+        if expires_at_ms is not None and expires_at_ms <= self._clock():
+            return AuthenticationFailed(_EXPIRED)
+        version = self.version
+        if access.version == version:
+            return None
+        if principal.key_id is not None and await self._find_key(principal.key_id) is None:
+            return AuthenticationFailed(_INVALID_KEY)
+        error = access.recheck()
+        if error is None:
+            access.version = version
+        return error
 
 
 def _keep(cache: dict[_Key, _Value], key: _Key, value: _Value) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 
+import msgspec
+
+from app.broker.access.access_control import MAX_NAME_CHARACTERS
 from app.domain.access.acl import CLUSTER, Acl
+from app.domain.access.addresses import canonical_address
 from app.domain.access.principal import error_of
 from app.errors.access import AccessLimit, InvalidAcl, UnknownAcl
 from app.storage.access import acls, keys
 from app.storage.access.acls import StoredAcl
 from app.storage.db.engine import Storage
 from app.storage.db.transaction import Tx
-
-MAX_NAME_CHARACTERS = 249
 
 
 class Acls:
@@ -41,6 +43,7 @@ class Acls:
             AccessLimit: There are too many entries.
         """
         _check(acl)
+        acl = msgspec.structs.replace(acl, host=canonical_address(acl.host))
         stored, is_new = await self._storage.write(_create, acl, self._clock(), self._max_acls)
         await self._on_change()
         return stored, is_new

@@ -13,7 +13,7 @@ from jwt.exceptions import (
     PyJWTError,
 )
 
-from app.broker.access.access_control import Identity
+from app.broker.access.identities import Identity
 from app.broker.access.issuer_keys import IssuerKeys, IssuerUnavailable
 from app.domain.access.principal import Principal
 from app.domain.access.token import MAX_TOKEN_BYTES, Claims, InvalidToken, check_claims, read_header

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 from hashlib import sha256
 
-from app.domain.access.principal import Principal
+from app.broker.access.identities import Identity
 from app.storage.access import stream_tokens
 from app.storage.db.engine import Storage
 
@@ -25,11 +25,11 @@ class StreamTokens:
         self._storage = storage
         self._clock = clock
 
-    async def create(self, target: str, principal: Principal) -> tuple[str, int]:
-        """Return a token for a path and query, and when it expires."""
+    async def create(self, target: str, identity: Identity) -> tuple[str, int]:
+        """Return a token for a path and query with the rights of an identity, and when it expires."""
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         now_ms = self._clock()
         expires_at_ms = now_ms + LIFETIME_MS
         token_hash = sha256(token.encode()).digest()
-        await self._storage.write(stream_tokens.insert_token, token_hash, target, principal, expires_at_ms, now_ms)
+        await self._storage.write(stream_tokens.insert_token, token_hash, target, identity, expires_at_ms, now_ms)
         return token, expires_at_ms

@@ -132,9 +132,18 @@ class Webhooks:
         name: str,
         given: Mapping[str, Any],
         headers: Mapping[str, str] | None,
-        may_read: MayRead | None = None,
+        rights: OwnerRights | None = None,
+        *,
+        takes_over: bool = False,
     ) -> tuple[StoredWebhook, tuple[str, ...]]:
         """Change a webhook. `paused` false also enables a disabled one.
+
+        Args:
+            name: Name of the webhook.
+            given: The given fields.
+            headers: The given static headers, or None.
+            rights: Who changes it; None on a server that needs no keys.
+            takes_over: Whether who changes it becomes its owner.
 
         Returns:
             The webhook, and its topics and its dead-letter topic as far as they were created.
@@ -152,7 +161,9 @@ class Webhooks:
         for _ in range(_ATTEMPTS):
             letters = await self._dead_letters(config, created)
             infos = [await self._topic(topic, created) for topic in given.get("topics") or ()]
-            changed = await self._storage.write(self._change, name, given, headers, infos, letters, may_read)
+            changed = await self._storage.write(
+                self._change, name, given, headers, infos, letters, rights, takes_over=takes_over
+            )
             if changed is not None:
                 self._signals.announce([CHANGED])
                 return changed, tuple(created)
@@ -255,7 +266,9 @@ class Webhooks:
         headers: Mapping[str, str] | None,
         infos: Sequence[TopicInfo],
         letters: TopicInfo | None,
-        may_read: MayRead | None,
+        rights: OwnerRights | None,
+        *,
+        takes_over: bool,
     ) -> StoredWebhook | None:
         """Change a webhook, or return None if it was deleted or has another dead-letter topic than was looked up."""
         stored = webhooks.find_locked(tx, name)
@@ -270,10 +283,18 @@ class Webhooks:
             info = info._replace(disabled_reason=None, disabled_at_ms=None, breaker=Breaker())
             stored = stored._replace(held_until_ms=0)
         stored = stored._replace(info=info)
+        if takes_over and rights is not None:
+            stored = stored._replace(owner=rights.owner)
         if headers is not None:
             stored = stored._replace(headers=encrypt_headers(self.box, info.webhook_id, dict(headers)))
         webhooks.save(tx, stored)
-        change_queues(tx, stored, before, infos or matching_topics(tx, config, may_read), letters)
+        change_queues(
+            tx,
+            stored,
+            before,
+            infos or matching_topics(tx, config, None if rights is None else rights.may_read),
+            letters,
+        )
         return webhooks.find(tx, name)
 
     def _rotate(self, tx: Tx, name: str, secret: bytes, overlap_ms: int) -> StoredWebhook | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 _SECRET_FIELDS = frozenset({"secret", "verify_token", "headers", "key"})
 """Fields of requests whose values are not recorded."""
 _HIDDEN = "***"
+_CREDENTIALS = re.compile(r"://[^/@\s]+@")
 
 
 class AuditRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -47,4 +49,4 @@ def without_secrets(value: object) -> Any:  # noqa: ANN401 - JSON
         }
     if isinstance(value, list):
         return [without_secrets(each) for each in value]
-    return value
+    return _CREDENTIALS.sub("://***@", value) if isinstance(value, str) else value

@@ -65,7 +65,9 @@ stream_tokens = Table(
     Column("principal", NAME, nullable=False),
     Column("is_admin", Boolean, nullable=False),
     Column("key_id", Text),
+    Column("principal_until_ms", BigInteger),
     Column("expires_at_ms", BigInteger, nullable=False),
     Index("ix_stream_tokens_expires", "expires_at_ms"),
 )
-"""`target`: the path and query for which the token is valid. A token is deleted when it is used."""
+"""`target`: the path and query for which the token is valid. A token is deleted when it is used.
+`principal_until_ms`: when what proved the principal expires."""

@@ -68,6 +68,8 @@ _SAVE = (
         disabled_at_ms=bindparam("new_disabled_at_ms"),
         breaker=bindparam("new_breaker"),
         held_until_ms=bindparam("new_held_until_ms"),
+        owner=bindparam("new_owner"),
+        owner_is_admin=bindparam("new_owner_is_admin"),
     )
 )
 _SAVE_PROGRESS = (
@@ -252,6 +254,8 @@ def save(tx: Tx, stored: StoredWebhook) -> None:
             "new_disabled_at_ms": stored.info.disabled_at_ms,
             "new_breaker": _encode_breaker(stored.info.breaker),
             "new_held_until_ms": stored.held_until_ms,
+            "new_owner": None if stored.owner is None else stored.owner.name,
+            "new_owner_is_admin": stored.owner is not None and stored.owner.is_admin,
         },
     )
 

@@ -248,3 +248,57 @@ async def test_the_address_of_an_entry_counts(serve: Serve) -> None:
     ]
 
     assert answers == [200, 404]
+
+
+async def test_hosts_are_compared_as_addresses(serve: Serve) -> None:
+    _, client = await serve(auth="keys", admin_key=ADMIN_KEY, trusted_proxies=("127.0.0.1",))
+    principals = Principals(client)
+    app = await principals.add("app", ("describe", "topic", "orders"))
+    for host in ("2001:DB8:0:0::1", "10.0.0.9"):
+        await principals.allow("app", "describe", "topic", "orders", host=host, permission="deny")
+    await client.put("/v1/topics/orders", headers=principals.admin)
+
+    answers = [
+        (await client.get("/v1/topics/orders", headers=app | {"X-Forwarded-For": address})).status_code
+        for address in ("2001:db8::1", "::ffff:10.0.0.9", "10.0.0.8")
+    ]
+
+    assert answers == [404, 404, 200]
+
+
+async def test_to_confirm_what_exists_needs_the_right_to_describe_it(
+    keyed: httpx2.AsyncClient, principals: Principals
+) -> None:
+    await keyed.put("/v1/topics/orders", json={"config": {"retention_ms": 1234}}, headers=principals.admin)
+    await keyed.put("/v1/queues/jobs", json={"topic": "orders"}, headers=principals.admin)
+    source = {"topic": "orders", "verify": {"scheme": "none"}}
+    await keyed.put("/v1/sources/s", json=source, headers=principals.admin)
+    app = await principals.add("app", ("create", "cluster", "cluster"))
+    for operation in ("read", "write"):
+        await principals.allow("app", operation, "topic", "other")
+
+    answers = [
+        await keyed.put("/v1/topics/orders", headers=app),
+        await keyed.put("/v1/topics/orders", json={"partitions": 9}, headers=app),
+        await keyed.put("/v1/queues/jobs", json={"topic": "other"}, headers=app),
+        await keyed.put("/v1/sources/s", json=source | {"topic": "other"}, headers=app),
+    ]
+
+    for answer in answers:
+        assert answer.status_code == 409
+        assert "differing" not in answer.json()
+        assert "may not describe" in answer.json()["detail"]
+
+
+async def test_dead_letters_of_a_queue_go_where_its_changer_may_read_what_they_copy(
+    keyed: httpx2.AsyncClient, principals: Principals
+) -> None:
+    await keyed.put("/v1/queues/jobs", json={"topic": "secret"}, headers=principals.admin)
+    app = await principals.add("app", ("all", "queue", "*"), ("all", "topic", "mine"))
+    body = {"dead_letter_topic": "mine", "max_delivery_count": 1}
+
+    refused = await keyed.patch("/v1/queues/jobs", json=body, headers=app)
+    await principals.allow("app", "read", "topic", "secret")
+
+    assert refused.json()["code"] == "TOPIC_AUTHORIZATION_FAILED"
+    assert (await keyed.patch("/v1/queues/jobs", json=body, headers=app)).status_code == 200

@@ -118,3 +118,17 @@ async def test_a_token_is_for_a_path_of_the_api(keyed: httpx2.AsyncClient, princ
     refused = await keyed.post("/v1/stream_tokens", json={"path": path}, headers=principals.admin)
 
     assert refused.status_code == 422
+
+
+async def test_what_an_open_server_let_wait_ends_with_the_first_key(serve: Serve) -> None:
+    application, client = await serve()
+    await client.put("/v1/topics/orders")
+    token = (await client.post("/v1/stream_tokens", json={"path": "/v1/topics"})).json()["path"]
+    waiting = asyncio.create_task(client.get(RECORDS, params=WAITING))
+    await parked(application, 1)
+
+    await client.post("/v1/keys", json={"name": "root", "principal": "root", "admin": True})
+    answer = await waiting
+
+    assert (answer.status_code, answer.json()["code"]) == (401, "SASL_AUTHENTICATION_FAILED")
+    assert (await client.get(token)).status_code == 401

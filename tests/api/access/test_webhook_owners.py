@@ -155,3 +155,32 @@ async def test_answers_of_receivers_are_for_those_who_may_alter_the_webhook(
     assert full.json()["items"][0]["response_headers"] != []
     assert short.json()["items"][0]["response_headers"] == []
     assert short.json()["items"][0]["response_body"] is None
+
+
+@pytest.mark.parametrize("change_of", [{"url": "https://mine.example"}, {"topic_pattern": "*"}, {"topics": ["mine"]}])
+async def test_who_leads_a_webhook_elsewhere_needs_to_read_what_it_covers_and_becomes_its_owner(
+    admin: httpx2.AsyncClient, app: httpx2.AsyncClient, change_of: dict[str, object]
+) -> None:
+    principals = Principals(admin)
+    await principals.allow("app", "all", "topic", "mine")
+    await admin.put("/v1/topics/secret")
+    await create(admin, "https://a.example", topics=["secret"], paused=True)
+
+    refused = await app.patch(URL, json=change_of)
+    harmless = await app.patch(URL, json={"max_in_flight": 2})
+    await principals.allow("app", "read", "topic", "secret")
+    changed = await app.patch(URL, json=change_of)
+
+    assert refused.json()["code"] == "TOPIC_AUTHORIZATION_FAILED"
+    assert (harmless.status_code, changed.status_code) == (200, 200)
+    assert (await admin.get(URL)).json()["owner"] == "app"
+
+
+async def test_an_admin_leaves_the_owner_of_a_webhook(admin: httpx2.AsyncClient, app: httpx2.AsyncClient) -> None:
+    await admin.put("/v1/topics/orders")
+    await Principals(admin).allow("app", "read", "topic", "orders")
+    await create(app, "https://a.example", paused=True)
+
+    await change(admin, url="https://b.example")
+
+    assert (await admin.get(URL)).json()["owner"] == "app"
