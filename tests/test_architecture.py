@@ -99,7 +99,7 @@ def test_the_folders_of_the_tests_mirror_those_of_the_code() -> None:
 
     assert {path.name for path in (ROOT / "app").iterdir() if path.is_dir() and path.name[0] != "_"} == LAYERS
     assert [folder.as_posix() for folder in of_layers if not (ROOT / "app" / folder).is_dir()] == []
-    assert {folder.parts[0] for folder in folders - of_layers if folder.parts} == {"clients", "e2e", "fuzz"}
+    assert {folder.parts[0] for folder in folders - of_layers if folder.parts} == {"clients", "e2e", "fuzz", "history"}
 
 
 def test_no_test_imports_from_a_module_of_tests() -> None:
