@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, Literal
 
 from tests.history.events import Poll, Send, Trim
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["plain", "key", "sequence"]
 RETRY_PAUSE_S = 0.02
+REPEATED: dict[Kind, int] = {"plain": 0, "key": 100, "sequence": 5}
+"""How many of its last requests a producer repeats at the end: all that the server has a result of."""
 
 
 class Producer:
@@ -23,12 +26,16 @@ class Producer:
     Producer-Sequence.
     """
 
-    def __init__(self, recorder: Recorder, call: Call, process: str, topic: str, kind: Kind = "plain") -> None:
+    def __init__(
+        self, recorder: Recorder, call: Call, process: str, topic: str, kind: Kind = "plain", producer_id: str = "p"
+    ) -> None:
         self.recorder = recorder
         self.call = call
         self.process = process
         self.topic = topic
         self.kind = kind
+        self.producer_id = producer_id
+        self.acknowledged: deque[tuple[int, Sequence[str], Sequence[int]]] = deque(maxlen=REPEATED[kind])
         self.epoch = 0
         self.sequence = 0
         self.key: str | None = None
@@ -71,7 +78,8 @@ class Producer:
                 **result.times,
             )
         )
-        if result.outcome == "ok" and not result.document.get("duplicate"):
+        if result.outcome == "ok" and values not in [known for _, known, _ in self.acknowledged]:
+            self.acknowledged.append((self.sequence, values, partitions))
             self.sequence += 1
         return result
 
@@ -80,7 +88,7 @@ class Producer:
             return {"Idempotency_Key": name}
         if self.kind == "sequence":
             return {
-                "Producer_Id": self.topic + "-producer",
+                "Producer_Id": self.producer_id,
                 "Producer_Epoch": str(self.epoch),
                 "Producer_Sequence": str(self.sequence),
             }
@@ -93,6 +101,18 @@ class Producer:
             if result.outcome == "ok" or self.kind == "plain":
                 return result
             await pause(RETRY_PAUSE_S)
+
+    async def repeat_last(self) -> None:
+        """Repeat the last acknowledged requests: each is answered as a duplicate."""
+        following = self.sequence
+        for sequence, values, partitions in [*self.acknowledged]:
+            self.sequence = sequence
+            result = await self.attempt(values, partitions)
+            while result.outcome != "ok":
+                await pause(RETRY_PAUSE_S)
+                result = await self.attempt(values, partitions)
+            assert result.document["duplicate"] is True, (self.process, values)
+        self.sequence = following
 
 
 class Reader:

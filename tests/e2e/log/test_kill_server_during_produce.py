@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.support.api_calls import await_ready, create_topic
-from tests.e2e.support.produce_ledger import KINDS, PARTITIONS, TOPIC, ProduceLedger
+from tests.e2e.support.api_calls import await_ready
 from tests.e2e.support.server_process import ServerProcess
+from tests.history.load import Load
 from tests.waiting import pause
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 LONG = os.environ.get("MILLRACE_TORTURE") == "long"
 ROUNDS = [3, pytest.param(100 if LONG else 10, marks=pytest.mark.slow)]
 START_S = 1.2
-PRODUCERS_OF_A_KIND = 2
 
 
 async def kill_during_start(node: ServerProcess, rng: random.Random) -> None:
@@ -29,15 +28,15 @@ async def kill_during_start(node: ServerProcess, rng: random.Random) -> None:
     await asyncio.to_thread(node.kill)
 
 
-async def start(node: ServerProcess, ledger: ProduceLedger) -> None:
+async def start(node: ServerProcess, load: Load) -> None:
     await asyncio.to_thread(node.start)
-    ledger.serve_from(node.url)
+    load.serve_from(node.url)
 
 
-async def kill_during_produce(node: ServerProcess, ledger: ProduceLedger) -> None:
-    await ledger.await_acknowledgements(ledger.rng.randint(1, 60))
-    await pause(ledger.rng.uniform(0, 0.02))
-    ledger.serving.clear()
+async def kill_during_produce(node: ServerProcess, load: Load) -> None:
+    await load.await_acknowledgements(load.rng.randint(1, 60))
+    await pause(load.rng.uniform(0, 0.02))
+    load.serve_from()
     await asyncio.to_thread(node.kill)
 
 
@@ -47,24 +46,24 @@ async def test_no_acknowledged_record_is_lost_or_duplicated_by_kill_9(
     migrated_url: str, tmp_path: Path, rounds: int, seed: int
 ) -> None:
     rng = random.Random(seed)
-    node, ledger = ServerProcess(migrated_url, tmp_path), ProduceLedger(rng)
+    node, load = ServerProcess(migrated_url, tmp_path), Load(rng)
     with node:
-        ledger.serve_from(node.url)
-        async with node.client() as client:
-            await create_topic(client, TOPIC, PARTITIONS)
-        names = [(kind, f"{kind}-{number}") for kind in KINDS for number in range(PRODUCERS_OF_A_KIND)]
+        load.serve_from(node.url)
+        await load.create()
         async with asyncio.TaskGroup() as group:
-            for kind, name in names:
-                group.create_task(ledger.produce(kind, name))
+            load.start(group)
+            for number in range(2):
+                group.create_task(load.consume(f"member-{number}"))
+                group.create_task(load.work(f"worker-{number}"))
             for _ in range(rounds):
-                await kill_during_produce(node, ledger)
+                await kill_during_produce(node, load)
                 if rng.random() < 0.5:
                     await kill_during_start(node, rng)
-                await start(node, ledger)
-            await ledger.await_acknowledgements(20)
-            ledger.stopped.set()
+                await start(node, load)
+            await load.await_acknowledgements(20)
+            load.stopped.set()
 
-        assert await ledger.audit() > 20 * rounds
+        assert await load.audit(tmp_path / "history.jsonl") > 20 * rounds
         async with node.client() as client:
             await await_ready(client)
         assert "Traceback" not in node.log

@@ -61,7 +61,7 @@ async def refused_sends(cluster: Cluster) -> None:
     await plain.attempt(values, [0])
     old = Producer(recorder, call, "old", TOPIC, "sequence")
     await old.attempt(old.next_values(), [0])
-    await recorder.run(call, "POST", f"/v1/producers/{TOPIC}-producer")
+    await recorder.run(call, "POST", "/v1/producers/p")
     now = recorder.now()
     recorder.add(Release(process="old", group="", began=now, ended=now))
     new = Producer(recorder, call, "new", TOPIC, "sequence")
