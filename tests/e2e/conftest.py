@@ -12,6 +12,7 @@ import pytest
 
 from tests.e2e.support.raw_http import close_connections
 from tests.e2e.support.server_process import NOTICES_ONLY, ServerProcess, running
+from tests.history.load import close_loads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -30,6 +31,7 @@ def _connections_end(request: pytest.FixtureRequest) -> None:
 async def _closed_connections(anyio_backend: str) -> AsyncIterator[None]:
     yield
     await close_connections()
+    await close_loads()
 
 
 @pytest.fixture

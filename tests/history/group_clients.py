@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tests.history.recorder import Call, Recorder, Result
 
 NS_PER_MS = 1_000_000
+SMALL_BYTES = 65_536
+"""Bytes of an acquire that the server answers without its pauses between large ones: `faketime` breaks these."""
 
 
 class Member:
@@ -193,11 +195,10 @@ class Worker:
         self.lock_ms = lock_ms
         self.ordering = ""
 
-    async def acquire(self, max_records: int = 10, *, drains: bool = False) -> list[dict[str, Any]]:
+    async def acquire(self, max_records: int = 10, wait_ms: int = 0, *, drains: bool = False) -> list[dict[str, Any]]:
         """Acquire records. `drains` says that an empty answer means that no record is left."""
-        result = await self.recorder.run(
-            self.call, "POST", f"/v1/queues/{self.queue}/acquire", {"max_records": max_records}
-        )
+        request = {"max_records": max_records, "max_bytes": SMALL_BYTES, "max_wait_ms": wait_ms}
+        result = await self.recorder.run(self.call, "POST", f"/v1/queues/{self.queue}/acquire", request)
         found: list[dict[str, Any]] = result.document.get("deliveries", [])
         self.recorder.add(
             Acquire(
@@ -222,22 +223,39 @@ class Worker:
             record["key"] or "",
         )
 
-    async def acknowledge(self, deliveries: Sequence[dict[str, Any]], outcome: str = "accept") -> list[str | None]:
-        """Acknowledge deliveries, and return the code of each refusal."""
-        request = {"acknowledgements": [{"delivery_id": one["delivery_id"], "outcome": outcome} for one in deliveries]}
-        result = await self.recorder.run(self.call, "POST", f"/v1/queues/{self.queue}/acknowledge", request)
-        codes: list[str | None] = [one["code"] for one in result.document.get("results", ())]
-        self.recorder.add(
-            Acknowledge(
-                process=self.process,
-                queue=self.queue,
-                results=[
-                    Settled(*self._place(one), one["delivery_count"], outcome, code or "")
-                    for one, code in zip(deliveries, codes or [None] * len(deliveries), strict=True)
-                ],
-                **result.times,
+    async def acknowledge(
+        self, deliveries: Sequence[dict[str, Any]], outcomes: Sequence[str] | None = None
+    ) -> list[str | None]:
+        """Acknowledge deliveries, by default all with `accept`, and return the code of each refusal.
+
+        The outcome is unknown if the worker is killed, that is, cancelled, meanwhile.
+        """
+        outcomes = outcomes or ["accept"] * len(deliveries)
+        request = {
+            "acknowledgements": [
+                {"delivery_id": one["delivery_id"], "outcome": outcome}
+                for one, outcome in zip(deliveries, outcomes, strict=True)
+            ]
+        }
+        began = self.recorder.now()
+        times: dict[str, Any] = {}
+        codes: list[str | None] = []
+        try:
+            result = await self.recorder.run(self.call, "POST", f"/v1/queues/{self.queue}/acknowledge", request)
+            times, codes = result.times, [one["code"] for one in result.document.get("results", ())]
+        finally:
+            settled = zip(deliveries, outcomes, codes or [None] * len(deliveries), strict=True)
+            self.recorder.add(
+                Acknowledge(
+                    process=self.process,
+                    queue=self.queue,
+                    results=[
+                        Settled(*self._place(one), one["delivery_count"], outcome, code or "")
+                        for one, outcome, code in settled
+                    ],
+                    **times or {"began": began, "ended": self.recorder.now(), "outcome": "info"},
+                )
             )
-        )
         return codes
 
     def _place(self, one: dict[str, Any]) -> tuple[str, int]:

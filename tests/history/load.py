@@ -44,12 +44,22 @@ REFUSED_CODES = {
 }
 """What a client that follows the rules can be answered besides success while the server fails: it goes on after it."""
 
+_started: list[Load] = []
+
+
+async def close_loads() -> None:
+    """Close the connections of all loads, such as that of a test that failed."""
+    for load in _started:
+        await load.close()
+    _started.clear()
+
 
 @dataclass
 class Load:
     """Producers, readers, members and workers of one topic.
 
     Attributes:
+        pace_s: Pause of each client between two operations.
         urls: The servers that are expected to answer; `serving` is set while there is one.
         stopped: No new requests; those without an answer are still repeated.
         progress: Set at each acknowledgement.
@@ -59,6 +69,7 @@ class Load:
 
     rng: random.Random
     recorder: Recorder = field(default_factory=Recorder)
+    pace_s: float = 0.02
     urls: list[str] = field(default_factory=list)
     serving: asyncio.Event = field(default_factory=asyncio.Event)
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
@@ -68,6 +79,9 @@ class Load:
     acknowledged: int = 0
     producers: list[Producer] = field(default_factory=list)
     _clients: dict[str, httpx2.AsyncClient] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _started.append(self)
 
     def serve_from(self, *urls: str) -> None:
         """Send all requests to these servers from now on."""
@@ -100,7 +114,9 @@ class Load:
         self, url: str, method: str, path: str, document: object = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
         """Send a request to one server."""
-        client = self._clients.setdefault(url, client_of(url))
+        if url not in self._clients:
+            self._clients[url] = client_of(url)
+        client = self._clients[url]
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 answer = await client.request(method, path, json=document, headers=headers)
@@ -152,14 +168,14 @@ class Load:
         while not self.stopped.is_set():
             values = producer.next_values(self.rng.randint(1, 4))
             await producer.send(values, sorted(self.rng.randrange(PARTITIONS) for _ in values))
+            await pause(self.pace_s)
 
     async def read(self, partition: int) -> None:
         """Read a partition from its start, with waits for new records."""
         reader = Reader(self.recorder, self.call, f"reader-{partition}", TOPIC, partition)
         while not self.stopped.is_set():
             result = await reader.poll(self.rng.randint(1, 50), WAIT_MS)
-            if result.outcome != "ok":
-                await pause(RETRY_PAUSE_S)
+            await pause(self.pace_s if result.outcome == "ok" else RETRY_PAUSE_S)
 
     async def consume(self, name: str) -> None:
         """Poll and commit as a member of the group; join again after a refusal."""
@@ -170,6 +186,7 @@ class Load:
             if result.outcome == "ok" and joined and member.next_offsets:
                 result = await member.commit()
             joined = result.outcome != "fail" and (joined or result.outcome == "ok")
+            await pause(self.pace_s)
 
     async def work(self, name: str) -> None:
         """Acquire records of the queue and accept them."""
@@ -178,8 +195,7 @@ class Load:
             found = await worker.acquire(20)
             if found:
                 await worker.acknowledge(found)
-            else:
-                await pause(RETRY_PAUSE_S)
+            await pause(self.pace_s if found else RETRY_PAUSE_S)
 
     async def audit(self, history: Path | None = None) -> int:
         """Repeat the last requests, read the topic, and check the history. Return the number of records."""
@@ -187,7 +203,7 @@ class Load:
             for producer in self.producers:
                 await producer.repeat_last()
             await final_polls(self.recorder, self.call, TOPIC, range(PARTITIONS))
-            assert self.faults == []
+            assert not self.faults, self.faults[:5]
             assert_sound(self.recorder.history)
         except BaseException:
             if history is not None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-LONG = os.environ.get("MILLRACE_TORTURE") == "long"
+LONG = os.environ.get("MILLRACE_CHAOS") == "long"
 REQUESTS = [20, pytest.param(400 if LONG else 60, marks=pytest.mark.slow)]
 HEADER_BYTES = 32
 FRAME_BYTES = 24 + 4096

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
-LONG = os.environ.get("MILLRACE_TORTURE") == "long"
+LONG = os.environ.get("MILLRACE_CHAOS") == "long"
 ROUNDS = [1, pytest.param(50 if LONG else 5, marks=pytest.mark.slow)]
 
 
@@ -68,15 +68,15 @@ async def test_one_retry_mends_each_request_that_fails_in_a_rolling_restart(
         load.serve_from(*(node.url for node in nodes))
         await load.create()
         async with asyncio.TaskGroup() as group:
-            load.start(group, producers_of_a_kind=2, kinds=("key", "sequence"))
+            load.start(group, producers_of_a_kind=1, kinds=("key", "sequence"))
             group.create_task(load.consume("member"))
             for node in nodes * rounds:
-                await load.await_acknowledgements(load.rng.randint(10, 60))
+                await load.await_acknowledgements(load.rng.randint(5, 20))
                 node.terminate()
                 assert await asyncio.to_thread(node.exit_code) == 0
                 await load.await_acknowledgements(5)
                 await asyncio.to_thread(node.start)
             await load.await_acknowledgements(20)
             load.stopped.set()
-        assert await load.audit(tmp_path / "history.jsonl") > 50 * rounds
+        assert await load.audit(tmp_path / "history.jsonl") > 20 * rounds
     print(f"{load.retries} retries of {sum(load.statuses.values())} requests in {2 * rounds} restarts")

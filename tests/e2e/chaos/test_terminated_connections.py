@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.postgres]
 
-LONG = os.environ.get("MILLRACE_TORTURE") == "long"
-ROUNDS = [10, pytest.param(1_000 if LONG else 100, marks=pytest.mark.slow)]
+LONG = os.environ.get("MILLRACE_CHAOS") == "long"
+ROUNDS = [4, pytest.param(1_000 if LONG else 100, marks=pytest.mark.slow)]
 TERMINATE = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'millrace'

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ import pytest
 
 from tests.e2e.support.api_calls import create_topic, fetch, produce
 from tests.e2e.support.server_process import ServerProcess, running
+from tests.e2e.support.wrong_clock import FAKETIME, wrong_clock
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -19,20 +18,12 @@ if TYPE_CHECKING:
 
     import httpx2
 
-FAKETIME = shutil.which("faketime")
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.skipif(FAKETIME is None, reason="no faketime on this machine; Debian's package faketime has it"),
 ]
 
 DAY_MS = 24 * 3_600_000
-
-
-def wrong_clock(offset: str) -> dict[str, object]:
-    """Return the variables of a process whose wall clock is wrong; its monotonic clock is right."""
-    assert FAKETIME is not None
-    library = subprocess.check_output([FAKETIME, "-m", "-f", "+0", "printenv", "LD_PRELOAD"], text=True).strip()
-    return {"LD_PRELOAD": library, "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 async def produce_once(client: httpx2.AsyncClient, value: str) -> None:

@@ -157,7 +157,7 @@ async def queue_by_key(cluster: Cluster) -> None:
     held = await one.acquire(1)
     await cluster.pass_time(10)
     await two.acknowledge(await two.acquire(1))
-    await one.acknowledge(held, "release")
+    await one.acknowledge(held, ["release"] * len(held))
     await cluster.pass_time(10)
     for _ in range(10):
         found = await one.acquire(drains=True)

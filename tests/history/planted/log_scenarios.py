@@ -9,6 +9,7 @@ from tests.broker.node import parked
 from tests.history.events import Release
 from tests.history.log_clients import Producer, Reader, final_polls, trim
 from tests.history.recorder import losing
+from tests.waiting import until_true
 
 if TYPE_CHECKING:
     from tests.history.planted.cluster import Cluster
@@ -88,6 +89,7 @@ async def parked_read(cluster: Cluster) -> None:
     """Wait for a record on one node that is sent on the other."""
     recorder = cluster.recorder
     await create_topic(cluster)
+    await until_true(lambda: all(each.services.signals.receives_all for each in cluster.applications))
     reader = Reader(recorder, cluster.calls[0], "reader", TOPIC)
     began = recorder.now()
     reading = asyncio.create_task(reader.poll(wait_ms=60_000))
