@@ -37,6 +37,7 @@ GUIDES = {
     "sizing": "Sizing",
     "backup": "Back up, restore and verify",
     "metrics": "Metrics",
+    "reliability": "Reliability",
 }
 """The titles of the guides, by the names of their files."""
 

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 
 _PREFIX = "MILLRACE_"
 _ENV_FILE = ".env"
-_NOT_SETTINGS = {"URL", "API_KEY", "CA_FILE", "SOURCE_SECRET", "PUBLISH", "SEED", "TORTURE", "FUZZ", "UPDATE_DOCS"}
+_NOT_SETTINGS = {
+    "URL",
+    "API_KEY",
+    "CA_FILE",
+    "SOURCE_SECRET",
+    "PUBLISH",
+    "SEED",
+    "CHAOS",
+    "SOAK_S",
+    "FUZZ",
+    "UPDATE_DOCS",
+}
 """Variables that others read: the client commands, `compose.yaml` and the tests."""
 _OF_OTHERS = re.compile(r"TEST_.*|SERVICE_(HOST|PORT)(_.*)?|PORT_\d+_(TCP|UDP)(_.*)?")
 """Variables of the tests, and those that Kubernetes sets for a Service named millrace."""

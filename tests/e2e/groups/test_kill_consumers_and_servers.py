@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-LONG = os.environ.get("MILLRACE_TORTURE") == "long"
+LONG = os.environ.get("MILLRACE_CHAOS") == "long"
 SHORT = 2_000, 6
 LONGER = (100_000, 150) if LONG else (20_000, 30)
 SIZES = [SHORT, pytest.param(LONGER, marks=pytest.mark.slow)]

@@ -17,7 +17,7 @@ from tests.waiting import pause
 if TYPE_CHECKING:
     from pathlib import Path
 
-LONG = os.environ.get("MILLRACE_TORTURE") == "long"
+LONG = os.environ.get("MILLRACE_CHAOS") == "long"
 ROUNDS = [3, pytest.param(100 if LONG else 10, marks=pytest.mark.slow)]
 START_S = 1.2
 
@@ -63,7 +63,9 @@ async def test_no_acknowledged_record_is_lost_or_duplicated_by_kill_9(
             await load.await_acknowledgements(20)
             load.stopped.set()
 
-        assert await load.audit(tmp_path / "history.jsonl") > 20 * rounds
+        records = await load.audit(tmp_path / "history.jsonl")
+        assert records > 20 * rounds
         async with node.client() as client:
             await await_ready(client)
         assert "Traceback" not in node.log
+    print(f"{rounds} kills while serving, {records} records, {len(load.recorder.history)} operations")

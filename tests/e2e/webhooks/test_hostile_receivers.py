@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-IS_LONG = os.environ.get("MILLRACE_TORTURE") == "long"
+IS_LONG = os.environ.get("MILLRACE_CHAOS") == "long"
 ROUNDS = 100 if IS_LONG else 10
 WARM_UP = 3
 RECORDS = 300

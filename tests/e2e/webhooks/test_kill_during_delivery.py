@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-LONG = os.environ.get("MILLRACE_TORTURE") == "long"
+LONG = os.environ.get("MILLRACE_CHAOS") == "long"
 MANY = pytest.param(60 if LONG else 8, marks=pytest.mark.slow)
 RECORDS = 150
 """In each round."""
