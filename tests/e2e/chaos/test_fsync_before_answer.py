@@ -94,7 +94,7 @@ async def traced_appends(directory: Path, program: tuple[str, ...], number: int)
         pid = node.pid
         node.terminate()
         assert node.exit_code() == 0
-        await until(lambda: end_of(trace), lambda end: f"{pid} +++ exited with 0 +++" in end, seconds=TRACE_S)
+        await until(lambda: end_of(trace), lambda end: f"{pid:<5} +++ exited with 0 +++" in end, seconds=TRACE_S)
     with trace.open(errors="replace") as lines:
         return answered_before_flush(lines, markers)
 
