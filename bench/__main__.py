@@ -14,7 +14,7 @@ from bench import machine, other_processes, servers, workload
 from bench.figures import groups, webhooks
 from bench.figures.large_log import p5
 from bench.figures.long_polls import p4, p6_polls, p6_streams
-from bench.figures.observation import a2
+from bench.figures.overheads import a1, a2
 from bench.figures.queues import q1, q2
 from bench.figures.sources import SECRET_KEY, w4
 from bench.figures.start import start
@@ -25,7 +25,7 @@ from bench.report import HEAD, Figure
 from bench.servers import Databases
 
 _RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
-_OTHERS = ("START", "G1", "G2", "G3", "STREAMS", "Q1", "Q2", "W1", "W2", "W3", "W4", "A2")
+_OTHERS = ("START", "G1", "G2", "G3", "STREAMS", "Q1", "Q2", "W1", "W2", "W3", "W4", "A1", "A2")
 _ALL = ("P1", "P2", "P3", "P4", "P5", "P6", *_OTHERS)
 
 
@@ -126,6 +126,7 @@ def _measures(options: Options, databases: Databases) -> Iterable[tuple[str, Cal
         ("W2", lambda: webhooks.w2(databases, 5.0 if options.quick else 20.0)),
         ("W3", lambda: [webhooks.w3(databases, options.schedule)]),
         ("W4", lambda: _sources(options, databases)),
+        ("A1", lambda: a1(databases, Schedule(1, 0.4, 0.1) if options.quick else Schedule(1, 1.5, 0.3))),
         ("A2", lambda: a2(databases, Schedule(1, 0.4, 0.1) if options.quick else Schedule(1, 1.5, 0.3))),
     ]
     return [(name, measure) for name, measure in measures if name in options.names]

@@ -226,12 +226,13 @@ def partition_ids(url: str, topic: str) -> list[int]:
         engine.dispose()
 
 
-def call(port: int, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
+def call(port: int, method: str, path: str, body: object = None, key: str | None = None) -> Any:  # noqa: ANN401 - JSON
     """Send one request outside any measurement and return the JSON of its 2xx answer."""
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         data = None if body is None else json.dumps(body).encode()
-        connection.request(method, path, data, {} if data is None else {"content-type": "application/json"})
+        headers = {} if data is None else {"content-type": "application/json"}
+        connection.request(method, path, data, headers | ({} if key is None else {"authorization": f"Bearer {key}"}))
         response = connection.getresponse()
         content = response.read()
     finally:
@@ -246,7 +247,7 @@ def create_topic(port: int, topic: str, partitions: int) -> None:
     call(port, "PUT", f"/v1/topics/{topic}", {"partitions": partitions, "config": {"retention_ms": -1}})
 
 
-def log_end_offsets(port: int, topic: str) -> list[int]:
+def log_end_offsets(port: int, topic: str, key: str | None = None) -> list[int]:
     """Return the log_end_offset of each partition."""
-    answer = call(port, "GET", f"/v1/topics/{topic}/partitions?limit=1000")
+    answer = call(port, "GET", f"/v1/topics/{topic}/partitions?limit=1000", key=key)
     return [each["log_end_offset"] for each in answer["items"]]

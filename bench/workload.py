@@ -96,6 +96,14 @@ def batch_produces() -> list[bytes]:
     ]
 
 
+def with_key(requests: list[bytes], key: str | None) -> list[bytes]:
+    """Return requests with an API key; without a key, the same list."""
+    if key is None:
+        return requests
+    header = f"\r\nauthorization: Bearer {key}\r\n".encode()
+    return [request.replace(b"\r\n", header, 1) for request in requests]
+
+
 def page_starts(log_end_offsets: list[int], count: int = 400) -> list[tuple[int, int]]:
     """Return partition and offset of full pages at random offsets."""
     rng = random.Random(42)

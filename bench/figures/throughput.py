@@ -59,11 +59,12 @@ class Rounds:
         return f"generator {statistics.median(result.cpu_share for result in self.results):.0%} of a core"
 
 
-def produce_single(server: Process, schedule: Schedule) -> LoadResult:
+def produce_single(server: Process, schedule: Schedule, key: str | None = None) -> LoadResult:
     """Produce one record a request, and check that the log has grown by the acknowledged records."""
-    requests = workload.single_produces()
+    requests = workload.with_key(workload.single_produces(), key)
     return _checked(
         server,
+        key,
         1,
         lambda: generate_load(
             server.port, requests, connections=P1_CONNECTIONS, seconds=schedule.seconds, warm_up=schedule.warm_up
@@ -71,11 +72,12 @@ def produce_single(server: Process, schedule: Schedule) -> LoadResult:
     )
 
 
-def produce_batches(server: Process, schedule: Schedule, connections: int) -> LoadResult:
+def produce_batches(server: Process, schedule: Schedule, connections: int, key: str | None = None) -> LoadResult:
     """Produce BATCH records a request, and check that the log has grown by the acknowledged records."""
-    requests = workload.batch_produces()
+    requests = workload.with_key(workload.batch_produces(), key)
     return _checked(
         server,
+        key,
         workload.BATCH,
         lambda: generate_load(
             server.port, requests, connections=connections, seconds=schedule.seconds, warm_up=schedule.warm_up
@@ -93,10 +95,10 @@ def fetch_pages(
     )
 
 
-def _checked(server: Process, records_per_request: int, load: Callable[[], LoadResult]) -> LoadResult:
-    before = sum(servers.log_end_offsets(server.port, workload.TOPIC))
+def _checked(server: Process, key: str | None, records_per_request: int, load: Callable[[], LoadResult]) -> LoadResult:
+    before = sum(servers.log_end_offsets(server.port, workload.TOPIC, key))
     result = load()
-    grown = sum(servers.log_end_offsets(server.port, workload.TOPIC)) - before
+    grown = sum(servers.log_end_offsets(server.port, workload.TOPIC, key)) - before
     if grown != result.acknowledged * records_per_request:
         raise AssertionError(f"{result.acknowledged * records_per_request} records acknowledged, {grown} in the log")
     return result
