@@ -28,7 +28,7 @@ def refused(cli: Cli, *words: str) -> str:
         ("version", "use millrace --version"),
         ("help", "use millrace --help"),
         ("status", "use millrace health"),
-        ("nonsense", "the commands are serve, migrate, openapi, health, produce, consume, listen, topics, groups,"),
+        ("xyzzy", "the commands are serve, migrate, openapi, health, verify, backup, restore, nodes, produce,"),
         ("consumer", "Did you mean 'consume'?"),
         ("topics ls", "use millrace topics list"),
         ("topics show orders", "use millrace topics describe"),

@@ -34,11 +34,11 @@ class InterruptedStorage:
         self._before_write: Callable[[], Awaitable[object]] | None = before_write
         self.read = storage.read
 
-    async def write(self, function: Callable[..., Any], *args: object) -> object:
+    async def write(self, function: Callable[..., Any], *args: object, **others: object) -> object:
         if (before_write := self._before_write) is not None:
             self._before_write = None
             await before_write()
-        return await self._storage.write(function, *args)
+        return await self._storage.write(function, *args, **others)
 
 
 def interrupted(node: Node, before_write: Callable[[], Awaitable[object]]) -> Webhooks:

@@ -41,7 +41,7 @@ def test_a_stream_goes_on_over_https_and_its_process_does_not_show_the_key(admin
     with admin.started("consume", topic, "--follow", "--format", "values") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"1\n"
-        words = ["ps", "-o", "args=", "-p", str(process.pid)]
+        words = ["ps", "-ww", "-o", "args=", "-p", str(process.pid)]
         shown = subprocess.run(words, capture_output=True, check=True, text=True).stdout
         assert topic in shown
         assert ADMIN_KEY not in shown

@@ -31,7 +31,7 @@ async def test_an_upload_that_has_not_arrived_is_refused_at_the_stop(migrated_ur
     with ServerProcess(migrated_url, tmp_path) as node:
         reader, writer = await connect(node.url)
         writer.write(
-            b"POST /v1/topics/orders/records HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+            b"POST /v1/topics/orders/records HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
             b'Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"records":['
         )
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -130,7 +130,7 @@ def test_the_source_distribution_has_what_a_build_needs_and_the_documents(wheel:
     assert built.name == f"millrace-{__version__}.tar.gz"
     assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "PKG-INFO"} <= names
     assert {"app/__init__.py", "docs/operations.md", "migrations/env.py", "openapi/openapi.json"} <= names
-    assert {name.split("/")[0] for name in names if "/" in name} == {"app", "docs", "migrations", "openapi"}
+    assert {name.split("/")[0] for name in names if "/" in name} == {"app", "deploy", "docs", "migrations", "openapi"}
 
 
 @pytest.mark.skipif(shutil.which("pipx") is None, reason="pipx is not installed")
