@@ -242,9 +242,10 @@ def call(port: int, method: str, path: str, body: object = None, key: str | None
     return json.loads(content)
 
 
-def create_topic(port: int, topic: str, partitions: int) -> None:
+def create_topic(port: int, topic: str, partitions: int, key: str | None = None) -> None:
     """Create a topic that keeps everything."""
-    call(port, "PUT", f"/v1/topics/{topic}", {"partitions": partitions, "config": {"retention_ms": -1}})
+    body = {"partitions": partitions, "config": {"retention_ms": -1}}
+    call(port, "PUT", f"/v1/topics/{topic}", body, key)
 
 
 def log_end_offsets(port: int, topic: str, key: str | None = None) -> list[int]:

@@ -67,7 +67,7 @@ def _prepare_keyed(server: Process) -> str:
     def call(method: str, path: str, body: object) -> Any:  # noqa: ANN401 - JSON
         return servers.call(server.port, method, path, body, key=_ADMIN_KEY)
 
-    call("PUT", f"/v1/topics/{workload.TOPIC}", {"partitions": workload.PARTITIONS})
+    servers.create_topic(server.port, workload.TOPIC, workload.PARTITIONS, _ADMIN_KEY)
     allow = {"principal": "bench", "operation": "all"}
     call("POST", "/v1/acls", allow | {"resource": {"type": "topic", "name": "fli", "pattern": "prefixed"}})
     for number in range(_OTHER_ACLS):

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from app.broker.access.access_control import NO_CREDENTIAL, AccessControl
-from app.broker.access.identities import Identity
+from app.broker.access.identities import Grant, Identity, Right
 from app.broker.groups.group_transactions import group_not_found
-from app.broker.log.audit import Audit
 from app.broker.log.producer import UNKNOWN_PRODUCER
 from app.broker.log.topics import UNKNOWN_TOPIC
 from app.broker.queues.queues import UNKNOWN_QUEUE
@@ -73,8 +72,6 @@ _TAKEN: dict[ResourceType, type[BrokerError]] = {
 _BEARER = re.compile(rb"bearer +(\S+) *", re.IGNORECASE)
 _STREAM_TOKEN = re.compile(rb"(?:^|&)stream_token=([^&]*)")
 
-_Right = tuple[Operation, ResourceType, str]
-
 
 class WaitingRequest:
     """A request whose waits end when it loses its rights.
@@ -133,20 +130,24 @@ class WaitingRequest:
 class Access(WaitingRequest):
     """The rights of a request with a key."""
 
-    __slots__ = ("_audit", "_host", "_operation", "_used")
+    __slots__ = ("_audit", "_client", "_grant", "_operation", "_used")
 
-    def __init__(
-        self, control: AccessControl, audit: Audit, identity: Identity, version: int, host: str, operation: str
-    ) -> None:
-        super().__init__(control, identity, version)
-        self._audit = audit
-        self._host = host
+    def __init__(self, call: Call, operation: str, grant: Grant, version: int) -> None:
+        self._control = call.services.access
+        self._waits = None
+        self.identity = grant.identity
+        self.version = version
+        self.refusal = None
+        self._audit = call.services.audit
+        self._client = call.scope.get("client")  # not the call: a cycle of references would need garbage collections
         self._operation = operation
-        self._used: dict[_Right, None] = {}
+        self._grant = grant
+        self._used: dict[Right, None] | None = None
 
     def allows(self, operation: Operation, resource_type: ResourceType, name: str) -> bool:
         """Return whether the principal may run an operation on a resource."""
-        return self._control.allows(self.identity.principal, self._host, operation, resource_type, name)
+        host = _address(self._client) if self._control.compares_hosts else ""
+        return self._control.allows(self.identity.principal, host, operation, resource_type, name)
 
     def require(self, operation: Operation, resource_type: ResourceType, name: str = CLUSTER) -> None:
         """Refuse an operation that the principal may not run.
@@ -156,6 +157,8 @@ class Access(WaitingRequest):
         """
         if not self.allows(operation, resource_type, name):
             raise self.refused(_forbidden(self.identity.principal, operation, resource_type))
+        if self._used is None:
+            self._used = {}
         self._used[operation, resource_type, name] = None
 
     def require_admin(self) -> None:
@@ -175,23 +178,21 @@ class Access(WaitingRequest):
             error: The error.
             reason: The real reason, if the error does not tell it.
         """
-        self._audit.note_refusal(self.identity.principal, self._host, self._operation, (reason or error).code)
+        code = (reason or error).code
+        self._audit.note_refusal(self.identity.principal, _address(self._client), self._operation, code)
         return error
 
     def recheck(self) -> BrokerError | None:
         """Return the error of the first right that the request no longer has, or None."""
-        for operation, resource_type, name in self._used:
+        granted = () if self._grant.right is None else (self._grant.right,)
+        for operation, resource_type, name in (*granted, *(self._used or ())):
             if not self.allows(operation, resource_type, name):
                 return _forbidden(self.identity.principal, operation, resource_type)
         return None
 
 
 def authorize_at_once(call: Call, operation: str, permission: Permission) -> bool:
-    """Authorize an operation without waiting, if the cache has all that it takes. Return whether it did.
-
-    Raises:
-        BrokerError: As `authorize`.
-    """
+    """Admit a request as one before it, without waiting, if nothing has changed since. Return whether it did."""
     if permission.kind == "public":
         return True
     control = call.services.access
@@ -199,13 +200,17 @@ def authorize_at_once(call: Call, operation: str, permission: Permission) -> boo
         return False
     if control.open and "millrace.remote" not in call.scope:
         return True
-    bearer = call.headers.get(b"authorization", b"")
-    if bearer[:7] != b"Bearer " or b"x-api-key" in call.headers:
+    headers, query = call.headers, call.scope["query_string"]
+    bearer = headers.get(b"authorization")
+    if bearer is None or b"x-api-key" in headers or (query and b"stream_token" in query):
         return False
-    identity = control.known(bearer[7:])
-    if identity is None or b"stream_token" in call.scope["query_string"]:
+    name = call.parameters[permission.parameter] if permission.parameter else CLUSTER
+    grant = control.grants.get((bearer, operation, name, _host(call, control)))
+    if grant is None or control.has_expired(grant.identity):
         return False
-    _admit(call, operation, permission, identity, control.version)
+    grant.was_used = True
+    call.access = Access(call, operation, grant, control.version)
+    call.principal = grant.identity.principal
     return True
 
 
@@ -220,19 +225,22 @@ async def authorize(call: Call, operation: str, permission: Permission) -> None:
     """
     control = call.services.access
     await control.ensure_fresh()
-    if not control.open or "millrace.remote" in call.scope:
-        version = control.version
-        _admit(call, operation, permission, await _identify(call, control), version)
-
-
-def _admit(call: Call, operation: str, permission: Permission, identity: Identity, version: int) -> None:
-    access = Access(call.services.access, call.services.audit, identity, version, _address(call), operation)
-    call.access, call.principal = access, identity.principal
+    if control.open and "millrace.remote" not in call.scope:
+        return
+    version, query = control.version, call.scope["query_string"]
+    identity = await _identify(call, control)
+    access = call.access = Access(call, operation, Grant(identity, None), version)
+    call.principal = identity.principal
+    name = call.parameters[permission.parameter] if permission.parameter else CLUSTER
+    right: Right | None = None
     if permission.kind == "admin":
         access.require_admin()
     elif permission.kind == "resource":
-        name = call.parameters[permission.parameter] if permission.parameter else CLUSTER
+        right = permission.operation, permission.resource_type, name
         _require(access, permission, name, is_read=call.scope["method"] == "GET")
+    bearer = call.header(b"authorization")
+    if bearer is not None and version == control.version and b"stream_token" not in query:
+        control.keep_grant((bearer, operation, name, _host(call, control)), Grant(identity, right))
 
 
 def _require(access: Access, permission: Permission, name: str, *, is_read: bool) -> None:
@@ -260,7 +268,7 @@ def audit_record(call: Call, operation: str, at_ms: int) -> AuditRecord:
         principal=call.principal.name,
         operation=operation,
         key_id=call.principal.key_id,
-        address=_address(call),
+        address=_address(call.scope.get("client")),
         request_id=call.request_id,
         resource=dict(call.parameters),
         parameters=fields,
@@ -353,8 +361,13 @@ def _credential(call: Call) -> bytes | None:
     return None if match is None else match[1]
 
 
-def _address(call: Call) -> str:
-    client = call.scope.get("client")
+def _host(call: Call, control: AccessControl) -> str:
+    """Return the address of the client if that counts; else an empty text, which is cheaper."""
+    return _address(call.scope.get("client")) if control.compares_hosts else ""
+
+
+def _address(client: tuple[str, int] | None) -> str:
+    """Return the address of a client in its canonical form."""
     return canonical_address(client[0]) if client else ""
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import TypeVar
 
-from app.broker.access.identities import AccessRules, Identity, TokenVerifier, WatchedAccess
+from app.broker.access.identities import AccessRules, Grant, GrantKey, Identity, TokenVerifier, WatchedAccess
 from app.domain.access.acl import Acl, AclSet, Operation, ResourceType
 from app.domain.access.api_key import parse_key
 from app.domain.access.principal import ANONYMOUS, Principal
@@ -80,13 +80,17 @@ class AccessControl:
         self._monotonic_ms = monotonic_ms
         self._verifier = verifier
         self._admin_hash = sha256(rules.admin_key.encode()).digest() if rules.admin_key else None
+        self.open = False
+        """Whether local requests need no key, as of the last check: no key was ever made."""
+        self.compares_hosts = False
+        """Whether the address of a client counts."""
         self._may_be_open = rules.mode == "auto" and rules.on_loopback and self._admin_hash is None and verifier is None
         self.version = -1
         """Rises with each change of keys and access control lists that this node has seen."""
         self._checked_at_ms: int | None = None
         self._was_used = False
-        self._any_key = False
         self._acls = AclSet()
+        self.grants: dict[GrantKey, Grant] = {}
         self._keys: dict[str, StoredKey | None] = {}
         self._identities: dict[bytes, Identity] = {}
         self._decisions: dict[tuple[str, str, Operation, ResourceType, str], bool] = {}
@@ -95,11 +99,6 @@ class AccessControl:
         self._used: set[str] = set()
         self._stored_use_at_ms: dict[str, int] = {}
         self._refreshing: asyncio.Future[None] | None = None
-
-    @property
-    def open(self) -> bool:
-        """Whether local requests need no key, as of the last check: no key was ever made."""
-        return self._may_be_open and not self._any_key
 
     def refusal_to_start(self) -> str | None:
         """Return why the server must not start, or None: it needs keys, and there are none. It blocks."""
@@ -146,8 +145,10 @@ class AccessControl:
         version, any_key, loaded = await self._storage.read(_load, self.version)
         if loaded is not None:
             self._acls = AclSet(loaded)
-            self._any_key = any_key
+            self.open = self._may_be_open and not any_key
+            self.compares_hosts = self._acls.has_hosts
             self.version = version
+            self.grants.clear()
             self._keys.clear()
             self._identities.clear()
             self._decisions.clear()
@@ -161,14 +162,27 @@ class AccessControl:
         if self._was_used or self._watched:
             self._was_used = False
             await self.refresh()
+        for grant in self.grants.values():
+            if grant.was_used and (key_id := grant.identity.principal.key_id) is not None:
+                grant.was_used = False
+                self._used.add(key_id)
         if self._used:
             await self._store_uses()
         return False
 
+    def keep_grant(self, key: GrantKey, grant: Grant) -> None:
+        """Keep what admits the same request again, until the next change."""
+        if grant.right is None or len(grant.right[2]) <= MAX_NAME_CHARACTERS:
+            _keep(self.grants, key, grant)
+
+    def has_expired(self, identity: Identity) -> bool:
+        """Return whether what proves an identity has expired."""
+        return identity.expires_at_ms is not None and identity.expires_at_ms <= self._clock()
+
     def known(self, credential: bytes) -> Identity | None:
         """Return whom a key or a token names if that is in the cache and it has not expired, else None."""
         found = self._identities.get(credential)
-        if found is None or (found.expires_at_ms is not None and found.expires_at_ms <= self._clock()):
+        if found is None or self.has_expired(found):
             return None
         if (key_id := found.principal.key_id) is not None:
             self._used.add(key_id)
@@ -189,7 +203,7 @@ class AccessControl:
         while version != self.version:  # a key that is revoked meanwhile is looked up again
             version = self.version
             found = await self._verify(credential, self._clock())
-        if found.expires_at_ms is not None and found.expires_at_ms <= self._clock():
+        if self.has_expired(found):
             raise self._failed(_EXPIRED)
         _keep(self._identities, credential, found)
         if (key_id := found.principal.key_id) is not None:
@@ -327,8 +341,8 @@ class AccessControl:
 
     async def refusal_of(self, access: WatchedAccess) -> BrokerError | None:
         """Judge the rights of a request again, and return why it must end, or None."""
-        principal, expires_at_ms = access.identity
-        if expires_at_ms is not None and expires_at_ms <= self._clock():
+        principal = access.identity.principal
+        if self.has_expired(access.identity):
             return AuthenticationFailed(_EXPIRED)
         version = self.version
         if access.version == version:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from app.domain.access.acl import Operation, ResourceType
 from app.domain.access.principal import Principal
 from app.errors.broker_error import BrokerError
+
+Right = tuple[Operation, ResourceType, str]
+"""An operation on a resource: the type and the name."""
+
+GrantKey = tuple[bytes, str, str, str]
+"""The header with the key, the operation of the API, the name of the resource, and the address if that counts."""
 
 
 class AccessRules(NamedTuple):
@@ -33,6 +40,22 @@ class Identity(NamedTuple):
 
     principal: Principal
     expires_at_ms: int | None = None
+
+
+class Grant:
+    """What a node keeps of a request that was admitted, for the next one with the same key, operation and resource.
+
+    Attributes:
+        right: Operation, type and name of the resource; None if the operation needs none.
+        was_used: Whether a request used it since the use of its key was stored.
+    """
+
+    __slots__ = ("identity", "right", "was_used")
+
+    def __init__(self, identity: Identity, right: Right | None) -> None:
+        self.identity = identity
+        self.right = right
+        self.was_used = True
 
 
 class TokenVerifier(Protocol):

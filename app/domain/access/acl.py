@@ -88,7 +88,10 @@ class AclSet:
 
     def __init__(self, acls: Iterable[Acl] = ()) -> None:
         self._entries: dict[tuple[str, str], list[Acl]] = {}
+        self.has_hosts = False
+        """Whether the address of a client counts."""
         for acl in acls:
+            self.has_hosts |= acl.host != _ANY
             self._entries.setdefault((acl.principal, acl.resource.type), []).append(acl)
 
     def allows(self, principal: str, host: str, operation: Operation, resource_type: ResourceType, name: str) -> bool:

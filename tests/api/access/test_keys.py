@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.api.access.principals import ADMIN_KEY, Principals
+from tests.waiting import until
 
 if TYPE_CHECKING:
     import httpx2
@@ -180,3 +181,17 @@ async def test_metrics_need_a_right_and_probes_do_not(keyed: httpx2.AsyncClient,
     assert (await keyed.get("/metrics", headers=prometheus)).status_code == 200
     for path in ("/", "/healthz", "/readyz", "/docs", "/openapi.json", "/problems"):
         assert (await keyed.get(path)).status_code == 200, path
+
+
+async def test_a_key_that_was_just_used_expires(serve: Serve) -> None:
+    application, client = await serve(auth="keys", admin_key=ADMIN_KEY)
+    principals = Principals(client)
+    expires_at_ms = application.services.clock() + 400
+    app = await principals.add("app", ("describe", "topic", "*"), expires_at_ms=expires_at_ms)
+    assert (await client.get("/v1/topics", headers=app)).status_code == 200
+
+    answer = await until(lambda: client.get("/v1/topics", headers=app), lambda found: found.status_code != 200)
+
+    assert answer.status_code == 401
+    assert "expired" in answer.json()["detail"]
+    assert application.services.clock() >= expires_at_ms

@@ -132,3 +132,17 @@ async def test_what_an_open_server_let_wait_ends_with_the_first_key(serve: Serve
 
     assert (answer.status_code, answer.json()["code"]) == (401, "SASL_AUTHENTICATION_FAILED")
     assert (await client.get(token)).status_code == 401
+
+
+async def test_a_token_in_the_query_gives_no_rights_to_the_key_in_the_header(
+    keyed: httpx2.AsyncClient, principals: Principals
+) -> None:
+    await keyed.post(RECORDS, json={"value": 1}, headers=principals.admin)
+    body = {"path": f"{RECORDS}?offset=earliest"}
+    made = (await keyed.post("/v1/stream_tokens", json=body, headers=principals.admin)).json()
+    wrong = {"Authorization": "Bearer nonsense"}
+
+    opened = await keyed.get(made["path"], headers=wrong)
+
+    assert opened.status_code == 200
+    assert (await keyed.get(f"{RECORDS}?offset=earliest", headers=wrong)).status_code == 401
