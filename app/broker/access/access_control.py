@@ -80,11 +80,11 @@ class AccessControl:
         self._monotonic_ms = monotonic_ms
         self._verifier = verifier
         self._admin_hash = sha256(rules.admin_key.encode()).digest() if rules.admin_key else None
-        self.open = False
-        """Whether local requests need no key, as of the last check: no key was ever made."""
         self.compares_hosts = False
         """Whether the address of a client counts."""
         self._may_be_open = rules.mode == "auto" and rules.on_loopback and self._admin_hash is None and verifier is None
+        self.open = self._may_be_open
+        """Whether local requests need no key, as of the last check: no key was ever made."""
         self.version = -1
         """Rises with each change of keys and access control lists that this node has seen."""
         self._checked_at_ms: int | None = None
