@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from app.broker.tracing.tracer import Tracer
 
 _EXTRA = (
-    "MILLRACE_OTEL needs the packages of OpenTelemetry, which are not installed: pip install 'millrace[otel]', or "
-    "start without MILLRACE_OTEL"
+    "MILLRACE_OTEL needs the packages of OpenTelemetry, which are not installed: install the extra "
+    "otel of Millrace, in a checkout with .venv/bin/pip install '.[otel]', or start without MILLRACE_OTEL"
 )
 
 

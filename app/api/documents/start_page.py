@@ -19,7 +19,7 @@ from app.domain.access.permission import PUBLIC
 
 router = APIRouter(tags=["operations"], route_class=OperationRoute)
 
-_FIRST_COMMAND = """curl --json '{{"value":"hi"}}' {url}/v1/topics/orders/records"""
+_FIRST_COMMAND = """curl {key}--json '{{"value":"hi"}}' {url}/v1/topics/orders/records"""
 """The first command of a new user; `millrace serve` prints it too."""
 
 _OFFERED = (b"application/json", b"text/html")
@@ -66,11 +66,14 @@ def _page(call: Call) -> str:
     ]
     state = [("healthz", "Health"), ("readyz", "Readiness"), ("metrics", "Metrics"), ("v1/topics", "Topics")]
     url = html.escape(_url(call), quote=False)
+    access = call.services.access
+    needs_key = access.enabled and (not access.open or "millrace.remote" in call.scope)
+    key = '-H "Authorization: Bearer $MILLRACE_API_KEY" ' if needs_key else ""
     body = (
         f"<h1>Millrace</h1>\n"
         f'<p class="name">Version {html.escape(__version__)}. Kafka\'s event log over plain HTTP.</p>\n'
         "<h2>Append a record, and read it</h2>\n"
-        f"<pre><code>{_FIRST_COMMAND.format(url=url)}\ncurl {url}/v1/topics/orders/records</code></pre>\n"
+        f"<pre><code>{_FIRST_COMMAND.format(key=key, url=url)}\ncurl {key}{url}/v1/topics/orders/records</code></pre>\n"
         f"<h2>Guides</h2>\n{_list(guides, root)}\n"
         f"<h2>Reference</h2>\n{_list(reference, root)}\n"
         f"<h2>This server</h2>\n{_list(state, root)}"

@@ -112,6 +112,10 @@ class AccessControl:
         checked = self._checked_at_ms
         return checked is not None and self._monotonic_ms() - checked < _STALE_MS
 
+    def needs_keys_at_start(self) -> bool:
+        """Return whether all requests need a key. It blocks."""
+        return self.enabled and (not self._may_be_open or self._storage.read_now(keys.any_exists))
+
     async def ensure_fresh(self) -> None:
         """Check the cache if it may be stale.
 

@@ -88,6 +88,7 @@ def restore(
     else:
         print(f"restored {target} at revision {older}")
         print_message("the backup is of an older release: start the server, which updates it, and run millrace verify")
+    print_message("its keys and ACLs are those of the backup: revoke again what was revoked since")
     if has_secrets:
         print_message(
             f"it has encrypted secrets: put their key back as {target.name}.secret-key, or set MILLRACE_SECRET_KEY"

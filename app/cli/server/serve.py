@@ -90,8 +90,12 @@ def _run(settings: Settings) -> None:
         application.services.limits.refused,
     )
 
+    needs_key = application.services.access.needs_keys_at_start()
+    for sentence in _exposures(settings):
+        _log.warning("%s", sentence)
+
     def announce(port: int) -> None:
-        _announce(settings, port, application.services.storage.dialect.location)
+        _announce(settings, port, application.services.storage.dialect.location, needs_key=needs_key)
 
     try:
         run_server(
@@ -151,7 +155,24 @@ def _certificate(settings: Settings) -> Certificate | None:
         raise CommandFailed(f"no HTTPS: {error}") from None
 
 
-def _announce(settings: Settings, port: int, data: str) -> None:
+def _exposures(settings: Settings) -> list[str]:
+    """Return a sentence for each way in which others on the network can read what they should not."""
+    from app.domain.access.loopback import is_loopback
+
+    if is_loopback(settings.host):
+        return []
+    found = []
+    if settings.auth == "none":
+        found.append(f"everyone who can reach {settings.host} can read and change everything: MILLRACE_AUTH is none")
+    elif not settings.tls_cert and not settings.trusted_proxies:
+        found.append(
+            "keys and records cross the network readable: set MILLRACE_TLS_CERT, or put a proxy with HTTPS in front "
+            "and name it in MILLRACE_TRUSTED_PROXIES"
+        )
+    return found
+
+
+def _announce(settings: Settings, port: int, data: str, *, needs_key: bool) -> None:
     """Print where the server is, or log it as an object."""
     name = settings.host.removeprefix("[").removesuffix("]")
     name = _ALL_ADDRESSES.get(name, name)
@@ -161,14 +182,16 @@ def _announce(settings: Settings, port: int, data: str) -> None:
         fields = {"version": __version__, "url": url, "data": data}
         _log.info("millrace %s is ready at %s, data in %s", __version__, url, data, extra={"fields": fields})
     else:
-        print(_banner(url, data), flush=True)
+        print(_banner(url, data, settings.host, needs_key=needs_key), flush=True)
 
 
-def _banner(url: str, data: str) -> str:
+def _banner(url: str, data: str, host: str, *, needs_key: bool) -> str:
+    everywhere = f" (listens on {host})" if host.strip("[]") in _ALL_ADDRESSES else ""
+    key = '-H "Authorization: Bearer $MILLRACE_API_KEY" ' if needs_key else ""
     return f"""\
 millrace {__version__} is ready
-  API    {url}/v1
+  API    {url}/v1{everywhere}
   docs   {url}/docs
   data   {data}
 
-Try: curl --json '{{"value":"hi"}}' {url}/v1/topics/orders/records"""
+Try: curl {key}--json '{{"value":"hi"}}' {url}/v1/topics/orders/records"""

@@ -70,3 +70,17 @@ def test_a_weak_admin_key_is_refused_and_not_repeated(tmp_path: Path, key: str) 
     assert done.code != 0
     assert "at least 32" in done.err
     assert key not in done.err
+
+
+def test_the_first_command_has_a_key_where_one_is_needed(tmp_path: Path) -> None:
+    with serving(tmp_path, "--port", "0", "--host", "0.0.0.0", MILLRACE_ADMIN_KEY="a" * 32) as running_server:
+        assert 'curl -H "Authorization: Bearer $MILLRACE_API_KEY" --json' in running_server.banner
+        assert "(listens on 0.0.0.0)" in running_server.banner
+    log = (tmp_path / "server.log").read_text()
+    assert "keys and records cross the network readable: set MILLRACE_TLS_CERT" in log
+
+
+def test_a_server_without_access_control_on_a_network_says_so(tmp_path: Path) -> None:
+    with serving(tmp_path, "--port", "0", "--host", "0.0.0.0", MILLRACE_AUTH="none") as running_server:
+        assert "curl --json" in running_server.banner
+    assert "everyone who can reach 0.0.0.0" in (tmp_path / "server.log").read_text()
