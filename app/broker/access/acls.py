@@ -86,6 +86,11 @@ def _check(acl: Acl) -> None:
         raise InvalidAcl.at(None, "resource.name", 'must be "cluster", with the pattern "literal"')
     if not 1 <= len(resource.name) <= MAX_NAME_CHARACTERS or not resource.name.isascii():
         raise InvalidAcl.at(None, "resource.name", f"must be 1 to {MAX_NAME_CHARACTERS} ASCII characters, or * for all")
+    if resource.type == CLUSTER and acl.operation in {"read", "write", "delete"}:
+        raise InvalidAcl.at(None, "operation", "must be create, alter, describe or all: nothing reads a cluster")
+    if resource.pattern == "literal" and "*" in resource.name and resource.name != "*":
+        detail = 'must be a whole name, or * for all; for names that begin alike use the pattern "prefixed", without *'
+        raise InvalidAcl.at(None, "resource.name", detail)
     if resource.pattern == "prefixed" and "*" in resource.name:
         raise InvalidAcl.at(None, "resource.name", "must be a prefix without *; the literal * stands for all names")
     if acl.host != "*":

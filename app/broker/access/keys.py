@@ -16,8 +16,8 @@ from app.storage.db.transaction import Tx
 
 MAX_NAME_CHARACTERS = 100
 _FIRST_KEY = (
-    "the first key must be an admin's, because from then on each request needs a key: send admin: true, and create "
-    "the other keys with it"
+    "the first key must be an admin's, because from then on each request needs a key: send admin: true (millrace keys "
+    "create --admin --url …), and create the other keys with it"
 )
 
 

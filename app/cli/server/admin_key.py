@@ -26,13 +26,21 @@ def create_admin_key(name: str, principal: str, database_url: str | None) -> tup
     from app.errors.broker_error import BrokerError
     from app.storage.db import schema
     from app.storage.db.opening import open_storage
+    from app.storage.db.sqlite.files import DatabaseInUse
 
     settings = read_settings({} if database_url is None else {"database_url": database_url})
     for sentence in ignored_variables():
         print_message(sentence)
     request = KeyRequest(name, principal, is_admin=True)
     with one_line_database_errors():
-        storage = open_storage(settings.database_url)
+        try:
+            storage = open_storage(settings.database_url)
+        except DatabaseInUse:
+            raise CommandFailed(
+                "a server has this database open: make the key through it, with --url http://127.0.0.1:8400, or stop "
+                "it first"
+            ) from None
+        print_message(f"in {storage.dialect.location}")
         try:
             if not storage.dialect.shared:
                 storage.write_now(schema.upgrade)

@@ -302,3 +302,20 @@ async def test_dead_letters_of_a_queue_go_where_its_changer_may_read_what_they_c
 
     assert refused.json()["code"] == "TOPIC_AUTHORIZATION_FAILED"
     assert (await keyed.patch("/v1/queues/jobs", json=body, headers=app)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("operation", "resource", "field"),
+    [
+        ("read", {"type": "topic", "name": "orders.*"}, "resource.name"),
+        ("read", {"type": "cluster", "name": "cluster"}, "operation"),
+    ],
+)
+async def test_an_entry_that_can_never_match_is_refused(
+    keyed: httpx2.AsyncClient, principals: Principals, operation: str, resource: dict[str, str], field: str
+) -> None:
+    body = {"principal": "app", "operation": operation, "resource": resource}
+
+    refused = await keyed.post("/v1/acls", json=body, headers=principals.admin)
+
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, field)

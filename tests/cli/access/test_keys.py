@@ -91,7 +91,7 @@ def test_no_key_is_made_in_the_database_of_a_running_server(secure_server: Servi
     done = Cli(tmp_path, "")("keys", "create", "first", "--admin", "--database-url", f"sqlite:///{found[1]}")
 
     assert (done.code, done.out) == (1, b"")
-    assert done.err.startswith(f"millrace: another millrace process has {found[1]} open; ")
+    assert done.err.startswith("millrace: a server has this database open: make the key through it, with --url ")
 
 
 def test_in_the_database_itself_only_a_key_of_an_admin_is_made(tmp_path: Path) -> None:

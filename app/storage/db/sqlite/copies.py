@@ -10,6 +10,9 @@ from pathlib import Path
 
 from app.storage.db.sqlite.reader import open_reader
 
+_EXISTS = (
+    "exists, and is not overwritten: choose another name, or move it away with its -wal and -shm, with no server on it"
+)
 _PAGES_AT_ONCE = 2_048
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 
@@ -59,7 +62,7 @@ def refuse_existing(target: Path) -> None:
     """
     for path in (target, *(target.with_name(target.name + suffix) for suffix in _SIDE_FILES)):
         if path.exists() or path.is_symlink():
-            raise FileExists(f"{path} exists, and is not overwritten")
+            raise FileExists(f"{path} {_EXISTS}")
 
 
 def _copy(reader: sqlite3.Connection, unfinished: Path, progress: Callable[[int, int], object]) -> None:
@@ -86,7 +89,7 @@ def _rename(unfinished: Path, target: Path) -> None:
     try:
         os.link(unfinished, target)
     except FileExistsError:
-        raise FileExists(f"{target} exists, and is not overwritten") from None
+        raise FileExists(f"{target} {_EXISTS}") from None
     except OSError:  # a file system without hard links
         refuse_existing(target)
         unfinished.rename(target)
