@@ -86,7 +86,9 @@ class Connections:
             return "connections", ServiceUnavailable(detail)
         of_address = self._of_address.get(key, 0)
         is_proxy = self._is_proxy is not None and self._is_proxy(address)
-        if self._most_of_address and of_address >= self._most_of_address and not is_proxy:
+        most = ledger.shares.connections_of_one // CONNECTION_BYTES
+        most = min(self._most_of_address or most, most)
+        if of_address >= most and not is_proxy:
             return "connections-of-address", ThrottlingQuotaExceeded(
                 f"{self._most_of_address} connections of {key} are open, the maximum for one address "
                 "(MILLRACE_MAX_CONNECTIONS_PER_ADDRESS); close some, or name your proxy in MILLRACE_TRUSTED_PROXIES"

@@ -80,8 +80,11 @@ async def test_connections_of_a_proxy_are_limited_only_in_all(limited: TinyServe
 
 async def test_connections_fill_no_more_than_their_part_of_the_memory() -> None:
     with running(budget_bytes=512 * 1024, linger_ms=200) as server, contextlib.ExitStack() as stack:
-        await open_many(server, stack, "127.0.0.1", 12)  # 96 KiB of 512, 8 KiB each
+        await open_many(server, stack, "127.0.0.1", 9)  # three quarters of 96 KiB of 512, 8 KiB each
         with server.connect() as client:
+            assert parse(read_to_end(client)).status == 429
+        await open_many(server, stack, "127.0.0.2", 3)
+        with server.connect(source="127.0.0.3") as client:
             answer = parse(read_to_end(client))
 
         assert answer.status == 503

@@ -7,7 +7,7 @@ from functools import partial
 
 from app.domain.limits.quotas import Quotas
 from app.domain.limits.waiting_requests import WaitingRequests
-from app.domain.memory.ledger import WAITING_BYTES, MemoryLedger, full
+from app.domain.memory.ledger import CONNECTION_BYTES, WAITING_BYTES, MemoryLedger, full
 from app.errors.limits import ThrottlingQuotaExceeded
 
 
@@ -16,7 +16,8 @@ class RequestLimits:
 
     Args:
         quotas: Requests and bytes a second; None if nothing is limited.
-        most_waiting: Long polls, acquires and streams of one principal that may wait; 0 for no limit.
+        most_waiting: Long polls, acquires and streams of one principal that may wait; 0 for as many as its part of
+            the memory has room for, which is the bound in any case.
         ledger: Counts the memory of requests that wait.
 
     Attributes:
@@ -26,7 +27,8 @@ class RequestLimits:
 
     def __init__(self, quotas: Quotas | None, most_waiting: int, ledger: MemoryLedger) -> None:
         self.quotas = quotas
-        self.waiting = WaitingRequests(most_waiting)
+        by_memory = max(1, ledger.shares.connections_of_one // (WAITING_BYTES + CONNECTION_BYTES))
+        self.waiting = WaitingRequests(min(most_waiting or by_memory, by_memory))
         self.refused: dict[str, int] = {} if quotas is None else quotas.refused
         self._ledger = ledger
 
@@ -40,7 +42,7 @@ class RequestLimits:
             self._count("waiting")
             raise ThrottlingQuotaExceeded(
                 f"{self.waiting.most} requests of {principal} wait, the maximum for one principal "
-                "(MILLRACE_MAX_WAITING_REQUESTS); end some, or send fewer at once"
+                "(MILLRACE_MAX_WAITING_REQUESTS, MILLRACE_MEMORY_BUDGET_BYTES); end some, or send fewer at once"
             )
 
     def enter_wait(self, principal: str, end: asyncio.Future[None]) -> None:

@@ -41,6 +41,7 @@ class Shares(NamedTuple):
         large_of_address: Large holdings of one address.
         work: Work under way.
         connections: Connections and requests that wait, which are part of `all_held`.
+        connections_of_one: Those of one principal, or of one address.
         body: The largest body: its work fits, and an address can send it.
     """
 
@@ -50,6 +51,7 @@ class Shares(NamedTuple):
     large_of_address: int
     work: int
     connections: int
+    connections_of_one: int
     body: int
 
 
@@ -63,6 +65,7 @@ def shares_of(budget_bytes: int) -> Shares:
         large_of_address=3 * unit,
         work=4 * unit,
         connections=3 * unit,
+        connections_of_one=3 * unit * 3 // 4,
         body=4 * unit // WORK_FACTOR,
     )
 

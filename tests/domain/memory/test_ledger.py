@@ -34,6 +34,7 @@ def test_the_parts_of_the_default_budget(ledger: MemoryLedger) -> None:
         "all_held": 384 * MIB,
         "large": 256 * MIB,
         "small_of_address": 32 * MIB,
+        "connections_of_one": 72 * MIB,
         "large_of_address": 96 * MIB,
         "work": 128 * MIB,
         "connections": 96 * MIB,

@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from secrets import token_hex
 
 from app.storage.db.sqlite.reader import open_reader
 
@@ -38,8 +39,7 @@ def copy_database(source: Path, target: Path, suffix: str, progress: Callable[[i
         DatabaseOpened: See `open_reader`.
     """
     refuse_existing(target)
-    unfinished = target.with_name(target.name + suffix)
-    _remove(unfinished)
+    unfinished = target.with_name(f"{target.name}.{token_hex(4)}{suffix}")  # another copy may run to the same target
     try:
         with open_reader(source) as reader:
             _copy(reader, unfinished, progress)
