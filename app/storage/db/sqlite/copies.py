@@ -66,6 +66,8 @@ def refuse_existing(target: Path) -> None:
 
 
 def _copy(reader: sqlite3.Connection, unfinished: Path, progress: Callable[[int, int], object]) -> None:
+    # SQLite alone would let every user of the machine read the copy.
+    os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     try:
         copy = sqlite3.connect(unfinished, isolation_level=None)
     except sqlite3.Error as error:

@@ -50,7 +50,7 @@ class DatabaseFiles:
         self._descriptor = -1
         try:
             self._refuse_lost_database()
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._refuse_mounted_file()
             self._locked = self._lock_database()
             self._refuse_foreign_header()

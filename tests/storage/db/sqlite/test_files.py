@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.storage.db.opening import open_storage
+from app.storage.db.sqlite.copies import copy_database
 from app.storage.db.transaction import Statement
 from tests.checkout import ROOT
 
@@ -167,3 +168,10 @@ async def test_a_moved_file_is_logged_also_if_the_connection_of_the_writer_is_lo
         assert storage.refusal is not None
     finally:
         storage.close()
+
+
+def test_only_the_owner_reads_a_database_and_its_copy(tmp_path: Path) -> None:
+    source, target = tmp_path / "millrace.db", tmp_path / "copy.db"
+    open_storage(f"sqlite:///{source}").close()
+    copy_database(source, target, ".part")
+    assert [path.stat().st_mode & 0o777 for path in (source, target)] == [0o600, 0o600]
