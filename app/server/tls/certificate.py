@@ -94,5 +94,5 @@ def _reason(error: ssl.SSLError, files: list[str]) -> str:
     if error.reason in {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK", "EE_MD_TOO_WEAK"}:
         return f"the certificate in {certificate} is too weak for TLS ({error.reason})"
     if certificate == key:
-        return f"{certificate} must have a certificate and its private key, in PEM format; or name the key's file too"
+        return f"{certificate} must have a certificate and its private key, in PEM format; or set --tls-key"
     return f"{certificate} must have a certificate and {key} its private key, both in PEM format"

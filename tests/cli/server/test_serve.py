@@ -131,7 +131,6 @@ def test_a_certificate_that_cannot_be_used_is_refused_before_the_database_is_ope
 
     assert done.code == 1
     assert done.err == (
-        "millrace: no HTTPS: text.pem must have a certificate and its private key, in PEM format; "
-        "or name the key's file too\n"
+        "millrace: no HTTPS: text.pem must have a certificate and its private key, in PEM format; or set --tls-key\n"
     )
     assert not (alone.folder / "millrace.db").exists()
