@@ -48,7 +48,11 @@ class Throttle:
         if refused is not None:
             limit, wait_ms = refused
             self._quotas.count_refusal(limit)
-            detail = f"{self._principal} has used its quota {limit}; nothing was done, send this request again later"
+            setting = f"MILLRACE_QUOTA_{limit.upper().replace('-', '_')}_PER_S"
+            detail = (
+                f"{self._principal} has used its quota {limit} ({setting} or MILLRACE_PRINCIPAL_QUOTAS); "
+                "nothing was done, send this request again later"
+            )
             raise ThrottlingQuotaExceeded(detail, retry_after_ms=wait_ms)
 
     def settle(self, received_bytes: int, sent_bytes: int) -> list[Header]:

@@ -40,6 +40,7 @@ async def test_produce_requests_beyond_the_quota_are_429_and_write_nothing(serve
     assert re.fullmatch(r'"produce-requests";r=[01];t=1', answers[0].headers["ratelimit"])
     assert answers[2].headers["ratelimit"] == '"produce-requests";r=0;t=1'
     assert application.services.limits.refused == {"produce-requests": 1}
+    assert "(MILLRACE_QUOTA_PRODUCE_REQUESTS_PER_S or MILLRACE_PRINCIPAL_QUOTAS)" in answers[2].json()["detail"]
     page = (await client.get(RECORDS, params={"offset": "earliest"})).json()
     assert [record["value"] for record in page["records"]] == [0, 1]
 
