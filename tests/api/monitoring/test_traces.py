@@ -179,5 +179,5 @@ async def test_without_its_packages_the_start_says_which_extra_has_them(
 ) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
 
-    with pytest.raises(ValueError, match=r"pip install 'millrace\[otel\]'"):
+    with pytest.raises(ValueError, match=r"extra otel of Millrace, .*pip install '\.\[otel\]'"):
         create_app(Settings.model_validate({"database_url": sqlite_url, "otel": True, "ballast_bytes": 0}))

@@ -196,7 +196,7 @@ def test_a_certificate_that_cannot_be_used_is_refused_with_the_reason(authority:
     for files, reason in (
         ((good, str(authority.certificate_file())), f"does not belong to the certificate in {good}"),
         ((good, str(encrypted)), f"{encrypted}: the private key has a passphrase"),
-        ((str(authority.ca_file), ""), "must have a certificate and its private key, in PEM format; or name the key"),
+        ((str(authority.ca_file), ""), "must have a certificate and its private key, in PEM format; or set --tls-key"),
         ((str(authority.ca_file), str(authority.ca_file)), "must have a certificate and its private key"),
         ((str(encrypted), good), f"{encrypted} must have a certificate and {good} its private key"),
         ((good, f"{folder}/missing.pem"), f"cannot read {folder}/missing.pem: No such file or directory"),
