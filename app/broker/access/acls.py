@@ -73,9 +73,8 @@ def _create(tx: Tx, acl: Acl, now_ms: int, max_acls: int) -> tuple[StoredAcl, bo
 
 def _delete(tx: Tx, acl_id: int) -> None:
     keys.raise_version(tx)
-    if acls.get(tx, acl_id) is None:
+    if not acls.delete_(tx, acl_id):
         raise UnknownAcl("there is no entry of this id; GET /v1/acls lists them")
-    acls.delete_(tx, acl_id)
 
 
 def _check(acl: Acl) -> None:

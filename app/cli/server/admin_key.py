@@ -37,8 +37,8 @@ def create_admin_key(name: str, principal: str, database_url: str | None) -> tup
             storage = open_storage(settings.database_url)
         except DatabaseInUse:
             raise CommandFailed(
-                "a server has this database open: make the key through it, with --url http://127.0.0.1:8400, or stop "
-                "it first"
+                "a server has this database open: make the key through it, with --url and the URL that it printed at "
+                "its start, or stop it first"
             ) from None
         print_message(f"in {storage.dialect.location}")
         try:

@@ -29,7 +29,6 @@ _LIST = (
 _FIND = select(acls.c.acl_id, acls.c.created_at_ms).where(
     *(column == bindparam(f"p_{column.name}") for column in _COLUMNS)
 )
-_GET = _ALL.where(acls.c.acl_id == bindparam("id"))
 _COUNT = select(func.count()).select_from(acls)
 _DELETE = delete(acls).where(acls.c.acl_id == bindparam("id"))
 
@@ -65,12 +64,6 @@ def find(tx: Tx, acl: Acl) -> StoredAcl | None:
     return None if row is None else StoredAcl(*row, acl)
 
 
-def get(tx: Tx, acl_id: int) -> Acl | None:
-    """Return an entry by its id, or None."""
-    row = tx.connection.execute(_GET, {"id": acl_id}).one_or_none()
-    return None if row is None else _acl(row)
-
-
 def insert_acl(tx: Tx, acl: Acl, now_ms: int) -> StoredAcl:
     """Store a new entry."""
     acl_id: int = tx.connection.execute(
@@ -79,9 +72,9 @@ def insert_acl(tx: Tx, acl: Acl, now_ms: int) -> StoredAcl:
     return StoredAcl(acl_id, now_ms, acl)
 
 
-def delete_(tx: Tx, acl_id: int) -> None:
-    """Delete an entry."""
-    tx.connection.execute(_DELETE, {"id": acl_id})
+def delete_(tx: Tx, acl_id: int) -> bool:
+    """Delete an entry, and return whether there was one."""
+    return tx.connection.execute(_DELETE, {"id": acl_id}).rowcount > 0
 
 
 def _values(acl: Acl) -> dict[str, Any]:
